@@ -1,0 +1,217 @@
+//! Reading the kernel: arguments, memory by address, and the offsets that the loader resolved from BTF.
+//!
+//! All `unsafe` of whyrst's own code is in this file and in `slot.rs`. A read of a wrong address is not undefined
+//! behaviour: `bpf_probe_read_kernel` checks the address and fails.
+
+use core::ffi::c_void;
+use core::ptr;
+
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
+use aya_ebpf::programs::ProbeContext;
+use tracer_common::Layout;
+use tracer_common::layout::ABSENT;
+
+/// Where the running kernel keeps things; overwritten before the programs are loaded.
+#[unsafe(no_mangle)]
+pub(crate) static LAYOUT: Layout = Layout::UNKNOWN;
+
+/// Addresses of the kernel variables `vmemmap_base` and `page_offset_base` (x86-64), or 0; overwritten before load.
+#[unsafe(no_mangle)]
+pub(crate) static PAGE_BASES: [u64; 2] = [0; 2];
+
+/// The value of a field of the layout as the loader set it.
+macro_rules! offset {
+    ($field:ident) => {{
+        // SAFETY: a field of a static is valid and aligned. The read is volatile because the loader replaces the bytes
+        // after compilation.
+        unsafe { ::core::ptr::read_volatile(&raw const crate::kernel::LAYOUT.$field) }
+    }};
+}
+pub(crate) use offset;
+
+/// Whether something could not be read: zero where nothing failed. Failures add up.
+#[derive(Clone, Copy)]
+#[must_use]
+pub(crate) struct Failed(u64);
+
+impl Failed {
+    /// Nothing failed.
+    pub(crate) const NO: Self = Self(0);
+    /// Something failed.
+    pub(crate) const YES: Self = Self(1);
+
+    /// Both.
+    #[inline(always)]
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether anything failed.
+    #[inline(always)]
+    pub(crate) fn any(self) -> bool {
+        self.0 != 0
+    }
+}
+
+/// An address in kernel memory, or an integer argument.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Address(u64);
+
+impl Address {
+    /// The address 0.
+    pub(crate) const NULL: Self = Self(0);
+
+    /// Whether it is 0.
+    #[inline(always)]
+    pub(crate) fn is_null(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The number itself.
+    #[inline(always)]
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The lowest eight bits, for an argument of type `u8` or a small `int`.
+    #[inline(always)]
+    pub(crate) fn low_byte(self) -> u8 {
+        self.0 as u8
+    }
+
+    /// This many bytes further.
+    #[inline(always)]
+    pub(crate) fn plus(self, bytes: u64) -> Self {
+        Self(self.0.wrapping_add(bytes))
+    }
+
+    /// The address without the low bits of `mask`, for pointers that carry flags there.
+    #[inline(always)]
+    pub(crate) fn without(self, mask: u64) -> Self {
+        Self(self.0 & !mask)
+    }
+
+    /// Reads a `T` from `offset` bytes further into `to` and tells whether it failed; `to` is zero then.
+    ///
+    /// There is no branch in it but one on `offset`, which the verifier knows. A program made of such reads has one path
+    /// through it, where one made of tested reads has as many as the verifier cannot tell apart.
+    #[inline(always)]
+    pub(crate) fn load<T: Copy>(self, offset: u32, to: &mut T) -> Failed {
+        if offset == ABSENT {
+            return Failed(1);
+        }
+        let from = self.plus(u64::from(offset)).0 as *const c_void;
+        // SAFETY: the size given is that of `to`; the helper checks the source, and zeroes `to` where it cannot read it.
+        // Every `T` read here is an integer or an array of bytes.
+        let status = unsafe { bpf_probe_read_kernel(ptr::from_mut(to).cast(), size_of::<T>() as u32, from) };
+        Failed(status.cast_unsigned())
+    }
+
+    /// Reads a `T` from `offset` bytes further; zero where it cannot be read.
+    #[inline(always)]
+    pub(crate) fn read<T: Copy + Default>(self, offset: u32) -> T {
+        let mut value = T::default();
+        let _zero = self.load(offset, &mut value);
+        value
+    }
+
+    /// Reads a pointer from `offset` bytes further; [`Address::NULL`] where it cannot be read.
+    #[inline(always)]
+    pub(crate) fn follow(self, offset: u32) -> Self {
+        Self(self.read::<u64>(offset))
+    }
+
+    /// Copies `len` bytes, at most 63, and tells how many arrived.
+    #[inline(always)]
+    pub(crate) fn copy(self, to: &mut [u8; 64], len: u32) -> u8 {
+        let len = opaque(len) & 63;
+        // SAFETY: `len` is less than the size of `to`, and the helper checks the source.
+        let status = unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, self.0 as *const c_void) };
+        if status == 0 { len as u8 } else { 0 }
+    }
+
+    /// Copies a NUL-terminated string, cutting it at the size of `to`; tells whether anything arrived.
+    #[inline(always)]
+    pub(crate) fn copy_text<const N: usize>(self, to: &mut [u8; N]) -> bool {
+        // SAFETY: the size given is that of `to`, and the helper checks the source and terminates the copy.
+        let status = unsafe { bpf_probe_read_kernel_str(to.as_mut_ptr().cast(), N as u32, self.0 as *const c_void) };
+        status > 1
+    }
+}
+
+/// The same number, of which the compiler knows nothing.
+///
+/// What the compiler can prove of a length it does not test again, but the verifier has to see the test.
+#[inline(always)]
+fn opaque(number: u32) -> u32 {
+    let mut place = number;
+    // SAFETY: `place` is a valid and aligned local variable.
+    unsafe { ptr::write_volatile(&raw mut place, number) };
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(&raw const place) }
+}
+
+/// The arguments of the hooked function: those that x86-64 passes in registers, and where the others are.
+pub(crate) struct Arguments {
+    /// The first six.
+    pub(crate) registers: [Address; 6],
+    stack: Address,
+}
+
+impl Arguments {
+    /// Reads the registers.
+    ///
+    /// All are read at once and as volatile: a compiler that reads one of two depending on a condition would compute the
+    /// address from the condition, which the verifier does not allow for the context.
+    #[cfg(bpf_target_arch = "x86_64")]
+    #[inline(always)]
+    pub(crate) fn new(ctx: &ProbeContext) -> Self {
+        let regs = ctx.regs;
+        macro_rules! read {
+            ($register:ident) => {{
+                // SAFETY: `regs` is the context that the kernel passed to the program.
+                let place = unsafe { &raw const (*regs).$register };
+                // SAFETY: as above.
+                Address(unsafe { ptr::read_volatile(place) })
+            }};
+        }
+        Self { registers: [read!(rdi), read!(rsi), read!(rdx), read!(rcx), read!(r8), read!(r9)], stack: read!(rsp) }
+    }
+
+    /// The `n`th argument, from 0, of those that did not fit into registers.
+    ///
+    /// At function entry the stack pointer is at the return address; the arguments follow.
+    #[inline(always)]
+    pub(crate) fn on_stack(&self, n: u32) -> Address {
+        self.stack.follow(8 + 8 * n)
+    }
+}
+
+/// Whether the memory at an address starts with two bytes of printable ASCII, as every format string does.
+#[inline(always)]
+pub(crate) fn starts_with_text(address: Address) -> bool {
+    let printable = |byte: u16| (0x20..0x7f).contains(&byte);
+    let bytes = address.read::<u16>(0);
+    printable(bytes & 0xff) && printable(bytes >> 8)
+}
+
+/// The linear-map address of a page's first byte (x86-64: `page_offset_base + (page - vmemmap_base) / size << 12`).
+#[inline(always)]
+pub(crate) fn page_address(page: Address, page_struct_size: u32) -> Address {
+    // SAFETY: elements of a static array are valid and aligned; volatile because the loader replaces the bytes.
+    let vmemmap = unsafe { ptr::read_volatile(&raw const PAGE_BASES[0]) };
+    // SAFETY: as above.
+    let page_offset = unsafe { ptr::read_volatile(&raw const PAGE_BASES[1]) };
+    let (vmemmap, page_offset) = (Address(vmemmap).follow(0), Address(page_offset).follow(0));
+    if vmemmap.is_null() || page_offset.is_null() || page_struct_size == 0 {
+        return Address::NULL;
+    }
+    let frame = page.0.wrapping_sub(vmemmap.0) / u64::from(page_struct_size);
+    page_offset.plus(frame << 12)
+}
+
+/// For the panic handler: nothing in these programs panics, and the verifier proves it by refusing an endless loop.
+#[cfg(target_arch = "bpf")]
+pub(crate) fn unreachable() -> ! {
+    loop {}
+}

@@ -1,0 +1,65 @@
+//! The kernel's own words: the format string of a variadic log function and what fills it.
+
+use tracer_common::wire::{ARGS, Record, present};
+
+use crate::kernel::{Address, Failed, offset};
+
+/// `"%pV"` and its NUL, as a little-endian number.
+const NESTED: u32 = u32::from_le_bytes(*b"%pV\0");
+
+/// A call of a variadic log function.
+pub(crate) struct LogCall {
+    /// The format string.
+    pub(crate) format: Address,
+    /// The first values behind it, as passed in registers or on the stack.
+    pub(crate) values: [Address; ARGS],
+}
+
+impl LogCall {
+    /// Whether the format is `"%pV"`: the message is in a `va_format` that the first value points to.
+    #[inline(always)]
+    pub(crate) fn is_nested(&self) -> bool {
+        self.format.read::<u32>(0) == NESTED
+    }
+
+    /// Writes format, string argument and numbers into a record.
+    #[inline(always)]
+    pub(crate) fn write(&self, to: &mut Record) -> Failed {
+        let (format, values) = if self.is_nested() {
+            to.present |= present::VA_FORMAT;
+            let inner = self.values[0];
+            (inner.follow(offset!(va_format_fmt)), va_list(inner.follow(offset!(va_format_va))))
+        } else {
+            (self.format, self.values)
+        };
+        if !format.copy_text(&mut to.format) {
+            return Failed::YES;
+        }
+        to.present |= present::TEXT;
+        // Which value is a string is for user space to find out from the format: a loop over its bytes would cost the
+        // verifier more than all the rest. A number is no address that can be read.
+        let [first, second, third] = values;
+        to.args = [first.number() as u32, second.number() as u32, third.number() as u32];
+        if !first.copy_text(&mut to.text) && !second.copy_text(&mut to.text) {
+            third.copy_text(&mut to.text);
+        }
+        Failed::NO
+    }
+}
+
+/// The next three integer arguments of a `va_list`.
+///
+/// x86-64 System V: `{ u32 gp_offset; u32 fp_offset; void *overflow_arg_area; void *reg_save_area }`; registers are used
+/// up when `gp_offset` reaches 48.
+#[inline(always)]
+fn va_list(list: Address) -> [Address; ARGS] {
+    let overflow = list.follow(8);
+    let saved = list.follow(16);
+    match list.read::<u32>(0) {
+        24 => [saved.follow(24), saved.follow(32), saved.follow(40)],
+        32 => [saved.follow(32), saved.follow(40), overflow.follow(0)],
+        40 => [saved.follow(40), overflow.follow(0), overflow.follow(8)],
+        // All registers went to named arguments, as they do in `nf_tcp_log_invalid` of 6.1, which has six.
+        _ => [overflow.follow(0), overflow.follow(8), overflow.follow(16)],
+    }
+}

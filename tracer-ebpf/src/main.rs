@@ -1,0 +1,226 @@
+//! The BPF programs: one thin entry per hook, each handing over to a `try_*` function with one error enum.
+//!
+//! Only rare paths are hooked: a packet that conntrack finds valid runs none of this. Every read of kernel memory goes
+//! through [`kernel`], which is where all `unsafe` of the project's own code lives.
+#![cfg_attr(target_arch = "bpf", no_std)]
+#![cfg_attr(target_arch = "bpf", no_main)]
+#![expect(clippy::needless_pass_by_value, reason = "the kprobe macro passes the context by value")]
+#![expect(
+    clippy::inline_always,
+    reason = "a function that is not inlined becomes a subprogram, which the verifier walks again at every call"
+)]
+
+mod conntrack;
+mod kernel;
+mod log_call;
+mod packet;
+mod slot;
+
+use aya_ebpf::macros::kprobe;
+use aya_ebpf::programs::ProbeContext;
+use aya_log_ebpf::debug;
+use tracer_common::hook::Hook;
+use tracer_common::layout::format_argument;
+use tracer_common::wire::present;
+
+use crate::kernel::{Arguments, offset};
+use crate::log_call::LogCall;
+use crate::packet::Skb;
+use crate::slot::Slot;
+
+/// IP protocol number of TCP.
+const IPPROTO_TCP: u8 = 6;
+
+/// Why a call of a hooked function led to no record.
+enum Skipped {
+    /// It is not an event: another protocol, the nested call of the log functions, or the kernel returns early too.
+    Passed,
+    /// The ring buffer is full; the call is counted as lost.
+    Full,
+}
+
+/// Runs a hook's program and counts what came of it.
+#[inline(always)]
+fn run(hook: Hook, ctx: &ProbeContext, program: fn(Hook, &ProbeContext) -> Result<(), Skipped>) -> u32 {
+    slot::count_hit(hook);
+    match program(hook, ctx) {
+        Ok(()) => slot::count_emitted(hook),
+        Err(Skipped::Passed) => slot::count_passed(hook),
+        Err(Skipped::Full) => {
+            slot::count_lost(hook);
+            debug!(ctx, "hook {}: the ring buffer is full", hook as u16);
+        }
+    }
+    0
+}
+
+/// `void nf_ct_l4proto_log_invalid(const struct sk_buff *skb, const struct nf_conn *ct, const char *fmt, ...)` in 5.10,
+/// `(skb, ct, const struct nf_hook_state *state, const char *fmt, ...)` from 5.15 on.
+///
+/// Entered for every TCP packet that the tracker refuses or lets pass with a remark, whatever `nf_conntrack_log_invalid`
+/// is: the sysctl is tested inside. In 5.10 and 5.15 the entry's lock is held, later it is not.
+#[kprobe]
+pub(crate) fn ct_invalid(ctx: ProbeContext) -> u32 {
+    run(Hook::CtInvalid, &ctx, try_ct_invalid)
+}
+
+#[inline(always)]
+fn try_ct_invalid(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
+    let arguments = Arguments::new(ctx);
+    let [skb, ct, third, fourth, fifth, sixth] = arguments.registers;
+    if conntrack::protocol(ct) != IPPROTO_TCP {
+        return Err(Skipped::Passed);
+    }
+    let after_state = match offset!(ct_invalid_format) {
+        format_argument::THIRD => false,
+        format_argument::FOURTH => true,
+        // A format string starts with printable text; a `nf_hook_state` starts with a hook number below 5.
+        _ => !kernel::starts_with_text(third),
+    };
+    let call = if after_state {
+        LogCall { format: fourth, values: [fifth, sixth, arguments.on_stack(0)] }
+    } else {
+        LogCall { format: third, values: [fourth, fifth, sixth] }
+    };
+
+    let skb = Skb::new(skb);
+    let mut slot = Slot::reserve(hook)?;
+    slot.packet(&skb);
+    slot.interface_in(skb.device());
+    if after_state {
+        slot.record().present |= present::FORMAT_AFTER_STATE;
+        slot.hook_state(third);
+    } else {
+        slot.netns(conntrack::net(ct));
+    }
+    slot.conntrack(ct);
+    slot.log_call(&call);
+    slot.submit();
+    Ok(())
+}
+
+/// `void nf_l4proto_log_invalid(const struct sk_buff *skb, struct net *net, u16 pf, u8 protonum, const char *fmt, ...)`
+/// in 5.10, `(skb, const struct nf_hook_state *state, u8 protonum, const char *fmt, ...)` from 5.15 on.
+///
+/// Called by `tcp_error` and, from 6.9 on, `tcp_new`; and, only where `nf_conntrack_log_invalid` is set, by
+/// `nf_ct_l4proto_log_invalid` itself with `"%pV"`, which [`ct_invalid`] has already reported.
+#[kprobe]
+pub(crate) fn ct_malformed(ctx: ProbeContext) -> u32 {
+    run(Hook::CtMalformed, &ctx, try_ct_malformed)
+}
+
+#[inline(always)]
+fn try_ct_malformed(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
+    let arguments = Arguments::new(ctx);
+    let [skb, second, third, fourth, fifth, sixth] = arguments.registers;
+    let after_state = match offset!(ct_malformed_format) {
+        format_argument::FIFTH => false,
+        format_argument::FOURTH => true,
+        // The fourth argument is either the format string or a protocol number.
+        _ => kernel::starts_with_text(fourth),
+    };
+    let (protocol, call) = if after_state {
+        (third, LogCall { format: fourth, values: [fifth, sixth, arguments.on_stack(0)] })
+    } else {
+        (fourth, LogCall { format: fifth, values: [sixth, arguments.on_stack(0), arguments.on_stack(1)] })
+    };
+    if protocol.low_byte() != IPPROTO_TCP || call.is_nested() {
+        return Err(Skipped::Passed);
+    }
+
+    let skb = Skb::new(skb);
+    let mut slot = Slot::reserve(hook)?;
+    slot.packet(&skb);
+    slot.interface_in(skb.device());
+    if after_state {
+        slot.record().present |= present::FORMAT_AFTER_STATE;
+        slot.hook_state(second);
+    } else {
+        slot.netns(second);
+    }
+    slot.conntrack(skb.conntrack());
+    slot.log_call(&call);
+    slot.submit();
+    Ok(())
+}
+
+/// `static void tcp_v4_send_reset(const struct sock *sk, struct sk_buff *skb)` up to 6.9,
+/// `(sk, skb, enum sk_rst_reason reason)` from 6.10 on.
+#[kprobe]
+pub(crate) fn reset_v4(ctx: ProbeContext) -> u32 {
+    run(Hook::ResetV4, &ctx, try_reset)
+}
+
+/// `static void tcp_v6_send_reset(const struct sock *sk, struct sk_buff *skb)` up to 6.9,
+/// `(sk, skb, enum sk_rst_reason reason)` from 6.10 on.
+#[kprobe]
+pub(crate) fn reset_v6(ctx: ProbeContext) -> u32 {
+    run(Hook::ResetV6, &ctx, try_reset)
+}
+
+#[inline(always)]
+fn try_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
+    let [sk, skb, reason, ..] = Arguments::new(ctx).registers;
+    let skb = Skb::new(skb);
+    // The function's own first two tests (tcp_v4_send_reset, tcp_v6_send_reset; 5.10 to 7.2): no RST answers a RST, and
+    // without a socket only a segment that was meant for this host is answered.
+    if skb.is_reset() || (sk.is_null() && !skb.is_for_this_host(hook)) {
+        return Err(Skipped::Passed);
+    }
+
+    let mut slot = Slot::reserve(hook)?;
+    slot.packet(&skb);
+    slot.interface_in(skb.device());
+    slot.conntrack(skb.conntrack());
+    if sk.is_null() {
+        slot.netns(skb.route_net());
+    } else {
+        slot.socket(sk);
+    }
+    if offset!(reset_has_reason) == 1 {
+        slot.reset_reason(reason);
+    }
+    slot.submit();
+    Ok(())
+}
+
+/// `void nf_send_reset(struct net *net, struct sock *sk, struct sk_buff *oldskb, int hook)`, 5.10 to 7.2.
+#[kprobe]
+pub(crate) fn reject_v4(ctx: ProbeContext) -> u32 {
+    run(Hook::RejectV4, &ctx, try_reject)
+}
+
+/// `void nf_send_reset6(struct net *net, struct sock *sk, struct sk_buff *oldskb, int hook)`, 5.10 to 7.2.
+#[kprobe]
+pub(crate) fn reject_v6(ctx: ProbeContext) -> u32 {
+    run(Hook::RejectV6, &ctx, try_reject)
+}
+
+#[inline(always)]
+fn try_reject(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
+    let [net, _, skb, nf_hook, ..] = Arguments::new(ctx).registers;
+    let skb = Skb::new(skb);
+    // nf_reject_ip_tcphdr_get, nf_send_reset (5.10 to 7.2): a later fragment, a RST, and a packet to a broadcast or
+    // multicast address are not answered.
+    if skb.is_reset() || skb.is_later_fragment() || skb.is_to_many() {
+        return Err(Skipped::Passed);
+    }
+
+    let mut slot = Slot::reserve(hook)?;
+    slot.packet(&skb);
+    slot.interface_in(skb.device());
+    slot.netns(net);
+    slot.nf_hook(nf_hook.low_byte());
+    slot.conntrack(skb.conntrack());
+    slot.submit();
+    Ok(())
+}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    kernel::unreachable()
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

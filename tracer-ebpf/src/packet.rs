@@ -1,0 +1,211 @@
+//! Reading a `sk_buff`: its headers wherever they are, its route, its conntrack entry.
+
+use tracer_common::hook::Hook;
+use tracer_common::layout::ABSENT;
+use tracer_common::wire::{Record, present};
+
+use crate::kernel::{Address, Failed, offset, page_address};
+
+/// `RTN_LOCAL` of `rtable.rt_type`: the route delivers to this host.
+const RTN_LOCAL: u16 = 2;
+/// `RTF_LOCAL` of `rt6_info.rt6i_flags`: the same for IPv6.
+const RTF_LOCAL: u32 = 0x8000_0000;
+/// `RTCF_BROADCAST | RTCF_MULTICAST` of `rtable.rt_flags`.
+const RTCF_TO_MANY: u32 = 0x1000_0000 | 0x2000_0000;
+/// `SKB_DST_NOREF`: the low bit of `_skb_refdst`.
+const SKB_DST_NOREF: u64 = 1;
+/// `NFCT_INFOMASK`: the low bits of `_nfct`.
+const NFCT_INFOMASK: u64 = 7;
+/// RST in the flags byte of a TCP header.
+const TCP_RST: u8 = 0x04;
+/// Bytes of a TCP header without options.
+const TCP_MIN: u32 = 20;
+/// Bytes of an IPv6 header without extensions.
+const IPV6_HEADER: u32 = 40;
+
+/// A packet, with where its headers are.
+pub(crate) struct Skb {
+    buffer: Address,
+    network: Address,
+    version: u8,
+    transport: Transport,
+}
+
+/// Where the TCP header is.
+#[derive(Clone, Copy)]
+struct Transport {
+    /// Its address, or null where it cannot be found.
+    address: Address,
+    /// Bytes readable there.
+    readable: u32,
+    /// Bytes from its start to the end of the packet.
+    length: u32,
+    /// It is in the first fragment, not in the linear part.
+    in_fragment: bool,
+}
+
+impl Skb {
+    /// Finds the headers.
+    #[inline(always)]
+    pub(crate) fn new(skb: Address) -> Self {
+        let head = skb.follow(offset!(skb_head));
+        let network = head.plus(u64::from(skb.read::<u16>(offset!(skb_network_header))));
+        let version = network.read::<u8>(0) >> 4;
+        let header = if version == 6 { after_v6(network) } else { after_v4(network) };
+        Self { buffer: skb, network, version, transport: locate(skb, head, header) }
+    }
+
+    /// `skb->dev`; null where the stack has already taken it away.
+    #[inline(always)]
+    pub(crate) fn device(&self) -> Address {
+        self.buffer.follow(offset!(skb_dev))
+    }
+
+    /// The packet's conntrack entry, or null.
+    #[inline(always)]
+    pub(crate) fn conntrack(&self) -> Address {
+        self.buffer.follow(offset!(skb_nfct)).without(NFCT_INFOMASK)
+    }
+
+    /// The network namespace of the packet's route.
+    #[inline(always)]
+    pub(crate) fn route_net(&self) -> Address {
+        self.route().follow(offset!(dst_dev)).follow(offset!(dev_net))
+    }
+
+    /// Whether the segment is itself a RST.
+    #[inline(always)]
+    pub(crate) fn is_reset(&self) -> bool {
+        self.transport.address.read::<u8>(13) & TCP_RST != 0
+    }
+
+    /// Whether the route delivers to this host, as `tcp_v4_send_reset` and `tcp_v6_send_reset` ask.
+    #[inline(always)]
+    pub(crate) fn is_for_this_host(&self, hook: Hook) -> bool {
+        let route = self.route();
+        match hook {
+            Hook::ResetV6 => route.read::<u32>(offset!(rt6_flags)) & RTF_LOCAL != 0,
+            _ => route.read::<u16>(offset!(rt_type)) == RTN_LOCAL,
+        }
+    }
+
+    /// Whether this is an IPv4 fragment other than the first.
+    #[inline(always)]
+    pub(crate) fn is_later_fragment(&self) -> bool {
+        const OFFSET: u16 = 0x1fff;
+        self.version == 4 && u16::from_be_bytes(self.network.read(6)) & OFFSET != 0
+    }
+
+    /// Whether an IPv4 packet's route is one to a broadcast or multicast address.
+    #[inline(always)]
+    pub(crate) fn is_to_many(&self) -> bool {
+        self.version == 4 && self.route().read::<u32>(offset!(rt_flags)) & RTCF_TO_MANY != 0
+    }
+
+    /// Writes headers, lengths and marks into a record.
+    #[inline(always)]
+    pub(crate) fn write(&self, to: &mut Record) -> Failed {
+        to.skb = self.buffer.number();
+        to.mark = self.buffer.read(offset!(skb_mark));
+        to.in_index = self.buffer.read(offset!(skb_iif));
+        if !self.buffer.load(offset!(skb_nfct), &mut to.nfct).any() {
+            to.present |= present::NFCT;
+        }
+        let l3 = if self.version == 6 { IPV6_HEADER } else { u32::from(self.network.read::<u8>(0) & 0xf) * 4 };
+        to.l3_len = self.network.copy(&mut to.l3, l3);
+        if to.l3_len != 0 {
+            to.present |= present::L3;
+        }
+        let transport = self.transport;
+        // The data offset counts in words of four bytes, from the high half of its byte.
+        let header = u32::from(transport.address.read::<u8>(12) >> 4) * 4;
+        let header = if header < TCP_MIN { TCP_MIN } else { header };
+        let readable = if header < transport.readable { header } else { transport.readable };
+        to.l4_len = transport.address.copy(&mut to.l4, readable);
+        if to.l4_len != 0 {
+            to.present |= present::L4;
+        }
+        if transport.in_fragment {
+            to.present |= present::FROM_FRAGMENT;
+        }
+        to.payload_len = transport.length.saturating_sub(header);
+        if to.l3_len == 0 || to.l4_len == 0 { Failed::YES } else { Failed::NO }
+    }
+
+    #[inline(always)]
+    fn route(&self) -> Address {
+        self.buffer.follow(offset!(skb_refdst)).without(SKB_DST_NOREF)
+    }
+}
+
+/// Where the TCP header of an IPv4 packet would be if the buffer were linear.
+#[inline(always)]
+fn after_v4(network: Address) -> Address {
+    network.plus(u64::from(network.read::<u8>(0) & 0xf) * 4)
+}
+
+/// Where the TCP header of an IPv6 packet would be if the buffer were linear: behind the extension headers of RFC 8200 §4,
+/// of which six are followed, one of each kind that may stand before it.
+#[inline(always)]
+fn after_v6(network: Address) -> Address {
+    const HOP_BY_HOP: u8 = 0;
+    const TCP: u8 = 6;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+    let mut next = network.read::<u8>(6);
+    let mut at = network.plus(u64::from(IPV6_HEADER));
+    for _ in 0..6 {
+        let words = u64::from(at.read::<u8>(1));
+        let length = match next {
+            TCP => return at,
+            HOP_BY_HOP | ROUTING | DESTINATION => (words + 1) * 8,
+            FRAGMENT => 8,
+            AUTHENTICATION => (words + 2) * 4,
+            _ => return Address::NULL,
+        };
+        next = at.read::<u8>(0);
+        at = at.plus(length);
+    }
+    Address::NULL
+}
+
+/// Turns an address computed as if the buffer were linear into where the bytes really are.
+#[inline(always)]
+fn locate(skb: Address, head: Address, header: Address) -> Transport {
+    let len = u64::from(skb.read::<u32>(offset!(skb_len)));
+    let in_fragments = u64::from(skb.read::<u32>(offset!(skb_data_len)));
+    // Behind the network layer `data` has moved past the network header: then this is negative.
+    let skipped = header.number().wrapping_sub(skb.follow(offset!(skb_data)).number());
+    let length = len.wrapping_sub(skipped) as u32;
+    let linear = len.wrapping_sub(in_fragments).wrapping_sub(skipped);
+    if linear.cast_signed() > 0 {
+        return Transport { address: header, readable: linear as u32, length, in_fragment: false };
+    }
+    first_fragment(skb, head, linear.wrapping_neg(), length)
+}
+
+/// The header's place in the first fragment, `skip` bytes into it.
+#[inline(always)]
+fn first_fragment(skb: Address, head: Address, skip: u64, length: u32) -> Transport {
+    let nowhere = Transport { address: Address::NULL, readable: 0, length, in_fragment: true };
+    if [offset!(skb_end), offset!(shinfo_frags), offset!(page_size)].contains(&ABSENT) {
+        return nowhere;
+    }
+    // `sk_buff.end` is an offset on 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET).
+    let shared = head.plus(u64::from(skb.read::<u32>(offset!(skb_end))));
+    let frag = shared.plus(u64::from(offset!(shinfo_frags)));
+    let page = frag.follow(offset!(frag_page));
+    let size = u64::from(frag.read::<u32>(offset!(frag_len)));
+    // No fragment at all leaves no size; the low bit of a netmem_ref says that it is not a page.
+    if shared.read::<u8>(offset!(shinfo_nr_frags)) == 0 || page.number() & 1 != 0 || skip >= size {
+        return nowhere;
+    }
+    let start = page_address(page, offset!(page_size));
+    if start.is_null() {
+        return nowhere;
+    }
+    let address = start.plus(u64::from(frag.read::<u32>(offset!(frag_offset))) + skip);
+    Transport { address, readable: (size - skip) as u32, length, in_fragment: true }
+}
