@@ -1,0 +1,143 @@
+//! Which hook can be had on this kernel, by which method, and why not: the plan, made before anything is loaded.
+
+use std::io;
+use std::path::Path;
+
+use tracer_common::Hook;
+use tracer_common::Layout;
+use tracer_common::layout::ABSENT;
+
+use crate::capture::HookState;
+use crate::kernel::btf::{BtfError, KernelBtf};
+use crate::kernel::era::Era;
+use crate::kernel::layout;
+use crate::kernel::symbols::Symbols;
+
+/// The module that holds conntrack, where it is not built in.
+pub const CONNTRACK: &str = "nf_conntrack";
+
+/// Kernel variables that turn a page into an address (x86-64).
+const PAGE_BASES: [&str; 2] = ["vmemmap_base", "page_offset_base"];
+
+/// What is known of the running kernel before anything is loaded into it.
+pub struct Kernel {
+    /// The era of conntrack's logging code.
+    pub era: Era,
+    /// Offsets of everything the programs read.
+    pub layout: Layout,
+    /// Addresses of [`PAGE_BASES`], 0 where they are not known.
+    pub page_bases: [u64; 2],
+    /// `enum sk_rst_reason`: value and name.
+    pub reset_reasons: Vec<(u32, String)>,
+}
+
+/// Why the kernel could not be inspected.
+#[derive(Debug, thiserror::Error)]
+pub enum InspectError {
+    /// Its types are not known.
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    /// Its symbols are not known.
+    #[error("reading /proc/kallsyms")]
+    Symbols(#[source] io::Error),
+}
+
+/// The symbols that matter to whyrst, as the running kernel has them now; modules come and go.
+pub fn symbols() -> io::Result<Symbols> {
+    let names: Vec<&str> = Hook::ALL.iter().map(|hook| hook.spec().symbol).chain(PAGE_BASES).collect();
+    Symbols::of_running_kernel(&names)
+}
+
+/// Whether conntrack is there: loaded or built in.
+pub fn conntrack_is_loaded(symbols: &Symbols) -> bool {
+    symbols.has(Hook::CtInvalid.spec().symbol)
+}
+
+impl Kernel {
+    /// Inspects the running kernel. Conntrack must be loaded: its functions' prototypes decide the era.
+    pub fn inspect(symbols: &Symbols) -> Result<Self, InspectError> {
+        Self::inspect_with(&KernelBtf::of_running_kernel()?, symbols)
+    }
+
+    /// Inspects a kernel by its BTF and symbols.
+    pub fn inspect_with(btf: &KernelBtf, symbols: &Symbols) -> Result<Self, InspectError> {
+        let in_module = symbols.get(Hook::CtInvalid.spec().symbol).is_some_and(|symbol| symbol.module.is_some());
+        let module = if in_module { btf.module(CONNTRACK)? } else { None };
+        let tracker = match &module {
+            Some(module) => Some(module.types()),
+            // Built in: the image describes it.
+            None if !in_module => Some(btf.image()),
+            None => None,
+        };
+        let address = |name: &str| symbols.get(name).map_or(0, |symbol| symbol.address);
+        Ok(Self {
+            era: layout::era(tracker),
+            layout: layout::resolve(btf, tracker.unwrap_or_else(|| btf.image())),
+            page_bases: PAGE_BASES.map(address),
+            reset_reasons: btf
+                .image()
+                .enumeration("sk_rst_reason")
+                .unwrap_or_default()
+                .into_iter()
+                .map(|(name, value)| (value, name))
+                .collect(),
+        })
+    }
+
+    /// The fields that this kernel does not have, though some kernel does.
+    pub fn missing_fields(&self) -> Vec<&'static str> {
+        // These say how, not where; ABSENT has a meaning of its own there.
+        let choices = ["ct_invalid_format", "ct_malformed_format"];
+        self.layout
+            .fields()
+            .filter(|(name, value)| *value == ABSENT && !choices.contains(name))
+            .map(|(name, _)| name)
+            .collect()
+    }
+
+    /// Whether a hook can be attached now.
+    pub fn plan(&self, hook: Hook, symbols: &Symbols) -> HookState {
+        let lacking: Vec<&str> = self
+            .layout
+            .fields()
+            .filter(|(name, value)| *value == ABSENT && needs(hook, name))
+            .map(|(name, _)| name)
+            .collect();
+        if !lacking.is_empty() {
+            return HookState::Unavailable { because: format!("this kernel's BTF has no {}", lacking.join(", ")) };
+        }
+        let spec = hook.spec();
+        match (symbols.has(spec.symbol), spec.module) {
+            (true, _) => HookState::Attached,
+            (false, Some(module)) if !Path::new("/sys/module").join(module).exists() => {
+                HookState::Waiting { module: module.to_owned() }
+            }
+            (false, _) => HookState::Unavailable { because: format!("this kernel has no function {}", spec.symbol) },
+        }
+    }
+}
+
+/// Whether a hook is of no use without a field of the layout.
+fn needs(hook: Hook, field: &str) -> bool {
+    const PACKET: [&str; 6] = ["skb_len", "skb_data_len", "skb_head", "skb_data", "skb_network_header", "net_inum"];
+    const ENTRY: [&str; 11] = [
+        "ct_tuplehash",
+        "tuplehash_size",
+        "tuplehash_tuple",
+        "tuple_src_addr",
+        "tuple_src_port",
+        "tuple_dst_addr",
+        "tuple_dst_port",
+        "tuple_protonum",
+        "ct_tcp",
+        "tcp_seen",
+        "seen_size",
+    ];
+    let own: &[&str] = match hook {
+        Hook::CtInvalid => &ENTRY,
+        Hook::ResetV4 => &["skb_refdst", "rt_type", "skb_nfct"],
+        Hook::ResetV6 => &["skb_refdst", "rt6_flags", "skb_nfct"],
+        Hook::CtMalformed | Hook::RejectV4 | Hook::RejectV6 => &[],
+    };
+    PACKET.contains(&field) || own.contains(&field)
+}

@@ -1,0 +1,193 @@
+//! What a source delivers besides the records: facts about the host, the hooks and the namespaces, exact counters, and
+//! what became of an entry.
+
+use bytes::Bytes;
+use tracer_common::Hook;
+use tracer_common::counter;
+
+use crate::conntrack::{Status, TcpState, Tuple};
+use crate::kernel::era::Era;
+use crate::time::{ClockOffset, Instant};
+
+/// The host a capture was taken on, fixed when the capture starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub hostname: String,
+    /// The kernel's release, as `uname -r` prints it.
+    pub kernel: String,
+    /// The era of conntrack's logging code.
+    pub era: Era,
+    /// How boot time becomes wall-clock time.
+    pub clock: ClockOffset,
+    /// When the capture started.
+    pub started: Instant,
+    /// `enum sk_rst_reason` of this kernel: value and name, from BTF; empty before 6.10.
+    pub reset_reasons: Vec<(u32, String)>,
+    /// Version of the program that captured.
+    pub tool: String,
+}
+
+impl Host {
+    /// A host of which nothing is known.
+    pub fn nobody() -> Self {
+        Self {
+            hostname: String::new(),
+            kernel: String::new(),
+            era: Era::Unknown,
+            clock: ClockOffset(0),
+            started: Instant(0),
+            reset_reasons: Vec::new(),
+            tool: String::new(),
+        }
+    }
+
+    /// The kernel's name for a reset reason, without its prefix: `NO_SOCKET`.
+    pub fn reset_reason(&self, value: u32) -> Option<&str> {
+        let (_, name) = self.reset_reasons.iter().find(|(known, _)| *known == value)?;
+        Some(name.strip_prefix("SK_RST_REASON_").unwrap_or(name))
+    }
+}
+
+/// How a hook is, or is not, attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookState {
+    /// A kprobe is on the function.
+    Attached,
+    /// The function's module is not loaded; it is attached when the module comes.
+    Waiting {
+        /// The module.
+        module: String,
+    },
+    /// It cannot be attached here.
+    Unavailable {
+        /// Why.
+        because: String,
+    },
+}
+
+/// A hook's state from a point in time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookStatus {
+    /// Which hook.
+    pub hook: Hook,
+    /// Since when.
+    pub since: Instant,
+    /// How it is.
+    pub state: HookState,
+}
+
+/// A hook's exact counters, summed over the CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HookCounters(pub [u64; counter::COUNT]);
+
+impl HookCounters {
+    /// Calls of the hooked function.
+    pub const fn hits(self) -> u64 {
+        self.0[counter::HITS]
+    }
+
+    /// Records lost because the ring buffer was full.
+    pub const fn lost(self) -> u64 {
+        self.0[counter::LOST]
+    }
+}
+
+/// All hooks' counters at a point in time, in the order of [`Hook::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counters {
+    /// When they were read.
+    pub at: Instant,
+    /// The counters, one per hook.
+    pub hooks: Vec<HookCounters>,
+    /// Records lost per CPU and hook, those that are not zero: `(cpu, hook, lost)`.
+    pub lost_on: Vec<(u32, Hook, u64)>,
+}
+
+/// What is known of a network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Netns {
+    /// Its inode number.
+    pub inode: u32,
+    /// Its name under `/run/netns`, where it has one.
+    pub name: Option<String>,
+    /// When this was read.
+    pub at: Instant,
+    /// Conntrack entries in its table.
+    pub entries: Option<u32>,
+    /// The most entries its table takes.
+    pub max: Option<u32>,
+    /// The sysctls that decide what conntrack does, by name without `net.netfilter.`.
+    pub sysctls: Vec<(String, i64)>,
+}
+
+impl Netns {
+    /// A sysctl's value.
+    pub fn sysctl(&self, name: &str) -> Option<i64> {
+        self.sysctls.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+}
+
+/// Which entry to look up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LookUp {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Conntrack zone.
+    pub zone: u16,
+    /// A tuple of the entry, of either direction.
+    pub tuple: Tuple,
+}
+
+/// What became of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookedUp {
+    /// Which entry was asked for.
+    pub look_up: LookUp,
+    /// When the kernel answered.
+    pub at: Instant,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// The kernel's answer to a look-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The entry is in the table.
+    Found {
+        /// The tuple of the direction that opened the connection.
+        original: Tuple,
+        /// The tuple of the other direction.
+        reply: Tuple,
+        /// State of the TCP tracker.
+        state: Option<TcpState>,
+        /// Seconds before it expires.
+        timeout_s: Option<u32>,
+        /// Status bits.
+        status: Status,
+    },
+    /// There is no such entry.
+    Gone,
+    /// It could not be asked for.
+    Failed {
+        /// Why.
+        because: String,
+    },
+}
+
+/// One thing a source delivers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A record of a hook, not decoded yet.
+    Record(Bytes),
+    /// A hook came or went.
+    Hook(HookStatus),
+    /// The exact counters; later ones replace earlier ones.
+    Counters(Counters),
+    /// Facts about a namespace; later ones replace earlier ones.
+    Netns(Netns),
+    /// The answer to a look-up.
+    LookedUp(LookedUp),
+    /// The capture ended here, in good order.
+    Ended(Instant),
+}

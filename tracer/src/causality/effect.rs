@@ -1,0 +1,66 @@
+//! Whether a RST can end the connection it is aimed at.
+//!
+//! RFC 9293 §3.10.7.4 and RFC 5961 §3.2, as Linux does it (`tcp_validate_incoming`): a RST is obeyed only if its sequence
+//! number is exactly the next one expected; inside the window it is answered with a challenge ACK, outside it is dropped.
+
+use crate::conntrack::{Direction, Entry};
+use crate::packet::{Flags, Packet};
+
+/// What a RST does to the peer that it is sent to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Effect {
+    /// Its sequence number is below the window: dropped without a word.
+    Dropped,
+    /// Inside the window but not exact: answered with a challenge ACK, the connection goes on.
+    Challenged,
+    /// Nothing is known of the peer's state.
+    Unknown,
+    /// Between what the peer has acknowledged and what was sent to it: it ends the connection if all of that arrived.
+    MayKill,
+    /// Exactly what the peer expects next: the connection is dead.
+    Kills,
+}
+
+impl Effect {
+    /// The word used for it in every output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dropped => "dropped",
+            Self::Challenged => "challenge-ack",
+            Self::Unknown => "unknown",
+            Self::MayKill => "may-kill",
+            Self::Kills => "kills",
+        }
+    }
+
+    /// Whether the connection may have died of it.
+    pub const fn may_have_killed(self) -> bool {
+        matches!(self, Self::Kills | Self::MayKill | Self::Unknown)
+    }
+}
+
+/// What the RST that answers `offender` does to the offender's sender, whose side of `entry` is `direction`.
+pub fn of_answer(offender: &Packet, entry: Option<(&Entry, Direction)>) -> Effect {
+    let answer = offender.answer();
+    if answer.ack.is_some() {
+        // The RST acknowledges the segment. A peer that is opening a connection obeys it; to one in the middle of a
+        // connection its sequence number, 0, is nowhere near the window.
+        return if offender.flags.has(Flags::SYN) { Effect::Kills } else { Effect::Dropped };
+    }
+    let Some((entry, direction)) = entry else { return Effect::Unknown };
+    let (peer, other) = (entry.side(direction), entry.side(direction.other()));
+    if !peer.has_acked() {
+        return Effect::Unknown;
+    }
+    // What the peer expects next lies between what it has acknowledged and what was sent to it.
+    let (acknowledged, sent) = (peer.td_maxack, other.td_end);
+    if answer.seq.before(acknowledged) {
+        Effect::Dropped
+    } else if answer.seq.after(sent) {
+        Effect::Challenged
+    } else if answer.seq == acknowledged && acknowledged == sent {
+        Effect::Kills
+    } else {
+        Effect::MayKill
+    }
+}

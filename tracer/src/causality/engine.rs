@@ -1,0 +1,602 @@
+//! The engine: events in, flows with stories out.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::Limits;
+use super::effect::{self, Effect};
+use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, Refusal, Reset, Story, Strength, Tally};
+use super::follow::Follow;
+use super::pending::Pending;
+use crate::capture::{LookUp, LookedUp, Outcome};
+use crate::cause::{Cause, Confidence, Diagnosis, ResetBy};
+use crate::conntrack::entry::CtInfo;
+use crate::conntrack::{Direction, Entry, Message, Nfct, Seq, Tuple, Verdict, window};
+use crate::event::{Event, NfHook};
+use crate::filter::Filter;
+use crate::kernel::era::Era;
+use crate::packet::{Flags, Packet};
+use crate::time::Instant;
+use tracer_common::Hook;
+
+/// What an event turned out to be.
+#[derive(Debug, Clone)]
+pub struct Observed {
+    /// The flow it belongs to; `None` where it belongs to none, or the filter does not want it.
+    pub flow: Option<FlowId>,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// Kinds of events.
+#[derive(Debug, Clone)]
+pub enum Kind {
+    /// conntrack refused a packet, or let it pass with a remark.
+    Refusal(Arc<Refusal>, Diagnosis),
+    /// A further remark on a packet that is already accounted for.
+    Remark(Event),
+    /// This host sent a RST.
+    Reset(Arc<Reset>, Diagnosis, Confidence),
+    /// A RST of this host on its way out: an effect, not a cause.
+    Departure(Event),
+    /// One of the flow's ends lives on this host too and sends a RST: an effect, not a cause.
+    PeerReset(Event),
+    /// The filter does not want its flow.
+    Unwanted,
+}
+
+/// Something the engine wants to know of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// What became of this entry.
+    LookUp(LookUp),
+    /// What is known of the namespace with this inode number.
+    Netns(u32),
+}
+
+/// Counts over everything that passed the filter, flows that were forgotten included.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Totals {
+    /// Events, whatever they are.
+    pub events: u64,
+    /// Events of flows that the filter does not want.
+    pub unwanted: u64,
+    /// RSTs of this host seen leaving.
+    pub departures: u64,
+    /// Counts of flows that were forgotten for want of room, and how many of them may have died of a RST.
+    pub forgotten: Forgotten,
+}
+
+/// What remains of flows that were forgotten for want of room.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Forgotten {
+    /// How many.
+    pub flows: u64,
+    /// How many of them may have died of a RST of this host.
+    pub reset: u64,
+    /// Their counts, per cause of the flow.
+    pub causes: Vec<(Diagnosis, u64, Tally)>,
+}
+
+/// A RST that was sent and may be seen leaving.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    at: Instant,
+    netns: Option<u32>,
+    tuple: Tuple,
+    seq: Seq,
+    flow: FlowId,
+}
+
+/// The engine.
+#[derive(Debug)]
+pub struct Engine {
+    era: Era,
+    limits: Limits,
+    filter: Filter,
+    flows: HashMap<FlowId, Flow>,
+    by_key: HashMap<FlowKey, FlowId>,
+    /// Both tuples of every flow, per namespace; the zone of a packet without an entry is not known.
+    by_tuple: HashMap<(Option<u32>, Tuple), FlowId>,
+    /// The same tuples, of flows that conntrack knows, as the ends of the connection see them from other namespaces.
+    by_wire: HashMap<Tuple, FlowId>,
+    /// Order in which flows are forgotten: those that were not reset first, then the one idle longest.
+    idle: BTreeSet<(bool, Instant, FlowId)>,
+    next_id: u64,
+    pending: Pending,
+    sent: VecDeque<Sent>,
+    follow: Follow,
+    namespaces: BTreeSet<u32>,
+    new_namespaces: Vec<u32>,
+    totals: Totals,
+}
+
+impl Engine {
+    /// An engine for events of a kernel of this era.
+    pub fn new(era: Era, limits: Limits, filter: Filter) -> Self {
+        Self {
+            era,
+            filter,
+            flows: HashMap::new(),
+            by_key: HashMap::new(),
+            by_tuple: HashMap::new(),
+            by_wire: HashMap::new(),
+            idle: BTreeSet::new(),
+            next_id: 0,
+            pending: Pending::new(limits.waiting, limits.patience),
+            sent: VecDeque::new(),
+            follow: Follow::default(),
+            namespaces: BTreeSet::new(),
+            new_namespaces: Vec::new(),
+            totals: Totals::default(),
+            limits,
+        }
+    }
+
+    /// Takes an event.
+    pub fn event(&mut self, event: Event) -> Observed {
+        self.totals.events += 1;
+        if let Some(netns) = event.netns
+            && self.namespaces.len() < self.limits.waiting
+            && self.namespaces.insert(netns)
+        {
+            self.new_namespaces.push(netns);
+        }
+        match event.hook {
+            Hook::CtInvalid | Hook::CtMalformed => self.refusal(event),
+            Hook::ResetV4 | Hook::ResetV6 | Hook::RejectV4 | Hook::RejectV6 => self.reset(event),
+        }
+    }
+
+    /// Takes the answer to a look-up.
+    pub fn looked_up(&mut self, answer: LookedUp) {
+        let LookedUp { look_up, at, outcome } = answer;
+        let Some(&id) = self.by_tuple.get(&(Some(look_up.netns), look_up.tuple)) else { return };
+        if let Outcome::Found { original, reply, .. } = &outcome {
+            self.adopt(id, *original, *reply);
+        }
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        if flow.learn(at, outcome) {
+            self.follow.stop(id);
+        }
+    }
+
+    /// What the engine wants to know now.
+    pub fn requests(&mut self, now: Instant) -> Vec<Request> {
+        let namespaces = std::mem::take(&mut self.new_namespaces).into_iter().map(Request::Netns);
+        let due = self.follow.due(now);
+        namespaces.chain(due.into_iter().filter_map(|id| self.look_up(id))).collect()
+    }
+
+    /// When it will next want to know something, if nothing happens before.
+    pub fn next_request(&self) -> Option<Instant> {
+        if self.new_namespaces.is_empty() { self.follow.next() } else { Some(Instant(0)) }
+    }
+
+    /// What it wants to know before the capture ends: the entries whose end it has not seen, and the namespaces.
+    pub fn last_requests(&mut self) -> Vec<Request> {
+        let flows: Vec<FlowId> = self.follow.flows().collect();
+        let look_ups = flows.into_iter().filter_map(|id| self.look_up(id));
+        self.namespaces.iter().copied().map(Request::Netns).chain(look_ups).collect()
+    }
+
+    /// The flow with this number.
+    pub fn flow(&self, id: FlowId) -> Option<&Flow> {
+        self.flows.get(&id)
+    }
+
+    /// The counts.
+    pub const fn totals(&self) -> &Totals {
+        &self.totals
+    }
+
+    /// How many flows are remembered, and how many refused packets wait for a RST.
+    pub fn load(&self) -> (usize, usize) {
+        (self.flows.len(), self.pending.len())
+    }
+
+    /// All flows in the order of their numbers, and the counts.
+    pub fn finish(self) -> (Vec<Flow>, Totals) {
+        let mut flows: Vec<Flow> = self.flows.into_values().collect();
+        flows.sort_unstable_by_key(|flow| flow.id);
+        (flows, self.totals)
+    }
+
+    fn look_up(&self, id: FlowId) -> Option<Request> {
+        let key = self.flows.get(&id)?.key;
+        Some(Request::LookUp(LookUp { netns: key.netns?, zone: key.zone, tuple: key.original }))
+    }
+
+    /// conntrack's log functions ran.
+    fn refusal(&mut self, event: Event) -> Observed {
+        let message = event.words.map_or(Message::Other, |words| words.message);
+        if message.is_remark() {
+            return self.remark(event);
+        }
+        if is_own_reset(&event) {
+            return self.departure(event);
+        }
+        let diagnosis = Diagnosis::of_message(message);
+        let verdict = message.verdict(self.era);
+        let direction = direction(&event);
+        let window = explain(&event, message, direction, self.era);
+        let refusal = Arc::new(Refusal { event, verdict, direction, window });
+        let tally = match verdict {
+            Verdict::Invalid => Tally { invalid: 1, ..Tally::default() },
+            Verdict::Ignored => Tally { ignored: 1, ..Tally::default() },
+            Verdict::Unknown => Tally { undecided: 1, ..Tally::default() },
+        };
+        let story = Story {
+            diagnosis,
+            confidence: Confidence::Proven,
+            refusal: Some(Arc::clone(&refusal)),
+            remark: None,
+            reset: None,
+            departure: None,
+        };
+        let flow = self.account(&refusal.event, diagnosis, tally, story);
+        if let Some(id) = flow {
+            self.pending.insert(id, Arc::clone(&refusal));
+            if let Some(flow) = self.flows.get_mut(&id) {
+                flow.last_refusal = Some(Arc::clone(&refusal));
+            }
+        }
+        let kind = if flow.is_some() { Kind::Refusal(refusal, diagnosis) } else { Kind::Unwanted };
+        Observed { flow, kind }
+    }
+
+    /// A second message about a packet that has been counted.
+    fn remark(&mut self, event: Event) -> Observed {
+        let flow = event.entry.and_then(|entry| self.by_key.get(&key_of_entry(&event, &entry)).copied());
+        if let Some(flow) = flow.and_then(|id| self.flows.get_mut(&id)) {
+            let same = flow.story.refusal.as_ref().is_some_and(|refusal| refusal.event.skb == event.skb);
+            if same {
+                flow.story.remark = event.words;
+            }
+        }
+        Observed { flow, kind: Kind::Remark(event) }
+    }
+
+    /// A RST of this host is seen leaving: conntrack knows no such flow, because it carries the gateway's own address.
+    fn departure(&mut self, event: Event) -> Observed {
+        self.totals.departures += 1;
+        let sent = event.packet.and_then(|packet| {
+            let answers = |sent: &Sent| {
+                sent.netns == event.netns
+                    && sent.tuple == packet.tuple()
+                    && sent.seq == packet.seq
+                    && event.at - sent.at <= self.limits.patience
+            };
+            self.sent.iter().rposition(answers).and_then(|index| self.sent.remove(index))
+        });
+        let flow = sent.map(|sent| sent.flow);
+        if let Some(flow) = flow.and_then(|id| self.flows.get_mut(&id))
+            && flow.story.reset.is_some()
+            && flow.story.departure.is_none()
+        {
+            flow.story.departure = Some(Departure { at: event.at, output: event.output });
+        }
+        Observed { flow, kind: Kind::Departure(event) }
+    }
+
+    /// This host sends a RST.
+    fn reset(&mut self, event: Event) -> Observed {
+        let by = match event.hook {
+            Hook::RejectV4 | Hook::RejectV6 => ResetBy::GatewayRejectRule,
+            _ if event.socket.is_some() => ResetBy::GatewaySocket,
+            _ => ResetBy::GatewayStack,
+        };
+        let refused = self.refused_before(&event);
+        if refused.is_none()
+            && let Some(flow) = self.flow_of_peer(&event)
+        {
+            return Observed { flow: Some(flow), kind: Kind::PeerReset(event) };
+        }
+        let (mut diagnosis, mut confidence) = of_reset(&event);
+        if by == ResetBy::GatewayStack
+            && let Some((_, refusal, certainty)) = &refused
+        {
+            diagnosis = diagnosis_of(refusal);
+            confidence = *certainty;
+        }
+        let refusal = refused.as_ref().map(|(_, refusal, _)| refusal);
+        let entry = refusal.and_then(|refusal| refusal.event.entry.as_ref()).or(event.entry.as_ref());
+        let side = refusal.map_or_else(|| direction(&event), |refusal| refusal.direction);
+        let effect = event.packet.as_ref().map_or(Effect::Unknown, |packet| effect::of_answer(packet, entry.zip(side)));
+        let doubtful = by == ResetBy::GatewayStack && event.packet.is_some_and(|packet| packet.options.signed());
+        let reset = Arc::new(Reset { answer: event.packet.map(|packet| packet.answer()), event, by, effect, doubtful });
+        let story = Story {
+            diagnosis,
+            confidence,
+            refusal: refusal.cloned(),
+            remark: None,
+            reset: Some(Arc::clone(&reset)),
+            departure: None,
+        };
+        let tally = Tally { resets: u64::from(!doubtful), ..Tally::default() };
+        let flow = match refused {
+            Some((flow, ..)) => {
+                self.update(flow, &reset.event, diagnosis, tally, story);
+                Some(flow)
+            }
+            None => self.account(&reset.event, diagnosis, tally, story),
+        };
+        if let Some(flow) = flow {
+            self.remember_sent(flow, &reset);
+            self.follow.start(flow, reset.event.at, self.limits.followed);
+        }
+        let kind = if flow.is_some() { Kind::Reset(reset, diagnosis, confidence) } else { Kind::Unwanted };
+        Observed { flow, kind }
+    }
+
+    /// The refusal of the packet that a RST answers: of the same buffer, or else of the same segment in another one.
+    ///
+    /// conntrack takes the entry away from a packet that it refuses. One that still has an entry, or is untracked, was
+    /// let pass: whatever was said about it is not why it was answered. One that has none was refused, whatever this
+    /// program took the message to mean.
+    fn refused_before(&mut self, event: &Event) -> Option<(FlowId, Arc<Refusal>, Confidence)> {
+        let taken = self.pending.take(event.netns, event.skb, event.packet.as_ref(), event.at);
+        if !matches!(event.nfct, Some(Nfct::None) | None) {
+            return None;
+        }
+        let (flow, refusal, confidence) = if let Some(refused) = taken {
+            (refused.flow, refused.refusal, Confidence::Proven)
+        } else {
+            let packet = event.packet.as_ref()?;
+            let id = *self.by_tuple.get(&(event.netns, packet.tuple()))?;
+            let last = self.flows.get_mut(&id)?.last_refusal.take()?;
+            let recent = event.at - last.event.at <= self.limits.patience;
+            let same = last.event.packet.is_some_and(|refused| refused.same_segment(packet));
+            if !recent || !same {
+                return None;
+            }
+            (id, last, Confidence::Inferred)
+        };
+        let known = self.flows.get_mut(&flow)?;
+        known.last_refusal = None;
+        if refusal.verdict == Verdict::Invalid || event.nfct.is_none() {
+            return Some((flow, refusal, confidence));
+        }
+        known.correct(diagnosis_of(&refusal), refusal.verdict);
+        let proven = Refusal { verdict: Verdict::Invalid, ..Refusal::clone(&refusal) };
+        Some((flow, Arc::new(proven), confidence))
+    }
+
+    /// The flow of a gateway on this host that has the sender of this RST for one of its ends.
+    ///
+    /// Only where conntrack did not look at the answered segment: where it did, this namespace is a gateway itself.
+    fn flow_of_peer(&mut self, event: &Event) -> Option<FlowId> {
+        let packet = event.packet?;
+        if event.nfct != Some(Nfct::None) || matches!(event.hook, Hook::RejectV4 | Hook::RejectV6) {
+            return None;
+        }
+        let id = *self.by_wire.get(&packet.tuple())?;
+        let flow = self.flows.get_mut(&id)?;
+        if flow.key.netns == event.netns {
+            return None;
+        }
+        flow.peer_reset.get_or_insert(PeerReset { at: event.at, netns: event.netns, answered: packet });
+        Some(id)
+    }
+
+    fn index_wire(&mut self, key: &FlowKey, id: FlowId) {
+        for tuple in wire_tuples(key) {
+            self.by_wire.insert(tuple, id);
+        }
+    }
+
+    fn remember_sent(&mut self, flow: FlowId, reset: &Reset) {
+        let (Some(packet), Some(answer)) = (reset.event.packet, reset.answer) else { return };
+        let at = reset.event.at;
+        while self.sent.front().is_some_and(|oldest| at - oldest.at > self.limits.patience)
+            || self.sent.len() >= self.limits.waiting
+        {
+            self.sent.pop_front();
+        }
+        let tuple = packet.tuple().reversed();
+        self.sent.push_back(Sent { at, netns: reset.event.netns, tuple, seq: answer.seq, flow });
+    }
+
+    /// Puts an event to its flow, which is made if there is none; `None` where the filter does not want it.
+    fn account(&mut self, event: &Event, diagnosis: Diagnosis, tally: Tally, story: Story) -> Option<FlowId> {
+        let id = match &event.entry {
+            Some(entry) => self.flow_of_entry(event, entry, &story),
+            None => self.flow_of_packet(event, &story),
+        };
+        match id {
+            Some(id) => self.update(id, event, diagnosis, tally, story),
+            None => self.totals.unwanted += 1,
+        }
+        id
+    }
+
+    fn flow_of_entry(&mut self, event: &Event, entry: &Entry, story: &Story) -> Option<FlowId> {
+        let key = key_of_entry(event, entry);
+        if let Some(&id) = self.by_key.get(&key) {
+            return Some(id);
+        }
+        // A segment for which there was no entry makes one of its own. Where the connection that it really belongs to is
+        // known, that is its flow.
+        let picked_up = event.nfct == Some(Nfct::Entry(CtInfo::New));
+        if picked_up && let Some(&id) = self.by_tuple.get(&(key.netns, key.original)) {
+            return Some(id);
+        }
+        self.create(key, true, event, story)
+    }
+
+    fn flow_of_packet(&mut self, event: &Event, story: &Story) -> Option<FlowId> {
+        let tuple = event.packet?.tuple();
+        if let Some(&id) = self.by_tuple.get(&(event.netns, tuple)) {
+            return Some(id);
+        }
+        let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
+        self.create(key, false, event, story)
+    }
+
+    fn create(&mut self, key: FlowKey, known: bool, event: &Event, story: &Story) -> Option<FlowId> {
+        if !self.filter.matches(&key) {
+            return None;
+        }
+        if self.flows.len() >= self.limits.flows {
+            self.forget();
+        }
+        let id = FlowId(self.next_id);
+        self.next_id += 1;
+        self.by_key.insert(key, id);
+        self.by_tuple.insert((key.netns, key.original), id);
+        self.by_tuple.insert((key.netns, key.reply), id);
+        self.idle.insert((story.strength() == Strength::Killed, event.at, id));
+        self.flows.insert(
+            id,
+            Flow {
+                id,
+                key,
+                known,
+                state: None,
+                assured: None,
+                first: event.at,
+                last: event.at,
+                causes: Vec::new(),
+                story: story.clone(),
+                last_refusal: None,
+                fates: Vec::new(),
+                looked_up: None,
+                peer_reset: None,
+            },
+        );
+        if known {
+            self.index_wire(&key, id);
+        }
+        Some(id)
+    }
+
+    fn update(&mut self, id: FlowId, event: &Event, diagnosis: Diagnosis, tally: Tally, story: Story) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        self.idle.remove(&(flow.was_reset(), flow.last, id));
+        flow.last = flow.last.max(event.at);
+        flow.first = flow.first.min(event.at);
+        if let Some(entry) = &event.entry {
+            flow.state = Some(entry.state);
+            flow.assured = Some(entry.status.assured());
+        }
+        flow.count(diagnosis, tally);
+        flow.tell(story);
+        self.idle.insert((flow.was_reset(), flow.last, id));
+    }
+
+    /// Forgets the flow that is missed least and keeps its counts.
+    fn forget(&mut self) {
+        let Some((_, _, id)) = self.idle.pop_first() else { return };
+        let Some(flow) = self.flows.remove(&id) else { return };
+        self.follow.stop(id);
+        self.unindex(&flow.key, id);
+        let forgotten = &mut self.totals.forgotten;
+        forgotten.flows += 1;
+        forgotten.reset += u64::from(flow.was_reset());
+        let (diagnosis, tally) = (flow.story.diagnosis, flow.tally());
+        match forgotten.causes.iter_mut().find(|(known, _, _)| *known == diagnosis) {
+            Some((_, flows, sum)) => {
+                *flows += 1;
+                sum.add(tally);
+            }
+            None => forgotten.causes.push((diagnosis, 1, tally)),
+        }
+    }
+
+    fn unindex(&mut self, key: &FlowKey, id: FlowId) {
+        if self.by_key.get(key) == Some(&id) {
+            self.by_key.remove(key);
+        }
+        for tuple in [key.original, key.reply] {
+            if self.by_tuple.get(&(key.netns, tuple)) == Some(&id) {
+                self.by_tuple.remove(&(key.netns, tuple));
+            }
+        }
+        for tuple in wire_tuples(key) {
+            if self.by_wire.get(&tuple) == Some(&id) {
+                self.by_wire.remove(&tuple);
+            }
+        }
+    }
+
+    /// Gives a flow that was known by a packet alone the endpoints of the entry that the kernel has for it.
+    fn adopt(&mut self, id: FlowId, original: Tuple, reply: Tuple) {
+        let Some(flow) = self.flows.get(&id) else { return };
+        if flow.known {
+            return;
+        }
+        let old = flow.key;
+        let key = FlowKey { original, reply, ..old };
+        self.unindex(&old, id);
+        if let Some(flow) = self.flows.get_mut(&id) {
+            flow.key = key;
+            flow.known = true;
+        }
+        self.by_key.entry(key).or_insert(id);
+        self.by_tuple.entry((key.netns, original)).or_insert(id);
+        self.by_tuple.entry((key.netns, reply)).or_insert(id);
+        self.index_wire(&key, id);
+    }
+}
+
+/// What the ends of a flow send to each other, before and behind the gateway.
+fn wire_tuples(key: &FlowKey) -> [Tuple; 4] {
+    [key.original, key.original.reversed(), key.reply, key.reply.reversed()]
+}
+
+fn diagnosis_of(refusal: &Refusal) -> Diagnosis {
+    Diagnosis::of_message(refusal.event.words.map_or(Message::Other, |words| words.message))
+}
+
+const fn key_of_entry(event: &Event, entry: &Entry) -> FlowKey {
+    FlowKey { netns: event.netns, zone: entry.zone, original: entry.original, reply: entry.reply }
+}
+
+/// The packet's direction: from `ctinfo`, or by comparing it with the entry's tuples.
+fn direction(event: &Event) -> Option<Direction> {
+    if let Some(direction) = event.nfct.and_then(Nfct::direction) {
+        return Some(direction);
+    }
+    let (entry, packet) = (event.entry?, event.packet?);
+    [Direction::Original, Direction::Reply].into_iter().find(|side| entry.tuple(*side) == packet.tuple())
+}
+
+fn explain(event: &Event, message: Message, direction: Option<Direction>, era: Era) -> Option<window::Explanation> {
+    let Message::Window { failure, logged } = message else { return None };
+    window::explain(failure, logged, &event.packet?.segment(), &event.entry?, direction?, era)
+}
+
+/// A RST that leaves this host and that conntrack has no flow for ("invalid new", 6.9 and later).
+fn is_own_reset(event: &Event) -> bool {
+    let leaving = matches!(event.nf_hook, Some(NfHook::LocalOut | NfHook::PostRouting));
+    leaving && event.packet.is_some_and(|packet| packet.flags.has(Flags::RST))
+}
+
+/// What a RST says of its cause when no refused packet belongs to it.
+fn of_reset(event: &Event) -> (Diagnosis, Confidence) {
+    if matches!(event.hook, Hook::RejectV4 | Hook::RejectV6) {
+        return (Diagnosis::plain(Cause::RejectRule), Confidence::Proven);
+    }
+    if event.socket.is_some() {
+        return (Diagnosis::plain(Cause::LocalSocket), Confidence::Proven);
+    }
+    match event.nfct {
+        // conntrack lets a SYN through or drops it; one that comes to the stack and finds no socket found a closed port.
+        _ if event.packet.is_some_and(|packet| opens(&packet)) => {
+            (Diagnosis::plain(Cause::NoListener), Confidence::Proven)
+        }
+        Some(Nfct::Untracked) => (Diagnosis::plain(Cause::NotTracked), Confidence::Proven),
+        // A segment from the middle of a connection was taken for the first of a new one.
+        Some(Nfct::Entry(CtInfo::New)) => (Diagnosis::NEVER_SEEN, Confidence::Inferred),
+        // conntrack refused it without a word, or its message was lost, or conntrack does not look at packets here.
+        Some(Nfct::None | Nfct::Entry(_)) | None => (Diagnosis::plain(Cause::Unknown), Confidence::Inferred),
+    }
+}
+
+/// Whether a segment opens a connection.
+const fn opens(packet: &Packet) -> bool {
+    packet.flags.has(Flags::SYN) && !packet.flags.has(Flags::ACK)
+}
+
+#[cfg(test)]
+mod tests;

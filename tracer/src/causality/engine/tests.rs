@@ -1,0 +1,437 @@
+//! The engine's cases: each tells a situation of the network in its name.
+
+use std::time::Duration;
+
+use tracer_common::Hook;
+
+use super::{Engine, Kind, Request};
+use crate::capture::{LookUp, LookedUp, Outcome};
+use crate::causality::Limits;
+use crate::causality::effect::Effect;
+use crate::causality::flow::{Flow, FlowId, Strength};
+use crate::cause::{Cause, Confidence, Diagnosis, Reason, ResetBy};
+use crate::conntrack::{Status, TcpState, Tuple, Verdict};
+use crate::filter::Filter;
+use crate::kernel::era::Era;
+use crate::testing::{Build, GATEWAY, NEW, REPLY};
+use crate::time::Instant;
+
+const SEQ_UNDER: &str = "SEQ is under the lower bound (already ACKed data retransmitted)";
+const SEQ_OVER: &str = "SEQ is over the upper bound (over the window of the receiver)";
+/// What the server had sent, and what it expects next, when the late copy came.
+const SERVER_END: u32 = 3_271_668_047;
+const CLIENT_END: u32 = 2_102_471_179;
+/// The late copy.
+const OLD: u32 = 3_270_668_047;
+const SKB: u64 = 0xffff_8881_0000_0100;
+
+fn engine(era: Era) -> Engine {
+    Engine::new(era, Limits::default(), Filter::default())
+}
+
+fn segment(hook: Hook, time: u64) -> Build {
+    Build::from_server(hook, SKB, time, OLD, CLIENT_END)
+}
+
+fn refusal(time: u64) -> Build {
+    segment(Hook::CtInvalid, time).entry(REPLY, SERVER_END, CLIENT_END).words("%s", SEQ_UNDER, 0)
+}
+
+fn reset(time: u64) -> Build {
+    segment(Hook::ResetV4, time)
+}
+
+fn flows(engine: Engine) -> Vec<Flow> {
+    engine.finish().0
+}
+
+fn diagnosis(cause: Cause, reason: Reason) -> Diagnosis {
+    Diagnosis { cause, reason: Some(reason) }
+}
+
+/// The incident: conntrack refuses the late copy, the stack answers the same buffer.
+#[test]
+fn the_same_packet_at_both_hooks_is_proof() {
+    let mut engine = engine(Era::E1);
+    engine.event(refusal(1_000).event());
+    let observed = engine.event(reset(20_000).event());
+    assert!(matches!(observed.kind, Kind::Reset(_, _, Confidence::Proven)));
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
+    assert_eq!(flow.key.nat().unwrap().to_string(), "192.0.2.1:34567");
+    assert_eq!(flow.key.server().to_string(), "192.0.2.2:443");
+    assert_eq!(flow.key.service(), None);
+    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
+    assert_eq!(flow.story.confidence, Confidence::Proven);
+    assert_eq!(flow.story.strength(), Strength::Killed);
+    let reset = flow.story.reset.as_ref().unwrap();
+    assert_eq!((reset.by, reset.effect), (ResetBy::GatewayStack, Effect::Kills));
+    let window = flow.story.refusal.as_ref().unwrap().window.unwrap();
+    assert_eq!(window.distance, 966_879);
+    let tally = flow.tally();
+    assert_eq!((tally.invalid, tally.ignored, tally.resets), (1, 0, 1));
+}
+
+/// The allocator hands the same buffer out again: the RST answers another segment, for which it accuses nobody.
+#[test]
+fn the_same_buffer_with_another_segment_is_no_proof() {
+    let mut engine = engine(Era::E1);
+    engine.event(refusal(1_000).event());
+    let other =
+        Build::from_server(Hook::ResetV4, SKB, 2_000, 77, 88).between(([203, 0, 113, 9], 9), ([192, 0, 2, 1], 99));
+    engine.event(other.event());
+    let [victim, stranger] = flows(engine).try_into().unwrap();
+    assert_eq!(victim.story.strength(), Strength::Refused);
+    assert_eq!(victim.reset_by(), None);
+    assert_eq!(stranger.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+    assert_eq!(stranger.story.confidence, Confidence::Inferred);
+}
+
+/// A RST long after the refusal in the same buffer answers a retransmission of the same segment that was not refused.
+#[test]
+fn a_refusal_grows_old() {
+    let mut engine = engine(Era::E1);
+    engine.event(refusal(0).event());
+    let late = u64::try_from(Duration::from_secs(3).as_nanos()).unwrap();
+    engine.event(reset(late).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+}
+
+/// Something between the two hooks has copied the buffer: the segment is the same, the proof is not.
+#[test]
+fn the_same_segment_in_another_buffer_is_inferred() {
+    let mut engine = engine(Era::E1);
+    engine.event(refusal(1_000).event());
+    let mut copy = reset(20_000);
+    copy.record.skb += 0x100;
+    engine.event(copy.event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
+    assert_eq!(flow.story.confidence, Confidence::Inferred);
+}
+
+/// List receive: all refusals of a batch come before the first RST.
+#[test]
+fn batches_are_told_apart() {
+    let mut engine = engine(Era::E1);
+    for index in 0..8 {
+        let port = 40_000 + u16::try_from(index).unwrap();
+        let mut refused = refusal(1_000 + index).connection(port);
+        refused.record.skb += index;
+        engine.event(refused.event());
+    }
+    for index in (0..8).rev() {
+        let port = 40_000 + u16::try_from(index).unwrap();
+        let mut answered = reset(2_000 + index).connection(port);
+        answered.record.skb += index;
+        engine.event(answered.event());
+    }
+    let flows = flows(engine);
+    assert_eq!(flows.len(), 8);
+    for flow in flows {
+        assert_eq!(flow.story.confidence, Confidence::Proven);
+        let (refused, answered) = (flow.story.refusal.unwrap(), flow.story.reset.unwrap());
+        assert_eq!(refused.event.skb, answered.event.skb);
+        assert_eq!(refused.event.packet, answered.event.packet);
+    }
+}
+
+/// 6.1 and later: the message about the late copy is no refusal.
+#[test]
+fn what_was_let_pass_names_no_victim() {
+    let mut engine = engine(Era::E4);
+    let format = "SEQ is under lower bound %u (already ACKed data retransmitted)";
+    let remarked = segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END);
+    engine.event(remarked.words(format, "", SERVER_END - 32_121 - 1).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.strength(), Strength::Ignored);
+    assert_eq!((flow.tally().invalid, flow.tally().ignored), (0, 1));
+    assert_eq!(flow.reset_by(), None);
+}
+
+/// Should the era be taken for another, the packet that comes to the stack without its entry shows the truth.
+#[test]
+fn a_missing_entry_overrules_the_words() {
+    let mut engine = engine(Era::E4);
+    let format = "SEQ is under lower bound %u (already ACKed data retransmitted)";
+    let remarked = segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END);
+    engine.event(remarked.words(format, "", SERVER_END - 32_121 - 1).event());
+    engine.event(reset(2_000).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!((flow.tally().invalid, flow.tally().ignored, flow.tally().resets), (1, 0, 1));
+    assert_eq!(flow.story.refusal.as_ref().unwrap().verdict, Verdict::Invalid);
+    assert_eq!(flow.story.confidence, Confidence::Proven);
+}
+
+/// And the other way round: a packet that still has its entry was not refused, whatever was said about it.
+#[test]
+fn an_entry_that_is_there_overrules_the_words() {
+    let mut engine = engine(Era::E1);
+    engine.event(refusal(1_000).event());
+    engine.event(reset(2_000).entry(REPLY, SERVER_END, CLIENT_END).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+}
+
+/// From 6.9 on conntrack speaks of the gateway's own RST too. It is an effect, and counts for nothing.
+#[test]
+fn the_gateway_s_own_rst_is_no_cause() {
+    let mut engine = engine(Era::E4);
+    let format = "SEQ is over upper bound %u (over the window of the receiver)";
+    let refused = segment(Hook::CtInvalid, 1_000).entry(REPLY, OLD - 500_000, CLIENT_END);
+    engine.event(refused.words(format, "", OLD - 500_000 + 32_121 + 1).event());
+    engine.event(reset(2_000).event());
+    let own = Build::from_server(Hook::CtMalformed, 5, 3_000, CLIENT_END, 0)
+        .between(([192, 0, 2, 1], 34567), ([192, 0, 2, 2], 443))
+        .flags(0x04)
+        .words("%s", "invalid new", 0)
+        .at(3);
+    let observed = engine.event(own.event());
+    assert!(matches!(observed.kind, Kind::Departure(_)));
+    let (flows, totals) = engine.finish();
+    let [flow] = flows.try_into().unwrap();
+    assert_eq!((flow.tally().invalid, flow.tally().resets), (1, 1));
+    assert!(flow.story.departure.is_some());
+    assert_eq!(totals.departures, 1);
+}
+
+/// The same words about a RST that comes in from outside are a refusal.
+#[test]
+fn a_rst_from_outside_is_refused() {
+    let mut engine = engine(Era::E4);
+    let stray = segment(Hook::CtMalformed, 3_000).flags(0x04).words("%s", "invalid new", 0).at(0);
+    engine.event(stray.event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, diagnosis(Cause::InvalidState, Reason::InvalidNew));
+    assert_eq!(flow.tally().invalid, 1);
+}
+
+/// 6.1 says two things about an out-of-window FIN: it is one packet.
+#[test]
+fn a_remark_is_not_counted() {
+    let mut engine = engine(Era::E3);
+    let format = "SEQ is over upper bound %u (over the window of the receiver)";
+    let fin = || segment(Hook::CtInvalid, 1_000).flags(0x11).entry(REPLY, OLD - 500_000, CLIENT_END);
+    engine.event(fin().words(format, "", OLD - 500_000 + 32_121 + 1).event());
+    let remark = "packet (index %d, dir %d) response for index %d lower timeout to %u";
+    let observed = engine.event(fin().words(remark, "", 3).event());
+    assert!(matches!(observed.kind, Kind::Remark(_)));
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.tally().invalid, 1);
+    assert!(flow.story.remark.is_some());
+}
+
+/// The RST carries the segment's acknowledgement: beyond what the server expects it kills nothing.
+#[test]
+fn a_rst_that_is_not_exact_does_not_kill() {
+    let text = "ACK is over the upper bound (ACKed data not seen yet)";
+    let mut engine = engine(Era::E1);
+    let far = CLIENT_END + 100_000;
+    let refused = Build::from_server(Hook::CtInvalid, SKB, 1_000, SERVER_END, far);
+    engine.event(refused.entry(REPLY, SERVER_END, CLIENT_END).words("%s", text, 0).event());
+    engine.event(Build::from_server(Hook::ResetV4, SKB, 2_000, SERVER_END, far).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::AckOver));
+    assert_eq!(flow.story.reset.as_ref().unwrap().effect, Effect::Challenged);
+    assert_eq!(flow.story.strength(), Strength::Answered);
+    assert!(!flow.was_reset());
+}
+
+/// A copy from before the client's last request acknowledges too little: the RST is dropped.
+#[test]
+fn a_rst_below_the_window_does_not_kill() {
+    let mut engine = engine(Era::E1);
+    let refused = segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END + 400);
+    engine.event(refused.words("%s", SEQ_UNDER, 0).event());
+    engine.event(reset(2_000).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.reset.as_ref().unwrap().effect, Effect::Dropped);
+    assert!(!flow.was_reset());
+}
+
+#[test]
+fn causes_without_a_refusal() {
+    let cases = [
+        ("a closed port", reset(1).flags(0x02).entry(NEW, 0, 0), Cause::NoListener, ResetBy::GatewayStack),
+        ("a closed port, untracked", reset(1).flags(0x02), Cause::NoListener, ResetBy::GatewayStack),
+        ("no entry", reset(1).entry(NEW, 0, 0), Cause::NoEntry, ResetBy::GatewayStack),
+        ("a socket", reset(1).entry(REPLY, 0, 0).socket(1), Cause::LocalSocket, ResetBy::GatewaySocket),
+        ("a rule", segment(Hook::RejectV4, 1).entry(REPLY, 0, 0), Cause::RejectRule, ResetBy::GatewayRejectRule),
+        ("nothing known", reset(1), Cause::Unknown, ResetBy::GatewayStack),
+    ];
+    for (name, build, cause, by) in cases {
+        let mut engine = engine(Era::E1);
+        engine.event(build.event());
+        let [flow] = flows(engine).try_into().unwrap();
+        assert_eq!(flow.story.diagnosis.cause, cause, "{name}");
+        assert_eq!(flow.reset_by(), Some(by), "{name}");
+    }
+    let mut engine = engine(Era::E1);
+    let mut untracked = reset(1);
+    untracked.record.nfct = 7;
+    engine.event(untracked.event());
+    assert_eq!(flows(engine)[0].story.diagnosis.cause, Cause::NotTracked);
+}
+
+/// A rule that rejects INVALID sends the RST; conntrack's refusal is part of the story, not its end.
+#[test]
+fn a_rule_that_rejects_invalid() {
+    let mut engine = engine(Era::E1);
+    engine.event(refusal(1_000).event());
+    engine.event(segment(Hook::RejectV4, 2_000).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::RejectRule));
+    assert_eq!(flow.reset_by(), Some(ResetBy::GatewayRejectRule));
+    assert!(flow.story.refusal.is_some());
+    assert_eq!((flow.tally().invalid, flow.tally().resets), (1, 1));
+}
+
+/// Client and server may live in namespaces of the same host. The server's own RST, after the gateway's has killed it,
+/// is an effect; the same RST for a connection that the gateway has not touched is the server's business.
+#[test]
+fn the_server_s_own_rst_is_an_effect() {
+    let server = GATEWAY + 1;
+    let answer = || {
+        let segment = Build::from_server(Hook::ResetV4, 9, 3_000, CLIENT_END, SERVER_END);
+        segment.between(([192, 0, 2, 1], 34567), ([192, 0, 2, 2], 443)).netns(server)
+    };
+    let mut with_gateway = engine(Era::E1);
+    with_gateway.event(refusal(1_000).event());
+    with_gateway.event(reset(2_000).event());
+    let observed = with_gateway.event(answer().event());
+    assert!(matches!(observed.kind, Kind::PeerReset(_)));
+    let [flow] = flows(with_gateway).try_into().unwrap();
+    assert_eq!(flow.tally().resets, 1);
+    assert_eq!(flow.peer_reset.unwrap().netns, Some(server));
+
+    let mut alone = engine(Era::E1);
+    alone.event(answer().event());
+    let [flow] = flows(alone).try_into().unwrap();
+    assert!(flow.is_untracked_here());
+}
+
+/// Two gateways with the same addresses, in two namespaces of one host.
+#[test]
+fn namespaces_are_told_apart() {
+    let mut engine = engine(Era::E1);
+    engine.event(refusal(1_000).event());
+    engine.event(refusal(1_100).netns(GATEWAY + 7).event());
+    engine.event(reset(2_000).netns(GATEWAY + 7).event());
+    let [one, other] = flows(engine).try_into().unwrap();
+    assert_eq!(one.story.strength(), Strength::Refused);
+    assert_eq!(other.key.netns, Some(GATEWAY + 7));
+    assert_eq!(other.story.strength(), Strength::Killed);
+}
+
+/// What goes furthest is told, and of several that go equally far the first; everything is counted.
+#[test]
+fn the_first_deadly_story_is_told() {
+    let mut engine = engine(Era::E1);
+    let over = |time: u64, skb: u64| {
+        let mut build = Build::from_server(Hook::CtInvalid, skb, time, OLD + 9_000_000, CLIENT_END);
+        build = build.entry(REPLY, SERVER_END, CLIENT_END).words("%s", SEQ_OVER, 0);
+        build
+    };
+    engine.event(over(1_000, 1).event());
+    engine.event(refusal(2_000).event());
+    engine.event(reset(2_500).event());
+    engine.event(over(3_000, 3).event());
+    engine.event(Build::from_server(Hook::ResetV4, 3, 3_500, OLD + 9_000_000, CLIENT_END).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
+    assert_eq!((flow.tally().invalid, flow.tally().resets), (3, 2));
+    assert_eq!(flow.causes.len(), 2);
+}
+
+/// A message that was lost leaves a RST without a cause; the entry's owner is found by asking the kernel.
+#[test]
+fn the_client_is_named_by_a_look_up() {
+    let mut engine = engine(Era::E1);
+    engine.event(reset(1_000).event());
+    let requests = engine.requests(Instant(1_000));
+    let asked = requests.iter().find_map(|request| match request {
+        Request::LookUp(look_up) => Some(*look_up),
+        Request::Netns(_) => None,
+    });
+    let look_up = asked.unwrap();
+    assert_eq!(look_up.tuple.src.to_string(), "192.0.2.2:443");
+    let tuple = |src: &str, dst: &str| Tuple { src: src.parse().unwrap(), dst: dst.parse().unwrap() };
+    let outcome = Outcome::Found {
+        original: tuple("10.0.0.2:34567", "192.0.2.2:443"),
+        reply: tuple("192.0.2.2:443", "192.0.2.1:34567"),
+        state: Some(TcpState::Established),
+        timeout_s: Some(431_999),
+        status: Status(0x1e),
+    };
+    engine.looked_up(LookedUp { look_up, at: Instant(2_000), outcome });
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
+    assert_eq!(flow.key.nat().unwrap().to_string(), "192.0.2.1:34567");
+    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+}
+
+/// Look-ups go on until the entry's end is known, and only changes are kept.
+#[test]
+fn an_entry_is_followed_to_its_end() {
+    let mut engine = engine(Era::E1);
+    engine.event(refusal(0).event());
+    engine.event(reset(1_000).event());
+    let look_up = LookUp {
+        netns: GATEWAY,
+        zone: 0,
+        tuple: Tuple { src: "10.0.0.2:34567".parse().unwrap(), dst: "192.0.2.2:443".parse().unwrap() },
+    };
+    let found = |state| Outcome::Found {
+        original: look_up.tuple,
+        reply: look_up.tuple.reversed(),
+        state: Some(state),
+        timeout_s: Some(10),
+        status: Status(0x1e),
+    };
+    let second = u64::try_from(Duration::from_secs(1).as_nanos()).unwrap();
+    for (at, state) in [(0, TcpState::Established), (1, TcpState::Established), (2, TcpState::Close)] {
+        let now = Instant(1_000 + at * second);
+        assert!(engine.requests(now).contains(&Request::LookUp(look_up)), "at {at} s");
+        engine.looked_up(LookedUp { look_up, at: now, outcome: found(state) });
+    }
+    assert_eq!(engine.next_request(), None, "an entry in CLOSE is not asked for again");
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.fates.len(), 2);
+    assert_eq!(flow.fates[1].not_before, Some(Instant(1_000 + second)));
+}
+
+/// With more flows than fit, those that were not reset go first, and nothing is missing from the counts.
+#[test]
+fn forgotten_flows_stay_counted() {
+    let limits = Limits { flows: 10, ..Limits::default() };
+    let mut engine = Engine::new(Era::E1, limits, Filter::default());
+    engine.event(refusal(1).event());
+    engine.event(reset(2).event());
+    for index in 0..100 {
+        let mut build = refusal(10 + index).connection(40_000 + u16::try_from(index).unwrap());
+        build.record.skb += 1 + index;
+        engine.event(build.event());
+    }
+    assert_eq!(engine.load().0, 10);
+    let (flows, totals) = engine.finish();
+    assert!(flows.iter().any(Flow::was_reset), "the victim is kept");
+    let kept: u64 = flows.iter().map(|flow| flow.tally().invalid).sum();
+    let forgotten: u64 = totals.forgotten.causes.iter().map(|(_, _, tally)| tally.invalid).sum();
+    assert_eq!(kept + forgotten, 101);
+    assert_eq!(totals.forgotten.flows, 91);
+    assert_eq!(totals.forgotten.reset, 0);
+}
+
+/// A filter keeps flows out from the start; their events are counted as such.
+#[test]
+fn unwanted_flows_take_no_room() {
+    let filter = Filter { ports: vec![40_000], ..Filter::default() };
+    let mut engine = Engine::new(Era::E1, Limits::default(), filter);
+    assert!(matches!(engine.event(refusal(1).event()).kind, Kind::Unwanted));
+    assert!(matches!(engine.event(reset(2).event()).kind, Kind::Unwanted));
+    let wanted = engine.event(refusal(3).connection(40_000).event());
+    assert_eq!(wanted.flow, Some(FlowId(0)));
+    let (flows, totals) = engine.finish();
+    assert_eq!((flows.len(), totals.unwanted, totals.events), (1, 2, 3));
+}

@@ -1,0 +1,315 @@
+//! A flow: a connection as the gateway knows it, and the story of what was done to it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::effect::Effect;
+use crate::capture::Outcome;
+use crate::cause::{Confidence, Diagnosis, ResetBy};
+use crate::conntrack::window::Explanation;
+use crate::conntrack::{Direction, Entry, Nfct, TcpState, Tuple, Verdict};
+use crate::event::{Event, Interface, Words};
+use crate::packet::{Packet, ResetSegment};
+use crate::time::Instant;
+
+/// A flow's number, in the order of appearance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowId(pub u64);
+
+/// What makes two packets belong to the same flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlowKey {
+    /// Inode number of the network namespace; `None` where it could not be read.
+    pub netns: Option<u32>,
+    /// Conntrack zone.
+    pub zone: u16,
+    /// The tuple of the direction that opened the connection.
+    pub original: Tuple,
+    /// The tuple of the other direction.
+    pub reply: Tuple,
+}
+
+impl FlowKey {
+    /// The side that opened the connection.
+    pub const fn client(&self) -> SocketAddr {
+        self.original.src
+    }
+
+    /// The side it was opened to, behind any destination NAT.
+    pub const fn server(&self) -> SocketAddr {
+        self.reply.src
+    }
+
+    /// The client as the server sees it, where that differs.
+    pub fn nat(&self) -> Option<SocketAddr> {
+        (self.reply.dst != self.original.src).then_some(self.reply.dst)
+    }
+
+    /// The server as the client sees it, where that differs.
+    pub fn service(&self) -> Option<SocketAddr> {
+        (self.original.dst != self.reply.src).then_some(self.original.dst)
+    }
+}
+
+/// Counts of a flow, or of one cause within a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Packets that conntrack refused.
+    pub invalid: u64,
+    /// Packets that conntrack let pass with a remark.
+    pub ignored: u64,
+    /// Packets whose verdict is not known.
+    pub undecided: u64,
+    /// RSTs that this host sent.
+    pub resets: u64,
+}
+
+impl Tally {
+    /// Adds another tally.
+    pub const fn add(&mut self, other: Self) {
+        self.invalid += other.invalid;
+        self.ignored += other.ignored;
+        self.undecided += other.undecided;
+        self.resets += other.resets;
+    }
+}
+
+/// What conntrack said of a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// The event.
+    pub event: Event,
+    /// What conntrack did with the packet.
+    pub verdict: Verdict,
+    /// The packet's direction.
+    pub direction: Option<Direction>,
+    /// The window check explained, where it is what failed.
+    pub window: Option<Explanation>,
+}
+
+/// A RST that this host sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reset {
+    /// The event.
+    pub event: Event,
+    /// Who sent it.
+    pub by: ResetBy,
+    /// Its numbers, where the segment that it answers could be read.
+    pub answer: Option<ResetSegment>,
+    /// What it does to the peer.
+    pub effect: Effect,
+    /// The segment is signed (TCP-MD5, TCP-AO): the kernel sends the RST only if it finds the key.
+    pub doubtful: bool,
+}
+
+/// The gateway's own RST seen again, leaving un-NATed through conntrack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Departure {
+    /// When.
+    pub at: Instant,
+    /// By which interface.
+    pub output: Option<Interface>,
+}
+
+/// A RST of the other end, seen being made because that end lives in another network namespace of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PeerReset {
+    /// When.
+    pub at: Instant,
+    /// Inode number of its network namespace.
+    pub netns: Option<u32>,
+    /// The segment that it answers.
+    pub answered: Packet,
+}
+
+/// How far a story goes; the furthest is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Strength {
+    /// A packet was remarked on and let pass.
+    Ignored,
+    /// A packet was remarked on, and what became of it is not known.
+    Undecided,
+    /// A packet was refused.
+    Refused,
+    /// A RST was sent that cannot have ended the connection.
+    Answered,
+    /// A RST was sent that may have ended the connection.
+    Killed,
+}
+
+/// What happened to a flow: the packet, conntrack's refusal, the RST.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Story {
+    /// Why.
+    pub diagnosis: Diagnosis,
+    /// How sure that is.
+    pub confidence: Confidence,
+    /// What conntrack said of the packet.
+    pub refusal: Option<Arc<Refusal>>,
+    /// Remarks of conntrack on the same packet.
+    pub remark: Option<Words>,
+    /// The RST that answered it.
+    pub reset: Option<Arc<Reset>>,
+    /// The RST on its way out.
+    pub departure: Option<Departure>,
+}
+
+impl Story {
+    /// How far it goes.
+    pub fn strength(&self) -> Strength {
+        match (&self.reset, &self.refusal) {
+            (Some(reset), _) if reset.effect.may_have_killed() => Strength::Killed,
+            (Some(_), _) => Strength::Answered,
+            (None, Some(refusal)) => match refusal.verdict {
+                Verdict::Invalid => Strength::Refused,
+                Verdict::Unknown => Strength::Undecided,
+                Verdict::Ignored => Strength::Ignored,
+            },
+            (None, None) => Strength::Undecided,
+        }
+    }
+
+    /// When it began.
+    pub fn began(&self) -> Option<Instant> {
+        let refused = self.refusal.as_ref().map(|refusal| refusal.event.at);
+        refused.or_else(|| self.reset.as_ref().map(|reset| reset.event.at))
+    }
+
+    /// The event that tells most of the packet: the refusal, else the reset.
+    pub fn trigger(&self) -> Option<&Event> {
+        self.refusal.as_ref().map(|refusal| &refusal.event).or_else(|| self.reset.as_ref().map(|reset| &reset.event))
+    }
+
+    /// The entry as it was when the story began.
+    pub fn entry(&self) -> Option<&Entry> {
+        self.trigger()?.entry.as_ref()
+    }
+}
+
+/// What a look-up found, when it differs from what was known before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fate {
+    /// When the kernel answered.
+    pub at: Instant,
+    /// When the previous answer, the one that differs, was given.
+    pub not_before: Option<Instant>,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// Most fates that are kept of a flow.
+const FATES: usize = 16;
+
+/// A flow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flow {
+    /// Its number.
+    pub id: FlowId,
+    /// Its endpoints.
+    pub key: FlowKey,
+    /// The endpoints come from a conntrack entry, not from the packet alone.
+    pub known: bool,
+    /// State of the TCP tracker, as last seen by a hook.
+    pub state: Option<TcpState>,
+    /// Whether the handshake was completed, as last seen.
+    pub assured: Option<bool>,
+    /// First event.
+    pub first: Instant,
+    /// Last event.
+    pub last: Instant,
+    /// Counts per cause, in the order of appearance.
+    pub causes: Vec<(Diagnosis, Tally)>,
+    /// The story that goes furthest; the earliest of those.
+    pub story: Story,
+    /// The last packet that was refused.
+    pub last_refusal: Option<Arc<Refusal>>,
+    /// What became of the entry, each change once.
+    pub fates: Vec<Fate>,
+    /// When the last look-up was answered.
+    pub looked_up: Option<Instant>,
+    /// The first RST of one of its ends after that, where the end lives on this host.
+    pub peer_reset: Option<PeerReset>,
+}
+
+impl Flow {
+    /// Whether nothing but RSTs are known of it for segments that conntrack did not look at. In a namespace that tracks
+    /// nothing that is an endpoint minding its own business.
+    pub fn is_untracked_here(&self) -> bool {
+        let untracked = |reset: &Reset| {
+            reset.by != ResetBy::GatewayRejectRule
+                && reset.event.entry.is_none()
+                && reset.event.nfct == Some(Nfct::None)
+        };
+        self.last_refusal.is_none()
+            && self.story.refusal.is_none()
+            && self.story.reset.as_ref().is_some_and(|reset| untracked(reset))
+    }
+
+    /// All its counts.
+    pub fn tally(&self) -> Tally {
+        let mut sum = Tally::default();
+        for (_, tally) in &self.causes {
+            sum.add(*tally);
+        }
+        sum
+    }
+
+    /// Whether it may have died of a RST of this host.
+    pub fn was_reset(&self) -> bool {
+        self.story.strength() == Strength::Killed
+    }
+
+    /// Who reset it.
+    pub fn reset_by(&self) -> Option<ResetBy> {
+        self.story.reset.as_ref().map(|reset| reset.by)
+    }
+
+    /// Counts an event under a cause.
+    pub(super) fn count(&mut self, diagnosis: Diagnosis, tally: Tally) {
+        match self.causes.iter_mut().find(|(known, _)| *known == diagnosis) {
+            Some((_, sum)) => sum.add(tally),
+            None => self.causes.push((diagnosis, tally)),
+        }
+    }
+
+    /// Counts a packet as refused that was counted otherwise before its RST proved it.
+    pub(super) fn correct(&mut self, diagnosis: Diagnosis, believed: Verdict) {
+        let Some((_, tally)) = self.causes.iter_mut().find(|(known, _)| *known == diagnosis) else { return };
+        let from = match believed {
+            Verdict::Invalid => return,
+            Verdict::Ignored => &mut tally.ignored,
+            Verdict::Unknown => &mut tally.undecided,
+        };
+        if *from > 0 {
+            *from -= 1;
+            tally.invalid += 1;
+        }
+    }
+
+    /// Takes a story that goes further than the one it has.
+    pub(super) fn tell(&mut self, story: Story) {
+        if story.strength() > self.story.strength() {
+            self.story = story;
+        }
+    }
+
+    /// Takes the answer to a look-up; tells whether the entry's end is known now.
+    pub(super) fn learn(&mut self, at: Instant, outcome: Outcome) -> bool {
+        let ended = match &outcome {
+            Outcome::Gone => true,
+            Outcome::Found { state, .. } => *state == Some(TcpState::Close),
+            Outcome::Failed { .. } => false,
+        };
+        let essence = |outcome: &Outcome| match outcome {
+            Outcome::Found { state, .. } => (0, *state),
+            Outcome::Gone => (1, None),
+            Outcome::Failed { .. } => (2, None),
+        };
+        let changed = self.fates.last().is_none_or(|last| essence(&last.outcome) != essence(&outcome));
+        if changed && self.fates.len() < FATES {
+            self.fates.push(Fate { at, not_before: self.looked_up, outcome });
+        }
+        self.looked_up = Some(at);
+        ended
+    }
+}

@@ -1,0 +1,307 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::cause::Cause;
+use crate::filter::Filter;
+use crate::kernel::netns::inode_of_name;
+
+/// Says who reset a TCP connection behind this Linux gateway, and why.
+///
+/// whyrst listens to the few kernel functions where conntrack refuses a packet and where a RST is made, joins what they
+/// say about the same packet, and tells the story of each flow: which packet, why it was refused, who answered with a RST,
+/// whether that killed the connection, and what would cure it. A packet that conntrack finds valid costs nothing.
+#[derive(Debug, Parser)]
+#[command(name = "whyrst", version, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_STATUS)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+    #[command(flatten)]
+    pub(super) global: Global,
+}
+
+const EXIT_STATUS: &str = "\
+Exit status: 0 done; 1 a cause of --fail-on was found; 2 usage or run-time error; 3 this host cannot be traced.";
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub(super) struct Global {
+    /// When to use colours
+    #[arg(long, value_enum, default_value_t = Color::Auto, global = true, value_name = "WHEN")]
+    pub(super) color: Color,
+    /// Say nothing on standard error but errors
+    #[arg(short, long, global = true)]
+    pub(super) quiet: bool,
+    /// Diagnostics on standard error: a level, or `target=level,…` (bpf=debug lets the BPF programs speak)
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        default_value = "warn",
+        env = "WHYRST_LOG",
+        hide_env_values = true
+    )]
+    pub(super) log: String,
+}
+
+/// When to use colours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Color {
+    /// On a terminal, unless NO_COLOR is set.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Report(Report),
+    Trace(Trace),
+    Record(Record),
+    /// Print the JSON Schema of an output
+    Schema {
+        /// Which output
+        #[arg(value_enum)]
+        name: SchemaName,
+    },
+}
+
+/// Outputs that have a schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum SchemaName {
+    /// `whyrst report --format json`
+    Report,
+    /// A line of `whyrst trace --format json`
+    Trace,
+}
+
+/// Tell, per flow, who sent the RST and why
+///
+/// Captures until `--duration` has passed or Ctrl-C, then prints the report. Needs root; with `--from` it needs nothing.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  whyrst report                                  until Ctrl-C
+  whyrst report --duration 60s --format json -o report.json
+  whyrst report --server 203.0.113.0/24 --port 443
+  whyrst report --record incident.whyrst         and keep the evidence
+  whyrst report --from incident.whyrst           on any machine, without root")]
+pub(super) struct Report {
+    #[command(flatten)]
+    pub(super) source: Source,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
+    /// Also write the events to this file, for `--from`
+    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    pub(super) record: Option<PathBuf>,
+    /// Format of the report
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+    /// Write the report to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Tell every flow, also those that nothing happened to
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+    /// Exit with status 1 if a flow has one of these causes
+    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = cause_parser())]
+    pub(super) fail_on: Vec<Cause>,
+}
+
+/// Print one line per event as it happens
+///
+/// Every line stands for itself: time, hook, verdict, cause/reason, the segment as tcpdump prints it, key=value pairs.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  whyrst trace
+  whyrst trace --client 10.0.0.0/8 --cause out-of-window
+  whyrst trace --from incident.whyrst --format json | jq .cause")]
+pub(super) struct Trace {
+    #[command(flatten)]
+    pub(super) source: Source,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
+    /// Format of a line
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+}
+
+/// Write the raw events to a file that every --from reads
+///
+/// The file tells what host and kernel it comes from. It is created readable by its owner alone.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  whyrst record -o incident.whyrst --duration 10m
+  ssh gateway whyrst record -o - | whyrst report --from -")]
+pub(super) struct Record {
+    /// The file; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: PathBuf,
+    #[command(flatten)]
+    pub(super) live: LiveArgs,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
+}
+
+/// Where events come from.
+#[derive(Debug, Args)]
+pub(super) struct Source {
+    /// Read a recording instead of the running kernel; `-` is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "wait"])]
+    pub(super) from: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) live: LiveArgs,
+}
+
+/// How to capture.
+#[derive(Debug, Args)]
+pub(super) struct LiveArgs {
+    /// End after this time, e.g. 60s, 5m, 1h30m [default: at Ctrl-C or SIGTERM]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(super) duration: Option<Duration>,
+    /// Wait for nf_conntrack to be loaded, if it is not
+    #[arg(long)]
+    pub(super) wait: bool,
+}
+
+/// Which flows to look at.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Filters (each may be given several times; any value matches)")]
+pub(super) struct FilterArgs {
+    /// The side that opened the connection, before NAT: an address or a network
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    client: Vec<IpNet>,
+    /// The other side
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    server: Vec<IpNet>,
+    /// The client's address as the server sees it
+    #[arg(long, value_name = "CIDR", value_parser = network)]
+    nat: Vec<IpNet>,
+    /// A port of any of the endpoints
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Vec<u16>,
+    /// A network namespace: its inode number, or its name as `ip netns` knows it
+    #[arg(long, value_name = "NETNS")]
+    netns: Vec<NetnsArg>,
+    /// A cause
+    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = cause_parser())]
+    cause: Vec<Cause>,
+}
+
+/// A namespace as the user names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum NetnsArg {
+    Inode(u32),
+    Name(String),
+}
+
+impl FromStr for NetnsArg {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Inode))
+    }
+}
+
+impl FilterArgs {
+    /// Resolves names of namespaces on this host; in a recording of another host they mean nothing.
+    pub(super) fn resolve(&self, recorded: bool) -> anyhow::Result<Filter> {
+        let mut netns = Vec::new();
+        for selector in &self.netns {
+            netns.push(match selector {
+                NetnsArg::Inode(inode) => *inode,
+                NetnsArg::Name(name) if recorded => {
+                    bail!("--netns {name}: give the inode number; a recording knows namespaces by number")
+                }
+                NetnsArg::Name(name) => {
+                    inode_of_name(name).with_context(|| format!("--netns {name}: no such network namespace"))?
+                }
+            });
+        }
+        Ok(Filter {
+            client: self.client.clone(),
+            server: self.server.clone(),
+            nat: self.nat.clone(),
+            ports: self.port.clone(),
+            netns,
+            causes: self.cause.clone(),
+        })
+    }
+}
+
+/// Formats of a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    /// For eyes
+    Text,
+    /// For programs, see `whyrst schema`
+    Json,
+}
+
+fn cause_parser() -> impl TypedValueParser<Value = Cause> {
+    PossibleValuesParser::new(Cause::ALL.iter().map(|cause| cause.name())).try_map(|word| word.parse::<Cause>())
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
+    parsed.ok_or_else(|| "not an address or network like 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    // A bare number is seconds, as with sleep(1).
+    let text = if text.bytes().all(|byte| byte.is_ascii_digit()) { format!("{text}s") } else { text.to_owned() };
+    let Ok(parsed) = text.parse::<jiff::SignedDuration>() else {
+        return Err("not a time like 60s, 5m or 1h30m".to_owned());
+    };
+    match Duration::try_from(parsed) {
+        Ok(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be longer than nothing".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arguments, duration, network};
+    use clap::CommandFactory as _;
+    use rstest::rstest;
+    use std::time::Duration;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[rstest]
+    #[case("60s", Some(60_000))]
+    #[case("60", Some(60_000))]
+    #[case("500ms", Some(500))]
+    #[case("1h30m", Some(5_400_000))]
+    #[case("0s", None)]
+    #[case("-5s", None)]
+    #[case("soon", None)]
+    #[case("", None)]
+    fn durations(#[case] text: &str, #[case] millis: Option<u64>) {
+        assert_eq!(duration(text).ok(), millis.map(Duration::from_millis));
+    }
+
+    #[rstest]
+    #[case("10.0.0.2", Some("10.0.0.2/32"))]
+    #[case("10.0.0.0/8", Some("10.0.0.0/8"))]
+    #[case("2001:db8::1", Some("2001:db8::1/128"))]
+    #[case("10.0.0.0/33", None)]
+    #[case("gateway", None)]
+    fn networks(#[case] text: &str, #[case] expected: Option<&str>) {
+        assert_eq!(network(text).ok().map(|net| net.to_string()).as_deref(), expected);
+    }
+}

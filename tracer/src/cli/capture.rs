@@ -1,0 +1,417 @@
+//! report, trace and record: a source, a session, and sinks for what comes out of it.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant as Deadline, sleep_until};
+use tracer_common::Hook;
+
+use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, Trace};
+use super::{FOUND, Stop, output};
+use crate::attach::{self, Kernel};
+use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
+use crate::causality::engine::{Kind, Observed};
+use crate::causality::flow::{Flow, Strength};
+use crate::filter::Filter;
+use crate::kernel::era::Era;
+use crate::kernel::netns::now;
+use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
+use crate::kernel::symbols::Symbols;
+use crate::render::{json, text, trace as lines};
+use crate::report::Origin;
+use crate::session::{self, Session};
+use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
+use crate::source::recording::{Reader, Writer, same_file};
+use crate::time::ClockOffset;
+
+/// How long the kernel has to answer what is asked at the end of a capture.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How often `nf_conntrack` is looked for with `--wait`.
+const LOOK_FOR_CONNTRACK: Duration = Duration::from_millis(200);
+/// How often the progress line is redrawn.
+const PROGRESS: Duration = Duration::from_millis(250);
+
+/// Something that takes part in a capture: it sees every item, and what the session made of it.
+trait Sink {
+    fn item(&mut self, item: &Item, observed: Option<&Observed>, session: &Session) -> anyhow::Result<()>;
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, Stop> {
+    let mut recorder = None;
+    let (session, origin) = match &arguments.source.from {
+        Some(path) => {
+            refuse_overwriting(path, arguments.output.as_deref())?;
+            replay(path, &arguments.filter, &mut [])?
+        }
+        None => live(&arguments.source.live, &arguments.filter, global, |session, filter| {
+            if let Some(path) = &arguments.record {
+                recorder = Some(Recorder::create(path, session, filter)?);
+            }
+            Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
+        })?,
+    };
+    let report = session.finish(origin);
+    warn_of_damage(&report.origin, global);
+    output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
+        Format::Json => json::write(&report, to),
+        Format::Text => {
+            let look = output::look(arguments.output.is_some());
+            to.write_all(text::render(&report, look, arguments.verbose).as_bytes())
+        }
+    })?;
+    if let Some(recorder) = recorder {
+        recorder.finish()?;
+    }
+    let found = report.flows.iter().any(|flow| {
+        flow.flow.story.strength() > Strength::Ignored && arguments.fail_on.contains(&flow.flow.story.diagnosis.cause)
+    });
+    Ok(if found { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+}
+
+pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {
+    let mut printer = Printer { to: output::stdout(global), format: arguments.format, filter: Filter::default() };
+    let (_, origin) = match &arguments.source.from {
+        Some(path) => {
+            printer.filter = arguments.filter.resolve(true)?;
+            replay(path, &arguments.filter, &mut [&mut printer])?
+        }
+        None => live(&arguments.source.live, &arguments.filter, global, |_, filter| {
+            printer.filter = filter.clone();
+            Ok(vec![&mut printer as &mut dyn Sink])
+        })?,
+    };
+    warn_of_damage(&origin, global);
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, Stop> {
+    let mut recorder = None;
+    let (session, _) = live(&arguments.live, &arguments.filter, global, |session, filter| {
+        recorder = Some(Recorder::create(&arguments.output, session, filter)?);
+        Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
+    })?;
+    let written = recorder.map(Recorder::finish).transpose()?.unwrap_or_default();
+    let (events, resets) = session.progress();
+    let name = arguments.output.display();
+    output::say(global, &format!("{} in {name}, {written} bytes", lines::progress(events, resets)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Works off a recording.
+fn replay(path: &Path, filter: &FilterArgs, sinks: &mut [&mut dyn Sink]) -> Result<(Session, Origin), Stop> {
+    let mut reader = Reader::open(path)?;
+    let session = session::replay(&mut reader, filter.resolve(true)?, |item, observed, session| {
+        sinks.iter_mut().try_for_each(|sink| sink.item(item, observed, session))
+    })
+    .with_context(|| format!("reading {}", path.display()))?;
+    sinks.iter_mut().try_for_each(|sink| sink.end())?;
+    Ok((session, Origin::Recording { path: path.display().to_string(), damage: reader.verdict() }))
+}
+
+/// Captures from the running kernel.
+fn live<'s>(
+    arguments: &LiveArgs,
+    filter: &FilterArgs,
+    global: &Global,
+    sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
+) -> Result<(Session, Origin), Stop> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
+    runtime.block_on(async {
+        let filter = filter.resolve(false)?;
+        // From here on the first Ctrl-C ends the capture and not the program.
+        let mut end = EndSignals::new()?;
+        let Some((kernel, symbols)) = inspect(arguments.wait, global, &mut end).await? else {
+            return Err(anyhow::anyhow!("interrupted before nf_conntrack was loaded").into());
+        };
+        for field in kernel.missing_fields() {
+            tracing::info!("this kernel's BTF has no {field}");
+        }
+        let (era, reset_reasons) = (kernel.era, kernel.reset_reasons.clone());
+        let mut live = Live::start(kernel, &symbols, output::wants_bpf_log()).map_err(|error| untraceable(&error))?;
+        // The capture starts when everything is attached.
+        let mut session = Session::new(host(era, reset_reasons), filter.clone());
+        let mut sinks = sinks(&session, &filter)?;
+        for item in live.begin() {
+            offer(&item, &mut session, &mut sinks)?;
+        }
+        output::say(global, &listening(&live));
+        let progress = progress_line(global);
+        let deadline = arguments.duration.and_then(|duration| Deadline::now().checked_add(duration));
+        let result = capture(&mut live, &mut session, &mut sinks, deadline, &mut end, &progress, global).await;
+        progress.finish_and_clear();
+        let ended = finish(&mut live, &mut session, &mut sinks).await;
+        result.and(ended)?;
+        Ok((session, Origin::Live))
+    })
+}
+
+/// Until the deadline or a signal.
+async fn capture(
+    live: &mut Live,
+    session: &mut Session,
+    sinks: &mut [&mut dyn Sink],
+    deadline: Option<Deadline>,
+    end: &mut EndSignals,
+    progress: &ProgressBar,
+    global: &Global,
+) -> anyhow::Result<()> {
+    let mut redraw = tokio::time::interval(PROGRESS);
+    loop {
+        let due = session.next_request().map(|at| Deadline::now() + (at - now()));
+        tokio::select! {
+            item = live.next() => {
+                // The hooks that were attached from the start have been offered before.
+                if let Item::Hook(HookStatus { hook, state: HookState::Attached, .. }) = &item {
+                    output::say(global, &format!("watching {} now", hook.spec().symbol));
+                }
+                offer(&item, session, sinks)?;
+            }
+            () = until(due) => live.ask(session.requests(now())),
+            () = until(deadline) => return Ok(()),
+            () = end.signalled() => return Ok(()),
+            _ = redraw.tick(), if !progress.is_hidden() => {
+                let (events, resets) = session.progress();
+                progress.set_message(lines::progress(events, resets));
+                progress.tick();
+            }
+        }
+    }
+}
+
+/// Takes the hooks off, works off what is left, and asks the last questions.
+async fn finish(live: &mut Live, session: &mut Session, sinks: &mut [&mut dyn Sink]) -> anyhow::Result<()> {
+    let rest = live.stop().await;
+    for item in &rest {
+        offer(item, session, sinks)?;
+    }
+    let questions = session.last_requests();
+    let count = questions.len();
+    live.ask(questions);
+    for item in &live.last_answers(count, LAST_ANSWERS).await {
+        offer(item, session, sinks)?;
+    }
+    offer(&Item::Ended(now()), session, sinks)?;
+    sinks.iter_mut().try_for_each(|sink| sink.end())
+}
+
+fn offer(item: &Item, session: &mut Session, sinks: &mut [&mut dyn Sink]) -> anyhow::Result<()> {
+    let observed = session.item(item);
+    sinks.iter_mut().try_for_each(|sink| sink.item(item, observed.as_ref(), session))
+}
+
+async fn until(deadline: Option<Deadline>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+struct EndSignals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl EndSignals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("listening for signals");
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
+    }
+
+    async fn signalled(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Looks whether this host can be traced; `None` where the user lost patience while waiting.
+async fn inspect(wait: bool, global: &Global, end: &mut EndSignals) -> Result<Option<(Kernel, Symbols)>, Stop> {
+    let mut obstacles = preflight::Host::running().obstacles();
+    if !ABSENT_BECAUSE.is_empty() {
+        obstacles.push(Obstacle {
+            what: format!("this whyrst was built without its BPF programs: {ABSENT_BECAUSE}"),
+            fix: "build it again after `cargo xtask setup`, or take a released binary".to_owned(),
+        });
+    }
+    if obstacles.is_empty() {
+        obstacles = bpf_obstacles();
+    }
+    let mut symbols = attach::symbols().context("/proc/kallsyms")?;
+    if !attach::conntrack_is_loaded(&symbols) {
+        if wait && obstacles.is_empty() {
+            output::say(global, "waiting for nf_conntrack to be loaded (Ctrl-C gives up)");
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(LOOK_FOR_CONNTRACK) => {}
+                    () = end.signalled() => return Ok(None),
+                }
+                symbols = attach::symbols().context("/proc/kallsyms")?;
+                if attach::conntrack_is_loaded(&symbols) {
+                    break;
+                }
+            }
+        } else {
+            obstacles.push(Obstacle {
+                what: "nf_conntrack is not loaded: nothing on this host tracks connections".to_owned(),
+                fix: "load the ruleset first, or give --wait to start when it is loaded".to_owned(),
+            });
+        }
+    }
+    if !obstacles.is_empty() {
+        return Err(Stop::Untraceable(obstacles));
+    }
+    Ok(Some((Kernel::inspect(&symbols)?, symbols)))
+}
+
+fn untraceable(error: &StartError) -> Stop {
+    Stop::Untraceable(vec![Obstacle {
+        what: preflight::chain(error),
+        fix: "see docs/limits.md; `--log debug` tells more".to_owned(),
+    }])
+}
+
+fn host(era: Era, reset_reasons: Vec<(u32, String)>) -> Host {
+    let uname = rustix::system::uname();
+    let started = now();
+    let wall = jiff::Timestamp::now().as_nanosecond();
+    Host {
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        kernel: uname.release().to_string_lossy().into_owned(),
+        era,
+        clock: ClockOffset(i64::try_from(wall - i128::from(started.0)).unwrap_or(0)),
+        started,
+        reset_reasons,
+        tool: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+/// What is listened to, for the line that says that the capture has begun.
+fn listening(live: &Live) -> String {
+    let mut names: Vec<&str> = Vec::new();
+    let mut rest: Vec<String> = Vec::new();
+    for (hook, state) in live.states() {
+        let symbol = Hook::spec(hook).symbol;
+        match state {
+            HookState::Attached => names.push(symbol),
+            HookState::Waiting { module } => rest.push(format!("{symbol} waits for {module}")),
+            HookState::Unavailable { because } => rest.push(format!("{symbol} is not watched: {because}")),
+        }
+    }
+    let rest = if rest.is_empty() { String::new() } else { format!("; {}", rest.join("; ")) };
+    format!("listening to {}{rest}; Ctrl-C ends", names.join(", "))
+}
+
+fn progress_line(global: &Global) -> ProgressBar {
+    if global.quiet {
+        return ProgressBar::hidden();
+    }
+    // Hidden by itself where standard error is no terminal.
+    let bar = ProgressBar::new_spinner();
+    match ProgressStyle::with_template("{elapsed_precise}  {msg}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+fn warn_of_damage(origin: &Origin, global: &Global) {
+    if let Origin::Recording { path, damage: Some(damage) } = origin {
+        output::say(global, &format!("{path}: read up to byte {} only: {}", damage.offset, damage.what));
+    }
+}
+
+fn refuse_overwriting(input: &Path, output: Option<&Path>) -> anyhow::Result<()> {
+    match output {
+        Some(output) if same_file(input, output) => {
+            anyhow::bail!("-o {} would overwrite the recording that is read", output.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Prints one line per event.
+struct Printer<W: Write> {
+    to: W,
+    format: Format,
+    filter: Filter,
+}
+
+impl<W: Write> Sink for Printer<W> {
+    fn item(&mut self, _: &Item, observed: Option<&Observed>, session: &Session) -> anyhow::Result<()> {
+        let Some(observed) = observed.filter(|observed| wanted(observed, &self.filter)) else { return Ok(()) };
+        let flow = observed.flow.and_then(|id| session.flow(id));
+        self.print(observed, flow, session.host()).context("writing to standard output")
+    }
+}
+
+impl<W: Write> Printer<W> {
+    fn print(&mut self, observed: &Observed, flow: Option<&Flow>, host: &Host) -> io::Result<()> {
+        match self.format {
+            Format::Json => json::write_observation(observed, flow, host, &mut self.to)?,
+            Format::Text => {
+                if let Some(line) = lines::line(observed, flow, host) {
+                    writeln!(self.to, "{line}")?;
+                }
+            }
+        }
+        self.to.flush()
+    }
+}
+
+/// Whether the filter wants an event: its flow, and the cause it speaks for.
+fn wanted(observed: &Observed, filter: &Filter) -> bool {
+    match &observed.kind {
+        Kind::Unwanted => false,
+        Kind::Refusal(_, diagnosis) | Kind::Reset(_, diagnosis, _) => filter.matches_cause(diagnosis.cause),
+        Kind::Remark(_) | Kind::Departure(_) | Kind::PeerReset(_) => filter.is_empty() || observed.flow.is_some(),
+    }
+}
+
+/// Writes a recording.
+struct Recorder {
+    writer: Writer,
+    filter: Filter,
+    counters: Option<Vec<HookCounters>>,
+}
+
+impl Recorder {
+    fn create(path: &Path, session: &Session, filter: &Filter) -> anyhow::Result<Self> {
+        Ok(Self { writer: Writer::create(path, session.host())?, filter: filter.clone(), counters: None })
+    }
+
+    fn finish(mut self) -> anyhow::Result<u64> {
+        self.writer.flush()?;
+        Ok(self.writer.written())
+    }
+}
+
+impl Sink for Recorder {
+    fn item(&mut self, item: &Item, observed: Option<&Observed>, _: &Session) -> anyhow::Result<()> {
+        if observed.is_some_and(|observed| !wanted(observed, &self.filter)) {
+            return Ok(());
+        }
+        // The counters come every second: so often the file is made whole. They are written when they have changed.
+        if let Item::Counters(counters) = item {
+            if self.counters.as_ref() != Some(&counters.hooks) {
+                self.writer.write(item)?;
+                self.counters = Some(counters.hooks.clone());
+            }
+            return Ok(self.writer.flush()?);
+        }
+        Ok(self.writer.write(item)?)
+    }
+
+    fn end(&mut self) -> anyhow::Result<()> {
+        Ok(self.writer.flush()?)
+    }
+}

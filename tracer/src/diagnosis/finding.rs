@@ -1,0 +1,177 @@
+//! What should be known besides the flows: how far the report can be trusted, and what is close to breaking.
+
+use std::collections::BTreeMap;
+
+use crate::capture::{HookState, Netns};
+use crate::causality::engine::Totals;
+use crate::causality::flow::Flow;
+use crate::report::{Origin, Report};
+
+/// How urgent a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Connections fail because of it.
+    Critical,
+    /// It limits the report, or is about to do harm.
+    Warning,
+    /// Good to know.
+    Info,
+}
+
+impl Severity {
+    /// The word used for it in every output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Critical => "critical",
+            Self::Warning => "warning",
+            Self::Info => "info",
+        }
+    }
+}
+
+/// Something that should be known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// A word that scripts can rely on.
+    pub id: &'static str,
+    /// How urgent it is.
+    pub severity: Severity,
+    /// It in one line.
+    pub title: String,
+    /// The numbers behind it.
+    pub evidence: Vec<(String, String)>,
+    /// What to do about it.
+    pub advice: Vec<String>,
+}
+
+/// All findings, the most urgent first.
+///
+/// `of_endpoints` are flows that were reset in namespaces that track no connections.
+pub fn findings(
+    report: &Report,
+    namespaces: &BTreeMap<u32, Netns>,
+    totals: &Totals,
+    of_endpoints: &[Flow],
+) -> Vec<Finding> {
+    let mut found: Vec<Finding> = namespaces.values().filter_map(table).collect();
+    found.extend(lost(report));
+    found.extend(endpoints(of_endpoints, namespaces));
+    found.extend(damaged(report));
+    found.extend(undecodable(report));
+    found.extend(report.hooks.iter().filter_map(|line| match &line.state {
+        HookState::Unavailable { because } => Some(Finding {
+            id: "hook-unavailable",
+            severity: Severity::Warning,
+            title: format!("{} ({}) was not watched: {because}", line.hook.name(), line.hook.spec().symbol),
+            evidence: vec![("target".to_owned(), line.hook.spec().symbol.to_owned())],
+            advice: vec!["what this hook would have shown is missing from the report".to_owned()],
+        }),
+        HookState::Attached if line.since > report.started.after(LATE) => Some(Finding {
+            id: "hook-attached-late",
+            severity: Severity::Info,
+            title: format!(
+                "{} ({}) was watched only after its module was loaded, {:.1} s into the capture",
+                line.hook.name(),
+                line.hook.spec().symbol,
+                (line.since - report.started).as_secs_f64()
+            ),
+            evidence: vec![("target".to_owned(), line.hook.spec().symbol.to_owned())],
+            advice: Vec::new(),
+        }),
+        HookState::Attached | HookState::Waiting { .. } => None,
+    }));
+    found.extend((totals.forgotten.flows > 0).then(|| Finding {
+        id: "flows-forgotten",
+        severity: Severity::Warning,
+        title: format!(
+            "{} flows are counted but not listed: there were more than can be remembered",
+            totals.forgotten.flows
+        ),
+        evidence: vec![("reset".to_owned(), totals.forgotten.reset.to_string())],
+        advice: vec!["narrow the report down with --client, --server, --nat or --port".to_owned()],
+    }));
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+/// A hook that was attached later than this came with its module.
+const LATE: std::time::Duration = std::time::Duration::from_secs(2);
+
+fn table(namespace: &Netns) -> Option<Finding> {
+    let (entries, max) = (u64::from(namespace.entries?), u64::from(namespace.max?));
+    let severity = match entries * 100 {
+        _ if max == 0 => return None,
+        used if used >= max * 95 => Severity::Critical,
+        used if used >= max * 80 => Severity::Warning,
+        _ => return None,
+    };
+    Some(Finding {
+        id: "conntrack-table-full",
+        severity,
+        title: format!("the conntrack table holds {entries} of {max} entries"),
+        evidence: vec![
+            ("netns".to_owned(), namespace.inode.to_string()),
+            ("entries".to_owned(), entries.to_string()),
+            ("max".to_owned(), max.to_string()),
+        ],
+        advice: vec!["raise net.netfilter.nf_conntrack_max, and nf_conntrack_buckets with it".to_owned()],
+    })
+}
+
+/// RSTs of namespaces that track nothing: endpoints that live on the same host as the gateway.
+fn endpoints(flows: &[Flow], namespaces: &BTreeMap<u32, Netns>) -> Option<Finding> {
+    let mut per_namespace: BTreeMap<String, u64> = BTreeMap::new();
+    for flow in flows {
+        let inode = flow.key.netns.unwrap_or(0);
+        let name = namespaces.get(&inode).and_then(|facts| facts.name.clone()).unwrap_or_else(|| inode.to_string());
+        *per_namespace.entry(name).or_default() += flow.tally().resets;
+    }
+    let (first, _) = per_namespace.first_key_value()?;
+    Some(Finding {
+        id: "endpoint-resets",
+        severity: Severity::Info,
+        title: format!(
+            "{} RSTs were sent in network namespaces of this host that track no connections: endpoints, not gateways",
+            per_namespace.values().sum::<u64>()
+        ),
+        advice: vec![format!("`--netns {first}` tells their flows")],
+        evidence: per_namespace.into_iter().map(|(name, resets)| (name, resets.to_string())).collect(),
+    })
+}
+
+fn lost(report: &Report) -> Option<Finding> {
+    if report.lost == 0 {
+        return None;
+    }
+    let on = |(cpu, hook, lost): &(u32, tracer_common::Hook, u64)| {
+        (format!("cpu {cpu} {}", hook.spec().symbol), lost.to_string())
+    };
+    Some(Finding {
+        id: "events-lost",
+        severity: Severity::Warning,
+        title: format!("{} events were lost: they came faster than they could be read", report.lost),
+        evidence: report.lost_on.iter().map(on).collect(),
+        advice: vec!["flows may be missing, and a RST whose refused packet was lost has cause unknown".to_owned()],
+    })
+}
+
+fn damaged(report: &Report) -> Option<Finding> {
+    let Origin::Recording { path, damage: Some(damage) } = &report.origin else { return None };
+    Some(Finding {
+        id: "recording-damaged",
+        severity: Severity::Warning,
+        title: format!("{path} could be read up to byte {} only: {}", damage.offset, damage.what),
+        evidence: vec![("offset".to_owned(), damage.offset.to_string())],
+        advice: vec!["everything before that is in this report".to_owned()],
+    })
+}
+
+fn undecodable(report: &Report) -> Option<Finding> {
+    (report.undecodable > 0).then(|| Finding {
+        id: "records-not-understood",
+        severity: Severity::Warning,
+        title: format!("{} records were not understood: another version of whyrst wrote them", report.undecodable),
+        evidence: Vec::new(),
+        advice: vec!["read the recording with the version that wrote it, or a later one".to_owned()],
+    })
+}

@@ -1,0 +1,237 @@
+//! What a hook told, typed. Everything after [`crate::decode`] works on these and knows neither BPF nor bytes.
+
+use std::fmt;
+
+use bytes::Bytes;
+use tracer_common::Hook;
+
+use crate::conntrack::{Entry, Message, Nfct};
+use crate::packet::Packet;
+use crate::time::Instant;
+
+/// One call of a hooked kernel function.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// When.
+    pub at: Instant,
+    /// On which CPU.
+    pub cpu: u32,
+    /// Which hook.
+    pub hook: Hook,
+    /// The address of the skb.
+    pub skb: SkbId,
+    /// Inode number of the network namespace, where it could be read.
+    pub netns: Option<u32>,
+    /// The interface the packet came in by.
+    pub input: Option<Interface>,
+    /// The interface it would leave by.
+    pub output: Option<Interface>,
+    /// The netfilter hook it was at.
+    pub nf_hook: Option<NfHook>,
+    /// `skb->mark`.
+    pub mark: u32,
+    /// The segment, where its headers could be read.
+    pub packet: Option<Packet>,
+    /// `skb->_nfct`.
+    pub nfct: Option<Nfct>,
+    /// The packet's conntrack entry.
+    pub entry: Option<Entry>,
+    /// The kernel's own words.
+    pub words: Option<Words>,
+    /// The socket that answers.
+    pub socket: Option<Socket>,
+    /// `enum sk_rst_reason`.
+    pub reset_reason: Option<u32>,
+    /// What is known of how the record was made.
+    pub notes: Notes,
+    /// The record as it came.
+    pub raw: Bytes,
+}
+
+/// The address of a `sk_buff`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SkbId(pub u64);
+
+/// A network interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Interface {
+    /// Its index in its namespace.
+    pub index: u32,
+    /// Its name, NUL-padded.
+    pub name: Text<16>,
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.name.is_empty() { write!(f, "if{}", self.index) } else { self.name.fmt(f) }
+    }
+}
+
+/// `enum nf_inet_hooks`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum NfHook {
+    /// Before routing.
+    PreRouting,
+    /// To this host.
+    LocalIn,
+    /// Through this host.
+    Forward,
+    /// From this host.
+    LocalOut,
+    /// After routing.
+    PostRouting,
+    /// A number that this table does not have.
+    Unknown(u8),
+}
+
+impl NfHook {
+    /// The hook with this number.
+    pub const fn from_raw(raw: u8) -> Self {
+        match raw {
+            0 => Self::PreRouting,
+            1 => Self::LocalIn,
+            2 => Self::Forward,
+            3 => Self::LocalOut,
+            4 => Self::PostRouting,
+            other => Self::Unknown(other),
+        }
+    }
+}
+
+impl fmt::Display for NfHook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PreRouting => "PREROUTING",
+            Self::LocalIn => "INPUT",
+            Self::Forward => "FORWARD",
+            Self::LocalOut => "OUTPUT",
+            Self::PostRouting => "POSTROUTING",
+            Self::Unknown(raw) => return write!(f, "hook {raw}"),
+        })
+    }
+}
+
+/// A socket of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Socket {
+    /// Its TCP state (`include/net/tcp_states.h`).
+    pub state: SocketState,
+}
+
+/// The state of a socket of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketState(pub u8);
+
+impl fmt::Display for SocketState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const NAMES: [&str; 14] = [
+            "0",
+            "ESTABLISHED",
+            "SYN_SENT",
+            "SYN_RECV",
+            "FIN_WAIT1",
+            "FIN_WAIT2",
+            "TIME_WAIT",
+            "CLOSE",
+            "CLOSE_WAIT",
+            "LAST_ACK",
+            "LISTEN",
+            "CLOSING",
+            "NEW_SYN_RECV",
+            "BOUND_INACTIVE",
+        ];
+        match NAMES.get(usize::from(self.0)) {
+            Some(name) => f.write_str(name),
+            None => write!(f, "state {}", self.0),
+        }
+    }
+}
+
+/// The kernel's own words about a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Words {
+    /// What they mean.
+    pub message: Message,
+    /// The format string.
+    pub format: Text<96>,
+    /// The string argument.
+    pub text: Text<80>,
+    /// The numeric arguments; meaningless in the place of a string.
+    pub args: [u32; 3],
+}
+
+impl fmt::Display for Words {
+    /// As the kernel would print them: `%s`, `%u` and `%d` replaced by the arguments.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut args = self.args.iter();
+        let mut pieces = self.format.as_str().split('%');
+        f.write_str(pieces.next().unwrap_or_default())?;
+        for piece in pieces {
+            let mut rest = piece.chars();
+            let arg = args.next().copied();
+            match (rest.next(), arg) {
+                (Some('s'), _) => self.text.fmt(f)?,
+                (Some('u'), Some(number)) => number.fmt(f)?,
+                (Some('d'), Some(number)) => number.cast_signed().fmt(f)?,
+                (conversion, _) => write!(f, "%{}", conversion.map(String::from).unwrap_or_default())?,
+            }
+            f.write_str(rest.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// How a record was made.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Notes {
+    /// A field that the hook needs could not be read.
+    pub incomplete: bool,
+    /// The headers were not in the linear part of the skb.
+    pub from_fragment: bool,
+    /// The message came through a `va_format`, as in E3.
+    pub va_format: bool,
+    /// The log function takes the hook state before the format, as from E2 on.
+    pub format_after_state: bool,
+}
+
+/// A short text of the kernel, printable: every byte that is not printable ASCII is replaced by `?`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Text<const N: usize> {
+    bytes: [u8; N],
+    len: u8,
+}
+
+impl<const N: usize> Text<N> {
+    /// The text before the first NUL.
+    pub fn new(bytes: &[u8; N]) -> Self {
+        let len = bytes.iter().position(|byte| *byte == 0).unwrap_or(N).min(usize::from(u8::MAX));
+        let mut copy = [0; N];
+        for (to, from) in copy.iter_mut().zip(&bytes[..len]) {
+            *to = if (0x20..0x7f).contains(from) { *from } else { b'?' };
+        }
+        Self { bytes: copy, len: len as u8 }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.bytes[..usize::from(self.len)]).unwrap_or_default()
+    }
+
+    /// Whether there is none.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+impl<const N: usize> fmt::Display for Text<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl<const N: usize> fmt::Debug for Text<N> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
+    }
+}

@@ -1,0 +1,229 @@
+//! Look-ups of single conntrack entries over ctnetlink (`net/netfilter/nf_conntrack_netlink.c`).
+//!
+//! Only `IPCTNL_MSG_CT_GET` of one tuple: a dump of a table with a million entries is no way to treat a gateway in
+//! trouble.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Tuple as NlTuple,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_sys::protocols::NETLINK_NETFILTER;
+use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
+
+use crate::capture::Outcome;
+use crate::conntrack::{Status, TcpState, Tuple};
+
+/// `CTA_ZONE`.
+const CTA_ZONE: u16 = 18;
+/// `ENOENT`.
+const NOT_FOUND: i32 = 2;
+
+/// A ctnetlink socket; it belongs to the network namespace that the thread was in when it was opened.
+pub struct Ctnetlink {
+    socket: Socket,
+}
+
+impl Ctnetlink {
+    /// Opens a socket in the calling thread's network namespace.
+    pub fn open() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_NETFILTER)?;
+        socket.bind_auto()?;
+        socket.connect(&NetlinkAddr::new(0, 0))?;
+        // The kernel answers inside send(); nothing is ever waited for.
+        socket.set_non_blocking(true)?;
+        Ok(Self { socket })
+    }
+
+    /// Asks for the entry that has this tuple in either direction.
+    pub fn look_up(&self, tuple: Tuple, zone: u16) -> Outcome {
+        match self.exchange(&request(tuple, zone)) {
+            Ok(answer) => interpret(&answer),
+            Err(error) => Outcome::Failed { because: format!("ctnetlink: {error}") },
+        }
+    }
+
+    fn exchange(&self, request: &[u8]) -> io::Result<Vec<u8>> {
+        self.socket.send(request, 0)?;
+        let (answer, _) = self.socket.recv_from_full()?;
+        Ok(answer)
+    }
+}
+
+fn request(tuple: Tuple, zone: u16) -> Vec<u8> {
+    let mut attributes = vec![ConntrackAttribute::CtaTupleOrig(vec![
+        NlTuple::Ip(vec![IPTuple::SourceAddress(tuple.src.ip()), IPTuple::DestinationAddress(tuple.dst.ip())]),
+        NlTuple::Proto(vec![
+            ProtoTuple::Protocol(Protocol::Tcp),
+            ProtoTuple::SourcePort(tuple.src.port()),
+            ProtoTuple::DestinationPort(tuple.dst.port()),
+        ]),
+    ])];
+    if zone != 0 {
+        attributes.push(ConntrackAttribute::Other(DefaultNla::new(CTA_ZONE, zone.to_be_bytes().to_vec())));
+    }
+    let family = if tuple.src.is_ipv4() { NetfilterProtoFamily::IPv4 } else { NetfilterProtoFamily::IPv6 };
+    let mut header = NetlinkHeader::default();
+    header.flags = NLM_F_REQUEST;
+    let message = NetfilterMessage::new(NetfilterHeader::new(family, 0, 0), ConntrackMessage::Get(attributes));
+    let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
+    packet.finalize();
+    let mut bytes = vec![0; packet.buffer_len()];
+    packet.serialize(&mut bytes);
+    bytes
+}
+
+fn interpret(answer: &[u8]) -> Outcome {
+    let failed = |because: String| Outcome::Failed { because };
+    match NetlinkMessage::<NetfilterMessage>::deserialize(answer) {
+        Err(error) => failed(format!("ctnetlink answered something else than an entry: {error}")),
+        Ok(message) => match message.payload {
+            NetlinkPayload::InnerMessage(NetfilterMessage {
+                inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
+                ..
+            }) => entry(&attributes).unwrap_or_else(|| failed("ctnetlink answered an entry without tuples".to_owned())),
+            NetlinkPayload::Error(error) => match error.code {
+                Some(code) if code.get() == -NOT_FOUND => Outcome::Gone,
+                Some(code) => failed(format!("ctnetlink: {}", io::Error::from_raw_os_error(-code.get()))),
+                None => failed("ctnetlink answered with an acknowledgement only".to_owned()),
+            },
+            other => failed(format!("ctnetlink answered {}", other.message_type())),
+        },
+    }
+}
+
+fn entry(attributes: &[ConntrackAttribute]) -> Option<Outcome> {
+    let (mut original, mut reply, mut state, mut timeout_s, mut status) = (None, None, None, None, Status::default());
+    for attribute in attributes {
+        match attribute {
+            ConntrackAttribute::CtaTupleOrig(parts) => original = endpoints(parts),
+            ConntrackAttribute::CtaTupleReply(parts) => reply = endpoints(parts),
+            ConntrackAttribute::CtaTimeout(seconds) => timeout_s = Some(*seconds),
+            ConntrackAttribute::CtaStatus(bits) => status = Status(bits.bits()),
+            ConntrackAttribute::CtaProtoInfo(infos) => {
+                for info in infos {
+                    let ProtoInfo::TCP(parts) = info else { continue };
+                    for part in parts {
+                        if let ProtoInfoTCP::State(raw) = part {
+                            state = Some(TcpState::from_raw(*raw));
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(Outcome::Found { original: original?, reply: reply?, state, timeout_s, status })
+}
+
+fn endpoints(parts: &[NlTuple]) -> Option<Tuple> {
+    let (mut source, mut destination): (Option<IpAddr>, Option<IpAddr>) = (None, None);
+    let (mut source_port, mut destination_port) = (None, None);
+    for part in parts {
+        match part {
+            NlTuple::Ip(addresses) => {
+                for address in addresses {
+                    match address {
+                        IPTuple::SourceAddress(found) => source = Some(*found),
+                        IPTuple::DestinationAddress(found) => destination = Some(*found),
+                        _ => {}
+                    }
+                }
+            }
+            NlTuple::Proto(ports) => {
+                for port in ports {
+                    match port {
+                        ProtoTuple::SourcePort(found) => source_port = Some(*found),
+                        ProtoTuple::DestinationPort(found) => destination_port = Some(*found),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(Tuple { src: SocketAddr::new(source?, source_port?), dst: SocketAddr::new(destination?, destination_port?) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{interpret, request};
+    use crate::capture::Outcome;
+    use crate::conntrack::{Status, TcpState, Tuple};
+
+    fn tuple() -> Tuple {
+        Tuple { src: "10.0.0.2:34567".parse().unwrap(), dst: "192.0.2.2:443".parse().unwrap() }
+    }
+
+    #[test]
+    fn asks_for_one_tuple_and_no_dump() {
+        let bytes = request(tuple(), 7);
+        assert_eq!(usize::try_from(u32::from_ne_bytes(bytes[..4].try_into().unwrap())).unwrap(), bytes.len());
+        // nlmsg_type: subsystem 1 (ctnetlink), message 1 (IPCTNL_MSG_CT_GET); nlmsg_flags: NLM_F_REQUEST alone.
+        assert_eq!(u16::from_ne_bytes(bytes[4..6].try_into().unwrap()), 1 << 8 | 1);
+        assert_eq!(u16::from_ne_bytes(bytes[6..8].try_into().unwrap()), 1);
+        assert!(bytes.windows(2).any(|window| window == 34567u16.to_be_bytes()));
+        assert!(bytes.ends_with(&[0, 7, 0, 0]), "the zone comes last, padded to four bytes");
+    }
+
+    /// An answer as 6.1 gives it, cut down to what is read.
+    #[test]
+    fn reads_an_entry() {
+        fn attribute(kind: u16, nested: bool, value: &[u8]) -> Vec<u8> {
+            let len = u16::try_from(value.len() + 4).unwrap();
+            let kind = if nested { kind | 0x8000 } else { kind };
+            let mut bytes = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+            bytes.resize(bytes.len().next_multiple_of(4), 0);
+            bytes
+        }
+        fn endpoints(src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16) -> Vec<u8> {
+            let ip = [attribute(1, false, &src), attribute(2, false, &dst)].concat();
+            let proto = [
+                attribute(1, false, &[6]),
+                attribute(2, false, &sport.to_be_bytes()),
+                attribute(3, false, &dport.to_be_bytes()),
+            ]
+            .concat();
+            [attribute(1, true, &ip), attribute(2, true, &proto)].concat()
+        }
+        let tcp = attribute(1, true, &attribute(1, false, &[8]));
+        let body = [
+            vec![2, 0, 0, 0],
+            attribute(1, true, &endpoints([10, 0, 0, 2], [192, 0, 2, 2], 34567, 443)),
+            attribute(2, true, &endpoints([192, 0, 2, 2], [192, 0, 2, 1], 443, 40000)),
+            attribute(3, false, &0x1eu32.to_be_bytes()),
+            attribute(4, true, &tcp),
+            attribute(7, false, &9u32.to_be_bytes()),
+        ]
+        .concat();
+        let len = u32::try_from(body.len() + 16).unwrap();
+        let mut answer = [&len.to_ne_bytes()[..], &(1u16 << 8).to_ne_bytes(), &[0; 10]].concat();
+        answer.extend(body);
+        let expected = Outcome::Found {
+            original: tuple(),
+            reply: Tuple { src: "192.0.2.2:443".parse().unwrap(), dst: "192.0.2.1:40000".parse().unwrap() },
+            state: Some(TcpState::Close),
+            timeout_s: Some(9),
+            status: Status(0x1e),
+        };
+        assert_eq!(interpret(&answer), expected);
+    }
+
+    #[test]
+    fn no_such_entry() {
+        // NLMSG_ERROR with -ENOENT and the request's header.
+        let mut answer = [&36u32.to_ne_bytes()[..], &2u16.to_ne_bytes(), &[0; 10], &(-2i32).to_ne_bytes()].concat();
+        answer.extend([0; 16]);
+        assert_eq!(interpret(&answer), Outcome::Gone);
+    }
+
+    #[test]
+    fn garbage_is_a_failure_not_a_panic() {
+        for len in 0..64 {
+            assert!(matches!(interpret(&vec![0xff; len]), Outcome::Failed { .. }));
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! The eras of conntrack's TCP logging code, which decide what a logged packet's verdict was.
+
+use std::fmt;
+
+/// Which shape of the code a kernel has. Distributions backport at will: it is detected, never read off a version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Era {
+    /// 5.10: `nf_ct_l4proto_log_invalid(skb, ct, fmt, …)`; every window failure is INVALID.
+    E1,
+    /// 5.15 to 6.0: the hook state is passed too; every window failure is INVALID.
+    E2,
+    /// 6.1 to 6.1.183, 6.6.87, up to 6.12.103: some window failures are let pass (`NFCT_TCP_IGNORE`); the message
+    /// travels in a `va_format`.
+    E3,
+    /// 6.1.184, 6.12.104, 7.2 and later: as E3, but the message is logged after the entry's lock is released.
+    E4,
+    /// The kernel describes its functions and they are none of these.
+    Unknown,
+}
+
+impl Era {
+    /// Every era that is known, oldest first.
+    pub const KNOWN: [Self; 4] = [Self::E1, Self::E2, Self::E3, Self::E4];
+
+    /// The word used for it in every output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::E1 => "e1",
+            Self::E2 => "e2",
+            Self::E3 => "e3",
+            Self::E4 => "e4",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The era with this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::E1, Self::E2, Self::E3, Self::E4, Self::Unknown].into_iter().find(|era| era.name() == name)
+    }
+}
+
+impl fmt::Display for Era {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}

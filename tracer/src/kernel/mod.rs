@@ -1,0 +1,9 @@
+//! What the running kernel is and can do: types, symbols, era, namespaces, and whether it can be traced at all.
+
+pub mod btf;
+pub mod ctnetlink;
+pub mod era;
+pub mod layout;
+pub mod netns;
+pub mod preflight;
+pub mod symbols;

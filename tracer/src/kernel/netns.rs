@@ -1,0 +1,158 @@
+//! Network namespaces: finding one by its inode number, and asking questions inside it.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::ctnetlink::Ctnetlink;
+use crate::capture::{Item, LookUp, LookedUp, Netns, Outcome};
+use crate::causality::engine::Request;
+use crate::time::Instant;
+
+/// Where `ip netns` keeps the names.
+const NAMED: &str = "/run/netns";
+/// The sysctls that decide what conntrack does with a TCP packet, below `net.netfilter`.
+const SYSCTLS: [&str; 9] = [
+    "nf_conntrack_count",
+    "nf_conntrack_max",
+    "nf_conntrack_tcp_be_liberal",
+    "nf_conntrack_tcp_loose",
+    "nf_conntrack_tcp_ignore_invalid_rst",
+    "nf_conntrack_checksum",
+    "nf_conntrack_log_invalid",
+    "nf_conntrack_tcp_timeout_established",
+    "nf_conntrack_tcp_timeout_close",
+];
+
+/// The inode number of the namespace named `name`, as `ip netns` names them.
+pub fn inode_of_name(name: &str) -> io::Result<u32> {
+    inode(&Path::new(NAMED).join(name))
+}
+
+fn inode(path: &Path) -> io::Result<u32> {
+    u32::try_from(fs::metadata(path)?.ino()).map_err(io::Error::other)
+}
+
+/// The reading of `CLOCK_BOOTTIME`.
+pub fn now() -> Instant {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+    Instant(u64::try_from(nanos).unwrap_or(0))
+}
+
+/// A path through which the namespace can be entered, and its name if it has one.
+struct Door {
+    path: PathBuf,
+    name: Option<String>,
+}
+
+/// Finds a namespace: by its name, or through a process that is in it.
+fn find(wanted: u32) -> Option<Door> {
+    let named = fs::read_dir(NAMED).into_iter().flatten().flatten().find_map(|entry| {
+        let found = inode(&entry.path()).is_ok_and(|inode| inode == wanted);
+        found.then(|| Door { path: entry.path(), name: Some(entry.file_name().to_string_lossy().into_owned()) })
+    });
+    named.or_else(|| {
+        fs::read_dir("/proc").into_iter().flatten().flatten().find_map(|entry| {
+            let is_process = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
+            let path = entry.path().join("ns/net");
+            (is_process && inode(&path).is_ok_and(|inode| inode == wanted)).then_some(Door { path, name: None })
+        })
+    })
+}
+
+/// A thread that enters network namespaces and asks the kernel there, so that the rest of the program stays where it is.
+pub struct Asker {
+    requests: mpsc::Sender<Vec<Request>>,
+}
+
+impl Asker {
+    /// Starts the thread. It hands every answer to `answer` and ends when the asker is dropped.
+    pub fn start(answer: impl Fn(Item) + Send + 'static) -> io::Result<Self> {
+        let (requests, inbox) = mpsc::channel::<Vec<Request>>();
+        let home = File::open("/proc/self/ns/net")?;
+        let home_inode = inode(Path::new("/proc/self/ns/net"))?;
+        thread::Builder::new().name("asker".to_owned()).spawn(move || {
+            while let Ok(batch) = inbox.recv() {
+                for request in batch {
+                    answer(ask(request, &home, home_inode));
+                }
+            }
+        })?;
+        Ok(Self { requests })
+    }
+
+    /// Asks; the answers come one by one, in this order.
+    pub fn ask(&self, batch: Vec<Request>) {
+        // The thread ends only when the asker does.
+        if !batch.is_empty() && self.requests.send(batch).is_err() {
+            tracing::warn!("the thread that asks the kernel has ended");
+        }
+    }
+}
+
+fn ask(request: Request, home: &File, home_inode: u32) -> Item {
+    let wanted = match request {
+        Request::LookUp(look_up) => look_up.netns,
+        Request::Netns(netns) => netns,
+    };
+    let door = find(wanted);
+    let name = door.as_ref().and_then(|door| door.name.clone());
+    let answer = inside(door.as_ref(), wanted == home_inode, home, || match request {
+        Request::LookUp(look_up) => Item::LookedUp(LookedUp { look_up, at: now(), outcome: look_up_here(look_up) }),
+        Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
+    });
+    answer.unwrap_or_else(|error| {
+        let because = format!("network namespace {wanted}: {error}");
+        match request {
+            Request::LookUp(look_up) => {
+                Item::LookedUp(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } })
+            }
+            Request::Netns(inode) => {
+                tracing::debug!("{because}");
+                Item::Netns(Netns { inode, name, at: now(), entries: None, max: None, sysctls: Vec::new() })
+            }
+        }
+    })
+}
+
+/// Runs `question` inside a namespace and comes back.
+fn inside<T>(door: Option<&Door>, at_home: bool, home: &File, question: impl FnOnce() -> T) -> io::Result<T> {
+    if at_home {
+        return Ok(question());
+    }
+    let door = door.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no name and no process leads there"))?;
+    let target = File::open(&door.path)?;
+    move_into_link_name_space(target.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let answer = question();
+    move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network))?;
+    Ok(answer)
+}
+
+fn look_up_here(look_up: LookUp) -> Outcome {
+    match Ctnetlink::open() {
+        Ok(ctnetlink) => ctnetlink.look_up(look_up.tuple, look_up.zone),
+        Err(error) => Outcome::Failed { because: format!("ctnetlink: {error}") },
+    }
+}
+
+/// Reads the facts of the namespace that the calling thread is in: /proc/sys/net shows each thread its own.
+fn facts(inode: u32, name: Option<String>) -> Netns {
+    let read = |sysctl: &str| -> Option<i64> {
+        fs::read_to_string(Path::new("/proc/sys/net/netfilter").join(sysctl)).ok()?.trim().parse().ok()
+    };
+    let sysctls: Vec<(String, i64)> =
+        SYSCTLS.iter().filter_map(|name| Some(((*name).to_owned(), read(name)?))).collect();
+    let number = |name: &str| {
+        let (_, value) = sysctls.iter().find(|(known, _)| known == name)?;
+        u32::try_from(*value).ok()
+    };
+    let (entries, max) = (number("nf_conntrack_count"), number("nf_conntrack_max"));
+    Netns { inode, name, at: now(), entries, max, sysctls }
+}

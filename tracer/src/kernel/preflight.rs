@@ -1,0 +1,264 @@
+//! Can this host be traced? Every obstacle, each with what shows it and how to get rid of it.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapType;
+use aya::programs::ProgramType;
+use aya::sys::{BpfHelper, is_helper_supported, is_map_supported, is_program_supported};
+use flate2::read::GzDecoder;
+
+/// Something that keeps whyrst from tracing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Obstacle {
+    /// What is in the way, with what shows it.
+    pub what: String,
+    /// How to get it out of the way.
+    pub fix: String,
+}
+
+impl Obstacle {
+    fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { what: what.into(), fix: fix.into() }
+    }
+}
+
+/// Capabilities that attaching needs, by number and name (include/uapi/linux/capability.h).
+const CAP_NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
+const CAP_SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
+const CAP_PERFMON: (u32, &str) = (38, "CAP_PERFMON");
+const CAP_BPF: (u32, &str) = (39, "CAP_BPF");
+
+/// The files that tell what a host is, below a root that tests can choose.
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// The running host.
+    pub fn running() -> Self {
+        Self { root: PathBuf::from("/") }
+    }
+
+    /// A host whose `/proc` and `/sys` are below `root`.
+    pub fn below(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    fn read(&self, path: &str) -> Option<String> {
+        fs::read_to_string(self.root.join(path.trim_start_matches('/'))).ok()
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        self.root.join(path.trim_start_matches('/')).exists()
+    }
+
+    /// What files alone show to be in the way.
+    pub fn obstacles(&self) -> Vec<Obstacle> {
+        [self.privileges(), self.lockdown(), self.kprobes(), self.btf()].into_iter().flatten().collect()
+    }
+
+    fn privileges(&self) -> Option<Obstacle> {
+        let status = self.read("/proc/self/status")?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let effective = u64::from_str_radix(field("CapEff:")?, 16).ok()?;
+        let has = |(number, _): (u32, &str)| effective & (1 << number) != 0;
+        if !has(CAP_SYS_ADMIN) {
+            let missing: Vec<&str> = [CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN]
+                .into_iter()
+                .filter(|cap| !has(*cap))
+                .map(|(_, name)| name)
+                .collect();
+            if !missing.is_empty() {
+                return Some(Obstacle::new(
+                    format!("this process may not load BPF programs: it has not got {}", missing.join(", ")),
+                    "run whyrst as root",
+                ));
+            }
+        }
+        let map = self.read("/proc/self/uid_map").unwrap_or_default();
+        let initial = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
+        (!map.is_empty() && !initial).then(|| {
+            Obstacle::new(
+                "this process is root in a user namespace of its own, which gives no right to trace the kernel",
+                "run whyrst as root of the host, outside the container",
+            )
+        })
+    }
+
+    fn lockdown(&self) -> Option<Obstacle> {
+        let modes = self.read("/sys/kernel/security/lockdown")?;
+        modes.contains("[confidentiality]").then(|| {
+            Obstacle::new(
+                "kernel lockdown is in confidentiality mode (/sys/kernel/security/lockdown): BPF may not read kernel memory",
+                "boot without lockdown=confidentiality; integrity mode does not disturb whyrst",
+            )
+        })
+    }
+
+    fn kprobes(&self) -> Option<Obstacle> {
+        if self.exists("/sys/bus/event_source/devices/kprobe/type") {
+            let armed = self.read("/sys/kernel/debug/kprobes/enabled");
+            return (armed.as_deref().map(str::trim) == Some("0")).then(|| {
+                Obstacle::new(
+                    "kprobes are switched off (/sys/kernel/debug/kprobes/enabled is 0)",
+                    "echo 1 > /sys/kernel/debug/kprobes/enabled",
+                )
+            });
+        }
+        let needed = ["CONFIG_KPROBES", "CONFIG_KPROBE_EVENTS"];
+        let shown = match self.config() {
+            Some((path, config)) => {
+                let set = |option: &str| config.lines().any(|line| line == format!("{option}=y"));
+                let missing: Vec<&str> = needed.into_iter().filter(|option| !set(option)).collect();
+                if missing.is_empty() {
+                    "/sys/bus/event_source/devices/kprobe is missing".to_owned()
+                } else {
+                    format!("the kernel was built without {} ({path})", missing.join(" and "))
+                }
+            }
+            None => "/sys/bus/event_source/devices/kprobe is missing".to_owned(),
+        };
+        Some(Obstacle::new(
+            format!("this kernel has no kprobes: {shown}"),
+            "boot a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y; the distributions' own kernels have them",
+        ))
+    }
+
+    fn btf(&self) -> Option<Obstacle> {
+        (!self.exists("/sys/kernel/btf/vmlinux")).then(|| {
+            Obstacle::new(
+                "this kernel does not describe its types: /sys/kernel/btf/vmlinux is missing",
+                "boot a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian 11, Ubuntu 20.10, RHEL 8.2 and later have it)",
+            )
+        })
+    }
+
+    /// The kernel's build configuration, and where it was found.
+    fn config(&self) -> Option<(String, String)> {
+        let packed = self.root.join("proc/config.gz");
+        if let Ok(file) = fs::File::open(&packed) {
+            let mut text = String::new();
+            if GzDecoder::new(file).read_to_string(&mut text).is_ok() {
+                return Some(("/proc/config.gz".to_owned(), text));
+            }
+        }
+        let release = self.read("/proc/sys/kernel/osrelease")?;
+        let path = format!("/boot/config-{}", release.trim());
+        self.read(&path).map(|text| (path, text))
+    }
+}
+
+/// What only trying shows to be in the way: program and map types and helpers that this kernel does not offer.
+pub fn bpf_obstacles() -> Vec<Obstacle> {
+    let mut obstacles = Vec::new();
+    let fix = "boot Linux 5.10 or later with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y";
+    match is_program_supported(ProgramType::KProbe) {
+        Ok(true) => {}
+        Ok(false) => obstacles.push(Obstacle::new("this kernel has no BPF programs of type kprobe", fix)),
+        Err(error) => {
+            obstacles.push(Obstacle::new(format!("this kernel refuses BPF programs: {}", chain(&error)), fix));
+        }
+    }
+    if !obstacles.is_empty() {
+        return obstacles;
+    }
+    if matches!(is_map_supported(MapType::RingBuf), Ok(false)) {
+        obstacles.push(Obstacle::new("this kernel has no BPF ring buffer (Linux 5.8)", fix));
+    }
+    let read_kernel = BpfHelper::BPF_FUNC_probe_read_kernel;
+    if matches!(is_helper_supported(ProgramType::KProbe, read_kernel), Ok(false)) {
+        obstacles.push(Obstacle::new(
+            "BPF programs may not read kernel memory here (bpf_probe_read_kernel is refused)",
+            "boot without lockdown=confidentiality",
+        ));
+    }
+    obstacles
+}
+
+/// An error with everything that led to it, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text.push_str(": ");
+            text.push_str(&inner_text);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Host;
+    use rstest::rstest;
+    use std::fs;
+    use std::path::Path;
+
+    const ROOT: &str = "CapEff:\t000001ffffffffff\n";
+
+    fn host(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let directory = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = directory.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        directory
+    }
+
+    fn whats(root: &Path) -> Vec<String> {
+        Host::below(root).obstacles().into_iter().map(|obstacle| obstacle.what).collect()
+    }
+
+    const GOOD: [(&str, &str); 3] = [
+        ("proc/self/status", ROOT),
+        ("sys/bus/event_source/devices/kprobe/type", "6\n"),
+        ("sys/kernel/btf/vmlinux", ""),
+    ];
+
+    #[test]
+    fn a_good_host_has_none() {
+        assert_eq!(whats(host(&GOOD).path()), [""; 0]);
+    }
+
+    #[rstest]
+    #[case::not_root(("proc/self/status", "CapEff:\t0000000000000000\n"), "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN")]
+    #[case::some_capabilities(("proc/self/status", "CapEff:\t000000c000000000\n"), "it has not got CAP_NET_ADMIN")]
+    #[case::container(("proc/self/uid_map", "         0     100000      65536\n"), "user namespace")]
+    #[case::lockdown(("sys/kernel/security/lockdown", "none integrity [confidentiality]\n"), "confidentiality mode")]
+    #[case::disarmed(("sys/kernel/debug/kprobes/enabled", "0\n"), "switched off")]
+    fn one_thing_is_wrong(#[case] file: (&str, &str), #[case] expected: &str) {
+        let files: Vec<_> = GOOD.into_iter().filter(|(path, _)| *path != file.0).chain([file]).collect();
+        let found = whats(host(&files).path());
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains(expected), "{found:?}");
+    }
+
+    #[test]
+    fn integrity_lockdown_is_none() {
+        let files =
+            [GOOD.as_slice(), &[("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")]].concat();
+        assert_eq!(whats(host(&files).path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_kernel_without_kprobes_and_btf_is_told_both() {
+        let files = [
+            ("proc/self/status", ROOT),
+            ("proc/sys/kernel/osrelease", "6.0-odd\n"),
+            ("boot/config-6.0-odd", "CONFIG_BPF=y\n# CONFIG_KPROBES is not set\n"),
+        ];
+        let found = whats(host(&files).path());
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(
+            found[0].contains("without CONFIG_KPROBES and CONFIG_KPROBE_EVENTS (/boot/config-6.0-odd)"),
+            "{found:?}"
+        );
+        assert!(found[1].contains("/sys/kernel/btf/vmlinux is missing"), "{found:?}");
+    }
+}

@@ -1,0 +1,22 @@
+//! whyrst as a library: from the bytes a hook emits to a report that names who reset a connection and why.
+#![forbid(unsafe_code)]
+
+pub mod attach;
+pub mod capture;
+pub mod causality;
+pub mod cause;
+pub mod cli;
+pub mod conntrack;
+pub mod decode;
+pub mod diagnosis;
+pub mod event;
+pub mod filter;
+pub mod kernel;
+pub mod packet;
+pub mod render;
+pub mod report;
+pub mod session;
+pub mod source;
+#[cfg(test)]
+mod testing;
+pub mod time;

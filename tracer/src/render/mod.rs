@@ -1,0 +1,7 @@
+//! From a report to bytes: the only place that knows a format.
+
+pub mod json;
+pub mod style;
+pub mod text;
+pub mod trace;
+mod words;

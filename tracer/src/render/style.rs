@@ -1,0 +1,46 @@
+//! Colours and symbols of the terminal output, and what to use where a terminal has none.
+
+use anstyle::{AnsiColor, Style};
+
+/// How text is drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Look {
+    /// Columns to wrap at; `None` does not wrap.
+    pub width: Option<usize>,
+    /// Symbols beyond ASCII.
+    pub symbols: bool,
+}
+
+impl Default for Look {
+    fn default() -> Self {
+        Self { width: None, symbols: true }
+    }
+}
+
+impl Look {
+    /// The symbol, or its ASCII stand-in.
+    pub(super) const fn pick<'a>(self, symbol: &'a str, ascii: &'a str) -> &'a str {
+        if self.symbols { symbol } else { ascii }
+    }
+
+    /// Between endpoints of a path.
+    pub(super) const fn arrow(self) -> &'static str {
+        self.pick("→", "->")
+    }
+
+    /// Between items of a line.
+    pub(super) const fn dot(self) -> &'static str {
+        self.pick("·", "|")
+    }
+}
+
+/// Something went wrong here.
+pub(super) const BAD: Style = AnsiColor::Red.on_default();
+/// Something is fine here.
+pub(super) const GOOD: Style = AnsiColor::Green.on_default();
+/// Worth attention.
+pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
+/// The words that matter most.
+pub(super) const STRONG: Style = Style::new().bold();
+/// Background.
+pub(super) const FAINT: Style = Style::new().dimmed();

@@ -1,0 +1,133 @@
+//! One line per event, for eyes and grep.
+//!
+//! A line is: time, hook, verdict, cause and reason, the segment as tcpdump would print it, then `key=value` pairs. What is
+//! not known is left out; nothing ever spans two lines.
+
+use std::fmt::{self, Write as _};
+
+use super::style::{BAD, FAINT, GOOD, WARN};
+use super::words;
+use crate::capture::Host;
+use crate::causality::engine::{Kind, Observed};
+use crate::causality::flow::{Flow, Reset};
+use crate::cause::Confidence;
+use crate::conntrack::Verdict;
+use crate::event::Event;
+use crate::packet::Flags;
+
+/// The line for an observation, without a line end; `None` for events that the filter does not want.
+pub fn line(observed: &Observed, flow: Option<&Flow>, host: &Host) -> Option<String> {
+    let event = match &observed.kind {
+        Kind::Unwanted => return None,
+        Kind::Refusal(refusal, _) => &refusal.event,
+        Kind::Reset(reset, ..) => &reset.event,
+        Kind::Remark(event) | Kind::Departure(event) | Kind::PeerReset(event) => event,
+    };
+    let mut line = String::new();
+    // Writing to a String does not fail.
+    let _infallible = write(&mut line, observed, event, flow, host);
+    Some(line)
+}
+
+fn write(line: &mut String, observed: &Observed, event: &Event, flow: Option<&Flow>, host: &Host) -> fmt::Result {
+    let time = host.clock.wall(event.at).strftime("%H:%M:%S%.6f").to_string();
+    write!(line, "{FAINT}{time}{FAINT:#} {:<12} ", event.hook.name())?;
+    match &observed.kind {
+        Kind::Unwanted => {}
+        Kind::Refusal(refusal, diagnosis) => {
+            let (style, verdict) = match refusal.verdict {
+                Verdict::Invalid => (BAD, "INVALID"),
+                Verdict::Ignored => (GOOD, "ignored"),
+                Verdict::Unknown => (WARN, "unclear"),
+            };
+            write!(line, "{style}{verdict}{style:#} {diagnosis} ")?;
+            segment(line, event)?;
+            if let Some(window) = &refusal.window {
+                write!(line, " off_by={}", window.distance)?;
+            }
+        }
+        Kind::Remark(_) => {
+            write!(line, "remark  - ")?;
+            segment(line, event)?;
+        }
+        Kind::Reset(reset, diagnosis, confidence) => {
+            let style = if reset.effect.may_have_killed() { BAD } else { WARN };
+            write!(line, "{style}RST{style:#}     {diagnosis} ")?;
+            answer(line, reset)?;
+            write!(line, " by={} effect={}", reset.by, reset.effect.name())?;
+            if *confidence == Confidence::Inferred {
+                line.push_str(" inferred");
+            }
+            if let Some(reason) = event.reset_reason.and_then(|value| host.reset_reason(value)) {
+                write!(line, " kernel_reason={reason}")?;
+            }
+        }
+        Kind::Departure(_) => {
+            write!(line, "left    - ")?;
+            segment(line, event)?;
+        }
+        Kind::PeerReset(_) => {
+            write!(line, "by-peer - answers ")?;
+            segment(line, event)?;
+        }
+    }
+    if let Some(interface) = event.input {
+        write!(line, " in={interface}")?;
+    }
+    if let Some(interface) = event.output {
+        write!(line, " out={interface}")?;
+    }
+    if let Some(entry) = &event.entry {
+        write!(line, " state={}", entry.state)?;
+    }
+    if let Some(flow) = flow {
+        write!(line, " client={}", flow.key.client())?;
+        if let Some(nat) = flow.key.nat() {
+            write!(line, " nat={nat}")?;
+        }
+        write!(line, " server={}", flow.key.server())?;
+        if let Some(service) = flow.key.service() {
+            write!(line, " service={service}")?;
+        }
+    }
+    if let Some(netns) = event.netns {
+        write!(line, " netns={netns}")?;
+    }
+    if let Some(text) = event.words {
+        write!(line, " \"{text}\"")?;
+    }
+    if event.notes.incomplete {
+        line.push_str(" incomplete");
+    }
+    Ok(())
+}
+
+fn segment(line: &mut String, event: &Event) -> fmt::Result {
+    let Some(packet) = event.packet else { return write!(line, "(headers out of reach)") };
+    write!(line, "{} > {} [{}] seq {}:{}", packet.src, packet.dst, packet.flags, packet.seq, packet.end())?;
+    if packet.flags.has(Flags::ACK) {
+        write!(line, " ack {}", packet.ack)?;
+    }
+    write!(line, " win {} len {} ttl {}", packet.window, packet.payload_len, packet.ttl)?;
+    for (index, (left, right)) in packet.options.sack_blocks().enumerate() {
+        write!(line, "{}{left}:{right}", if index == 0 { " sack " } else { "," })?;
+    }
+    Ok(())
+}
+
+fn answer(line: &mut String, reset: &Reset) -> fmt::Result {
+    let (Some(packet), Some(answer)) = (reset.event.packet, reset.answer) else {
+        return write!(line, "(headers out of reach)");
+    };
+    let flags = if answer.ack.is_some() { "R." } else { "R" };
+    write!(line, "{} > {} [{flags}] seq {}", packet.dst, packet.src, answer.seq)?;
+    if let Some(ack) = answer.ack {
+        write!(line, " ack {ack}")?;
+    }
+    Ok(())
+}
+
+/// What a progress line says.
+pub fn progress(events: u64, resets: u64) -> String {
+    format!("{}, {}", words::counted(events, "event", "events"), words::counted(resets, "reset", "resets"))
+}

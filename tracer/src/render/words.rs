@@ -1,0 +1,159 @@
+//! Sentences that several formats share.
+
+use crate::causality::effect::Effect;
+use crate::causality::flow::{Flow, Reset};
+use crate::cause::{Cause, Reason};
+use crate::conntrack::Direction;
+use crate::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
+
+/// Which end of a connection sends packets of a direction.
+pub(super) const fn end_of(direction: Direction) -> &'static str {
+    match direction {
+        Direction::Original => "client",
+        Direction::Reply => "server",
+    }
+}
+
+/// The inequality that failed, in the entry's terms.
+pub(super) fn inequality(window: &Explanation) -> String {
+    let (sender, receiver) = (end_of(window.direction), end_of(window.direction.other()));
+    match window.failure {
+        Failure::SeqOver | Failure::Overshot => format!("seq <= {sender}.td_maxend"),
+        Failure::SeqUnder => format!("end >= {sender}.td_end - {receiver}.td_maxwin"),
+        Failure::AckOver => format!("ack <= {receiver}.td_end"),
+        Failure::AckUnder => format!("ack >= {receiver}.td_end - max({sender}.td_maxwin, {MAX_ACK_WINDOW})"),
+    }
+}
+
+/// The failed inequality with its numbers: what was compared with what, and by how much it failed.
+pub(super) fn window(window: &Explanation) -> String {
+    let (sender, receiver) = (end_of(window.direction), end_of(window.direction.other()));
+    let (s, r) = (&window.sender, &window.receiver);
+    let distance = bytes(u64::from(window.distance));
+    let (value, bound) = (window.value, window.bound);
+    let sum = match window.failure {
+        Failure::SeqOver | Failure::Overshot => format!("{bound} = {sender}.td_maxend"),
+        Failure::SeqUnder => format!("{bound} = {sender}.td_end {} - {receiver}.td_maxwin {}", s.td_end, r.td_maxwin),
+        Failure::AckOver => format!("{bound} = {receiver}.td_end"),
+        Failure::AckUnder => {
+            format!("{bound} = {receiver}.td_end {} - {}", r.td_end, s.td_maxwin.max(MAX_ACK_WINDOW))
+        }
+    };
+    // The entry had moved on when it was read: the kernel's number stands alone.
+    let sum = if window.source == BoundSource::Kernel { format!("{bound} (the kernel's number)") } else { sum };
+    match window.failure {
+        Failure::SeqOver => format!("the segment starts {distance} after the window: seq {value} > {sum}"),
+        Failure::Overshot => {
+            format!(
+                "the segment starts {distance} after the window, by less than the window's size: seq {value} > {sum}"
+            )
+        }
+        Failure::SeqUnder => format!("the segment ends {distance} before the window: end {value} < {sum}"),
+        Failure::AckOver => {
+            format!("it acknowledges {distance} that conntrack has not seen the {receiver} send: ack {value} > {sum}")
+        }
+        Failure::AckUnder => format!("its acknowledgement is {distance} too old: ack {value} < {sum}"),
+    }
+}
+
+/// What a RST does to the peer, with the numbers behind it.
+pub(super) fn effect(reset: &Reset, peer: &str) -> String {
+    match reset.effect {
+        Effect::Kills if reset.answer.is_some_and(|answer| answer.ack.is_some()) => {
+            format!("it answers the {peer}'s SYN: the attempt fails at once")
+        }
+        Effect::Kills => format!("exactly what the {peer} expects next: the connection is dead"),
+        Effect::MayKill => {
+            format!(
+                "between what the {peer} has acknowledged and what was sent to it: it ends the connection if all of that arrived"
+            )
+        }
+        Effect::Challenged => {
+            format!("not what the {peer} expects next: answered with a challenge ACK, the connection goes on")
+        }
+        Effect::Dropped => format!("below what the {peer} has acknowledged: dropped, the connection goes on"),
+        Effect::Unknown => format!("nothing is known of the {peer}'s state"),
+    }
+}
+
+/// Which end of the flow a RST was sent to.
+pub(super) fn peer(flow: Option<&Flow>, reset: &Reset) -> &'static str {
+    match (flow, reset.event.packet) {
+        (Some(flow), Some(packet)) if packet.src == flow.key.server() => "server",
+        (Some(flow), Some(packet)) if packet.src == flow.key.client() => "client",
+        _ => "peer",
+    }
+}
+
+/// A number of bytes, with separators.
+pub(super) fn bytes(number: u64) -> String {
+    let unit = if number == 1 { "byte" } else { "bytes" };
+    format!("{} {unit}", grouped(number))
+}
+
+/// A number with separators between groups of three digits.
+pub(super) fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (position, digit) in digits.chars().enumerate() {
+        if position != 0 && position % 3 == first {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `one thing`, `2 things`.
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+    if number == 1 { format!("1 {one}") } else { format!("{} {many}", grouped(number)) }
+}
+
+/// What happened to a flow that this host reset, in one sentence.
+pub(super) fn story(flow: &Flow) -> String {
+    let what = match flow.story.diagnosis.reason {
+        Some(Reason::SeqUnder) => "a late retransmission",
+        Some(Reason::SeqOver) => "a segment beyond the receiver's window",
+        Some(Reason::Overshot) => "a segment slightly beyond the receiver's window",
+        Some(Reason::AckOver) => "a segment that acknowledges data it has not seen",
+        Some(Reason::AckUnder) => "a segment with a very old acknowledgement",
+        Some(Reason::InvalidRst) => "a RST that is too old",
+        Some(Reason::BadChecksum) => "a segment with a wrong checksum",
+        Some(Reason::BadFlags) => "a segment with impossible flags",
+        Some(Reason::Truncated) => "a truncated segment",
+        _ => "a segment that does not fit the connection's state",
+    };
+    match flow.story.diagnosis.cause {
+        Cause::OutOfWindow | Cause::InvalidState | Cause::Malformed => {
+            let way = if flow.key.nat().is_some() { ", so it was not reverse-NATed" } else { "" };
+            format!("conntrack took {what} for INVALID{way}; the local TCP stack got it and answered RST.")
+        }
+        Cause::NoEntry => "there was no conntrack entry for the segment, so it was not reverse-NATed; the local TCP \
+                           stack got it and answered RST."
+            .to_owned(),
+        Cause::RejectRule => "a REJECT rule of this gateway answered with a RST.".to_owned(),
+        Cause::NoListener => "nothing listens on that port of the gateway itself.".to_owned(),
+        Cause::LocalSocket => "a socket of the gateway itself sent the RST.".to_owned(),
+        Cause::NotTracked => "the segment is exempt from connection tracking, so it was not reverse-NATed; the local \
+                              TCP stack got it and answered RST."
+            .to_owned(),
+        Cause::TableFull | Cause::PeerReset => String::new(),
+        Cause::Unknown => "the local TCP stack answered RST; why the segment came to it is not known.".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{bytes, grouped};
+
+    #[test]
+    fn digits_are_grouped() {
+        for (number, text) in
+            [(0, "0"), (7, "7"), (999, "999"), (1_000, "1,000"), (966_879, "966,879"), (1_234_567, "1,234,567")]
+        {
+            assert_eq!(grouped(number), text);
+        }
+        assert_eq!(bytes(1), "1 byte");
+    }
+}

@@ -1,0 +1,223 @@
+//! The report: what a capture came to, before anything is rendered.
+
+use std::collections::BTreeMap;
+
+use tracer_common::Hook;
+
+use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Netns};
+use crate::causality::engine::Totals;
+use crate::causality::flow::{Flow, Strength, Tally};
+use crate::cause::{Cause, Diagnosis};
+use crate::diagnosis::{self, Exclusion, Finding, Mitigation, MitigationId};
+use crate::filter::Filter;
+use crate::source::recording::Damage;
+use crate::time::Instant;
+
+/// Where the events came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The running kernel.
+    Live,
+    /// A recording.
+    Recording {
+        /// Its path.
+        path: String,
+        /// Where it is damaged, if it is.
+        damage: Option<Damage>,
+    },
+}
+
+/// A hook in the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookLine {
+    /// Which hook.
+    pub hook: Hook,
+    /// How it was at the end.
+    pub state: HookState,
+    /// Since when.
+    pub since: Instant,
+    /// Its exact counters.
+    pub counters: HookCounters,
+}
+
+/// The counts of a report.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Packets refused and let pass, and RSTs sent, over all flows.
+    pub tally: Tally,
+    /// Flows that may have died of a RST of this host.
+    pub flows_reset: u64,
+    /// Flows per cause, of those that a packet was refused of or a RST was sent to.
+    pub by_cause: BTreeMap<Cause, u64>,
+}
+
+/// A flow in the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowReport {
+    /// The flow.
+    pub flow: Flow,
+    /// The namespace's name, where it has one.
+    pub netns_name: Option<String>,
+    /// Competing causes, and why they are excluded.
+    pub excluded: Vec<Exclusion>,
+    /// What would cure it.
+    pub mitigations: Vec<MitigationId>,
+}
+
+/// What a capture came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The host.
+    pub host: Host,
+    /// Where the events came from.
+    pub origin: Origin,
+    /// When the capture started.
+    pub started: Instant,
+    /// When it ended.
+    pub ended: Instant,
+    /// The hooks.
+    pub hooks: Vec<HookLine>,
+    /// Events in all.
+    pub events: u64,
+    /// Records lost because the ring buffer was full.
+    pub lost: u64,
+    /// Records lost per CPU and hook, those that are not zero.
+    pub lost_on: Vec<(u32, Hook, u64)>,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// Counts.
+    pub summary: Summary,
+    /// Flows, those that were reset first.
+    pub flows: Vec<FlowReport>,
+    /// Whether a filter hides flows, and how many events of hidden flows there were.
+    pub filtered: Option<u64>,
+    /// What should be known besides the flows.
+    pub findings: Vec<Finding>,
+    /// Every mitigation that some flow names.
+    pub mitigations: Vec<Mitigation>,
+}
+
+/// What a report is made of.
+pub struct Ingredients {
+    /// The host.
+    pub host: Host,
+    /// Where the events came from.
+    pub origin: Origin,
+    /// When the capture ended.
+    pub ended: Instant,
+    /// The last state of every hook.
+    pub hooks: Vec<HookStatus>,
+    /// The last counters.
+    pub counters: Option<Counters>,
+    /// The last facts about every namespace.
+    pub namespaces: BTreeMap<u32, Netns>,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// The engine's flows.
+    pub flows: Vec<Flow>,
+    /// The engine's counts.
+    pub totals: Totals,
+    /// What the user wants to see.
+    pub filter: Filter,
+}
+
+impl Report {
+    /// Puts a report together.
+    pub fn new(ingredients: Ingredients) -> Self {
+        let Ingredients { host, origin, ended, hooks, counters, namespaces, undecodable, flows, totals, filter } =
+            ingredients;
+        let hooks = hook_lines(&hooks, counters.as_ref());
+        let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
+        // Endpoints on the same host mind their own business, unless the user asks for their namespace.
+        let of_endpoint = |flow: &Flow| {
+            filter.netns.is_empty()
+                && flow.is_untracked_here()
+                && namespace(flow).is_some_and(|facts| facts.entries == Some(0))
+        };
+        let (of_endpoints, flows): (Vec<Flow>, Vec<Flow>) = flows.into_iter().partition(of_endpoint);
+        let (wanted, hidden): (Vec<Flow>, Vec<Flow>) =
+            flows.into_iter().partition(|flow| filter.matches_cause(flow.story.diagnosis.cause));
+        let summary = summarise(&wanted, &totals, &filter);
+        let mut flows: Vec<FlowReport> = wanted
+            .into_iter()
+            .map(|flow| {
+                let facts = namespace(&flow);
+                FlowReport {
+                    netns_name: facts.and_then(|facts| facts.name.clone()),
+                    excluded: diagnosis::exclusions(&flow, &hooks, facts),
+                    mitigations: diagnosis::mitigations_for(&flow, host.era),
+                    flow,
+                }
+            })
+            .collect();
+        flows
+            .sort_by_key(|report| (std::cmp::Reverse(report.flow.story.strength()), report.flow.first, report.flow.id));
+        let lost = hooks.iter().map(|line| line.counters.lost()).sum();
+        let mitigations = diagnosis::mitigations(&flows);
+        let mut report = Self {
+            started: host.started,
+            host,
+            origin,
+            ended,
+            hooks,
+            events: totals.events,
+            lost,
+            lost_on: counters.map(|counters| counters.lost_on).unwrap_or_default(),
+            undecodable,
+            summary,
+            flows,
+            filtered: (!filter.is_empty())
+                .then(|| totals.unwanted + hidden.iter().map(|flow| events_of(flow.tally())).sum::<u64>()),
+            findings: Vec::new(),
+            mitigations,
+        };
+        report.findings = diagnosis::findings(&report, &namespaces, &totals, &of_endpoints);
+        report
+    }
+
+    /// How long the capture took.
+    pub fn duration(&self) -> std::time::Duration {
+        self.ended - self.started
+    }
+}
+
+const fn events_of(tally: Tally) -> u64 {
+    tally.invalid + tally.ignored + tally.undecided + tally.resets
+}
+
+fn hook_lines(statuses: &[HookStatus], counters: Option<&Counters>) -> Vec<HookLine> {
+    statuses
+        .iter()
+        .map(|status| HookLine {
+            hook: status.hook,
+            state: status.state.clone(),
+            since: status.since,
+            counters: counters
+                .and_then(|counters| counters.hooks.get(status.hook.index()).copied())
+                .unwrap_or_default(),
+        })
+        .collect()
+}
+
+fn summarise(flows: &[Flow], totals: &Totals, filter: &Filter) -> Summary {
+    let mut summary = Summary::default();
+    let mut count = |diagnosis: Diagnosis, flows: u64, tally: Tally, named: bool| {
+        summary.tally.add(tally);
+        if named {
+            *summary.by_cause.entry(diagnosis.cause).or_default() += flows;
+        }
+    };
+    for flow in flows {
+        let named = flow.story.strength() > Strength::Ignored;
+        count(flow.story.diagnosis, 1, flow.tally(), named);
+    }
+    for (diagnosis, flows, tally) in &totals.forgotten.causes {
+        if filter.matches_cause(diagnosis.cause) {
+            let named = tally.invalid + tally.undecided + tally.resets > 0;
+            count(*diagnosis, *flows, *tally, named);
+        }
+    }
+    let forgotten = if filter.causes.is_empty() { totals.forgotten.reset } else { 0 };
+    summary.flows_reset = forgotten + flows.iter().filter(|flow| flow.was_reset()).count() as u64;
+    summary
+}

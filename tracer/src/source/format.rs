@@ -1,0 +1,337 @@
+//! The recording format: frames, and what is in them.
+//!
+//! A recording is [`MAGIC`], a little-endian `u32` [`VERSION`], and frames. A frame is
+//!
+//! ```text
+//! u32  length of kind and payload, little-endian
+//! u32  CRC-32 (IEEE) of kind and payload, little-endian
+//! u8   kind
+//! …    payload
+//! ```
+//!
+//! The first frame is the host's. Record frames hold a `tracer_common::wire::Record` of the capturing host's byte order
+//! without its trailing zero bytes; all other frames hold one JSON object. A reader skips kinds that it does not know
+//! and ignores JSON members that it does not know; a change that an old reader would misunderstand changes [`VERSION`].
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use tracer_common::Hook;
+use tracer_common::counter;
+
+use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome};
+use crate::conntrack::{Status, TcpState, Tuple};
+use crate::kernel::era::Era;
+use crate::time::{ClockOffset, Instant};
+
+/// How a recording starts. The line ends and the 0x1a show a transfer that mangled it, as in PNG.
+pub const MAGIC: &[u8; 12] = b"whyrst\r\n\x1a\n\0\0";
+
+/// Version of the format.
+pub const VERSION: u32 = 1;
+
+/// Bytes before a frame's payload: length, checksum, kind.
+pub const FRAME_HEADER: usize = 9;
+
+/// The largest frame that is believed; a larger length is damage.
+pub const FRAME_MAX: u32 = 1 << 20;
+
+/// Kinds of frames.
+pub mod kind {
+    /// The host, first in every recording.
+    pub const HOST: u8 = 1;
+    /// A record of a hook.
+    pub const RECORD: u8 = 2;
+    /// A hook came or went.
+    pub const HOOK: u8 = 3;
+    /// Counters.
+    pub const COUNTERS: u8 = 4;
+    /// Facts about a namespace.
+    pub const NETNS: u8 = 5;
+    /// The answer to a look-up.
+    pub const LOOKED_UP: u8 = 6;
+    /// The capture ended in good order.
+    pub const ENDED: u8 = 7;
+}
+
+/// Everything but a record, as JSON.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Frame {
+    Host(Host),
+    Item(Item),
+}
+
+/// Kind and JSON of an item that is not a record.
+pub(super) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
+    Ok(match item {
+        Item::Record(record) => (kind::RECORD, crate::decode::trimmed(record).to_vec()),
+        Item::Hook(status) => (kind::HOOK, serde_json::to_vec(&HookDto::from(status))?),
+        Item::Counters(counters) => (kind::COUNTERS, serde_json::to_vec(&CountersDto::from(counters))?),
+        Item::Netns(netns) => (kind::NETNS, serde_json::to_vec(&NetnsDto::from(netns))?),
+        Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(answer))?),
+        Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&EndedDto { at_ns: at.0 })?),
+    })
+}
+
+/// JSON of the host frame.
+pub(super) fn encode_host(host: &Host) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&HostDto::from(host))
+}
+
+/// Decodes a frame that is not a record; `None` for kinds and words that this version does not know.
+pub(super) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Frame>> {
+    Ok(match kind {
+        kind::HOST => Some(Frame::Host(serde_json::from_slice::<HostDto>(payload)?.into())),
+        kind::HOOK => serde_json::from_slice::<HookDto>(payload)?.into_status().map(Item::Hook).map(Frame::Item),
+        kind::COUNTERS => Some(Frame::Item(Item::Counters(serde_json::from_slice::<CountersDto>(payload)?.into()))),
+        kind::NETNS => Some(Frame::Item(Item::Netns(serde_json::from_slice::<NetnsDto>(payload)?.into()))),
+        kind::LOOKED_UP => Some(Frame::Item(Item::LookedUp(serde_json::from_slice::<LookedUpDto>(payload)?.into()))),
+        kind::ENDED => Some(Frame::Item(Item::Ended(Instant(serde_json::from_slice::<EndedDto>(payload)?.at_ns)))),
+        _ => None,
+    })
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HostDto {
+    tool: String,
+    hostname: String,
+    kernel: String,
+    era: String,
+    /// Nanoseconds of `CLOCK_BOOTTIME`.
+    started_ns: u64,
+    /// Unix time minus boot time, nanoseconds.
+    clock_offset_ns: i64,
+    /// Byte order of the records.
+    byte_order: String,
+    record_version: u16,
+    #[serde(default)]
+    reset_reasons: Vec<(u32, String)>,
+}
+
+const BYTE_ORDER: &str = if cfg!(target_endian = "little") { "little" } else { "big" };
+
+impl From<&Host> for HostDto {
+    fn from(host: &Host) -> Self {
+        Self {
+            tool: host.tool.clone(),
+            hostname: host.hostname.clone(),
+            kernel: host.kernel.clone(),
+            era: host.era.name().to_owned(),
+            started_ns: host.started.0,
+            clock_offset_ns: host.clock.0,
+            byte_order: BYTE_ORDER.to_owned(),
+            record_version: tracer_common::wire::VERSION,
+            reset_reasons: host.reset_reasons.clone(),
+        }
+    }
+}
+
+impl From<HostDto> for Host {
+    fn from(dto: HostDto) -> Self {
+        Self {
+            tool: dto.tool,
+            hostname: dto.hostname,
+            kernel: dto.kernel,
+            era: Era::from_name(&dto.era).unwrap_or(Era::Unknown),
+            clock: ClockOffset(dto.clock_offset_ns),
+            started: Instant(dto.started_ns),
+            reset_reasons: dto.reset_reasons,
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct HookDto {
+    hook: u16,
+    target: String,
+    since_ns: u64,
+    state: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    detail: String,
+}
+
+impl From<&HookStatus> for HookDto {
+    fn from(status: &HookStatus) -> Self {
+        let (state, detail) = match &status.state {
+            HookState::Attached => ("attached", String::new()),
+            HookState::Waiting { module } => ("waiting", module.clone()),
+            HookState::Unavailable { because } => ("unavailable", because.clone()),
+        };
+        Self {
+            hook: status.hook as u16,
+            target: status.hook.spec().symbol.to_owned(),
+            since_ns: status.since.0,
+            state: state.to_owned(),
+            detail,
+        }
+    }
+}
+
+impl HookDto {
+    fn into_status(self) -> Option<HookStatus> {
+        let state = match self.state.as_str() {
+            "attached" => HookState::Attached,
+            "waiting" => HookState::Waiting { module: self.detail },
+            _ => HookState::Unavailable { because: self.detail },
+        };
+        Some(HookStatus { hook: Hook::from_number(self.hook)?, since: Instant(self.since_ns), state })
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct CountersDto {
+    at_ns: u64,
+    /// Per hook number: hits, passed, emitted, lost, incomplete.
+    hooks: Vec<[u64; counter::COUNT]>,
+    /// CPU, hook number, records lost.
+    #[serde(default)]
+    lost_on: Vec<(u32, u16, u64)>,
+}
+
+impl From<&Counters> for CountersDto {
+    fn from(counters: &Counters) -> Self {
+        Self {
+            at_ns: counters.at.0,
+            hooks: counters.hooks.iter().map(|hook| hook.0).collect(),
+            lost_on: counters.lost_on.iter().map(|(cpu, hook, lost)| (*cpu, *hook as u16, *lost)).collect(),
+        }
+    }
+}
+
+impl From<CountersDto> for Counters {
+    fn from(dto: CountersDto) -> Self {
+        Self {
+            at: Instant(dto.at_ns),
+            hooks: dto.hooks.into_iter().map(HookCounters).collect(),
+            lost_on: dto
+                .lost_on
+                .into_iter()
+                .filter_map(|(cpu, hook, lost)| Some((cpu, Hook::from_number(hook)?, lost)))
+                .collect(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct NetnsDto {
+    inode: u32,
+    #[serde(default)]
+    name: Option<String>,
+    at_ns: u64,
+    #[serde(default)]
+    entries: Option<u32>,
+    #[serde(default)]
+    max: Option<u32>,
+    #[serde(default)]
+    sysctls: Vec<(String, i64)>,
+}
+
+impl From<&Netns> for NetnsDto {
+    fn from(netns: &Netns) -> Self {
+        Self {
+            inode: netns.inode,
+            name: netns.name.clone(),
+            at_ns: netns.at.0,
+            entries: netns.entries,
+            max: netns.max,
+            sysctls: netns.sysctls.clone(),
+        }
+    }
+}
+
+impl From<NetnsDto> for Netns {
+    fn from(dto: NetnsDto) -> Self {
+        Self {
+            inode: dto.inode,
+            name: dto.name,
+            at: Instant(dto.at_ns),
+            entries: dto.entries,
+            max: dto.max,
+            sysctls: dto.sysctls,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct TupleDto {
+    src: SocketAddr,
+    dst: SocketAddr,
+}
+
+impl From<Tuple> for TupleDto {
+    fn from(tuple: Tuple) -> Self {
+        Self { src: tuple.src, dst: tuple.dst }
+    }
+}
+
+impl From<TupleDto> for Tuple {
+    fn from(dto: TupleDto) -> Self {
+        Self { src: dto.src, dst: dto.dst }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct LookedUpDto {
+    netns: u32,
+    #[serde(default)]
+    zone: u16,
+    tuple: TupleDto,
+    at_ns: u64,
+    #[serde(flatten)]
+    outcome: OutcomeDto,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+enum OutcomeDto {
+    Found { original: TupleDto, reply: TupleDto, state: Option<u8>, timeout_s: Option<u32>, status: u32 },
+    Gone,
+    Failed { because: String },
+}
+
+impl From<&LookedUp> for LookedUpDto {
+    fn from(answer: &LookedUp) -> Self {
+        Self {
+            netns: answer.look_up.netns,
+            zone: answer.look_up.zone,
+            tuple: answer.look_up.tuple.into(),
+            at_ns: answer.at.0,
+            outcome: match &answer.outcome {
+                Outcome::Found { original, reply, state, timeout_s, status } => OutcomeDto::Found {
+                    original: (*original).into(),
+                    reply: (*reply).into(),
+                    state: state.map(TcpState::raw),
+                    timeout_s: *timeout_s,
+                    status: status.0,
+                },
+                Outcome::Gone => OutcomeDto::Gone,
+                Outcome::Failed { because } => OutcomeDto::Failed { because: because.clone() },
+            },
+        }
+    }
+}
+
+impl From<LookedUpDto> for LookedUp {
+    fn from(dto: LookedUpDto) -> Self {
+        Self {
+            look_up: LookUp { netns: dto.netns, zone: dto.zone, tuple: dto.tuple.into() },
+            at: Instant(dto.at_ns),
+            outcome: match dto.outcome {
+                OutcomeDto::Found { original, reply, state, timeout_s, status } => Outcome::Found {
+                    original: original.into(),
+                    reply: reply.into(),
+                    state: state.map(TcpState::from_raw),
+                    timeout_s,
+                    status: Status(status),
+                },
+                OutcomeDto::Gone => Outcome::Gone,
+                OutcomeDto::Failed { because } => Outcome::Failed { because },
+            },
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EndedDto {
+    at_ns: u64,
+}

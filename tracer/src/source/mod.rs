@@ -1,0 +1,8 @@
+//! Where a capture comes from: the running kernel, or a file that an earlier one was recorded to.
+//!
+//! Both deliver the same [`Item`](crate::capture::Item)s; nothing behind them knows which it was.
+
+pub mod format;
+pub mod live;
+pub mod recording;
+mod ring;

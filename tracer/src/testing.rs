@@ -1,0 +1,161 @@
+//! Building events by hand: the raw material of the unit tests.
+
+use bytes::Bytes;
+use tracer_common::Hook;
+use tracer_common::wire::{self, Record, VERSION, present};
+use zerocopy::{FromZeros, IntoBytes};
+
+use crate::decode::decode;
+use crate::event::Event;
+
+/// The inode number of the gateway's namespace.
+pub(crate) const GATEWAY: u32 = 4_026_531_840;
+/// `IP_CT_ESTABLISHED_REPLY`.
+pub(crate) const REPLY: u64 = 3;
+/// `IP_CT_NEW`.
+pub(crate) const NEW: u64 = 2;
+
+/// A record in the making: a segment of the server's at a SNAT gateway, and its entry.
+///
+/// 10.0.0.2:34567 → 192.0.2.1:34567 → 192.0.2.2:443, as in the documentation.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Build {
+    pub(crate) record: Record,
+}
+
+const CLIENT: [u8; 4] = [10, 0, 0, 2];
+const NAT: [u8; 4] = [192, 0, 2, 1];
+const SERVER: [u8; 4] = [192, 0, 2, 2];
+const CLIENT_PORT: u16 = 34567;
+const SERVER_PORT: u16 = 443;
+
+impl Build {
+    /// A data segment of the server's, 1000 bytes from `seq` on, that acknowledges `ack`.
+    pub(crate) fn from_server(hook: Hook, skb: u64, time_ns: u64, seq: u32, ack: u32) -> Self {
+        let mut record = Record::new_zeroed();
+        record.version = VERSION;
+        record.hook = hook as u16;
+        record.time_ns = time_ns;
+        record.skb = skb;
+        record.netns = GATEWAY;
+        record.in_index = 2;
+        record.in_name[..2].copy_from_slice(b"s0");
+        record.present = present::L3 | present::L4 | present::NETNS | present::NFCT;
+        let mut build = Self { record };
+        build.headers(SERVER, SERVER_PORT, NAT, CLIENT_PORT);
+        build.record.l4[4..8].copy_from_slice(&seq.to_be_bytes());
+        build.record.l4[8..12].copy_from_slice(&ack.to_be_bytes());
+        build.record.l4[13] = 0x18;
+        build.record.payload_len = 1_000;
+        build
+    }
+
+    fn headers(&mut self, src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16) {
+        let record = &mut self.record;
+        record.l3_len = 20;
+        record.l3[..20].copy_from_slice(&[0x45, 0, 4, 16, 0x12, 0x34, 0x40, 0, 64, 6, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        record.l3[12..16].copy_from_slice(&src);
+        record.l3[16..20].copy_from_slice(&dst);
+        record.l4_len = 20;
+        record.l4[..2].copy_from_slice(&sport.to_be_bytes());
+        record.l4[2..4].copy_from_slice(&dport.to_be_bytes());
+        record.l4[12] = 5 << 4;
+        record.l4[14..16].copy_from_slice(&500u16.to_be_bytes());
+    }
+
+    /// With other endpoints.
+    pub(crate) fn between(mut self, src: ([u8; 4], u16), dst: ([u8; 4], u16)) -> Self {
+        let kept: [u8; 10] = self.record.l4[4..14].try_into().unwrap();
+        self.headers(src.0, src.1, dst.0, dst.1);
+        self.record.l4[4..12].copy_from_slice(&kept[..8]);
+        self.record.l4[13] = kept[9];
+        self
+    }
+
+    /// With other flags.
+    pub(crate) fn flags(mut self, flags: u8) -> Self {
+        self.record.l4[13] = flags;
+        self
+    }
+
+    /// With an entry whose server has sent up to `server_end` and whose client acknowledged all of it, with a window of
+    /// 32121 bytes; the client has sent up to `client_end`, all of it acknowledged.
+    pub(crate) fn entry(mut self, info: u64, server_end: u32, client_end: u32) -> Self {
+        let tuple = |src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16| {
+            let mut tuple = wire::Tuple::new_zeroed();
+            tuple.src[..4].copy_from_slice(&src);
+            tuple.dst[..4].copy_from_slice(&dst);
+            tuple.sport = sport.to_be_bytes();
+            tuple.dport = dport.to_be_bytes();
+            tuple.l3num = 2;
+            tuple.protonum = 6;
+            tuple
+        };
+        let ct = &mut self.record.ct;
+        ct.tuples[0] = tuple(CLIENT, CLIENT_PORT, SERVER, SERVER_PORT);
+        ct.tuples[1] = tuple(SERVER, SERVER_PORT, NAT, CLIENT_PORT);
+        ct.status = 0x1e;
+        ct.state = 3;
+        let seen = |td_end: u32, td_maxend: u32, td_maxwin: u32, td_maxack: u32| {
+            let mut seen = wire::Seen::new_zeroed();
+            (seen.td_end, seen.td_maxend, seen.td_maxwin, seen.td_maxack) = (td_end, td_maxend, td_maxwin, td_maxack);
+            // IP_CT_TCP_FLAG_MAXACK_SET
+            seen.flags = 0x20;
+            seen
+        };
+        ct.seen[0] = seen(client_end, client_end.wrapping_add(64_000), 32_121, server_end);
+        ct.seen[1] = seen(server_end, server_end.wrapping_add(32_121), 64_000, client_end);
+        self.record.nfct = 0xffff_8880_0000_1000 | info;
+        self.record.present |= present::CONNTRACK;
+        self
+    }
+
+    /// With another original client port, so that it is another connection.
+    pub(crate) fn connection(mut self, port: u16) -> Self {
+        let port = port.to_be_bytes();
+        self.record.ct.tuples[0].sport = port;
+        self.record.ct.tuples[1].dport = port;
+        self.record.l4[2..4].copy_from_slice(&port);
+        self
+    }
+
+    /// With the kernel's words: a format, its string argument, its first number.
+    pub(crate) fn words(mut self, format: &str, text: &str, number: u32) -> Self {
+        self.record.format[..format.len()].copy_from_slice(format.as_bytes());
+        self.record.text[..text.len()].copy_from_slice(text.as_bytes());
+        self.record.args[0] = number;
+        self.record.present |= present::TEXT;
+        self
+    }
+
+    /// At a netfilter hook.
+    pub(crate) fn at(mut self, nf_hook: u8) -> Self {
+        self.record.nf_hook = nf_hook;
+        self.record.present |= present::NF_HOOK;
+        self
+    }
+
+    /// In another namespace.
+    pub(crate) fn netns(mut self, netns: u32) -> Self {
+        self.record.netns = netns;
+        self
+    }
+
+    /// With a socket in this state.
+    pub(crate) fn socket(mut self, state: u8) -> Self {
+        self.record.sk = 0xffff_8880_0000_2000;
+        self.record.sk_state = state;
+        self.record.present |= present::SOCKET;
+        self
+    }
+
+    /// The bytes of the record.
+    pub(crate) fn bytes(&self) -> Bytes {
+        Bytes::copy_from_slice(self.record.as_bytes())
+    }
+
+    /// The event.
+    pub(crate) fn event(&self) -> Event {
+        decode(&self.bytes()).unwrap()
+    }
+}
