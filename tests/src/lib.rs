@@ -1,0 +1,14 @@
+//! The lab: networks of namespaces, real connections through them, injectors that disturb them, and the incidents that
+//! whyrst is tried on. It runs as root inside the VM that `cargo xtask vm` boots.
+#![forbid(unsafe_code)]
+
+pub mod artifact;
+pub mod command;
+pub mod expect;
+pub mod http;
+pub mod netns;
+pub mod protocol;
+pub mod scenarios;
+pub mod topology;
+pub mod whyrst;
+pub mod wire;

@@ -1,0 +1,89 @@
+//! Network namespaces of the lab.
+
+use std::fs::{self, File};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::panic;
+use std::path::PathBuf;
+use std::thread;
+
+use anyhow::{Context as _, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::command;
+
+/// iproute2's `ip`; busybox has one of its own, which knows no namespaces.
+pub const IP: &str = "/usr/bin/ip";
+
+/// A named network namespace; it is deleted with this.
+#[derive(Debug)]
+pub struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    /// Creates a namespace with a working loopback interface.
+    pub fn create(name: &str) -> Result<Self> {
+        command::run(IP, &["netns", "add", name])?;
+        let namespace = Self { name: name.to_owned() };
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its inode number.
+    pub fn inode(&self) -> Result<u64> {
+        Ok(fs::metadata(self.path()).with_context(|| format!("network namespace {}", self.name))?.ino())
+    }
+
+    /// Runs `ip` inside: words separated by spaces.
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        let all: Vec<&str> = ["-n", &self.name].into_iter().chain(arguments.split_whitespace()).collect();
+        command::run(IP, &all)
+    }
+
+    /// Runs a program inside.
+    pub fn run(&self, program: &[&str]) -> Result<String> {
+        command::run(IP, &[&["netns", "exec", &self.name], program].concat())
+    }
+
+    /// Sets a sysctl inside.
+    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        let path = PathBuf::from("/proc/sys").join(name.replace('.', "/"));
+        let text = value.to_owned();
+        self.enter(move || fs::write(&path, text).with_context(|| format!("writing {}", path.display())))?
+            .with_context(|| format!("in {}: {name}={value}", self.name))
+    }
+
+    /// Runs code on a thread inside. Sockets that it opens stay inside when they are taken along.
+    pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
+        let path = self.path();
+        let namespace = File::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        thread::scope(|scope| {
+            let work = scope.spawn(|| -> Result<T> {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+                Ok(inside())
+            });
+            match work.join() {
+                Ok(result) => result.with_context(|| format!("entering {}", self.name)),
+                Err(panicked) => panic::resume_unwind(panicked),
+            }
+        })
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from("/run/netns").join(&self.name)
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        if let Err(error) = command::run(IP, &["netns", "delete", &self.name]) {
+            eprintln!("{error:#}");
+        }
+    }
+}

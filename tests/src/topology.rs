@@ -1,0 +1,112 @@
+//! The lab's network: a client, a gateway that translates its address, and a server.
+//!
+//! ```text
+//! client  c0 10.0.0.2 ── 10.0.0.1 lan0  gateway  wan0 192.0.2.1 ── 192.0.2.2 s0  server
+//!            fd00:1::2 ── fd00:1::1                2001:db8::1 ── 2001:db8::2
+//! ```
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use anyhow::Result;
+
+use crate::netns::Namespace;
+
+/// The client's address.
+pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
+/// The address that the gateway translates it to.
+pub const NAT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+/// The server's address.
+pub const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
+/// The client's IPv6 address.
+pub const CLIENT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 1, 0, 0, 0, 0, 0, 2));
+/// The address that the gateway translates it to.
+pub const NAT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
+/// The server's IPv6 address.
+pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
+
+/// How the gateway translates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nat {
+    /// nftables, masquerade, both families.
+    NftMasquerade,
+    /// iptables, SNAT to [`NAT`].
+    IptablesSnat,
+}
+
+/// The three namespaces, wired up.
+#[derive(Debug)]
+pub struct Lab {
+    /// The client.
+    pub client: Namespace,
+    /// The gateway.
+    pub gateway: Namespace,
+    /// The server.
+    pub server: Namespace,
+}
+
+impl Lab {
+    /// Builds the network.
+    pub fn build(nat: Nat) -> Result<Self> {
+        let lab = Self {
+            client: Namespace::create("client")?,
+            gateway: Namespace::create("gateway")?,
+            server: Namespace::create("server")?,
+        };
+        let Self { client, gateway, server } = &lab;
+        // Both ends are made inside; a name in the host's namespace would be in the way of the next lab.
+        client.ip("link add c0 type veth peer name lan0 netns gateway")?;
+        server.ip("link add s0 type veth peer name wan0 netns gateway")?;
+        for (namespace, interface, addresses) in [
+            (client, "c0", ["10.0.0.2/24", "fd00:1::2/64"]),
+            (gateway, "lan0", ["10.0.0.1/24", "fd00:1::1/64"]),
+            (gateway, "wan0", ["192.0.2.1/24", "2001:db8::1/64"]),
+            (server, "s0", ["192.0.2.2/24", "2001:db8::2/64"]),
+        ] {
+            for address in addresses {
+                // Without duplicate address detection an IPv6 address is usable at once.
+                let nodad = if address.contains(':') { "nodad" } else { "" };
+                namespace.ip(&format!("address add {address} dev {interface} {nodad}"))?;
+            }
+            namespace.ip(&format!("link set {interface} up"))?;
+            // What is seen on a tap is what a wire carries: single segments with real checksums.
+            let off = ["tso", "gso", "gro", "tx", "rx"].map(|feature| [feature, "off"]).concat();
+            namespace.run(&[&["ethtool", "-K", interface], off.as_slice()].concat())?;
+        }
+        client.ip("route add default via 10.0.0.1")?;
+        client.ip("-6 route add default via fd00:1::1")?;
+        for sysctl in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
+            gateway.sysctl(sysctl, "1")?;
+        }
+        match nat {
+            Nat::NftMasquerade => {
+                gateway.run(&["nft", "add table inet nat"])?;
+                gateway
+                    .run(&["nft", "add chain inet nat postrouting { type nat hook postrouting priority srcnat; }"])?;
+                gateway.run(&["nft", "add rule inet nat postrouting oifname wan0 masquerade"])?;
+            }
+            Nat::IptablesSnat => {
+                let rule = ["-t", "nat", "-A", "POSTROUTING", "-o", "wan0", "-j", "SNAT", "--to-source", "192.0.2.1"];
+                gateway.run(&[&["iptables"], rule.as_slice()].concat())?;
+            }
+        }
+        Ok(lab)
+    }
+
+    /// Puts the client some way off: `milliseconds` from the gateway. A download then always has segments on their way,
+    /// whose acknowledgements reach the server after it has been reset.
+    pub fn distant_client(&self, milliseconds: u32) -> Result<()> {
+        let delay = format!("{milliseconds}ms");
+        let qdisc = ["tc", "qdisc", "add", "dev", "lan0", "root", "netem", "delay", &delay, "limit", "10000"];
+        self.gateway.run(&qdisc).map(drop)
+    }
+
+    /// Gives the client a small receive buffer, so that conntrack's idea of its window stays small too.
+    pub fn small_client_window(&self) -> Result<()> {
+        self.client.sysctl("net.ipv4.tcp_rmem", "4096 16384 32768")
+    }
+}
+
+/// The server's address with a port.
+pub const fn server(port: u16) -> SocketAddr {
+    SocketAddr::new(SERVER, port)
+}

@@ -1,0 +1,208 @@
+//! Running the program under test.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::command;
+use crate::netns::{IP, Namespace};
+use crate::wire::PATIENCE;
+
+/// The binary under test.
+pub const BINARY: &str = "/whyrst";
+
+/// A capture that is going on.
+pub struct Capture {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+    said: Vec<String>,
+    report: PathBuf,
+    recording: PathBuf,
+}
+
+/// A capture that has ended.
+#[derive(Debug)]
+pub struct Captured {
+    /// The report, as JSON.
+    pub report: Value,
+    /// What it printed on standard error.
+    pub said: String,
+    /// The recording.
+    pub recording: PathBuf,
+}
+
+impl Capture {
+    /// Starts `whyrst report` inside `namespace`, or outside of all, and waits until it listens.
+    pub fn start(namespace: Option<&Namespace>, artifacts: &Path, arguments: &[&str]) -> Result<Self> {
+        let mut capture = Self::spawn(namespace, artifacts, arguments)?;
+        capture.wait_for("listening to")?;
+        Ok(capture)
+    }
+
+    /// Starts `whyrst report` and waits for nothing.
+    pub fn spawn(namespace: Option<&Namespace>, artifacts: &Path, arguments: &[&str]) -> Result<Self> {
+        let (report, recording) = (artifacts.join("report.json"), artifacts.join("incident.whyrst"));
+        let mut command = Command::new(IP);
+        if let Some(namespace) = namespace {
+            command.args(["netns", "exec", namespace.name(), BINARY]);
+        } else {
+            command = Command::new(BINARY);
+        }
+        command.args(["report", "--format", "json", "-o"]).arg(&report).arg("--record").arg(&recording);
+        let child = command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting whyrst")?;
+        Self::adopt(child, report, recording)
+    }
+
+    fn adopt(mut child: Child, report: PathBuf, recording: PathBuf) -> Result<Self> {
+        let stderr = child.stderr.take().context("whyrst has no standard error")?;
+        Ok(Self { child, lines: read_lines(stderr), said: Vec::new(), report, recording })
+    }
+
+    /// Waits until whyrst says something.
+    pub fn wait_for(&mut self, text: &str) -> Result<()> {
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => {
+                    let found = line.contains(text);
+                    self.said.push(line);
+                    if found {
+                        return Ok(());
+                    }
+                }
+                Err(_) => bail!("whyrst did not say `{text}` but:\n{}", self.said.join("\n")),
+            }
+        }
+    }
+
+    /// Ends the capture as Ctrl-C would.
+    pub fn stop(self) -> Result<Captured> {
+        self.stop_by(Signal::INT)
+    }
+
+    /// Ends the capture by a signal.
+    pub fn stop_by(mut self, signal: Signal) -> Result<Captured> {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).context("signalling whyrst")?;
+        self.finish()
+    }
+
+    /// Waits for the end of the capture.
+    pub fn finish(&mut self) -> Result<Captured> {
+        let status = wait(&mut self.child)?;
+        self.said.extend(self.lines.iter());
+        let said = self.said.join("\n");
+        if !status.success() {
+            bail!("whyrst ended with {status}:\n{said}");
+        }
+        let text = fs::read(&self.report).with_context(|| format!("reading {}", self.report.display()))?;
+        let report = serde_json::from_slice(&text).context("the report is no JSON")?;
+        Ok(Captured { report, said, recording: self.recording.clone() })
+    }
+}
+
+impl Drop for Capture {
+    fn drop(&mut self) {
+        // It has ended unless the scenario failed half-way.
+        if matches!(self.child.try_wait(), Ok(None))
+            && let Err(error) = self.child.kill().and_then(|()| self.child.wait().map(drop))
+        {
+            eprintln!("whyrst could not be ended: {error}");
+        }
+    }
+}
+
+impl Captured {
+    /// Makes the report again from the recording, and checks that it says the same.
+    pub fn replay(&self) -> Result<()> {
+        let path = self.recording.display().to_string();
+        let output = command::output(BINARY, &["report", "--format", "json", "--from", &path])?;
+        if !output.status.success() {
+            bail!("report --from {path}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        let mut replayed: Value = serde_json::from_slice(&output.stdout).context("the replayed report is no JSON")?;
+        let mut original = self.report.clone();
+        for document in [&mut replayed, &mut original] {
+            let source = document.pointer_mut("/capture/source").ok_or_else(|| anyhow!("no /capture/source"))?;
+            *source = Value::Null;
+        }
+        if replayed != original {
+            bail!("the report from the recording differs from the live one:\n{}", difference(&original, &replayed, ""));
+        }
+        Ok(())
+    }
+}
+
+/// Runs the binary to its end; for commands that are expected to fail.
+pub fn run(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+    let output = command::output(BINARY, arguments)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
+}
+
+fn wait(child: &mut Child) -> Result<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait().context("waiting for whyrst")? {
+            return Ok(status);
+        }
+        if Instant::now() > deadline {
+            bail!("whyrst does not end");
+        }
+        // There is no wait with a deadline; the result does not depend on the interval.
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn read_lines(stderr: ChildStderr) -> mpsc::Receiver<String> {
+    let (line, lines) = mpsc::channel();
+    thread::spawn(move || {
+        let mut reader = BufReader::new(stderr);
+        let mut bytes = Vec::new();
+        while reader.by_ref().read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&bytes).trim_end().to_owned();
+            bytes.clear();
+            if line.send(text).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}
+
+/// The first place where two documents differ.
+fn difference(one: &Value, other: &Value, at: &str) -> String {
+    match (one, other) {
+        (Value::Object(a), Value::Object(b)) => {
+            let keys = a.keys().chain(b.keys());
+            keys.filter(|key| a.get(*key) != b.get(*key))
+                .map(|key| {
+                    let (a, b) = (a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null));
+                    difference(a, b, &format!("{at}/{key}"))
+                })
+                .next()
+                .unwrap_or_default()
+        }
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
+            .iter()
+            .zip(b)
+            .enumerate()
+            .find(|(_, (a, b))| a != b)
+            .map(|(index, (a, b))| difference(a, b, &format!("{at}/{index}")))
+            .unwrap_or_default(),
+        _ => format!("{at}: {one} against {other}"),
+    }
+}

@@ -1,0 +1,54 @@
+//! `cargo xtask`: everything about whyrst that is not whyrst.
+#![forbid(unsafe_code)]
+
+mod demo;
+mod dist;
+mod initramfs;
+mod kernels;
+mod matrix;
+mod process;
+mod setup;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Find or install what building and testing need: the BPF toolchain, QEMU, the guest's tools
+    Setup,
+    /// Boot kernels in QEMU and run scenarios on them
+    Vm(matrix::Arguments),
+    /// Set up, build, boot a 5.10 kernel, and watch a download die and whyrst say why
+    Demo,
+    /// Set up and run every test: format, lints, unit tests, docs, and the scenarios on every kernel
+    Test,
+    /// Build one static binary, target/dist/whyrst
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup => setup::run(),
+        Command::Vm(arguments) => matrix::run(&arguments),
+        Command::Demo => demo::run(),
+        Command::Test => test::run(),
+        Command::Dist => dist::run().map(drop),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

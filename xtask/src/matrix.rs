@@ -1,0 +1,222 @@
+//! `cargo xtask vm`: scenarios × kernels.
+
+use std::fs;
+use std::num::NonZero;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+use whyrst_tests::protocol::{Message, Plan};
+use whyrst_tests::scenarios;
+
+use crate::kernels::{self, Kernel};
+use crate::process::{output, target, workspace};
+use crate::vm::{Guest, Payload};
+use crate::{dist, setup};
+
+/// Recordings larger than this do not go into the repository.
+const GOLDEN_MAX: u64 = 200 << 10;
+
+#[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+pub(crate) struct Arguments {
+    /// Kernels: 5.10, 6.1-e3, 6.1-e4, 6.12, 7, a part before a dash, or all
+    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "all")]
+    kernel: Vec<String>,
+    /// Scenarios; without any, all of them
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    scenario: Vec<String>,
+    /// Keep console logs, reports and recordings below target/vm, also of kernels on which everything passed
+    #[arg(long)]
+    keep_logs: bool,
+    /// Open a shell in the guest instead
+    #[arg(long, conflicts_with_all = ["scenario", "bless"])]
+    shell: bool,
+    /// Look for newer kernels than those in the cache
+    #[arg(long)]
+    refresh: bool,
+    /// Take the recordings of this run as the golden ones (tests/golden)
+    #[arg(long)]
+    bless: bool,
+    /// List kernels and scenarios
+    #[arg(long)]
+    list: bool,
+}
+
+/// What came of one scenario on one kernel.
+pub(crate) struct Outcome {
+    pub(crate) failure: Option<String>,
+}
+
+/// What came of all scenarios on one kernel.
+#[derive(Default)]
+struct Totals {
+    passed: u32,
+    failed: u32,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if arguments.list {
+        list();
+        return Ok(());
+    }
+    setup::run()?;
+    let names = scenario_names(&arguments.scenario)?;
+    let specs = kernels::select(&arguments.kernel)?;
+    let payload = dist::payload()?;
+    if arguments.shell {
+        let [spec] = specs[..] else { bail!("--shell wants one kernel") };
+        let kernel = spec.fetch(arguments.refresh)?;
+        let directory = target().join("vm").join(spec.name);
+        return Guest::new(&kernel, plan(&kernel, Vec::new(), true), &payload, &directory)?.shell();
+    }
+    let kernels = specs.iter().map(|spec| spec.fetch(arguments.refresh)).collect::<Result<Vec<_>>>()?;
+    let next = AtomicUsize::new(0);
+    let sums = Mutex::new(Vec::new());
+    // A guest has one processor; as many run at once as there are.
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len());
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let totals = one_kernel(kernel, &names, &payload, arguments);
+                    sums.lock().unwrap_or_else(PoisonError::into_inner).push(totals);
+                }
+            });
+        }
+    });
+    let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (passed, failed) =
+        sums.iter().fold((0, 0), |(passed, failed), totals| (passed + totals.passed, failed + totals.failed));
+    println!("vm: {passed} passed, {failed} failed on {} kernels", sums.len());
+    if failed > 0 || passed == 0 {
+        bail!("the VM scenarios have not passed");
+    }
+    Ok(())
+}
+
+fn list() {
+    println!("kernels:");
+    for spec in kernels::ALL {
+        println!("  {:22} era {}", spec.name, spec.era);
+    }
+    println!("scenarios:");
+    for scenario in scenarios::ALL {
+        println!("  {:22} {}", scenario.name, scenario.about);
+    }
+}
+
+/// The names of all scenarios, or of those that were asked for.
+fn scenario_names(asked: &[String]) -> Result<Vec<String>> {
+    let known: Vec<&str> = scenarios::ALL.iter().map(|scenario| scenario.name).collect();
+    if asked.is_empty() {
+        return Ok(known.into_iter().map(str::to_owned).collect());
+    }
+    for name in asked {
+        if !known.contains(&name.as_str()) {
+            bail!("no scenario `{name}`; `cargo xtask vm --list` tells which there are");
+        }
+    }
+    Ok(asked.to_vec())
+}
+
+fn plan(kernel: &Kernel, scenarios: Vec<String>, shell: bool) -> Plan {
+    Plan { kernel: kernel.spec.name.to_owned(), era: kernel.spec.era.to_owned(), scenarios, shell }
+}
+
+/// Runs scenarios on one kernel; whatever goes wrong counts as a failure.
+fn one_kernel(kernel: &Kernel, names: &[String], payload: &Payload, arguments: &Arguments) -> Totals {
+    let name = kernel.spec.name;
+    let directory = target().join("vm").join(name);
+    let mut totals = Totals::default();
+    let result = boot(kernel, names, payload, &directory, |_, outcome| match outcome.failure {
+        None => totals.passed += 1,
+        Some(_) => totals.failed += 1,
+    })
+    .and_then(|artifacts| {
+        let checked = validate(&artifacts, &payload.whyrst)?;
+        println!("{name}: {checked} reports fit the schema");
+        if arguments.bless { take_golden(&artifacts, kernel) } else { Ok(()) }
+    });
+    if let Err(error) = result {
+        println!("{name}: FAILED\n{error:#}");
+        totals.failed += 1;
+    }
+    if totals.failed > 0 || arguments.keep_logs {
+        println!("{name}: logs are in {}", directory.display());
+    } else if let Err(error) = fs::remove_dir_all(&directory) {
+        println!("{name}: {} stays: {error}", directory.display());
+    }
+    totals
+}
+
+/// Boots a kernel, runs scenarios and streams what they tell. Gives the directory of what they left.
+pub(crate) fn boot(
+    kernel: &Kernel,
+    names: &[String],
+    payload: &Payload,
+    directory: &Path,
+    mut ended: impl FnMut(&str, &Outcome),
+) -> Result<PathBuf> {
+    let name = kernel.spec.name;
+    println!("{name}: booting {}", kernel.release);
+    let guest = Guest::new(kernel, plan(kernel, names.to_vec(), false), payload, directory)?;
+    let mut seen = 0;
+    let artifacts = guest.run(&mut |message| match message {
+        Message::Up { release } => println!("{name}: up, Linux {release}"),
+        Message::Start { .. } | Message::Finished => {}
+        Message::Step { text } => println!("{name}:   {text}"),
+        Message::End { scenario, failure, seconds } => {
+            seen += 1;
+            match &failure {
+                None => println!("{name}: {scenario} ... ok ({seconds:.1} s)"),
+                Some(text) => println!("{name}: {scenario} ... FAILED ({seconds:.1} s)\n{text}"),
+            }
+            ended(&scenario, &Outcome { failure });
+        }
+    })?;
+    if seen != names.len() {
+        bail!("{seen} of {} scenarios were run", names.len());
+    }
+    Ok(artifacts)
+}
+
+/// Checks every report that the scenarios left against the schema that the binary itself prints.
+fn validate(artifacts: &Path, whyrst: &Path) -> Result<usize> {
+    let schema: Value = serde_json::from_str(&output(std::process::Command::new(whyrst).args(["schema", "report"]))?)?;
+    let validator = jsonschema::validator_for(&schema).context("the schema is no schema")?;
+    let mut checked = 0;
+    for entry in fs::read_dir(artifacts).with_context(|| format!("reading {}", artifacts.display()))?.flatten() {
+        let path = entry.path().join("report.json");
+        let Ok(text) = fs::read(&path) else { continue };
+        let report: Value = serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
+        let errors: Vec<String> =
+            validator.iter_errors(&report).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        if !errors.is_empty() {
+            bail!("{} does not fit the schema:\n{}", path.display(), errors.join("\n"));
+        }
+        checked += 1;
+    }
+    Ok(checked)
+}
+
+/// Copies the recordings into the repository.
+fn take_golden(artifacts: &Path, kernel: &Kernel) -> Result<()> {
+    let home = workspace().join("tests/golden").join(kernel.spec.name);
+    fs::create_dir_all(&home).with_context(|| format!("creating {}", home.display()))?;
+    for entry in fs::read_dir(artifacts)?.flatten() {
+        let recording = entry.path().join("incident.whyrst");
+        let Ok(metadata) = fs::metadata(&recording) else { continue };
+        let to = home.join(entry.file_name()).with_extension("whyrst");
+        if metadata.len() > GOLDEN_MAX {
+            println!("{}: {} bytes are too many for the repository", to.display(), metadata.len());
+            continue;
+        }
+        fs::copy(&recording, &to).with_context(|| format!("copying to {}", to.display()))?;
+        println!("golden: {}", to.display());
+    }
+    Ok(())
+}

@@ -1,0 +1,33 @@
+//! `cargo xtask test`: every tier, one after the other; the first that fails ends it.
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+
+use crate::process::{cargo, execute};
+use crate::{matrix, setup};
+
+/// The tiers that cargo runs, with what they are called in the output.
+const CARGO: [(&str, &[&str]); 4] = [
+    ("format", &["fmt", "--all", "--check"]),
+    ("lints", &["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
+    ("tests", &["test", "--quiet", "--locked"]),
+    ("documentation", &["doc", "--quiet", "--locked", "--workspace", "--no-deps", "--document-private-items"]),
+];
+
+/// The arguments of `cargo xtask vm` when there are none.
+#[derive(Parser)]
+struct All {
+    #[command(flatten)]
+    arguments: matrix::Arguments,
+}
+
+pub(crate) fn run() -> Result<()> {
+    setup::run()?;
+    for (tier, arguments) in CARGO {
+        println!("test: {tier}");
+        execute(cargo().args(arguments).env("RUSTDOCFLAGS", "--deny warnings"))
+            .with_context(|| format!("the tier `{tier}` has failed"))?;
+    }
+    println!("test: scenarios on every kernel");
+    matrix::run(&All::parse_from(["vm"]).arguments).context("the tier `scenarios` has failed")
+}

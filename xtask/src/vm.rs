@@ -1,0 +1,261 @@
+//! One boot: QEMU, the console it is watched by, and the port that the guest reports on.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use whyrst_tests::protocol::{ALIVE, Message, Plan};
+
+use crate::initramfs;
+use crate::kernels::Kernel;
+
+/// How long a guest may take to its first process.
+const BOOT: Duration = Duration::from_mins(1);
+/// How long a guest may be silent after that.
+const SILENCE: Duration = Duration::from_mins(2);
+/// Size of the disk that takes the archive.
+const DISK_BYTES: u64 = 256 << 20;
+/// Lines of the console that an error shows.
+const TAIL: usize = 60;
+
+/// What the console prints when the kernel is lost.
+const LOST: [&str; 6] = [
+    "Kernel panic",
+    "Oops:",
+    "BUG: unable to handle",
+    "general protection fault",
+    "watchdog: BUG: soft lockup",
+    "double fault",
+];
+
+/// What is put into the guest.
+pub(crate) struct Payload {
+    /// The binary under test.
+    pub(crate) whyrst: PathBuf,
+    /// PID 1.
+    pub(crate) init: PathBuf,
+    /// The lab.
+    pub(crate) lab: PathBuf,
+}
+
+/// A guest that is to be booted.
+pub(crate) struct Guest<'a> {
+    kernel: &'a Kernel,
+    plan: Plan,
+    directory: PathBuf,
+}
+
+/// Why a boot led to nothing.
+enum Failure {
+    /// The guest never came to its first process.
+    BeforeInit(anyhow::Error),
+    /// Anything later.
+    Later(anyhow::Error),
+}
+
+impl<'a> Guest<'a> {
+    /// Prepares a guest; everything of it goes into `directory`.
+    pub(crate) fn new(kernel: &'a Kernel, plan: Plan, payload: &Payload, directory: &Path) -> Result<Self> {
+        fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+        let guest = Self { kernel, plan, directory: directory.to_path_buf() };
+        let base = initramfs::base(kernel)?;
+        let files =
+            [("/init", payload.init.as_path()), ("/lab", payload.lab.as_path()), ("/whyrst", payload.whyrst.as_path())];
+        initramfs::build(&base, &files, &serde_json::to_vec(&guest.plan)?, &guest.path("initramfs.cpio"))?;
+        Ok(guest)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// Runs the guest to its end; every report goes to `report`. Tells where its archive was unpacked.
+    ///
+    /// Emulated machines very rarely hang before their first process. That boot alone is tried once more.
+    pub(crate) fn run(&self, report: &mut dyn FnMut(Message)) -> Result<PathBuf> {
+        let result = match self.boot(report) {
+            Err(Failure::BeforeInit(error)) => {
+                eprintln!("{error:#}\nthe guest never came to its first process; trying this boot once more");
+                self.boot(report)
+            }
+            other => other,
+        };
+        match result {
+            Ok(()) => {}
+            Err(Failure::BeforeInit(error) | Failure::Later(error)) => {
+                return Err(error.context(format!("the console's last lines:\n{}", self.console_tail())));
+            }
+        }
+        let artifacts = self.path("artifacts");
+        if artifacts.exists() {
+            fs::remove_dir_all(&artifacts).with_context(|| format!("removing {}", artifacts.display()))?;
+        }
+        whyrst_tests::artifact::unpack(&self.path("disk.img"), &artifacts)?;
+        fs::remove_file(self.path("disk.img")).context("removing the disk image")?;
+        Ok(artifacts)
+    }
+
+    /// Opens a shell on the console of this terminal.
+    pub(crate) fn shell(&self) -> Result<()> {
+        self.disk()?;
+        let mut qemu = self.qemu();
+        qemu.args(["-serial", "mon:stdio", "-serial", "null"]);
+        let status = qemu.status().context("starting QEMU")?;
+        if !status.success() {
+            bail!("QEMU: {status}");
+        }
+        Ok(())
+    }
+
+    fn disk(&self) -> Result<()> {
+        let disk = File::create(self.path("disk.img")).context("creating the disk image")?;
+        disk.set_len(DISK_BYTES).context("sizing the disk image")
+    }
+
+    fn qemu(&self) -> Command {
+        let mut qemu = Command::new("qemu-system-x86_64");
+        let (accelerator, cpu) = accelerator();
+        qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "1", "-m", "1024"])
+            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+            .arg("-kernel")
+            .arg(&self.kernel.image)
+            .arg("-initrd")
+            .arg(self.path("initramfs.cpio"))
+            .args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4"])
+            .arg("-drive")
+            .arg(format!("file={},format=raw,if=virtio", self.path("disk.img").display()));
+        qemu
+    }
+
+    fn boot(&self, report: &mut dyn FnMut(Message)) -> Result<(), Failure> {
+        let later = Failure::Later;
+        self.disk().map_err(later)?;
+        let socket = self.path("port");
+        let _stale = fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).context("listening for the guest").map_err(later)?;
+        let mut qemu = self.qemu();
+        qemu.args(["-serial", "stdio", "-serial"]).arg(format!("unix:{}", socket.display()));
+        let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
+        let mut machine = Machine(child.context("starting QEMU").map_err(later)?);
+        let console = machine.0.stdout.take().context("QEMU has no console").map_err(later)?;
+        let (events, inbox) = mpsc::channel();
+        self.watch_console(console, events.clone()).map_err(later)?;
+        thread::spawn(move || {
+            let Ok((port, _)) = listener.accept() else { return };
+            for line in BufReader::new(port).lines() {
+                let Ok(line) = line else { return };
+                if events.send(Event::Line(line)).is_err() {
+                    return;
+                }
+            }
+        });
+        follow(&inbox, report)?;
+        machine.0.wait().context("waiting for QEMU").map_err(later)?;
+        Ok(())
+    }
+
+    /// Copies the console to a file and tells what matters of it.
+    fn watch_console(&self, console: impl Read + Send + 'static, events: mpsc::Sender<Event>) -> Result<()> {
+        let mut log = File::create(self.path("console.log")).context("creating console.log")?;
+        thread::spawn(move || {
+            let mut reader = BufReader::new(console);
+            let mut bytes = Vec::new();
+            while reader.read_until(b'\n', &mut bytes).is_ok_and(|read| read > 0) {
+                let text = String::from_utf8_lossy(&bytes).into_owned();
+                bytes.clear();
+                if log.write_all(text.as_bytes()).is_err() {
+                    eprintln!("console.log cannot be written");
+                }
+                let event = if text.contains(ALIVE) {
+                    Event::Alive
+                } else if let Some(sign) = LOST.iter().find(|sign| text.contains(**sign)) {
+                    Event::Lost((*sign).to_owned())
+                } else {
+                    continue;
+                };
+                if events.send(event).is_err() {
+                    return;
+                }
+            }
+            // The boot is over; if nobody listens any more, nobody needs to know.
+            let _unheard = events.send(Event::Off);
+        });
+        Ok(())
+    }
+
+    fn console_tail(&self) -> String {
+        let log = fs::read_to_string(self.path("console.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(TAIL)..].join("\n")
+    }
+}
+
+/// What the host learns of a running guest.
+enum Event {
+    /// PID 1 is there.
+    Alive,
+    /// The kernel is lost.
+    Lost(String),
+    /// A line on the reporting port.
+    Line(String),
+    /// The console is closed: the machine is off.
+    Off,
+}
+
+/// Follows a guest until it has finished.
+fn follow(inbox: &mpsc::Receiver<Event>, report: &mut dyn FnMut(Message)) -> Result<(), Failure> {
+    let mut alive = false;
+    let mut finished = false;
+    let booted = Instant::now();
+    loop {
+        let patience = if alive { SILENCE } else { BOOT.saturating_sub(booted.elapsed()) };
+        let fail = |error: anyhow::Error| if alive { Failure::Later(error) } else { Failure::BeforeInit(error) };
+        match inbox.recv_timeout(patience) {
+            Ok(Event::Alive) => alive = true,
+            Ok(Event::Lost(sign)) => return Err(Failure::Later(anyhow::anyhow!("the guest's kernel is lost: {sign}"))),
+            Ok(Event::Line(line)) => match serde_json::from_str(&line) {
+                Ok(message) => {
+                    finished |= message == Message::Finished;
+                    report(message);
+                }
+                Err(error) => return Err(Failure::Later(anyhow::anyhow!("the guest reports `{line}`: {error}"))),
+            },
+            Ok(Event::Off) if finished => return Ok(()),
+            Ok(Event::Off) => return Err(fail(anyhow::anyhow!("the guest has switched off before it was finished"))),
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(fail(anyhow::anyhow!("the guest has said nothing for {patience:?}")));
+            }
+            Err(RecvTimeoutError::Disconnected) => return Err(fail(anyhow::anyhow!("the guest is gone"))),
+        }
+    }
+}
+
+/// A QEMU that does not outlive this program's interest in it.
+struct Machine(Child);
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None))
+            && let Err(error) = self.0.kill().and_then(|()| self.0.wait().map(drop))
+        {
+            eprintln!("QEMU could not be ended: {error}");
+        }
+    }
+}
+
+/// Hardware virtualisation where the processor has it; /dev/kvm alone may be there without, and hang.
+fn accelerator() -> (&'static str, &'static str) {
+    let flags = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let capable = flags.split_whitespace().any(|flag| matches!(flag, "vmx" | "svm"));
+    if capable && File::options().read(true).write(true).open("/dev/kvm").is_ok() {
+        ("kvm", "host")
+    } else {
+        ("tcg,thread=multi", "max")
+    }
+}
