@@ -59,6 +59,16 @@ impl Namespace {
             .with_context(|| format!("in {}: {name}={value}", self.name))
     }
 
+    /// Bytes that an interface inside has received.
+    pub fn received(&self, interface: &str) -> Result<u64> {
+        let counters = self.enter(|| fs::read_to_string("/proc/thread-self/net/dev"))?.context("reading net/dev")?;
+        let of_interface =
+            counters.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
+        of_interface
+            .and_then(|counters| counters.split_whitespace().next()?.parse().ok())
+            .with_context(|| format!("{interface} of {} has no counters", self.name))
+    }
+
     /// Runs code on a thread inside. Sockets that it opens stay inside when they are taken along.
     pub fn enter<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> Result<T> {
         let path = self.path();

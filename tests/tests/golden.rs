@@ -71,7 +71,7 @@ fn trace_lines_fit_their_schema() {
             let mut line = Vec::new();
             let flow = observed.flow.and_then(|id| session.flow(id));
             json::write_observation(observed, flow, session.host(), &mut line)?;
-            assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "one line per event");
+            assert_eq!(str::from_utf8(&line).unwrap().lines().count(), 1, "one line per event");
             let document: Value = serde_json::from_slice(&line).unwrap();
             let errors: Vec<String> = validator.iter_errors(&document).map(|error| error.to_string()).collect();
             assert!(errors.is_empty(), "{}: {errors:?}", path.display());

@@ -6,6 +6,7 @@
 //! dies, and with the client's next acknowledgement the client's. 6.1 and later let the same segment pass.
 
 use std::io::ErrorKind;
+use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -27,9 +28,12 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let tap = Tap::open(&lab.server, "s0")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     context.step("client: wget downloads 2 MB over HTTP through the gateway");
+    let started = Instant::now();
     let download = Download::start(&lab, server(80))?;
     let old = old_segment(&tap, server(80), None, AHEAD)?;
-    context.step(format!("server: {AHEAD} bytes further, all of it acknowledged by the client"));
+    let (received, took) = (lab.client.received("c0")?, started.elapsed());
+    let rate = u128::from(received) / took.as_millis().max(1);
+    context.step(format!("client: {} kB in {} ms, {rate} kB/s", received / 1000, took.as_millis()));
     let before = highest_end(&tap.segments(), &old);
     tap.send(&old)?;
     context.step(format!("network: a late copy of seq {}..{} arrives at the gateway", old.seq, old.end()));
