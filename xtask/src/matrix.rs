@@ -41,6 +41,9 @@ pub(crate) struct Arguments {
     /// Take the recordings of this run as the golden ones (tests/golden)
     #[arg(long)]
     bless: bool,
+    /// Run them with target/dist/whyrst, the binary that is given away
+    #[arg(long)]
+    dist: bool,
     /// List kernels and scenarios
     #[arg(long)]
     list: bool,
@@ -66,7 +69,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     let names = scenario_names(&arguments.scenario)?;
     let specs = kernels::select(&arguments.kernel)?;
-    let payload = dist::payload()?;
+    let mut payload = dist::payload()?;
+    if arguments.dist {
+        payload.whyrst = dist::run()?;
+    }
     if arguments.shell {
         let [spec] = specs[..] else { bail!("--shell wants one kernel") };
         let kernel = spec.fetch(arguments.refresh)?;

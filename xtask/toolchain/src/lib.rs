@@ -8,6 +8,7 @@ use std::env;
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -226,7 +227,7 @@ pub fn find_linker() -> Option<PathBuf> {
     env::split_paths(&path)
         .chain(cargo_home.map(|home| home.join("bin")))
         .map(|directory| directory.join("bpf-linker"))
-        .find(|linker| linker.is_file())
+        .find(|linker| linker.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0))
 }
 
 /// The major version of the LLVM that a compiler was built with, as `rustc -vV` prints it.
