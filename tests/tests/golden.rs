@@ -13,6 +13,9 @@ use tracer::report::{Origin, Report};
 use tracer::session::replay;
 use tracer::source::recording::Reader;
 
+/// Kernels whose JSON is kept.
+const JSON_OF: [&str; 2] = ["5.10", "7"];
+
 /// The report of a recording, and its trace.
 fn tell(path: &Path) -> (Report, Vec<String>) {
     let mut reader = Reader::open(path).unwrap();
@@ -48,13 +51,16 @@ fn reports_of_all_recordings() {
         let document: Value = serde_json::from_slice(&bytes).unwrap();
         let errors: Vec<String> = validator.iter_errors(&document).map(|error| error.to_string()).collect();
         assert!(errors.is_empty(), "{} does not fit the schema: {errors:?}", path.display());
-        insta::assert_snapshot!("json", String::from_utf8(bytes).unwrap());
+        // All are compared with the schema; the oldest and the newest kernel's in every word.
+        if JSON_OF.iter().any(|kernel| path.parent().is_some_and(|parent| parent.ends_with(kernel))) {
+            insta::assert_snapshot!("json", String::from_utf8(bytes).unwrap());
+        }
         let look = Look { width: Some(100), symbols: true };
-        insta::assert_snapshot!("text", plain(&text::render(&report, look, true)));
-        insta::assert_snapshot!("trace", plain(&lines.join("\n")));
+        let text = text::render(&report, look, true);
+        insta::assert_snapshot!("text", plain(&format!("{text}\n{}", lines.join("\n"))));
         seen += 1;
     });
-    assert!(seen >= 20, "only {seen} recordings were found");
+    assert!(seen >= 100, "only {seen} recordings were found");
 }
 
 /// Lines of `trace --format json` fit their schema too.

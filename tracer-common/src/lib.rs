@@ -9,6 +9,7 @@
 pub mod counter;
 pub mod hook;
 pub mod layout;
+pub mod table;
 pub mod wire;
 
 pub use hook::Hook;

@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout's version; it changes with every change of a field's place or meaning.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Name of the ring buffer.
 pub const MAP: &str = "EVENTS";
@@ -39,6 +39,8 @@ pub mod present {
     pub const NFCT: u32 = 1 << 11;
     /// The format string is the fourth argument and `nf_hook_state` the third (5.15 and later).
     pub const FORMAT_AFTER_STATE: u32 = 1 << 12;
+    /// `gone`: an entry that the packet would have belonged to has ended before.
+    pub const GONE: u32 = 1 << 13;
 }
 
 /// Bytes of [`Record::l3`] and [`Record::l4`]: room for an IPv4 or TCP header with all its options, which take 60.
@@ -130,6 +132,62 @@ pub struct Conntrack {
     pub reserved: u16,
 }
 
+/// A connection as a packet on the wire names it: what an ended entry is remembered by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct GoneKey {
+    /// Source address, network order; IPv4 in the first four bytes, the others zero.
+    pub src: [u8; 16],
+    /// Destination address, likewise.
+    pub dst: [u8; 16],
+    /// Source port, network order.
+    pub sport: [u8; 2],
+    /// Destination port, network order.
+    pub dport: [u8; 2],
+    /// Inode number of the network namespace.
+    pub netns: u32,
+}
+
+/// Who called `nf_ct_delete`, by the return address: values of [`Gone::caller`].
+pub mod caller {
+    /// None of the functions that are known.
+    pub const OTHER: u32 = 0;
+    /// `early_drop`: a new connection needed the room.
+    pub const EARLY_DROP: u32 = 1;
+    /// `gc_worker`: the entry's time was up, or the table is above 95 % full.
+    pub const GC_WORKER: u32 = 2;
+    /// `nf_ct_iterate_cleanup` and its kin: an address or module went, or the table was flushed.
+    pub const CLEANUP: u32 = 3;
+    /// The TCP tracker: a RST for a connection without reply, or a SYN that reopens a closed one.
+    pub const TRACKER: u32 = 4;
+}
+
+/// How many ranges of functions [`CALLERS`] has room for.
+pub const CALLER_RANGES: usize = 12;
+
+/// Name of the read-only global that says where the callers of [`caller`] are: start, end and value of each.
+pub const CALLERS: &str = "CALLERS";
+
+/// How a conntrack entry ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Gone {
+    /// When: nanoseconds of `CLOCK_BOOTTIME`.
+    pub time_ns: u64,
+    /// Netlink port of the socket that asked for it, 0 where the kernel did it by itself.
+    pub portid: u32,
+    /// What was left of its timeout, in jiffies; 0 or less where it had expired.
+    pub left: i32,
+    /// Who called, see [`caller`].
+    pub caller: u32,
+    /// Process of the task that asked for it; 0 where the kernel did it by itself.
+    pub pid: u32,
+    /// Name of that task, NUL-terminated.
+    pub comm: [u8; NAME_SIZE],
+    /// The entry as it was.
+    pub ct: Conntrack,
+}
+
 /// What one call of a hooked function tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -188,22 +246,24 @@ pub struct Record {
     pub text: [u8; TEXT_SIZE],
     /// Always zero.
     pub reserved: u32,
+    /// The entry that the packet would have belonged to, and how it ended.
+    pub gone: Gone,
 }
 
 /// Size of a record in bytes.
 pub const RECORD_SIZE: usize = size_of::<Record>();
 
 // A changed layout needs a new VERSION; this is where the build stops when it was forgotten.
-const _: () = assert!(RECORD_SIZE == 576 && VERSION == 1);
+const _: () = assert!(RECORD_SIZE == 768 && VERSION == 2);
 
 #[cfg(test)]
 mod tests {
     use super::{RECORD_SIZE, Record};
     use core::mem::offset_of;
 
-    /// Where each part of version 1 starts. Recordings that people keep depend on it.
+    /// Where each part of version 2 starts. Recordings that people keep depend on it.
     #[test]
-    fn layout_of_version_1() {
+    fn layout_of_version_2() {
         assert_eq!(offset_of!(Record, version), 32);
         assert_eq!(offset_of!(Record, present), 40);
         assert_eq!(offset_of!(Record, in_name), 72);
@@ -213,6 +273,8 @@ mod tests {
         assert_eq!(offset_of!(Record, args), 384);
         assert_eq!(offset_of!(Record, format), 396);
         assert_eq!(offset_of!(Record, text), 492);
-        assert_eq!(RECORD_SIZE, 576);
+        assert_eq!(offset_of!(Record, gone), 576);
+        assert_eq!(offset_of!(Record, gone.ct), 616);
+        assert_eq!(RECORD_SIZE, 768);
     }
 }

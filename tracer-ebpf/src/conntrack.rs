@@ -29,6 +29,16 @@ pub(crate) fn protocol(ct: Address) -> u8 {
     tuple_address(ct, 0).read(offset!(tuple_protonum))
 }
 
+/// Whether NAT translates the connection of a confirmed entry.
+#[inline(always)]
+pub(crate) fn is_translated(ct: Address) -> bool {
+    const IPS_CONFIRMED: u32 = 1 << 3;
+    const IPS_SRC_NAT: u32 = 1 << 4;
+    const IPS_DST_NAT: u32 = 1 << 5;
+    let status: u32 = ct.read(offset!(ct_status));
+    status & IPS_CONFIRMED != 0 && status & (IPS_SRC_NAT | IPS_DST_NAT) != 0
+}
+
 /// The entry's `struct net`.
 #[inline(always)]
 pub(crate) fn net(ct: Address) -> Address {

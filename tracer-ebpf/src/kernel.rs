@@ -7,7 +7,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
-use aya_ebpf::programs::ProbeContext;
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use tracer_common::Layout;
 use tracer_common::layout::ABSENT;
 
@@ -185,6 +185,28 @@ impl Arguments {
     pub(crate) fn on_stack(&self, n: u32) -> Address {
         self.stack.follow(8 + 8 * n)
     }
+
+    /// The stack pointer at the function's entry.
+    #[inline(always)]
+    pub(crate) fn stack_pointer(&self) -> u64 {
+        self.stack.0
+    }
+
+    /// Where the function returns to.
+    #[inline(always)]
+    pub(crate) fn return_address(&self) -> Address {
+        self.stack.follow(0)
+    }
+}
+
+/// The stack pointer that a function had at its entry, when it has returned: the return address is off the stack then.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub(crate) fn stack_of_caller(ctx: &RetProbeContext) -> u64 {
+    // SAFETY: `regs` is the context that the kernel passed to the program.
+    let place = unsafe { &raw const (*ctx.regs).rsp };
+    // SAFETY: as above.
+    unsafe { ptr::read_volatile(place) }.wrapping_sub(8)
 }
 
 /// Whether the memory at an address starts with two bytes of printable ASCII, as every format string does.

@@ -11,13 +11,15 @@
 )]
 
 mod conntrack;
+mod gone;
 mod kernel;
 mod log_call;
 mod packet;
 mod slot;
+mod table;
 
-use aya_ebpf::macros::kprobe;
-use aya_ebpf::programs::ProbeContext;
+use aya_ebpf::macros::{kprobe, kretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 use aya_log_ebpf::debug;
 use tracer_common::hook::Hook;
 use tracer_common::layout::format_argument;
@@ -95,6 +97,7 @@ fn try_ct_invalid(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     }
     slot.conntrack(ct);
     slot.log_call(&call);
+    slot.entry_gone();
     slot.submit();
     Ok(())
 }
@@ -140,6 +143,7 @@ fn try_ct_malformed(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     }
     slot.conntrack(skb.conntrack());
     slot.log_call(&call);
+    slot.entry_gone();
     slot.submit();
     Ok(())
 }
@@ -180,6 +184,7 @@ fn try_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     if offset!(reset_has_reason) == 1 {
         slot.reset_reason(reason);
     }
+    slot.entry_gone();
     slot.submit();
     Ok(())
 }
@@ -212,8 +217,52 @@ fn try_reject(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     slot.netns(net);
     slot.nf_hook(nf_hook.low_byte());
     slot.conntrack(skb.conntrack());
+    slot.entry_gone();
     slot.submit();
     Ok(())
+}
+
+/// `bool nf_ct_delete(struct nf_conn *ct, u32 portid, int report)`, 5.10 to 7.2.
+///
+/// Runs once per connection, when its entry ends, and never for a packet. Nothing is told to user space: the entry is
+/// remembered for the packet that may come too late for it.
+#[kprobe]
+pub(crate) fn entry_gone(ctx: ProbeContext) -> u32 {
+    run(Hook::EntryGone, &ctx, try_entry_gone)
+}
+
+#[inline(always)]
+fn try_entry_gone(_: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
+    let arguments = Arguments::new(ctx);
+    let [ct, portid, ..] = arguments.registers;
+    if conntrack::protocol(ct) != IPPROTO_TCP || !conntrack::is_translated(ct) {
+        return Err(Skipped::Passed);
+    }
+    gone::remember(ct, portid.number() as u32, arguments.return_address()).ok_or(Skipped::Passed)
+}
+
+/// `static noinline int early_drop(struct net *net, unsigned int hash)`, 5.10 to 7.2, at its entry.
+///
+/// Called for a new connection while the table holds more than `nf_conntrack_max` entries.
+#[kprobe]
+pub(crate) fn table_search(ctx: ProbeContext) -> u32 {
+    let arguments = Arguments::new(&ctx);
+    let [net, ..] = arguments.registers;
+    table::search(arguments.stack_pointer(), net.read(offset!(net_inum)));
+    0
+}
+
+/// `early_drop` returning: 0 where it found nothing to evict, and the new connection's packet is dropped.
+#[kretprobe]
+pub(crate) fn table_full(ctx: RetProbeContext) -> u32 {
+    let hook = Hook::TableFull;
+    slot::count_hit(hook);
+    let found = ctx.ret::<i32>() != 0;
+    match table::searched(kernel::stack_of_caller(&ctx), found) {
+        Some(()) => slot::count_emitted(hook),
+        None => slot::count_lost(hook),
+    }
+    0
 }
 
 #[cfg(target_arch = "bpf")]

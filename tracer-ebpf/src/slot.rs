@@ -12,11 +12,12 @@ use tracer_common::wire::{RECORD_SIZE, Record, VERSION, present};
 
 use crate::Skipped;
 use crate::conntrack;
+use crate::gone;
 use crate::kernel::{Address, Failed, offset};
 use crate::log_call::LogCall;
 use crate::packet::Skb;
 
-/// Bytes of the ring buffer: room for about 7,000 records.
+/// Bytes of the ring buffer: room for about 5,000 records.
 const RING_BYTES: u32 = 4 << 20;
 
 #[map]
@@ -173,6 +174,13 @@ impl Slot {
     #[inline(always)]
     pub(crate) fn log_call(&mut self, call: &LogCall) {
         let failed = call.write(self.record());
+        self.note(failed);
+    }
+
+    /// The entry that ended before the packet came, where the packet has none.
+    #[inline(always)]
+    pub(crate) fn entry_gone(&mut self) {
+        let failed = gone::recall(self.record());
         self.note(failed);
     }
 

@@ -6,6 +6,7 @@ use std::path::Path;
 use tracer_common::Hook;
 use tracer_common::Layout;
 use tracer_common::layout::ABSENT;
+use tracer_common::wire::{CALLER_RANGES, caller};
 
 use crate::capture::HookState;
 use crate::kernel::btf::{BtfError, KernelBtf};
@@ -19,6 +20,20 @@ pub const CONNTRACK: &str = "nf_conntrack";
 /// Kernel variables that turn a page into an address (x86-64).
 const PAGE_BASES: [&str; 2] = ["vmemmap_base", "page_offset_base"];
 
+/// Functions that end entries, and what that means. Which of them a compiler inlines differs from kernel to kernel.
+const CALLERS: [(&str, u32); 10] = [
+    ("early_drop", caller::EARLY_DROP),
+    ("early_drop_list", caller::EARLY_DROP),
+    ("gc_worker", caller::GC_WORKER),
+    ("nf_ct_gc_expired", caller::GC_WORKER),
+    ("nf_ct_iterate_cleanup", caller::CLEANUP),
+    ("nf_ct_iterate_cleanup_net", caller::CLEANUP),
+    ("nf_ct_iterate_cleanup_net_attr", caller::CLEANUP),
+    ("nf_ct_kill_acct", caller::TRACKER),
+    ("nf_conntrack_tcp_packet", caller::TRACKER),
+    ("nf_conntrack_in", caller::TRACKER),
+];
+
 /// What is known of the running kernel before anything is loaded into it.
 pub struct Kernel {
     /// The era of conntrack's logging code.
@@ -27,6 +42,8 @@ pub struct Kernel {
     pub layout: Layout,
     /// Addresses of [`PAGE_BASES`], 0 where they are not known.
     pub page_bases: [u64; 2],
+    /// Where the functions are that end entries: start, end and `wire::caller` of each; zeros where there are fewer.
+    pub callers: [[u64; 3]; CALLER_RANGES],
     /// `enum sk_rst_reason`: value and name.
     pub reset_reasons: Vec<(u32, String)>,
 }
@@ -44,8 +61,16 @@ pub enum InspectError {
 
 /// The symbols that matter to whyrst, as the running kernel has them now; modules come and go.
 pub fn symbols() -> io::Result<Symbols> {
-    let names: Vec<&str> = Hook::ALL.iter().map(|hook| hook.spec().symbol).chain(PAGE_BASES).collect();
+    let hooks = Hook::ALL.iter().map(|hook| hook.spec());
+    let names = hooks.flat_map(|spec| spec.parts.iter().copied().chain([spec.symbol]));
+    let names: Vec<&str> = names.chain(PAGE_BASES).chain(CALLERS.map(|(name, _)| name)).collect();
     Symbols::of_running_kernel(&names)
+}
+
+/// The function that a hook's program goes on: the part of it that all callers use, where this kernel has one.
+pub fn target(hook: Hook, symbols: &Symbols) -> Option<&'static str> {
+    let spec = hook.spec();
+    spec.parts.iter().copied().chain([spec.symbol]).find(|name| symbols.has(name))
 }
 
 /// Whether conntrack is there: loaded or built in.
@@ -74,6 +99,7 @@ impl Kernel {
             era: layout::era(tracker),
             layout: layout::resolve(btf, tracker.unwrap_or_else(|| btf.image())),
             page_bases: PAGE_BASES.map(address),
+            callers: callers(symbols),
             reset_reasons: btf
                 .image()
                 .enumeration("sk_rst_reason")
@@ -107,7 +133,7 @@ impl Kernel {
             return HookState::Unavailable { because: format!("this kernel's BTF has no {}", lacking.join(", ")) };
         }
         let spec = hook.spec();
-        match (symbols.has(spec.symbol), spec.module) {
+        match (target(hook, symbols).is_some(), spec.module) {
             (true, _) => HookState::Attached,
             (false, Some(module)) if !Path::new("/sys/module").join(module).exists() => {
                 HookState::Waiting { module: module.to_owned() }
@@ -115,6 +141,18 @@ impl Kernel {
             (false, _) => HookState::Unavailable { because: format!("this kernel has no function {}", spec.symbol) },
         }
     }
+}
+
+fn callers(symbols: &Symbols) -> [[u64; 3]; CALLER_RANGES] {
+    let mut ranges = [[0; 3]; CALLER_RANGES];
+    let known = CALLERS.iter().filter_map(|(name, value)| {
+        let start = symbols.get(name)?.address;
+        Some([start, symbols.end(start)?, u64::from(*value)])
+    });
+    for (range, known) in ranges.iter_mut().zip(known) {
+        *range = known;
+    }
+    ranges
 }
 
 /// Whether a hook is of no use without a field of the layout.
@@ -135,6 +173,8 @@ fn needs(hook: Hook, field: &str) -> bool {
     ];
     let own: &[&str] = match hook {
         Hook::CtInvalid => &ENTRY,
+        Hook::EntryGone => return ENTRY.contains(&field) || ["net_inum", "ct_net", "ct_status"].contains(&field),
+        Hook::TableFull => return field == "net_inum",
         Hook::ResetV4 => &["skb_refdst", "rt_type", "skb_nfct"],
         Hook::ResetV6 => &["skb_refdst", "rt6_flags", "skb_nfct"],
         Hook::CtMalformed | Hook::RejectV4 | Hook::RejectV6 => &[],

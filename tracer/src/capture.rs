@@ -102,6 +102,23 @@ pub struct Counters {
     pub hooks: Vec<HookCounters>,
     /// Records lost per CPU and hook, those that are not zero: `(cpu, hook, lost)`.
     pub lost_on: Vec<(u32, Hook, u64)>,
+    /// How often new connections found the table full, per network namespace where they did.
+    pub table_full: Vec<TableFull>,
+}
+
+/// How often new connections of a network namespace found the conntrack table full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableFull {
+    /// Its inode number.
+    pub netns: u32,
+    /// Packets that would have opened a connection and were dropped.
+    pub dropped: u64,
+    /// New connections that took the place of others.
+    pub made_room: u64,
+    /// The first time.
+    pub first: Instant,
+    /// The last time.
+    pub last: Instant,
 }
 
 /// What is known of a network namespace.
@@ -117,11 +134,18 @@ pub struct Netns {
     pub entries: Option<u32>,
     /// The most entries its table takes.
     pub max: Option<u32>,
+    /// Packets that conntrack has refused in it, ever.
+    pub invalid: Option<u64>,
     /// The sysctls that decide what conntrack does, by name without `net.netfilter.`.
     pub sysctls: Vec<(String, i64)>,
 }
 
 impl Netns {
+    /// Whether conntrack is known to look at the packets of this namespace: it keeps entries, or has refused packets.
+    pub fn tracks(&self) -> bool {
+        self.entries.is_some_and(|entries| entries > 0) || self.invalid.is_some_and(|invalid| invalid > 0)
+    }
+
     /// A sysctl's value.
     pub fn sysctl(&self, name: &str) -> Option<i64> {
         self.sysctls.iter().find(|(known, _)| known == name).map(|(_, value)| *value)

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::conntrack::Message;
 use crate::conntrack::window::Failure;
+use crate::conntrack::{End, Message};
 
 macro_rules! words {
     ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $variant_doc:literal])* $variant:ident = $word:literal,)* }) => {
@@ -178,6 +178,17 @@ impl Diagnosis {
             Message::BadChecksum => Self::with(Cause::Malformed, Reason::BadChecksum),
             Message::BadFlags => Self::with(Cause::Malformed, Reason::BadFlags),
             Message::LoweredTimeout | Message::Other => Self::plain(Cause::Unknown),
+        }
+    }
+
+    /// A segment that came after its connection's entry had ended.
+    pub const fn of_end(end: End) -> Self {
+        match end {
+            End::Expired => Self::with(Cause::NoEntry, Reason::Expired),
+            End::Closed => Self::with(Cause::NoEntry, Reason::Closed),
+            End::Evicted => Self::with(Cause::NoEntry, Reason::Evicted),
+            End::Deleted => Self::with(Cause::NoEntry, Reason::Deleted),
+            End::Unknown => Self::plain(Cause::NoEntry),
         }
     }
 

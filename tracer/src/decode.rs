@@ -5,10 +5,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use tracer_common::Hook;
-use tracer_common::wire::{self, RECORD_SIZE, Record, VERSION, present};
+use tracer_common::wire::{self, RECORD_SIZE, Record, VERSION, caller, present};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::conntrack::{Direction, Entry, Message, Nfct, Seen, Seq, Status, TcpState, Tuple};
+use crate::conntrack::{Direction, EndedBy, Entry, Gone, Message, Nfct, Seen, Seq, Status, TcpState, Tuple};
 use crate::event::{Event, Interface, NfHook, Notes, SkbId, Socket, SocketState, Text, Words};
 use crate::packet::{Flags, Options, Packet};
 use crate::time::Instant;
@@ -58,6 +58,7 @@ pub fn decode(raw: &Bytes) -> Result<Event, DecodeError> {
         packet: has(present::L3 | present::L4).then(|| packet(record)).flatten(),
         nfct: has(present::NFCT).then(|| Nfct::from_raw(record.nfct)),
         entry: has(present::CONNTRACK).then(|| entry(&record.ct)).flatten(),
+        gone: has(present::GONE).then(|| gone(&record.gone)).flatten().map(Box::new),
         words: has(present::TEXT).then(|| words(record)),
         socket: has(present::SOCKET).then_some(Socket { state: SocketState(record.sk_state) }),
         reset_reason: has(present::RESET_REASON).then_some(record.reset_reason),
@@ -132,6 +133,19 @@ fn entry(ct: &wire::Conntrack) -> Option<Entry> {
         last_dir: if ct.last_dir == 0 { Direction::Original } else { Direction::Reply },
         last_end: Seq(ct.last_end),
     })
+}
+
+fn gone(gone: &wire::Gone) -> Option<Gone> {
+    let by = match gone.caller {
+        _ if gone.portid != 0 => EndedBy::UserSpace { pid: gone.pid, comm: Text::new(&gone.comm) },
+        caller::EARLY_DROP => EndedBy::EarlyDrop,
+        _ if gone.left <= 0 => EndedBy::Timeout,
+        caller::GC_WORKER => EndedBy::Pressure,
+        caller::CLEANUP => EndedBy::CleanUp,
+        caller::TRACKER => EndedBy::Tracker,
+        _ => EndedBy::Kernel,
+    };
+    Some(Gone { at: Instant(gone.time_ns), entry: entry(&gone.ct)?, by })
 }
 
 fn tuple(tuple: &wire::Tuple) -> Option<Tuple> {
@@ -267,8 +281,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_named() {
         let mut build = late_retransmission();
-        build.record.version = 2;
-        assert_eq!(decode(&build.bytes()), Err(DecodeError::Version(2)));
+        build.record.version = 1;
+        assert_eq!(decode(&build.bytes()), Err(DecodeError::Version(1)));
         let mut build = late_retransmission();
         build.record.hook = 99;
         assert_eq!(decode(&build.bytes()), Err(DecodeError::Hook(99)));
@@ -293,8 +307,8 @@ mod tests {
         #[test]
         fn any_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..RECORD_SIZE + 8), known in any::<bool>()) {
             if known && bytes.len() >= 36 {
-                let hook = bytes[34] % 6;
-                bytes[32..36].copy_from_slice(&[1, 0, hook, 0]);
+                let hook = bytes[34] % 7;
+                bytes[32..36].copy_from_slice(&[2, 0, hook, 0]);
             }
             if let Ok(event) = decode(&Bytes::from(bytes)) {
                 // Everything that is printed of it can be printed.

@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use tracer_common::Hook;
 
-use crate::conntrack::{Entry, Message, Nfct};
+use crate::conntrack::{Entry, Gone, Message, Nfct};
 use crate::packet::Packet;
 use crate::time::Instant;
 
@@ -36,6 +36,8 @@ pub struct Event {
     pub nfct: Option<Nfct>,
     /// The packet's conntrack entry.
     pub entry: Option<Entry>,
+    /// The entry that it would have belonged to, and how that one ended; only where the packet has none, or a new one.
+    pub gone: Option<Box<Gone>>,
     /// The kernel's own words.
     pub words: Option<Words>,
     /// The socket that answers.
@@ -46,6 +48,13 @@ pub struct Event {
     pub notes: Notes,
     /// The record as it came.
     pub raw: Bytes,
+}
+
+impl Event {
+    /// The entry that tells most of the packet's connection: the one that has ended, else the packet's own.
+    pub fn connection(&self) -> Option<&Entry> {
+        self.gone.as_ref().map(|gone| &gone.entry).or(self.entry.as_ref())
+    }
 }
 
 /// The address of a `sk_buff`.

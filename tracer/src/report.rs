@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use tracer_common::Hook;
 
-use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Netns};
+use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Netns, TableFull};
 use crate::causality::engine::Totals;
 use crate::causality::flow::{Flow, Strength, Tally};
 use crate::cause::{Cause, Diagnosis};
@@ -49,6 +49,8 @@ pub struct Summary {
     pub flows_reset: u64,
     /// Flows per cause, of those that a packet was refused of or a RST was sent to.
     pub by_cause: BTreeMap<Cause, u64>,
+    /// Packets of new connections that were dropped because the table was full.
+    pub table_full_drops: u64,
 }
 
 /// A flow in the report.
@@ -85,6 +87,8 @@ pub struct Report {
     pub lost_on: Vec<(u32, Hook, u64)>,
     /// Records that could not be decoded.
     pub undecodable: u64,
+    /// How often new connections found the table full, per namespace that the filter wants.
+    pub table_full: Vec<TableFull>,
     /// Counts.
     pub summary: Summary,
     /// Flows, those that were reset first.
@@ -132,12 +136,23 @@ impl Report {
         let of_endpoint = |flow: &Flow| {
             filter.netns.is_empty()
                 && flow.is_untracked_here()
-                && namespace(flow).is_some_and(|facts| facts.entries == Some(0))
+                && namespace(flow).is_some_and(|facts| facts.entries == Some(0) && !facts.tracks())
         };
         let (of_endpoints, flows): (Vec<Flow>, Vec<Flow>) = flows.into_iter().partition(of_endpoint);
+        let mut flows = flows;
+        for flow in &mut flows {
+            if let Some(diagnosis) = diagnosis::explain_silence(flow, &hooks, namespace(flow)) {
+                flow.settle(diagnosis);
+            }
+        }
         let (wanted, hidden): (Vec<Flow>, Vec<Flow>) =
             flows.into_iter().partition(|flow| filter.matches_cause(flow.story.diagnosis.cause));
-        let summary = summarise(&wanted, &totals, &filter);
+        let table_full: Vec<TableFull> = counters.as_ref().map_or_else(Vec::new, |counters| {
+            let wanted = |full: &&TableFull| filter.netns.is_empty() || filter.netns.contains(&full.netns);
+            counters.table_full.iter().filter(wanted).copied().collect()
+        });
+        let mut summary = summarise(&wanted, &totals, &filter);
+        summary.table_full_drops = table_full.iter().map(|full| full.dropped).sum();
         let mut flows: Vec<FlowReport> = wanted
             .into_iter()
             .map(|flow| {
@@ -145,7 +160,7 @@ impl Report {
                 FlowReport {
                     netns_name: facts.and_then(|facts| facts.name.clone()),
                     excluded: diagnosis::exclusions(&flow, &hooks, facts),
-                    mitigations: diagnosis::mitigations_for(&flow, host.era),
+                    mitigations: diagnosis::mitigations_for(&flow, host.era, facts),
                     flow,
                 }
             })
@@ -153,7 +168,7 @@ impl Report {
         flows
             .sort_by_key(|report| (std::cmp::Reverse(report.flow.story.strength()), report.flow.first, report.flow.id));
         let lost = hooks.iter().map(|line| line.counters.lost()).sum();
-        let mitigations = diagnosis::mitigations(&flows);
+        let mitigations = diagnosis::mitigations(&flows, &namespaces);
         let mut report = Self {
             started: host.started,
             host,
@@ -164,6 +179,7 @@ impl Report {
             lost,
             lost_on: counters.map(|counters| counters.lost_on).unwrap_or_default(),
             undecodable,
+            table_full,
             summary,
             flows,
             filtered: (!filter.is_empty())

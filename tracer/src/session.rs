@@ -81,6 +81,9 @@ impl Session {
             },
             Item::Counters(counters) => {
                 self.last = self.last.max(counters.at);
+                for full in &counters.table_full {
+                    self.engine.namespace(full.netns);
+                }
                 self.counters = Some(counters.clone());
             }
             Item::Netns(netns) => {

@@ -8,6 +8,8 @@ mod connection;
 mod download;
 mod kernel_types;
 mod late_retransmission;
+mod no_entry;
+mod table;
 mod window;
 
 use std::fmt::Write as _;
@@ -92,6 +94,34 @@ pub const ALL: &[Scenario] = &[
         name: "two-flows",
         about: "two downloads at once, one disturbed: only the victim is named",
         run: download::two_flows,
+    },
+    Scenario { name: "entry-expired", about: "an idle entry expires; the server speaks again", run: no_entry::expired },
+    Scenario { name: "entry-expired-strict", about: "the same with tcp_loose=0", run: no_entry::expired_strict },
+    Scenario {
+        name: "entry-closed",
+        about: "a late copy of a segment of a connection that was closed",
+        run: no_entry::closed,
+    },
+    Scenario { name: "entry-closed-strict", about: "the same with tcp_loose=0", run: no_entry::closed_strict },
+    Scenario {
+        name: "entry-deleted",
+        about: "conntrack -D takes the entry of a live connection",
+        run: no_entry::deleted,
+    },
+    Scenario { name: "entry-deleted-strict", about: "the same with tcp_loose=0", run: no_entry::deleted_strict },
+    Scenario { name: "entry-flushed", about: "conntrack -F takes all entries", run: no_entry::flushed },
+    Scenario {
+        name: "address-removed",
+        about: "the masquerading address goes and comes back",
+        run: no_entry::address_removed,
+    },
+    Scenario { name: "entry-older", about: "an entry that expired before whyrst was started", run: no_entry::older },
+    Scenario { name: "entry-older-strict", about: "the same with tcp_loose=0", run: no_entry::older_strict },
+    Scenario { name: "table-drops", about: "a full table drops a new connection: no RST", run: table::drops },
+    Scenario {
+        name: "table-evicts",
+        about: "half-open connections take each other's place in a full table",
+        run: table::evicts,
     },
     Scenario {
         name: "reject-module-later",

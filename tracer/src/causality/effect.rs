@@ -11,6 +11,8 @@ use crate::packet::{Flags, Packet};
 pub enum Effect {
     /// Its sequence number is below the window: dropped without a word.
     Dropped,
+    /// The connection had been closed before: there is nothing left to end.
+    Closed,
     /// Inside the window but not exact: answered with a challenge ACK, the connection goes on.
     Challenged,
     /// Nothing is known of the peer's state.
@@ -26,6 +28,7 @@ impl Effect {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Dropped => "dropped",
+            Self::Closed => "closed",
             Self::Challenged => "challenge-ack",
             Self::Unknown => "unknown",
             Self::MayKill => "may-kill",

@@ -11,7 +11,7 @@ use super::pending::Pending;
 use crate::capture::{LookUp, LookedUp, Outcome};
 use crate::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use crate::conntrack::entry::CtInfo;
-use crate::conntrack::{Direction, Entry, Message, Nfct, Seq, Tuple, Verdict, window};
+use crate::conntrack::{Direction, End, Entry, Message, Nfct, Seq, Tuple, Verdict, window};
 use crate::event::{Event, NfHook};
 use crate::filter::Filter;
 use crate::kernel::era::Era;
@@ -134,17 +134,27 @@ impl Engine {
     }
 
     /// Takes an event.
-    pub fn event(&mut self, event: Event) -> Observed {
+    pub fn event(&mut self, mut event: Event) -> Observed {
+        if event.packet.is_some_and(|packet| opens(&packet)) {
+            // It opens a connection of its own, whatever the same addresses and ports were before.
+            event.gone = None;
+        }
         self.totals.events += 1;
-        if let Some(netns) = event.netns
-            && self.namespaces.len() < self.limits.waiting
-            && self.namespaces.insert(netns)
-        {
-            self.new_namespaces.push(netns);
+        if let Some(netns) = event.netns {
+            self.namespace(netns);
         }
         match event.hook {
             Hook::CtInvalid | Hook::CtMalformed => self.refusal(event),
             Hook::ResetV4 | Hook::ResetV6 | Hook::RejectV4 | Hook::RejectV6 => self.reset(event),
+            // Ended entries come with the packets that miss them, never by themselves.
+            Hook::EntryGone | Hook::TableFull => Observed { flow: None, kind: Kind::Unwanted },
+        }
+    }
+
+    /// Takes notice of a namespace that something happened in, so that the kernel is asked about it.
+    pub fn namespace(&mut self, netns: u32) {
+        if self.namespaces.len() < self.limits.waiting && self.namespaces.insert(netns) {
+            self.new_namespaces.push(netns);
         }
     }
 
@@ -216,7 +226,7 @@ impl Engine {
         if is_own_reset(&event) {
             return self.departure(event);
         }
-        let diagnosis = Diagnosis::of_message(message);
+        let diagnosis = of_message(message, &event);
         let verdict = message.verdict(self.era);
         let direction = direction(&event);
         let window = explain(&event, message, direction, self.era);
@@ -300,9 +310,14 @@ impl Engine {
             confidence = *certainty;
         }
         let refusal = refused.as_ref().map(|(_, refusal, _)| refusal);
-        let entry = refusal.and_then(|refusal| refusal.event.entry.as_ref()).or(event.entry.as_ref());
+        let entry = refusal.and_then(|refusal| refusal.event.connection()).or(event.connection());
         let side = refusal.map_or_else(|| direction(&event), |refusal| refusal.direction);
-        let effect = event.packet.as_ref().map_or(Effect::Unknown, |packet| effect::of_answer(packet, entry.zip(side)));
+        let closed = event.gone.as_ref().is_some_and(|gone| gone.end() == End::Closed);
+        let effect = match &event.packet {
+            _ if closed => Effect::Closed,
+            Some(packet) => effect::of_answer(packet, entry.zip(side)),
+            None => Effect::Unknown,
+        };
         let doubtful = by == ResetBy::GatewayStack && event.packet.is_some_and(|packet| packet.options.signed());
         let reset = Arc::new(Reset { answer: event.packet.map(|packet| packet.answer()), event, by, effect, doubtful });
         let story = Story {
@@ -399,7 +414,7 @@ impl Engine {
 
     /// Puts an event to its flow, which is made if there is none; `None` where the filter does not want it.
     fn account(&mut self, event: &Event, diagnosis: Diagnosis, tally: Tally, story: Story) -> Option<FlowId> {
-        let id = match &event.entry {
+        let id = match event.connection() {
             Some(entry) => self.flow_of_entry(event, entry, &story),
             None => self.flow_of_packet(event, &story),
         };
@@ -417,7 +432,7 @@ impl Engine {
         }
         // A segment for which there was no entry makes one of its own. Where the connection that it really belongs to is
         // known, that is its flow.
-        let picked_up = event.nfct == Some(Nfct::Entry(CtInfo::New));
+        let picked_up = event.gone.is_none() && event.nfct == Some(Nfct::Entry(CtInfo::New));
         if picked_up && let Some(&id) = self.by_tuple.get(&(key.netns, key.original)) {
             return Some(id);
         }
@@ -475,7 +490,7 @@ impl Engine {
         self.idle.remove(&(flow.was_reset(), flow.last, id));
         flow.last = flow.last.max(event.at);
         flow.first = flow.first.min(event.at);
-        if let Some(entry) = &event.entry {
+        if let Some(entry) = event.connection() {
             flow.state = Some(entry.state);
             flow.assured = Some(entry.status.assured());
         }
@@ -545,7 +560,16 @@ fn wire_tuples(key: &FlowKey) -> [Tuple; 4] {
 }
 
 fn diagnosis_of(refusal: &Refusal) -> Diagnosis {
-    Diagnosis::of_message(refusal.event.words.map_or(Message::Other, |words| words.message))
+    of_message(refusal.event.words.map_or(Message::Other, |words| words.message), &refusal.event)
+}
+
+/// What a message says about its packet. That a first packet cannot open a connection has a reason of its own where the
+/// entry of its connection is known to have ended.
+fn of_message(message: Message, event: &Event) -> Diagnosis {
+    match (message, &event.gone) {
+        (Message::InvalidNew | Message::InvalidState, Some(gone)) => Diagnosis::of_end(gone.end()),
+        _ => Diagnosis::of_message(message),
+    }
 }
 
 const fn key_of_entry(event: &Event, entry: &Entry) -> FlowKey {
@@ -554,10 +578,12 @@ const fn key_of_entry(event: &Event, entry: &Entry) -> FlowKey {
 
 /// The packet's direction: from `ctinfo`, or by comparing it with the entry's tuples.
 fn direction(event: &Event) -> Option<Direction> {
-    if let Some(direction) = event.nfct.and_then(Nfct::direction) {
+    if event.gone.is_none()
+        && let Some(direction) = event.nfct.and_then(Nfct::direction)
+    {
         return Some(direction);
     }
-    let (entry, packet) = (event.entry?, event.packet?);
+    let (entry, packet) = (event.connection()?, event.packet?);
     [Direction::Original, Direction::Reply].into_iter().find(|side| entry.tuple(*side) == packet.tuple())
 }
 
@@ -586,6 +612,12 @@ fn of_reset(event: &Event) -> (Diagnosis, Confidence) {
             (Diagnosis::plain(Cause::NoListener), Confidence::Proven)
         }
         Some(Nfct::Untracked) => (Diagnosis::plain(Cause::NotTracked), Confidence::Proven),
+        // The entry was seen to end, and at the RST the segment had none: refused without a word, or taken for the first
+        // of a new connection.
+        Some(Nfct::None | Nfct::Entry(CtInfo::New)) if event.gone.is_some() => {
+            let end = event.gone.as_ref().map_or(End::Unknown, |gone| gone.end());
+            (Diagnosis::of_end(end), Confidence::Proven)
+        }
         // A segment from the middle of a connection was taken for the first of a new one.
         Some(Nfct::Entry(CtInfo::New)) => (Diagnosis::NEVER_SEEN, Confidence::Inferred),
         // conntrack refused it without a word, or its message was lost, or conntrack does not look at packets here.
@@ -598,5 +630,7 @@ const fn opens(packet: &Packet) -> bool {
     packet.flags.has(Flags::SYN) && !packet.flags.has(Flags::ACK)
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use super::effect::Effect;
 use crate::capture::Outcome;
 use crate::cause::{Confidence, Diagnosis, ResetBy};
 use crate::conntrack::window::Explanation;
-use crate::conntrack::{Direction, Entry, Nfct, TcpState, Tuple, Verdict};
+use crate::conntrack::{Direction, Entry, Gone, Nfct, TcpState, Tuple, Verdict};
 use crate::event::{Event, Interface, Words};
 use crate::packet::{Packet, ResetSegment};
 use crate::time::Instant;
@@ -184,6 +184,12 @@ impl Story {
     pub fn entry(&self) -> Option<&Entry> {
         self.trigger()?.entry.as_ref()
     }
+
+    /// The entry that the packet would have belonged to, where it had ended before.
+    pub fn gone(&self) -> Option<&Gone> {
+        let of_reset = || self.reset.as_ref().and_then(|reset| reset.event.gone.as_deref());
+        self.refusal.as_ref().and_then(|refusal| refusal.event.gone.as_deref()).or_else(of_reset)
+    }
 }
 
 /// What a look-up found, when it differs from what was known before.
@@ -237,7 +243,7 @@ impl Flow {
     pub fn is_untracked_here(&self) -> bool {
         let untracked = |reset: &Reset| {
             reset.by != ResetBy::GatewayRejectRule
-                && reset.event.entry.is_none()
+                && reset.event.connection().is_none()
                 && reset.event.nfct == Some(Nfct::None)
         };
         self.last_refusal.is_none()
@@ -284,6 +290,16 @@ impl Flow {
             *from -= 1;
             tally.invalid += 1;
         }
+    }
+
+    /// Takes a diagnosis that follows from what became known after the flow's last event.
+    pub fn settle(&mut self, diagnosis: Diagnosis) {
+        for (known, _) in &mut self.causes {
+            if *known == self.story.diagnosis {
+                *known = diagnosis;
+            }
+        }
+        self.story.diagnosis = diagnosis;
     }
 
     /// Takes a story that goes further than the one it has.

@@ -17,6 +17,7 @@ use crate::attach::{self, Kernel};
 use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
 use crate::causality::engine::{Kind, Observed};
 use crate::causality::flow::{Flow, Strength};
+use crate::cause::Cause;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::kernel::netns::now;
@@ -74,7 +75,8 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     let found = report.flows.iter().any(|flow| {
         flow.flow.story.strength() > Strength::Ignored && arguments.fail_on.contains(&flow.flow.story.diagnosis.cause)
     });
-    Ok(if found { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+    let full = report.summary.table_full_drops > 0 && arguments.fail_on.contains(&Cause::TableFull);
+    Ok(if found || full { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
 }
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {

@@ -4,10 +4,12 @@
 //! Pure: no clock, no file, no socket, no allocation that depends on the outside.
 
 pub mod entry;
+pub mod gone;
 pub mod message;
 pub mod seq;
 pub mod window;
 
 pub use entry::{Direction, Entry, Nfct, Seen, Status, TcpState, Tuple};
+pub use gone::{End, EndedBy, Gone};
 pub use message::{Message, Verdict};
 pub use seq::Seq;

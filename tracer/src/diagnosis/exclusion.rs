@@ -24,9 +24,12 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
     let itself = flow.story.diagnosis.cause;
     [
         reject_rule(flow, hooks, reset.event.packet.is_some_and(|packet| packet.src.is_ipv4())),
-        had_an_entry(flow).then(|| Exclusion {
+        (had_an_entry(flow) || flow.story.gone().is_some()).then(|| Exclusion {
             cause: Cause::NoListener,
-            because: "the segment belongs to a connection that conntrack knows; it opens none".to_owned(),
+            because: format!(
+                "the segment belongs to a connection that conntrack {}; it opens none",
+                if flow.story.gone().is_some() { "knew" } else { "knows" }
+            ),
         }),
         flow.story.entry().filter(|_| had_an_entry(flow)).map(|entry| Exclusion {
             cause: Cause::NoEntry,
@@ -36,7 +39,7 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
                 if entry.status.assured() { ", ASSURED" } else { "" }
             ) + &time_left(flow, entry.state),
         }),
-        table_full(namespace),
+        table_full(hooks, namespace),
         (reset.event.nfct != Some(Nfct::Untracked) && had_an_entry(flow))
             .then(|| Exclusion { cause: Cause::NotTracked, because: "conntrack looked at the packet".to_owned() }),
         (reset.by == ResetBy::GatewayStack).then(|| Exclusion {
@@ -83,8 +86,12 @@ fn time_left(flow: &Flow, before: TcpState) -> String {
     found.map_or_else(String::new, |seconds| format!(", {seconds} s left"))
 }
 
-/// The table counts as not full while it holds less than the share above which early drop begins.
-fn table_full(namespace: Option<&Netns>) -> Option<Exclusion> {
+/// Nobody found the table full, or it holds less than the share above which early drop begins.
+fn table_full(hooks: &[HookLine], namespace: Option<&Netns>) -> Option<Exclusion> {
+    let line = hooks.iter().find(|line| line.hook == Hook::TableFull);
+    if line.is_some_and(|line| line.state == HookState::Attached && line.counters.hits() > 0) {
+        return None;
+    }
     let namespace = namespace?;
     let (entries, max) = (namespace.entries?, namespace.max?);
     let full = u64::from(entries) * 100 >= u64::from(max) * 95;

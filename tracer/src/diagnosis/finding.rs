@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::capture::{HookState, Netns};
+use crate::capture::{HookState, Netns, TableFull};
 use crate::causality::engine::Totals;
 use crate::causality::flow::Flow;
 use crate::report::{Origin, Report};
@@ -53,7 +53,10 @@ pub fn findings(
     totals: &Totals,
     of_endpoints: &[Flow],
 ) -> Vec<Finding> {
-    let mut found: Vec<Finding> = namespaces.values().filter_map(table).collect();
+    let full = |inode: u32| report.table_full.iter().find(|full| full.netns == inode);
+    let mut found: Vec<Finding> =
+        namespaces.values().filter(|facts| full(facts.inode).is_none()).filter_map(table).collect();
+    found.extend(report.table_full.iter().map(|full| table_was_full(full, namespaces.get(&full.netns))));
     found.extend(lost(report));
     found.extend(endpoints(of_endpoints, namespaces));
     found.extend(damaged(report));
@@ -96,6 +99,38 @@ pub fn findings(
 
 /// A hook that was attached later than this came with its module.
 const LATE: std::time::Duration = std::time::Duration::from_secs(2);
+
+fn table_was_full(full: &TableFull, facts: Option<&Netns>) -> Finding {
+    let whose = match facts.and_then(|facts| facts.name.as_ref()) {
+        Some(name) => format!("the conntrack table of {name}"),
+        None => "the conntrack table".to_owned(),
+    };
+    let plural = |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+    let mut evidence = vec![
+        ("netns".to_owned(), full.netns.to_string()),
+        ("dropped".to_owned(), full.dropped.to_string()),
+        ("made_room".to_owned(), full.made_room.to_string()),
+    ];
+    for (name, value) in
+        [("entries", facts.and_then(|facts| facts.entries)), ("max", facts.and_then(|facts| facts.max))]
+    {
+        evidence.extend(value.map(|value| (name.to_owned(), value.to_string())));
+    }
+    Finding {
+        id: "conntrack-table-full",
+        severity: Severity::Critical,
+        title: format!(
+            "{whose} was full: {} dropped, {} the place of another",
+            plural(full.dropped, "packet of a new connection was", "packets of new connections were"),
+            plural(full.made_room, "new connection took", "new connections took"),
+        ),
+        evidence,
+        advice: vec![
+            "no RST is sent for a dropped packet: the client waits, and tries again".to_owned(),
+            "raise net.netfilter.nf_conntrack_max, and nf_conntrack_buckets with it".to_owned(),
+        ],
+    }
+}
 
 fn table(namespace: &Netns) -> Option<Finding> {
     let (entries, max) = (u64::from(namespace.entries?), u64::from(namespace.max?));

@@ -1,13 +1,19 @@
 //! What would cure it, what that costs, and how to undo it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
+use crate::capture::Netns;
 use crate::causality::flow::{Flow, Strength};
 use crate::cause::{Cause, Reason, ResetBy};
 use crate::kernel::era::Era;
 use crate::report::FlowReport;
+
+/// The sysctl that says for how long an idle connection is kept, in seconds.
+const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
+/// 2 h 4 min, in seconds (RFC 5382 §5, REQ-5).
+const RFC_5382_TIMEOUT: i64 = 7_440;
 
 /// A cure's stable name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -20,6 +26,12 @@ pub enum MitigationId {
     BeLiberal,
     /// RSTs below the acknowledged sequence number are let pass.
     IgnoreInvalidRst,
+    /// A longer timeout for idle connections.
+    RaiseTimeout,
+    /// Ends that do not stay silent for that long.
+    Keepalive,
+    /// A table with more room.
+    RaiseTableSize,
 }
 
 impl MitigationId {
@@ -30,6 +42,9 @@ impl MitigationId {
             Self::DropInvalidInput => "drop-invalid-input",
             Self::BeLiberal => "be-liberal",
             Self::IgnoreInvalidRst => "ignore-invalid-rst",
+            Self::RaiseTimeout => "raise-timeout",
+            Self::Keepalive => "keepalive",
+            Self::RaiseTableSize => "raise-table-size",
         }
     }
 }
@@ -52,7 +67,7 @@ pub struct Mitigation {
 }
 
 /// The cures for a flow, the most thorough first.
-pub fn mitigations_for(flow: &Flow, era: Era) -> Vec<MitigationId> {
+pub fn mitigations_for(flow: &Flow, era: Era, namespace: Option<&Netns>) -> Vec<MitigationId> {
     if flow.story.strength() <= Strength::Ignored {
         return Vec::new();
     }
@@ -74,22 +89,34 @@ pub fn mitigations_for(flow: &Flow, era: Era) -> Vec<MitigationId> {
     if diagnosis.reason == Some(Reason::InvalidRst) && era != Era::E1 {
         ids.push(MitigationId::IgnoreInvalidRst);
     }
+    match diagnosis.reason {
+        Some(Reason::Expired) => {
+            let timeout = namespace.and_then(|facts| facts.sysctl(TIMEOUT));
+            if timeout.is_some_and(|seconds| seconds < RFC_5382_TIMEOUT) {
+                ids.push(MitigationId::RaiseTimeout);
+            }
+            ids.push(MitigationId::Keepalive);
+        }
+        Some(Reason::Evicted) => ids.push(MitigationId::RaiseTableSize),
+        _ => {}
+    }
     ids
 }
 
 /// Every cure that some flow names, with commands for the interfaces, addresses and namespaces of those flows.
-pub fn mitigations(flows: &[FlowReport]) -> Vec<Mitigation> {
+pub fn mitigations(flows: &[FlowReport], namespaces: &BTreeMap<u32, Netns>) -> Vec<Mitigation> {
     let ids: BTreeSet<MitigationId> = flows.iter().flat_map(|flow| flow.mitigations.iter().copied()).collect();
     ids.into_iter()
         .map(|id| {
             let named: Vec<&FlowReport> = flows.iter().filter(|flow| flow.mitigations.contains(&id)).collect();
-            describe(id, &named)
+            describe(id, &named, namespaces)
         })
         .collect()
 }
 
-fn describe(id: MitigationId, flows: &[&FlowReport]) -> Mitigation {
+fn describe(id: MitigationId, flows: &[&FlowReport], facts: &BTreeMap<u32, Netns>) -> Mitigation {
     let namespaces: BTreeSet<Option<String>> = flows.iter().map(|flow| flow.netns_name.clone()).collect();
+    let facts = flows.iter().filter_map(|flow| facts.get(&flow.flow.key.netns?));
     match id {
         MitigationId::UpgradeKernel => Mitigation {
             id,
@@ -119,6 +146,63 @@ fn describe(id: MitigationId, flows: &[&FlowReport]) -> Mitigation {
             vec!["a blind attacker's RST reaches the client, which then checks it itself (RFC 5961)"],
             vec![Reason::InvalidRst],
         ),
+        MitigationId::RaiseTimeout => change(
+            id,
+            "keep idle connections for at least 2 h 4 min, as RFC 5382 asks of a NAT",
+            TIMEOUT,
+            facts,
+            |_| RFC_5382_TIMEOUT,
+            vec![
+                "connections whose ends have vanished stay in the table for as long: watch its size",
+                "holds for connections that carry a packet after it is set",
+            ],
+            vec![Reason::Expired],
+        ),
+        MitigationId::Keepalive => Mitigation {
+            id,
+            title: "let one end send TCP keepalives more often than the entry's timeout (SO_KEEPALIVE, TCP_KEEPIDLE)",
+            commands: Vec::new(),
+            undo: Vec::new(),
+            side_effects: vec!["it has to be done at the client or the server; the default of Linux is 2 h"],
+            cures: vec![Reason::Expired],
+        },
+        MitigationId::RaiseTableSize => change(
+            id,
+            "make room for twice as many connections",
+            "nf_conntrack_max",
+            facts,
+            |max| max.saturating_mul(2),
+            vec![
+                "each entry takes about 300 bytes of kernel memory",
+                "raise nf_conntrack_buckets with it, or look-ups get slower",
+                "all network namespaces share the limit of the initial one",
+            ],
+            vec![Reason::Evicted],
+        ),
+    }
+}
+
+/// A sysctl that is changed from what it is; undoing it sets it back.
+fn change<'a>(
+    id: MitigationId,
+    title: &'static str,
+    name: &str,
+    facts: impl Iterator<Item = &'a Netns>,
+    to: impl Fn(i64) -> i64,
+    side_effects: Vec<&'static str>,
+    cures: Vec<Reason>,
+) -> Mitigation {
+    let found: BTreeSet<(Option<&String>, i64)> =
+        facts.filter_map(|facts| Some((facts.name.as_ref(), facts.sysctl(name)?))).collect();
+    let set =
+        |namespace: Option<&String>, value: i64| format!("{}sysctl -w net.netfilter.{name}={value}", prefix(namespace));
+    Mitigation {
+        id,
+        title,
+        commands: found.iter().map(|(namespace, value)| set(*namespace, to(*value))).collect(),
+        undo: found.iter().map(|(namespace, value)| set(*namespace, *value)).collect(),
+        side_effects,
+        cures,
     }
 }
 

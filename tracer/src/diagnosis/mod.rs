@@ -5,7 +5,9 @@
 mod exclusion;
 mod finding;
 mod mitigation;
+mod silence;
 
 pub use exclusion::{Exclusion, exclusions};
 pub use finding::{Finding, Severity, findings};
 pub use mitigation::{Mitigation, MitigationId, mitigations, mitigations_for};
+pub use silence::explain_silence;

@@ -1,12 +1,15 @@
-//! Look-ups of single conntrack entries over ctnetlink (`net/netfilter/nf_conntrack_netlink.c`).
+//! Look-ups of single conntrack entries, and conntrack's counters, over ctnetlink (`net/netfilter/nf_conntrack_netlink.c`).
 //!
-//! Only `IPCTNL_MSG_CT_GET` of one tuple: a dump of a table with a million entries is no way to treat a gateway in
+//! Only `IPCTNL_MSG_CT_GET` of one tuple, and the counters of each CPU: a dump of a table with a million entries is no way to treat a gateway in
 //! trouble.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    DecodeError, DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload, NlasIterator, parse_u32_be,
+};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Tuple as NlTuple,
 };
@@ -19,6 +22,10 @@ use crate::conntrack::{Status, TcpState, Tuple};
 
 /// `CTA_ZONE`.
 const CTA_ZONE: u16 = 18;
+/// Bytes of a netlink header.
+const NETLINK_HEADER: usize = 16;
+/// Subsystem `NFNL_SUBSYS_CTNETLINK`, message `IPCTNL_MSG_CT_GET_STATS_CPU`.
+const STATISTICS: u16 = 1 << 8 | 4;
 /// `ENOENT`.
 const NOT_FOUND: i32 = 2;
 
@@ -43,6 +50,19 @@ impl Ctnetlink {
         match self.exchange(&request(tuple, zone)) {
             Ok(answer) => interpret(&answer),
             Err(error) => Outcome::Failed { because: format!("ctnetlink: {error}") },
+        }
+    }
+
+    /// Packets that conntrack refused in this namespace since it was made (`CTA_STATS_INVALID`, summed over the CPUs).
+    pub fn invalid(&self) -> io::Result<u64> {
+        self.socket.send(&statistics_request(), 0)?;
+        let mut sum = 0;
+        loop {
+            let (answer, _) = self.socket.recv_from_full()?;
+            match add_invalid(&answer, &mut sum)? {
+                Dump::Continues => {}
+                Dump::Done => return Ok(sum),
+            }
         }
     }
 
@@ -74,6 +94,51 @@ fn request(tuple: Tuple, zone: u16) -> Vec<u8> {
     let mut bytes = vec![0; packet.buffer_len()];
     packet.serialize(&mut bytes);
     bytes
+}
+
+/// `IPCTNL_MSG_CT_GET_STATS_CPU`, for all CPUs.
+fn statistics_request() -> Vec<u8> {
+    const NFGENMSG: usize = 4;
+    let mut bytes = vec![0; NETLINK_HEADER + NFGENMSG];
+    let mut packet = NetlinkBuffer::new(&mut bytes);
+    packet.set_length((NETLINK_HEADER + NFGENMSG) as u32);
+    packet.set_message_type(STATISTICS);
+    packet.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
+    bytes
+}
+
+/// Whether a dump goes on.
+#[derive(Debug, PartialEq, Eq)]
+enum Dump {
+    Continues,
+    Done,
+}
+
+/// Adds up what a datagram of a dump says of refused packets.
+fn add_invalid(mut datagram: &[u8], sum: &mut u64) -> io::Result<Dump> {
+    /// `CTA_STATS_INVALID`, big-endian.
+    const CTA_STATS_INVALID: u16 = 4;
+    let odd = |error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
+    while !datagram.is_empty() {
+        let packet = NetlinkBuffer::new_checked(datagram).map_err(odd)?;
+        match packet.message_type() {
+            NLMSG_DONE => return Ok(Dump::Done),
+            STATISTICS => {
+                // Behind the header comes a nfgenmsg, then the attributes.
+                for attribute in NlasIterator::new(packet.payload().get(4..).unwrap_or_default()) {
+                    let attribute = attribute.map_err(odd)?;
+                    if attribute.kind() == CTA_STATS_INVALID {
+                        *sum += u64::from(parse_u32_be(attribute.value()).map_err(odd)?);
+                    }
+                }
+            }
+            NLMSG_ERROR => return Err(io::Error::other("ctnetlink keeps no statistics")),
+            other => return Err(io::Error::other(format!("ctnetlink answered {other}"))),
+        }
+        let length = (packet.length() as usize).next_multiple_of(4);
+        datagram = datagram.get(length..).unwrap_or_default();
+    }
+    Ok(Dump::Continues)
 }
 
 fn interpret(answer: &[u8]) -> Outcome {
@@ -150,7 +215,9 @@ fn endpoints(parts: &[NlTuple]) -> Option<Tuple> {
 
 #[cfg(test)]
 mod tests {
-    use super::{interpret, request};
+    use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
+
+    use super::{Dump, STATISTICS, add_invalid, interpret, request, statistics_request};
     use crate::capture::Outcome;
     use crate::conntrack::{Status, TcpState, Tuple};
 
@@ -167,6 +234,26 @@ mod tests {
         assert_eq!(u16::from_ne_bytes(bytes[6..8].try_into().unwrap()), 1);
         assert!(bytes.windows(2).any(|window| window == 34567u16.to_be_bytes()));
         assert!(bytes.ends_with(&[0, 7, 0, 0]), "the zone comes last, padded to four bytes");
+    }
+
+    #[test]
+    fn adds_up_the_counters_of_all_cpus() {
+        fn message(kind: u16, body: &[u8]) -> Vec<u8> {
+            let len = u32::try_from(16 + body.len()).unwrap();
+            [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &[2, 0], &[0; 8], body].concat()
+        }
+        let cpu = |invalid: u8| {
+            let found = [8, 0, 2, 0, 0, 0, 0, 99];
+            let refused = [8, 0, 4, 0, 0, 0, 1, invalid];
+            message(STATISTICS, &[&[0; 4][..], &found, &refused].concat())
+        };
+        let mut sum = 0;
+        assert_eq!(add_invalid(&[cpu(1), cpu(2)].concat(), &mut sum).unwrap(), Dump::Continues);
+        assert_eq!(add_invalid(&message(NLMSG_DONE, &[0; 4]), &mut sum).unwrap(), Dump::Done);
+        assert_eq!(sum, 256 + 1 + 256 + 2);
+        assert!(add_invalid(&message(NLMSG_ERROR, &[0; 20]), &mut sum).is_err());
+        assert!(add_invalid(&cpu(1)[..30], &mut sum).is_err());
+        assert_eq!(statistics_request()[..8], [20, 0, 0, 0, 4, 1, 1, 3]);
     }
 
     /// An answer as 6.1 gives it, cut down to what is read.

@@ -116,7 +116,15 @@ fn ask(request: Request, home: &File, home_inode: u32) -> Item {
             }
             Request::Netns(inode) => {
                 tracing::debug!("{because}");
-                Item::Netns(Netns { inode, name, at: now(), entries: None, max: None, sysctls: Vec::new() })
+                Item::Netns(Netns {
+                    inode,
+                    name,
+                    at: now(),
+                    entries: None,
+                    max: None,
+                    invalid: None,
+                    sysctls: Vec::new(),
+                })
             }
         }
     })
@@ -154,5 +162,7 @@ fn facts(inode: u32, name: Option<String>) -> Netns {
         u32::try_from(*value).ok()
     };
     let (entries, max) = (number("nf_conntrack_count"), number("nf_conntrack_max"));
-    Netns { inode, name, at: now(), entries, max, sysctls }
+    let invalid = Ctnetlink::open().and_then(|ctnetlink| ctnetlink.invalid());
+    let invalid = invalid.inspect_err(|error| tracing::debug!("conntrack's counters: {error}")).ok();
+    Netns { inode, name, at: now(), entries, max, invalid, sysctls }
 }

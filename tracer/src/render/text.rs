@@ -10,7 +10,7 @@ use textwrap::Options;
 
 use super::json::{nat_skipped, reset_passed_through};
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
-use super::words::{counted, effect, peer, story, window};
+use super::words::{counted, effect, ended, peer, story, window};
 use crate::capture::{HookState, Outcome};
 use crate::causality::flow::{Flow, Refusal, Reset, Strength};
 use crate::cause::{Cause, Confidence, ResetBy};
@@ -99,6 +99,14 @@ impl Text<'_> {
             let strength = flow.story.strength();
             let what = if strength >= Strength::Answered { story(flow) } else { String::new() };
             groups.entry((std::cmp::Reverse(strength), flow.story.diagnosis.cause, what)).or_default().push(flow);
+        }
+        let dropped = self.report.summary.table_full_drops;
+        if dropped > 0 {
+            let packets = counted(dropped, "packet of a new connection was", "packets of new connections were");
+            writeln!(self.to, "{STRONG}{packets} dropped: the conntrack table was full.{STRONG:#}")?;
+        }
+        if groups.is_empty() && dropped > 0 {
+            return Ok(());
         }
         if groups.is_empty() {
             return writeln!(self.to, "{GOOD}Nothing was reset and no packet was refused.{GOOD:#}");
@@ -281,9 +289,15 @@ impl Text<'_> {
         }
         let bad = format!("{BAD}{}{BAD:#}", self.look.pick("✗", "x"));
         let time = self.after(began, event.at);
+        if let Some(gone) = flow.story.gone()
+            && reset.by == ResetBy::GatewayStack
+        {
+            self.row(&time, "conntrack", &bad, &ended(gone, event.at))?;
+        }
         if let Some((_, destination)) = nat_skipped(flow, reset) {
             let why = match event.nfct {
                 Some(Nfct::Untracked) => "the packet is exempt from connection tracking",
+                Some(Nfct::None) if flow.story.gone().is_some() => "the packet has no conntrack entry",
                 Some(Nfct::None) => "the packet has no conntrack entry any more",
                 _ => "the packet was taken for the first of a new connection",
             };

@@ -3,8 +3,11 @@
 use crate::causality::effect::Effect;
 use crate::causality::flow::{Flow, Reset};
 use crate::cause::{Cause, Reason};
-use crate::conntrack::Direction;
+use std::time::Duration;
+
 use crate::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
+use crate::conntrack::{Direction, End, EndedBy, Gone};
+use crate::time::Instant;
 
 /// Which end of a connection sends packets of a direction.
 pub(super) const fn end_of(direction: Direction) -> &'static str {
@@ -68,6 +71,7 @@ pub(super) fn effect(reset: &Reset, peer: &str) -> String {
                 "between what the {peer} has acknowledged and what was sent to it: it ends the connection if all of that arrived"
             )
         }
+        Effect::Closed => "the connection had been closed before: there is nothing left to end".to_owned(),
         Effect::Challenged => {
             format!("not what the {peer} expects next: answered with a challenge ACK, the connection goes on")
         }
@@ -82,6 +86,35 @@ pub(super) fn peer(flow: Option<&Flow>, reset: &Reset) -> &'static str {
         (Some(flow), Some(packet)) if packet.src == flow.key.server() => "server",
         (Some(flow), Some(packet)) if packet.src == flow.key.client() => "client",
         _ => "peer",
+    }
+}
+
+/// How the entry ended that a packet came too late for.
+pub(super) fn ended(gone: &Gone, packet: Instant) -> String {
+    let ago = interval(packet - gone.at);
+    let state = gone.entry.state;
+    let assured = if gone.entry.status.assured() { ", ASSURED" } else { "" };
+    let how = match (gone.by, gone.end()) {
+        (EndedBy::UserSpace { pid, comm }, _) if comm.is_empty() => format!("process {pid} deleted it"),
+        (EndedBy::UserSpace { pid, comm }, _) => format!("{comm} (process {pid}) deleted it"),
+        (EndedBy::EarlyDrop, _) => "a new connection took its place in the full table".to_owned(),
+        (EndedBy::Pressure, _) => "the garbage collector took it: the table is above 95 % full".to_owned(),
+        (EndedBy::CleanUp, _) => "it went with the masquerading address, an interface or a module".to_owned(),
+        (EndedBy::Tracker, _) => "a RST or a new SYN ended it".to_owned(),
+        (EndedBy::Timeout, End::Closed) => "the connection was closed and its timeout ran out".to_owned(),
+        (EndedBy::Timeout, _) => "its timeout ran out".to_owned(),
+        (EndedBy::Kernel, _) => "the kernel deleted it".to_owned(),
+    };
+    format!("no entry: {how} {ago} before ({state}{assured})")
+}
+
+/// A duration in the unit that suits it.
+fn interval(duration: Duration) -> String {
+    match duration.as_secs() {
+        0 => format!("{} ms", duration.as_millis()),
+        seconds @ 1..100 => format!("{seconds}.{} s", duration.subsec_millis() / 100),
+        seconds @ 100..7_200 => format!("{} min", seconds / 60),
+        seconds => format!("{} h", seconds / 3_600),
     }
 }
 
@@ -129,9 +162,16 @@ pub(super) fn story(flow: &Flow) -> String {
             let way = if flow.key.nat().is_some() { ", so it was not reverse-NATed" } else { "" };
             format!("conntrack took {what} for INVALID{way}; the local TCP stack got it and answered RST.")
         }
-        Cause::NoEntry => "there was no conntrack entry for the segment, so it was not reverse-NATed; the local TCP \
-                           stack got it and answered RST."
-            .to_owned(),
+        Cause::NoEntry => {
+            let entry = match flow.story.diagnosis.reason {
+                Some(Reason::Expired) => "the connection's conntrack entry had expired",
+                Some(Reason::Closed) => "the connection's conntrack entry had ended with the connection",
+                Some(Reason::Evicted) => "the connection's conntrack entry had been evicted from a full table",
+                Some(Reason::Deleted) => "the connection's conntrack entry had been deleted",
+                _ => "there was no conntrack entry for the segment",
+            };
+            format!("{entry}, so it was not reverse-NATed; the local TCP stack got it and answered RST.")
+        }
         Cause::RejectRule => "a REJECT rule of this gateway answered with a RST.".to_owned(),
         Cause::NoListener => "nothing listens on that port of the gateway itself.".to_owned(),
         Cause::LocalSocket => "a socket of the gateway itself sent the RST.".to_owned(),

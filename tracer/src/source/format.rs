@@ -19,7 +19,9 @@ use serde::{Deserialize, Serialize};
 use tracer_common::Hook;
 use tracer_common::counter;
 
-use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome};
+use crate::capture::{
+    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull,
+};
 use crate::conntrack::{Status, TcpState, Tuple};
 use crate::kernel::era::Era;
 use crate::time::{ClockOffset, Instant};
@@ -186,6 +188,41 @@ struct CountersDto {
     /// CPU, hook number, records lost.
     #[serde(default)]
     lost_on: Vec<(u32, u16, u64)>,
+    #[serde(default)]
+    table_full: Vec<TableFullDto>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct TableFullDto {
+    netns: u32,
+    dropped: u64,
+    made_room: u64,
+    first_ns: u64,
+    last_ns: u64,
+}
+
+impl From<&TableFull> for TableFullDto {
+    fn from(full: &TableFull) -> Self {
+        Self {
+            netns: full.netns,
+            dropped: full.dropped,
+            made_room: full.made_room,
+            first_ns: full.first.0,
+            last_ns: full.last.0,
+        }
+    }
+}
+
+impl From<TableFullDto> for TableFull {
+    fn from(dto: TableFullDto) -> Self {
+        Self {
+            netns: dto.netns,
+            dropped: dto.dropped,
+            made_room: dto.made_room,
+            first: Instant(dto.first_ns),
+            last: Instant(dto.last_ns),
+        }
+    }
 }
 
 impl From<&Counters> for CountersDto {
@@ -194,6 +231,7 @@ impl From<&Counters> for CountersDto {
             at_ns: counters.at.0,
             hooks: counters.hooks.iter().map(|hook| hook.0).collect(),
             lost_on: counters.lost_on.iter().map(|(cpu, hook, lost)| (*cpu, *hook as u16, *lost)).collect(),
+            table_full: counters.table_full.iter().map(Into::into).collect(),
         }
     }
 }
@@ -208,6 +246,7 @@ impl From<CountersDto> for Counters {
                 .into_iter()
                 .filter_map(|(cpu, hook, lost)| Some((cpu, Hook::from_number(hook)?, lost)))
                 .collect(),
+            table_full: dto.table_full.into_iter().map(Into::into).collect(),
         }
     }
 }
@@ -223,6 +262,8 @@ struct NetnsDto {
     #[serde(default)]
     max: Option<u32>,
     #[serde(default)]
+    invalid: Option<u64>,
+    #[serde(default)]
     sysctls: Vec<(String, i64)>,
 }
 
@@ -234,6 +275,7 @@ impl From<&Netns> for NetnsDto {
             at_ns: netns.at.0,
             entries: netns.entries,
             max: netns.max,
+            invalid: netns.invalid,
             sysctls: netns.sysctls.clone(),
         }
     }
@@ -247,6 +289,7 @@ impl From<NetnsDto> for Netns {
             at: Instant(dto.at_ns),
             entries: dto.entries,
             max: dto.max,
+            invalid: dto.invalid,
             sysctls: dto.sysctls,
         }
     }

@@ -6,23 +6,25 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use aya::maps::{MapData, PerCpuArray, RingBuf};
+use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::KProbe;
 use aya::{Ebpf, EbpfLoader};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracer_common::counter;
 use tracer_common::hook::{self, Hook};
+use tracer_common::table::{self, TableFull};
 use tracer_common::{layout, wire};
-use zerocopy::IntoBytes;
+use zerocopy::{IntoBytes, transmute};
 
 use super::ring::Ring;
 use crate::attach::{self, Kernel};
-use crate::capture::{Counters, HookCounters, HookState, HookStatus, Item};
+use crate::capture::{self, Counters, HookCounters, HookState, HookStatus, Item};
 use crate::causality::engine::Request;
 use crate::kernel::netns::{Asker, now};
 use crate::kernel::preflight::chain;
 use crate::kernel::symbols::Symbols;
+use crate::time::Instant;
 
 /// The BPF object, aligned as ELF needs it.
 #[repr(C, align(32))]
@@ -70,6 +72,7 @@ pub struct Live {
     ebpf: Ebpf,
     ring: Ring,
     counters: PerCpuArray<MapData, [u64; counter::COUNT]>,
+    table_full: PerCpuHashMap<MapData, u32, [u64; 4]>,
     kernel: Kernel,
     states: Vec<HookState>,
     asker: Asker,
@@ -90,12 +93,14 @@ impl Live {
             .btf(None)
             .override_global(layout::GLOBAL, kernel.layout.as_bytes(), true)
             .override_global("PAGE_BASES", kernel.page_bases.as_bytes(), true)
+            .override_global(wire::CALLERS, kernel.callers.as_bytes(), true)
             .override_global(aya_log::LEVEL, &log_level, false)
             .load(&OBJECT.0)
             .map_err(StartError::Load)?;
         let log = if log { start_log(&mut ebpf) } else { None };
         let ring = take_map(&mut ebpf, wire::MAP, RingBuf::try_from)?;
         let counters = take_map(&mut ebpf, counter::MAP, PerCpuArray::try_from)?;
+        let table_full = take_map(&mut ebpf, table::MAP, PerCpuHashMap::try_from)?;
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
             // Nobody listens any more once the capture has ended.
@@ -113,6 +118,7 @@ impl Live {
             ebpf,
             ring: Ring::start(ring).map_err(StartError::Wait)?,
             counters,
+            table_full,
             kernel,
             states: vec![HookState::Unavailable { because: "not tried yet".to_owned() }; hook::COUNT],
             asker,
@@ -164,11 +170,11 @@ impl Live {
 
     /// Takes the hooks off and delivers what is left: the records in the ring buffer and the final counters.
     pub async fn stop(&mut self) -> Vec<Item> {
-        for hook in Hook::ALL {
-            if let Some(Ok(program)) = self.ebpf.program_mut(hook.spec().program).map(<&mut KProbe>::try_from)
+        for name in Hook::ALL.iter().flat_map(|hook| [Some(hook.spec().program), hook.spec().at_entry]).flatten() {
+            if let Some(program) = self.program(name)
                 && let Err(error) = program.unload()
             {
-                tracing::debug!("unloading {}: {error}", hook.spec().program);
+                tracing::debug!("unloading {name}: {error}");
             }
         }
         let mut items: Vec<Item> = self.queue.drain(..).collect();
@@ -197,7 +203,7 @@ impl Live {
     fn attach_all(&mut self, symbols: &Symbols) -> Result<(), StartError> {
         for hook in Hook::ALL {
             let planned = self.kernel.plan(hook, symbols);
-            let state = self.attach(hook, planned);
+            let state = self.attach(hook, planned, symbols);
             self.set_state(hook, state);
         }
         if self.states.contains(&HookState::Attached) {
@@ -212,24 +218,29 @@ impl Live {
     }
 
     /// Carries out a plan.
-    fn attach(&mut self, hook: Hook, planned: HookState) -> HookState {
+    fn attach(&mut self, hook: Hook, planned: HookState, symbols: &Symbols) -> HookState {
         if planned != HookState::Attached {
             return planned;
         }
         let spec = hook.spec();
-        let program: Option<&mut KProbe> =
-            self.ebpf.program_mut(spec.program).and_then(|program| program.try_into().ok());
-        let Some(program) = program else {
+        let symbol = attach::target(hook, symbols).unwrap_or(spec.symbol);
+        let start = now();
+        let at_entry = match spec.at_entry {
+            Some(name) => self.attach_at_entry(name, symbol),
+            None => Ok(()),
+        };
+        if let Err(because) = at_entry {
+            return HookState::Unavailable { because };
+        }
+        let Some(program) = self.program(spec.program) else {
             return HookState::Unavailable { because: format!("the BPF object has no program {}", spec.program) };
         };
-        let start = now();
         let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
         let between = now();
-        match loaded.and_then(|()| program.attach(spec.symbol, 0)) {
+        match loaded.and_then(|()| program.attach(symbol, 0)) {
             Ok(_link) => {
                 let (load, attach) = (between - start, now() - between);
                 let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
-                let symbol = spec.symbol;
                 tracing::debug!(
                     "{symbol}: {verified:?} instructions verified, loaded in {load:?}, attached in {attach:?}"
                 );
@@ -237,11 +248,25 @@ impl Live {
             }
             Err(error) => {
                 let whole = chain(&error);
-                tracing::debug!("attach kprobe {}: {whole}", spec.symbol);
+                tracing::debug!("attach kprobe {symbol}: {whole}");
                 // A refusal by the verifier has its whole log behind it.
                 let first = whole.lines().next().unwrap_or_default();
-                HookState::Unavailable { because: format!("attach kprobe {}: {first}", spec.symbol) }
+                HookState::Unavailable { because: format!("attach kprobe {symbol}: {first}") }
             }
+        }
+    }
+
+    fn program(&mut self, name: &str) -> Option<&mut KProbe> {
+        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok())
+    }
+
+    /// Attaches the program that a hook on a function's return needs at its entry.
+    fn attach_at_entry(&mut self, name: &str, symbol: &str) -> Result<(), String> {
+        let program = self.program(name).ok_or_else(|| format!("the BPF object has no program {name}"))?;
+        let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
+        match loaded.and_then(|()| program.attach(symbol, 0)) {
+            Ok(_link) => Ok(()),
+            Err(error) => Err(format!("attach kprobe {symbol}: {}", chain(&error).lines().next().unwrap_or_default())),
         }
     }
 
@@ -261,9 +286,10 @@ impl Live {
         }
         let Ok(symbols) = attach::symbols() else { return };
         for hook in Hook::ALL {
-            if matches!(self.states[hook.index()], HookState::Waiting { .. }) && symbols.has(hook.spec().symbol) {
+            let waits = matches!(self.states[hook.index()], HookState::Waiting { .. });
+            if waits && attach::target(hook, &symbols).is_some() {
                 let planned = self.kernel.plan(hook, &symbols);
-                let state = self.attach(hook, planned);
+                let state = self.attach(hook, planned, &symbols);
                 self.set_state(hook, state);
             }
         }
@@ -289,7 +315,32 @@ impl Live {
                 }
             }
         }
-        Counters { at: now(), hooks, lost_on }
+        Counters { at: now(), hooks, lost_on, table_full: self.read_table_full() }
+    }
+
+    fn read_table_full(&self) -> Vec<capture::TableFull> {
+        let mut namespaces: Vec<capture::TableFull> = Vec::new();
+        for found in &self.table_full {
+            let (netns, values) = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    tracing::warn!("reading how often the table was full: {error}");
+                    break;
+                }
+            };
+            // aya asks for a type that it knows to be plain; four numbers are what the program's type is made of.
+            let seen = values.iter().map(|numbers| -> TableFull { transmute!(*numbers) });
+            let seen: Vec<TableFull> = seen.filter(|counts| counts.last_ns != 0).collect();
+            namespaces.push(capture::TableFull {
+                netns,
+                dropped: seen.iter().map(|counts| counts.dropped).sum(),
+                made_room: seen.iter().map(|counts| counts.made_room).sum(),
+                first: Instant(seen.iter().map(|counts| counts.first_ns).min().unwrap_or_default()),
+                last: Instant(seen.iter().map(|counts| counts.last_ns).max().unwrap_or_default()),
+            });
+        }
+        namespaces.sort_unstable_by_key(|full| full.netns);
+        namespaces
     }
 }
 

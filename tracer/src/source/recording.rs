@@ -351,7 +351,9 @@ mod tests {
     use tracer_common::Hook;
 
     use super::{OpenError, Reader, Writer, format};
-    use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome};
+    use crate::capture::{
+        Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull,
+    };
     use crate::conntrack::{Status, TcpState, Tuple};
     use crate::decode::trimmed;
     use crate::kernel::era::Era;
@@ -386,8 +388,15 @@ mod tests {
             Item::Record(bytes::Bytes::copy_from_slice(trimmed(&record))),
             Item::Counters(Counters {
                 at: Instant(7),
-                hooks: vec![HookCounters([1, 2, 3, 4, 5]); 6],
+                hooks: vec![HookCounters([1, 2, 3, 4, 5]); tracer_common::hook::COUNT],
                 lost_on: vec![(3, Hook::ResetV6, 4)],
+                table_full: vec![TableFull {
+                    netns: GATEWAY,
+                    dropped: 7,
+                    made_room: 2,
+                    first: Instant(4),
+                    last: Instant(6),
+                }],
             }),
             Item::Netns(Netns {
                 inode: GATEWAY,
@@ -395,6 +404,7 @@ mod tests {
                 at: Instant(8),
                 entries: Some(1),
                 max: Some(262_144),
+                invalid: Some(3),
                 sysctls: vec![("nf_conntrack_tcp_be_liberal".to_owned(), 0)],
             }),
             Item::LookedUp(LookedUp { look_up, at: Instant(9), outcome: found }),

@@ -11,7 +11,7 @@ use crate::causality::flow::{Flow, Refusal, Reset, Tally};
 use crate::cause::{Diagnosis, ResetBy};
 
 use crate::conntrack::window::{BoundSource, Explanation};
-use crate::conntrack::{Direction, Nfct, Seen, TcpState, Verdict};
+use crate::conntrack::{Direction, EndedBy, Gone, Nfct, Seen, TcpState, Verdict};
 use crate::diagnosis::{Finding, Mitigation};
 use crate::event::Event;
 use crate::packet::Packet;
@@ -135,6 +135,7 @@ impl<'a> types::Report<'a> {
                 resets_sent: report.summary.tally.resets,
                 flows_reset: report.summary.flows_reset,
                 by_cause: report.summary.by_cause.iter().map(|(cause, flows)| (cause.name(), *flows)).collect(),
+                table_full_drops: report.summary.table_full_drops,
             },
             flows: report.flows.iter().map(|flow| types::Flow::new(flow, report)).collect(),
             findings: report.findings.iter().map(finding).collect(),
@@ -192,6 +193,9 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
         step,
     };
     let mut steps = Vec::new();
+    if let Some(gone) = story.gone() {
+        steps.push(step(gone.at, entry_ended(gone, began)));
+    }
     if let Some(refusal) = &story.refusal {
         let shape = Box::new(conntrack(refusal, story.remark.map(|remark| remark.to_string())));
         steps.push(step(
@@ -240,6 +244,19 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
     }
     steps.sort_by_key(|step| step.after_us);
     steps
+}
+
+fn entry_ended<'a>(gone: &Gone, began: Instant) -> types::Step<'a> {
+    types::Step::EntryEnded {
+        how: gone.end().name(),
+        before_us: u64::try_from((began - gone.at).as_micros()).unwrap_or(u64::MAX),
+        tcp_state: gone.entry.state.to_string(),
+        assured: gone.entry.status.assured(),
+        process: match gone.by {
+            EndedBy::UserSpace { pid, comm } => Some(types::Process { pid, name: comm.to_string() }),
+            _ => None,
+        },
+    }
 }
 
 /// Whether an entry found in CLOSE got there by a RST that passed through: it was in another state when this host's own

@@ -139,6 +139,8 @@ pub(super) struct Summary {
     pub(super) flows_reset: u64,
     /// Flows per cause, of those that a packet was refused of or a RST was sent to.
     pub(super) by_cause: BTreeMap<&'static str, u64>,
+    /// Packets of new connections that were dropped because the table was full: no RST is sent for them.
+    pub(super) table_full_drops: u64,
 }
 
 /// A flow.
@@ -168,7 +170,8 @@ pub(super) struct Flow<'a> {
     pub(super) confidence: Confidence,
     /// Null where this host sent no RST.
     pub(super) reset_by: Option<ResetBy>,
-    /// What the RST does to the peer that it was sent to: `kills`, `may-kill`, `challenge-ack`, `dropped`, `unknown`.
+    /// What the RST does to the peer that it was sent to: `kills`, `may-kill`, `challenge-ack`, `dropped`,
+    /// `closed` (the connection had been closed before), `unknown`.
     pub(super) reset_effect: Option<&'static str>,
     pub(super) invalid_packets: u64,
     pub(super) ignored_packets: u64,
@@ -228,6 +231,18 @@ pub(super) enum Step<'a> {
     ConntrackUndecided(Box<Conntrack>),
     /// A further message of conntrack about a packet that it has spoken of before.
     ConntrackRemark { text: Option<String> },
+    /// The connection's entry ended before the packet came; `at` is when.
+    EntryEnded {
+        /// `expired`, `closed`, `evicted`, `deleted` or `unknown`.
+        how: &'static str,
+        /// By how much it ended before the packet came.
+        before_us: u64,
+        /// Its state then.
+        tcp_state: String,
+        assured: bool,
+        /// The process that deleted it, where one did.
+        process: Option<Process>,
+    },
     /// The packet had no conntrack entry when the RST was made, so its destination was not translated back.
     NatSkipped {
         /// `skb->_nfct` at the function that made the RST: `none`, `untracked`, `new`.
@@ -256,6 +271,13 @@ pub(super) enum Step<'a> {
     },
     /// The entry could not be looked up.
     EntryUnknown { because: &'a str },
+}
+
+/// A process of the host.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Process {
+    pub(super) pid: u32,
+    pub(super) name: String,
 }
 
 /// An entry as ctnetlink shows it.

@@ -1,0 +1,130 @@
+//! The conntrack table is full.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
+
+use super::Context;
+use super::connection::Connection;
+use crate::expect::Expect;
+use crate::topology::{CLIENT, Lab, NAT, Nat, server};
+use crate::whyrst::Capture;
+use crate::wire::{Tap, flag};
+
+/// A sysctl of the initial network namespace that all others share; set back when this is dropped.
+struct Shared {
+    path: PathBuf,
+    before: String,
+}
+
+impl Shared {
+    fn set(name: &str, value: u32) -> Result<Self> {
+        let path = PathBuf::from("/proc/sys/net/netfilter").join(name);
+        let before = fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
+        fs::write(&path, value.to_string()).with_context(|| format!("writing {name}"))?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.path, self.before.trim()) {
+            eprintln!("{}: {error}", self.path.display());
+        }
+    }
+}
+
+/// All entries are of live connections: a new one finds no room and its SYN is dropped. Nobody sends a RST.
+pub(super) fn drops(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let mut connection = Connection::open(&lab, server(443))?;
+    let room = Shared::set("nf_conntrack_max", 1)?;
+    let refused = lab.client.enter(|| TcpStream::connect_timeout(&server(443), Duration::from_millis(1_500)))?;
+    let Err(error) = refused else { bail!("the table took another connection") };
+    context.step(format!("a second connection: {error}"));
+    connection.is_alive()?;
+    let captured = capture.stop()?;
+    drop(room);
+
+    let mut expect = Expect::new();
+    expect.that(error.kind() == ErrorKind::TimedOut, || format!("the second connection: {error}"));
+    let report = &captured.report;
+    expect.is(report, "/flows", Value::Array(Vec::new()));
+    expect.is(report, "/summary/resets_sent", 0);
+    let dropped = report["summary"]["table_full_drops"].as_u64().unwrap_or_default();
+    expect.that((1..=3).contains(&dropped), || format!("{dropped} packets were dropped"));
+    full(&mut expect, report, &lab)?;
+    expect.is(report, "/findings/0/evidence/dropped", dropped.to_string());
+    captured.replay()?;
+    expect.verdict()
+}
+
+/// Half-open connections take each other's place. The SYN-ACKs of those that lost theirs are answered with RST.
+pub(super) fn evicts(context: &Context<'_>) -> Result<()> {
+    const SYNS: u16 = 600;
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let at_client = Tap::open(&lab.client, "c0")?;
+    let mut connection = Connection::open(&lab, server(443))?;
+    let syn = at_client.wait("the client's SYN", |segments| {
+        segments.iter().find(|segment| segment.has(flag::SYN) && segment.dst == server(443)).cloned()
+    })?;
+    let target = server(8443);
+    let listener = lab.server.enter(|| TcpListener::bind(target))?.context("listening")?;
+    // The server is far away: its SYN-ACKs come when the table has changed.
+    lab.server.run(&["tc", "qdisc", "add", "dev", "s0", "root", "netem", "delay", "2s", "limit", "10000"])?;
+    let few = Shared::set("nf_conntrack_buckets", 512)?;
+    let room = Shared::set("nf_conntrack_max", 300)?;
+    for port in 20_000..20_000 + SYNS {
+        let mut other = syn.clone();
+        (other.src, other.dst) = (SocketAddr::new(CLIENT, port), target);
+        at_client.send(&other.forge(7_000, 0, flag::SYN, &[])?)?;
+    }
+    context.step(format!("{SYNS} half-open connections, room for 300"));
+    let resets = connection.tap.wait("the gateway's RSTs", |segments| {
+        let resets = segments.iter().filter(|segment| segment.dst == target && segment.has(flag::RST)).count();
+        (resets >= 50).then_some(resets)
+    })?;
+    context.step(format!("{resets} SYN-ACKs are answered with RST"));
+    lab.server.run(&["tc", "qdisc", "del", "dev", "s0", "root"])?;
+    connection.is_alive()?;
+    let captured = capture.stop()?;
+    drop((few, room, listener));
+
+    let mut expect = Expect::new();
+    let report = &captured.report;
+    full(&mut expect, report, &lab)?;
+    let made_room = report["findings"][0]["evidence"]["made_room"].as_str().and_then(|text| text.parse::<u64>().ok());
+    expect.that(made_room.is_some_and(|count| count >= 50), || format!("{made_room:?} entries were evicted"));
+    let flows = report["flows"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // A SYN-ACK that was repeated for an entry in CLOSE was remarked on and let pass: nothing came of it.
+    let remarked = |flow: &&Value| flow["ignored_packets"] != 0 && flow["invalid_packets"] == 0 && flow["resets"] == 0;
+    let reset: Vec<&Value> = flows.iter().filter(|flow| !remarked(flow)).collect();
+    expect.that(reset.len() >= 50, || format!("{} flows are named", reset.len()));
+    let known = [("cause", "no-entry"), ("reason", "evicted"), ("reset_by", "gateway-stack"), ("confidence", "proven")];
+    for flow in reset {
+        let client = flow["client"].as_str().unwrap_or_default();
+        for (field, value) in known {
+            expect.that(flow[field] == value, || format!("{client}: {field} is {}", flow[field]));
+        }
+        expect.that(client.starts_with(&format!("{CLIENT}:2")), || format!("{client} is named"));
+        let nat = flow["nat"].as_str().unwrap_or_default();
+        expect.that(nat.starts_with(&format!("{NAT}:")), || format!("{client} is translated to {nat}"));
+    }
+    captured.replay()?;
+    expect.verdict()
+}
+
+/// The finding that the gateway's table was full comes first.
+fn full(expect: &mut Expect, report: &Value, lab: &Lab) -> Result<()> {
+    expect.is(report, "/findings/0/id", "conntrack-table-full");
+    expect.is(report, "/findings/0/severity", "critical");
+    expect.is(report, "/findings/0/evidence/netns", lab.gateway.inode()?.to_string());
+    Ok(())
+}
