@@ -9,6 +9,7 @@ mod download;
 mod kernel_types;
 mod late_retransmission;
 mod no_entry;
+mod rules;
 mod table;
 mod window;
 
@@ -117,6 +118,14 @@ pub const ALL: &[Scenario] = &[
     },
     Scenario { name: "entry-older", about: "an entry that expired before whyrst was started", run: no_entry::older },
     Scenario { name: "entry-older-strict", about: "the same with tcp_loose=0", run: no_entry::older_strict },
+    Scenario {
+        name: "invalid-dropped",
+        about: "a rule drops what conntrack refuses: no RST",
+        run: rules::invalid_dropped,
+    },
+    Scenario { name: "not-tracked", about: "a NOTRACK rule takes half of a connection", run: rules::not_tracked },
+    Scenario { name: "no-listener", about: "a SYN to a closed port of the gateway", run: rules::no_listener },
+    Scenario { name: "be-liberal", about: "with tcp_be_liberal nothing is out of the window", run: rules::be_liberal },
     Scenario { name: "table-drops", about: "a full table drops a new connection: no RST", run: table::drops },
     Scenario {
         name: "table-evicts",
@@ -127,6 +136,11 @@ pub const ALL: &[Scenario] = &[
         name: "reject-module-later",
         about: "a REJECT rule that is added while whyrst runs, and its module with it",
         run: window::reject_module_later,
+    },
+    Scenario {
+        name: "invalid-rejected",
+        about: "a rule rejects what conntrack refuses: the rule sent the RST",
+        run: rules::invalid_rejected,
     },
     // Behind the scenario that waits for the REJECT modules: this one loads them.
     Scenario {
