@@ -30,7 +30,7 @@ fn stderr(command: &mut Command, status: i32) -> String {
 #[case::no_output(&["record"], "--output <FILE>")]
 #[case::live_and_recorded(&["report", "--from", "x", "--duration", "1s"], "cannot be used with '--duration")]
 #[case::record_of_recorded(&["report", "--from", "x", "--record", "y"], "cannot be used with '--record")]
-#[case::unknown_schema(&["schema", "resport"], "possible values: report, trace")]
+#[case::unknown_schema(&["schema", "resport"], "possible values: report, trace, explain")]
 fn wrong_usage_is_status_2(#[case] arguments: &[&str], #[case] expected: &str) {
     let text = stderr(&mut whyrst(arguments), 2);
     assert!(text.contains(expected), "{text}");
@@ -87,4 +87,61 @@ fn a_recording_is_not_overwritten_by_its_report() {
     let text = stderr(&mut whyrst(&["report", "--from", name, "-o", name]), 2);
     assert!(text.contains("would overwrite the recording that is read"), "{text}");
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+}
+
+/// Lines of three kernels, as three loggers hand them on.
+const LOG: &str = "\
+[12345.678901] nf_ct_proto_6: SEQ is under the lower bound (already ACKed data retransmitted) IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 LEN=1052 PROTO=TCP SPT=443 DPT=34567 SEQ=1 ACK=2 WINDOW=502 RES=0x00 ACK PSH URGP=0
+Nov 21 08:00:01 gw-1 kernel: nf_ct_proto_6: invalid packet ignored in state ESTABLISHED  IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 LEN=60 PROTO=TCP SPT=443 DPT=34568 SEQ=1 ACK=2 WINDOW=502 RES=0x00 ACK SYN URGP=0
+Nov 21 08:00:02 gw-1 kernel: nf_conntrack: nf_conntrack: table full, dropping packet
+Nov 21 08:00:04 gw-1 last message repeated 9 times
+Nov 21 08:00:05 gw-1 kernel: nf_conntrack: expectation table full
+Nov 21 08:00:06 gw-1 kernel: eth0: link up
+";
+
+#[test]
+fn explain_reads_a_kernel_log() {
+    let output = whyrst(&["explain", "--color", "never"]).write_stdin(LOG).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for expected in [
+        "6 lines · 13 of conntrack · words of Linux up to 6.0",
+        "INVALID  1 packet  out-of-window · seq-under",
+        "accepted  1 packet  invalid-state · invalid-state",
+        "these lines do not mean INVALID",
+        "table full  10 packets of new connections dropped",
+        "expectation table full  1 time",
+        "192.0.2.2:443 → 192.0.2.1:34567  1 packet",
+    ] {
+        assert!(text.contains(expected), "{expected}\n{text}");
+    }
+}
+
+#[test]
+fn explain_as_json_fits_its_schema() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kern.log");
+    fs::write(&path, [LOG.as_bytes(), b"\xff\xfe nf_ct_proto_6: \x1b[31m IN= OUT="].concat()).unwrap();
+    let output = whyrst(&["explain", "--format", "json", path.to_str().unwrap()]).output().unwrap();
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(document["schema"], "whyrst.explain.v1");
+    assert_eq!(document["groups"][0]["verdict"], "invalid");
+    assert_eq!(document["table_full"][0]["dropped"], 10);
+    assert_eq!(document["not_understood"], 1);
+    let schema = whyrst(&["schema", "explain"]).output().unwrap();
+    let schema: serde_json::Value = serde_json::from_slice(&schema.stdout).unwrap();
+    let validator = jsonschema::validator_for(&schema).unwrap();
+    let errors: Vec<String> = validator.iter_errors(&document).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+}
+
+#[test]
+fn explain_knows_the_words_of_the_report() {
+    let output = whyrst(&["explain", "seq-under"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("# seq-under: "), "{text}");
+    let text = stderr(&mut whyrst(&["explain", "seq-unter"]), 2);
+    assert!(text.contains("`seq-unter` is no file, and none of the words out-of-window"), "{text}");
+    let text = stderr(&mut whyrst(&["explain", "/nonexistent/kern.log"]), 2);
+    assert!(text.contains("/nonexistent/kern.log: No such file"), "{text}");
 }

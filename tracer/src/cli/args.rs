@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 use crate::cause::Cause;
 use crate::filter::Filter;
+use crate::kernel::era::Era;
 use crate::kernel::netns::inode_of_name;
 
 /// Says who reset a TCP connection behind this Linux gateway, and why.
@@ -67,6 +68,7 @@ pub(super) enum Command {
     Report(Report),
     Trace(Trace),
     Record(Record),
+    Explain(Explain),
     /// Print the JSON Schema of an output
     Schema {
         /// Which output
@@ -82,6 +84,35 @@ pub(super) enum SchemaName {
     Report,
     /// A line of `whyrst trace --format json`
     Trace,
+    /// `whyrst explain --format json`
+    Explain,
+}
+
+/// Explain a cause, a reason, or the kernel's own log lines
+///
+/// A word of the report (out-of-window, seq-under, expired, …) prints what the network did, what the kernel did, how whyrst
+/// knows, how to confirm it by hand, and what cures it at what price. A file, or standard input, is read as a kernel log:
+/// packets are counted per cause, reason and flow, and lines that do not mean INVALID are called so. Needs no privileges.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  whyrst explain seq-under
+  dmesg | whyrst explain
+  journalctl -k --since -1h | whyrst explain --format json
+  whyrst explain /var/log/kern.log")]
+pub(super) struct Explain {
+    /// A cause or reason, or a file; `-` is standard input
+    #[arg(value_name = "WORD|FILE")]
+    pub(super) what: Option<String>,
+    /// Format of what a log says
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+    /// Which kernel wrote the log, where its words do not tell: e1 (5.10), e2 (5.15 to 6.0), e3 or e4 (6.1 and later)
+    #[arg(long, value_name = "ERA", value_parser = PossibleValuesParser::new(["e1", "e2", "e3", "e4"]).map(|word| Era::from_name(&word).unwrap_or(Era::Unknown)))]
+    pub(super) era: Option<Era>,
+    /// List every flow
+    #[arg(short, long)]
+    pub(super) verbose: bool,
 }
 
 /// Tell, per flow, who sent the RST and why

@@ -90,6 +90,35 @@ const TEXTS: &[(&str, Meaning)] = &[
     ("invalid new", Meaning::Plain(Message::InvalidNew)),
 ];
 
+/// A text that a format prints.
+struct Printed {
+    /// The first `%u`, where the format has one.
+    number: Option<u32>,
+}
+
+/// Whether `text` is what `format` prints.
+fn printed(format: &str, text: &str) -> Option<Printed> {
+    let mut number = None;
+    let mut pieces = format.split('%');
+    let mut rest = text.strip_prefix(pieces.next()?)?;
+    for piece in pieces {
+        let (conversion, literal) = piece.split_at_checked(1)?;
+        let len = match conversion {
+            "s" => rest.find(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_'),
+            _ => rest.find(|digit: char| !digit.is_ascii_digit() && digit != '-'),
+        };
+        let (argument, behind) = rest.split_at(len.unwrap_or(rest.len()));
+        if argument.is_empty() {
+            return None;
+        }
+        if conversion == "u" && number.is_none() {
+            number = Some(argument.parse().ok()?);
+        }
+        rest = behind.strip_prefix(literal)?;
+    }
+    rest.is_empty().then_some(Printed { number })
+}
+
 #[derive(Clone, Copy)]
 enum Meaning {
     Window(Failure),
@@ -108,6 +137,19 @@ impl Message {
             Some((_, Meaning::Plain(message))) => *message,
             None => Self::Other,
         }
+    }
+
+    /// Recognises a message as the kernel's log has it: with its arguments filled in.
+    pub fn recognise_logged(text: &str) -> Self {
+        let text = text.trim_end();
+        for (format, meaning) in FORMATS.iter().chain(TEXTS) {
+            let Some(Printed { number }) = printed(format.trim_end(), text) else { continue };
+            return match meaning {
+                Meaning::Window(failure) => Self::Window { failure: *failure, logged: number },
+                Meaning::Plain(message) => *message,
+            };
+        }
+        Self::Other
     }
 
     /// What conntrack did with the packet in a kernel of this era.

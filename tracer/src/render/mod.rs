@@ -1,6 +1,7 @@
 //! From a report to bytes: the only place that knows a format.
 
 pub mod json;
+pub mod log;
 pub mod style;
 pub mod text;
 pub mod trace;

@@ -3,6 +3,7 @@
 //! Both deliver the same [`Item`](crate::capture::Item)s; nothing behind them knows which it was.
 
 pub mod format;
+pub mod kernel_log;
 pub mod live;
 pub mod recording;
 mod ring;

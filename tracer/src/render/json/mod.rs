@@ -14,6 +14,8 @@ use crate::conntrack::window::{BoundSource, Explanation};
 use crate::conntrack::{Direction, EndedBy, Gone, Nfct, Seen, TcpState, Verdict};
 use crate::diagnosis::{Finding, Mitigation};
 use crate::event::Event;
+use crate::explain::{Group, LogReport};
+use crate::kernel::era::Era;
 use crate::packet::Packet;
 use crate::report::{FlowReport, HookLine, Origin, Report};
 use crate::time::{ClockOffset, Instant};
@@ -22,6 +24,9 @@ use crate::time::{ClockOffset, Instant};
 pub const SCHEMA: &str = "whyrst.report.v1";
 /// The identifier of the schema of a line of `whyrst trace --format json`.
 pub const TRACE_SCHEMA: &str = "whyrst.trace.v1";
+
+/// The identifier of the schema of `whyrst explain --format json`.
+pub const EXPLAIN_SCHEMA: &str = "whyrst.explain.v1";
 
 /// Writes the report.
 pub fn write(report: &Report, to: &mut dyn io::Write) -> io::Result<()> {
@@ -45,6 +50,53 @@ pub fn write_observation(
     let Some(line) = types::Trace::new(observed, flow, host) else { return Ok(()) };
     serde_json::to_writer(&mut *to, &line)?;
     writeln!(to)
+}
+
+/// Writes what a kernel log says.
+pub fn write_log(report: &LogReport, to: &mut dyn io::Write) -> io::Result<()> {
+    let shape = types::LogReport {
+        schema: EXPLAIN_SCHEMA,
+        lines: report.lines,
+        of_conntrack: report.of_conntrack,
+        era: report.era.map(Era::name),
+        groups: report.groups.iter().map(log_group).collect(),
+        own_resets: report.own_resets,
+        remarks: report.remarks,
+        table_full: report
+            .table_full
+            .iter()
+            .map(|(netns, dropped)| types::LogTableFull { netns: *netns, dropped: *dropped })
+            .collect(),
+        expectation_table_full: report.expectation_table_full,
+        not_understood: report.strange,
+        not_understood_words: &report.strange_words,
+    };
+    serde_json::to_writer_pretty(&mut *to, &shape)?;
+    writeln!(to)
+}
+
+/// Writes the JSON Schema of what a kernel log says.
+pub fn write_log_schema(to: &mut dyn io::Write) -> io::Result<()> {
+    serde_json::to_writer_pretty(&mut *to, &schemars::schema_for!(types::LogReport<'_>))?;
+    writeln!(to)
+}
+
+fn log_group(group: &Group) -> types::LogGroup {
+    types::LogGroup {
+        verdict: group.verdict.name(),
+        cause: types::Cause(group.diagnosis.cause),
+        reason: group.diagnosis.reason.map(types::Reason),
+        packets: group.packets,
+        flows: group
+            .flows
+            .iter()
+            .map(|((src, dst), packets)| types::LogFlow {
+                src: src.to_string(),
+                dst: dst.to_string(),
+                packets: *packets,
+            })
+            .collect(),
+    }
 }
 
 /// Writes the JSON Schema of a line of `whyrst trace --format json`.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{SCHEMA, TRACE_SCHEMA};
+use super::{EXPLAIN_SCHEMA, SCHEMA, TRACE_SCHEMA};
 use crate::cause;
 
 /// An enumeration of words for the schema, taken from the vocabulary.
@@ -437,6 +437,60 @@ pub(super) struct Trace<'a> {
     pub(super) service: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) window: Option<Window>,
+}
+
+/// What a kernel log says of conntrack.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "whyrst.explain.v1", extend("$id" = EXPLAIN_SCHEMA))]
+pub(super) struct LogReport<'a> {
+    /// Always `whyrst.explain.v1`.
+    pub(super) schema: &'static str,
+    /// Lines in all.
+    pub(super) lines: u64,
+    /// Lines of conntrack.
+    pub(super) of_conntrack: u64,
+    /// The era whose words these are: `e1` stands for all up to 6.0, `e4` for all from 6.1 on. Null where they do not say.
+    pub(super) era: Option<&'static str>,
+    /// Packets that conntrack spoke of.
+    pub(super) groups: Vec<LogGroup>,
+    /// RSTs of this host on their way out: effects, not causes.
+    pub(super) own_resets: u64,
+    /// Further lines about packets that another line is about.
+    pub(super) remarks: u64,
+    /// Packets of new connections dropped because the table was full; at least, the kernel limits these lines.
+    pub(super) table_full: Vec<LogTableFull>,
+    /// The same of the table of expected connections (FTP, SIP).
+    pub(super) expectation_table_full: u64,
+    /// Lines that were not understood.
+    pub(super) not_understood: u64,
+    pub(super) not_understood_words: &'a [String],
+}
+
+/// Packets with the same verdict and cause.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct LogGroup {
+    /// `invalid`, `ignored` (the kernel let the packets pass) or `unknown`.
+    pub(super) verdict: &'static str,
+    pub(super) cause: Cause,
+    pub(super) reason: Option<Reason>,
+    pub(super) packets: u64,
+    pub(super) flows: Vec<LogFlow>,
+}
+
+/// A flow of a kernel log, as its packets had it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct LogFlow {
+    pub(super) src: String,
+    pub(super) dst: String,
+    pub(super) packets: u64,
+}
+
+/// A full table.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct LogTableFull {
+    /// Where the line names one.
+    pub(super) netns: Option<u32>,
+    pub(super) dropped: u64,
 }
 
 /// A cure.

@@ -1,0 +1,72 @@
+//! `whyrst explain`: a word of the report, or a kernel log.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, IsTerminal as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+
+use super::Stop;
+use super::args::{Explain, Format, Global};
+use super::output;
+use crate::cause::{Cause, Reason};
+use crate::explain::LogReader;
+use crate::pages::page;
+use crate::render::{json, log};
+
+/// The longest line that is read whole; what is longer is no line of the kernel's.
+const LINE: u64 = 1 << 16;
+
+pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop> {
+    let what = arguments.what.as_deref();
+    if let Some(page) = what.and_then(page) {
+        output::deliver(None, global, |to| to.write_all(page.as_bytes()))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut reader = LogReader::default();
+    match what {
+        None | Some("-") => {
+            if what.is_none() && io::stdin().is_terminal() {
+                return Err(anyhow!("explain what? {}", words()).into());
+            }
+            lines(&mut io::stdin().lock(), &mut reader).context("reading standard input")?;
+        }
+        Some(path) => {
+            let file = File::open(path).with_context(|| {
+                if path.contains(['/', '.']) {
+                    path.to_owned()
+                } else {
+                    format!("`{path}` is no file, and none of {}", words())
+                }
+            })?;
+            lines(&mut BufReader::new(file), &mut reader).with_context(|| format!("reading {path}"))?;
+        }
+    }
+    let report = reader.finish(arguments.era);
+    output::deliver(None, global, |to| match arguments.format {
+        Format::Json => json::write_log(&report, to),
+        Format::Text => to.write_all(log::render(&report, output::look(false), arguments.verbose).as_bytes()),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads line by line, whatever the bytes are.
+fn lines(from: &mut dyn BufRead, reader: &mut LogReader) -> io::Result<()> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        if io::Read::take(&mut *from, LINE).read_until(b'\n', &mut line)? == 0 {
+            return Ok(());
+        }
+        reader.line(String::from_utf8_lossy(&line).trim_end());
+    }
+}
+
+/// The words that can be explained.
+fn words() -> String {
+    let causes = Cause::ALL.iter().map(|cause| cause.name());
+    let reasons = Reason::ALL.iter().map(|reason| reason.name());
+    let mut words: Vec<&str> = causes.chain(reasons).collect();
+    words.dedup();
+    format!("the words {}; or a kernel log", words.join(", "))
+}
