@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything about whyrst that is not whyrst.
 #![forbid(unsafe_code)]
 
+mod confusion;
 mod demo;
 mod dist;
 mod initramfs;

@@ -12,6 +12,7 @@ use serde_json::Value;
 use whyrst_tests::protocol::{Message, Plan};
 use whyrst_tests::scenarios;
 
+use crate::confusion::Confusion;
 use crate::kernels::{self, Kernel};
 use crate::process::{output, target, workspace};
 use crate::vm::{Guest, Payload};
@@ -44,6 +45,10 @@ pub(crate) struct Arguments {
     /// Run them with target/dist/whyrst, the binary that is given away
     #[arg(long)]
     dist: bool,
+    /// Print scenarios × kernels, and what was reported against what was expected over all flows; with `--bless` also to
+    /// docs/matrix.md
+    #[arg(long)]
+    matrix: bool,
     /// List kernels and scenarios
     #[arg(long)]
     list: bool,
@@ -57,8 +62,12 @@ pub(crate) struct Outcome {
 /// What came of all scenarios on one kernel.
 #[derive(Default)]
 struct Totals {
+    kernel: String,
     passed: u32,
     failed: u32,
+    /// Scenarios that passed.
+    good: Vec<String>,
+    confusion: Confusion,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -97,6 +106,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let sums = sums.into_inner().unwrap_or_else(PoisonError::into_inner);
     let (passed, failed) =
         sums.iter().fold((0, 0), |(passed, failed), totals| (passed + totals.passed, failed + totals.failed));
+    if arguments.matrix {
+        let table = table(&names, &kernels, &sums);
+        println!("\n{table}");
+        if arguments.bless {
+            let path = workspace().join("docs/matrix.md");
+            fs::write(&path, format!("{MATRIX}\n{table}")).with_context(|| format!("writing {}", path.display()))?;
+        }
+    }
     println!("vm: {passed} passed, {failed} failed on {} kernels", sums.len());
     if failed > 0 || passed == 0 {
         bail!("the VM scenarios have not passed");
@@ -133,18 +150,53 @@ fn plan(kernel: &Kernel, scenarios: Vec<String>, shell: bool) -> Plan {
     Plan { kernel: kernel.spec.name.to_owned(), era: kernel.spec.era.to_owned(), scenarios, shell }
 }
 
+/// How docs/matrix.md begins.
+const MATRIX: &str = "\
+# The matrix, as run
+
+`cargo xtask vm --matrix --bless` writes this page: every scenario on every kernel, and over all flows what the reports name
+against what they should name. `accepted`: the kernel let the packets pass. `by nobody`: no RST was sent.
+";
+
+/// Scenarios × kernels, and the confusion matrix, in Markdown.
+fn table(names: &[String], kernels: &[Kernel], sums: &[Totals]) -> String {
+    let passed = |kernel: &Kernel, name: &String| {
+        sums.iter().any(|totals| totals.kernel == kernel.release && totals.good.contains(name))
+    };
+    let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
+    let heads = kernels.iter().map(|kernel| format!("{} ({})", kernel.release, kernel.spec.era)).collect();
+    let mut text = row("scenario", heads) + &row("---", vec!["---".to_owned(); kernels.len()]);
+    for name in names {
+        let cell = |kernel| if passed(kernel, name) { "pass".to_owned() } else { "**fail**".to_owned() };
+        text += &row(name, kernels.iter().map(cell).collect());
+    }
+    let mut confusion = Confusion::default();
+    for totals in sums {
+        confusion.merge(&totals.confusion);
+    }
+    format!("{text}\n{}", confusion.table())
+}
+
 /// Runs scenarios on one kernel; whatever goes wrong counts as a failure.
 fn one_kernel(kernel: &Kernel, names: &[String], payload: &Payload, arguments: &Arguments) -> Totals {
     let name = kernel.spec.name;
     let directory = target().join("vm").join(name);
-    let mut totals = Totals::default();
-    let result = boot(kernel, names, payload, &directory, |_, outcome| match outcome.failure {
-        None => totals.passed += 1,
+    let mut totals = Totals { kernel: kernel.release.clone(), ..Totals::default() };
+    let result = boot(kernel, names, payload, &directory, |scenario, outcome| match outcome.failure {
+        None => {
+            totals.passed += 1;
+            totals.good.push(scenario.to_owned());
+        }
         Some(_) => totals.failed += 1,
     })
     .and_then(|artifacts| {
         let checked = validate(&artifacts, &payload.whyrst)?;
         println!("{name}: {checked} reports fit the schema");
+        totals.confusion = Confusion::of_artifacts(&artifacts, names, kernel.spec.era)?;
+        let mistakes = totals.confusion.mistakes();
+        if !mistakes.is_empty() {
+            bail!("flows are not what they should be:\n{}", mistakes.join("\n"));
+        }
         if arguments.bless { take_golden(&artifacts, kernel) } else { Ok(()) }
     });
     if let Err(error) = result {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::{panic, thread};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -36,9 +37,14 @@ pub(super) struct Traffic {
 impl Connection {
     /// Opens a connection, and sends something both ways until it is acknowledged.
     pub(super) fn open(lab: &Lab, server: SocketAddr) -> Result<Self> {
+        Self::open_through(lab, server, server)
+    }
+
+    /// The same for a client that knows the server by another address.
+    pub(super) fn open_through(lab: &Lab, service: SocketAddr, server: SocketAddr) -> Result<Self> {
         let tap = Tap::open(&lab.server, "s0")?;
         let listener = lab.server.enter(|| TcpListener::bind(server))?.context("listening")?;
-        let mut client = lab.client.enter(|| TcpStream::connect(server))?.context("connecting")?;
+        let mut client = lab.client.enter(|| TcpStream::connect(service))?.context("connecting")?;
         let (mut accepted, _) = listener.accept().context("accepting")?;
         for stream in [&client, &accepted] {
             stream.set_nodelay(true)?;
@@ -66,6 +72,14 @@ impl Connection {
         self.tap.wait("everything to be acknowledged", |segments| summarise(segments, server))
     }
 
+    /// The same, once the client has sent up to `client_end`: the tap lags behind the sockets.
+    pub(super) fn traffic_up_to(&self, client_end: u32) -> Result<Traffic> {
+        let server = self.server_address;
+        self.tap.wait("what the client has sent", |segments| {
+            summarise(segments, server).filter(|traffic| traffic.client_end == client_end)
+        })
+    }
+
     /// Waits for a RST that the gateway sends to the server.
     pub(super) fn reset_to_server(&self) -> Result<Segment> {
         let server = self.server_address;
@@ -86,6 +100,16 @@ impl Connection {
     pub(super) fn client_learns(&mut self) -> Result<io::ErrorKind> {
         self.client.write_all(b"is anybody there?").context("the client's write")?;
         Self::error_of(&mut self.client)
+    }
+
+    /// Sends from the client to the server, who reads all of it.
+    pub(super) fn client_sends(&mut self, bytes: usize) -> Result<()> {
+        let (client, server) = (&mut self.client, &mut self.server);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| server.read_exact(&mut vec![0; bytes]));
+            client.write_all(&vec![b'y'; bytes]).context("the client's write")?;
+            reader.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked)).context("the server's read")
+        })
     }
 
     /// Sends something both ways.

@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
+use self::Named::{AtLeast, ByEra, Each, Nothing};
 use crate::protocol::Message;
 
 /// What a scenario is run with.
@@ -50,123 +51,231 @@ pub struct Scenario {
     pub name: &'static str,
     /// It in one line.
     pub about: &'static str,
+    /// What its report must name.
+    pub named: Named,
     run: fn(&Context<'_>) -> Result<()>,
+}
+
+/// The flows that a report must name, and no others: `cause/reason by WHO`, where nobody sent a RST `by nobody`, where the
+/// kernel let the packets pass `accepted`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Named {
+    /// None.
+    Nothing,
+    /// One, the same on every kernel.
+    Each(&'static str),
+    /// One, on kernels that refuse whatever is out of the window (E1, E2), and on later ones.
+    ByEra {
+        /// E1, E2.
+        refusing: &'static str,
+        /// E3, E4.
+        lenient: &'static str,
+    },
+    /// So many or more, all the same; what was accepted besides does not count.
+    AtLeast(usize, &'static str),
+}
+
+const fn scenario(
+    name: &'static str,
+    about: &'static str,
+    run: fn(&Context<'_>) -> Result<()>,
+    named: Named,
+) -> Scenario {
+    Scenario { name, about, named, run }
 }
 
 /// All of them, in the order in which they are run.
 pub const ALL: &[Scenario] = &[
-    Scenario {
-        name: "no-conntrack",
-        about: "before nf_conntrack is loaded: exit status 3, and --wait waits",
-        run: bad_input::no_conntrack,
-    },
-    Scenario {
-        name: "late-retransmission",
-        about: "an HTTP download through SNAT, and a late copy of one of its segments",
-        run: late_retransmission::run,
-    },
-    Scenario {
-        name: "seq-over",
-        about: "a segment from the server far beyond the client's window",
-        run: window::seq_over,
-    },
-    Scenario {
-        name: "ack-over",
-        about: "a segment from the server that acknowledges what the client never sent",
-        run: window::ack_over,
-    },
-    Scenario {
-        name: "ipv6-seq-over",
-        about: "the same as seq-over through IPv6 masquerade",
-        run: window::ipv6_seq_over,
-    },
-    Scenario {
-        name: "kernel-log-agrees",
-        about: "with log_invalid on: counted once, and the bound is the one that the kernel logs",
-        run: window::kernel_log_agrees,
-    },
-    Scenario {
-        name: "fragmented-buffer",
-        about: "a segment whose TCP header is not in the linear part of its buffer",
-        run: window::fragmented_buffer,
-    },
-    Scenario { name: "clean-download", about: "a download that nothing happens to", run: download::clean },
-    Scenario {
-        name: "two-flows",
-        about: "two downloads at once, one disturbed: only the victim is named",
-        run: download::two_flows,
-    },
-    Scenario { name: "entry-expired", about: "an idle entry expires; the server speaks again", run: no_entry::expired },
-    Scenario { name: "entry-expired-strict", about: "the same with tcp_loose=0", run: no_entry::expired_strict },
-    Scenario {
-        name: "entry-closed",
-        about: "a late copy of a segment of a connection that was closed",
-        run: no_entry::closed,
-    },
-    Scenario { name: "entry-closed-strict", about: "the same with tcp_loose=0", run: no_entry::closed_strict },
-    Scenario {
-        name: "entry-deleted",
-        about: "conntrack -D takes the entry of a live connection",
-        run: no_entry::deleted,
-    },
-    Scenario { name: "entry-deleted-strict", about: "the same with tcp_loose=0", run: no_entry::deleted_strict },
-    Scenario { name: "entry-flushed", about: "conntrack -F takes all entries", run: no_entry::flushed },
-    Scenario {
-        name: "address-removed",
-        about: "the masquerading address goes and comes back",
-        run: no_entry::address_removed,
-    },
-    Scenario { name: "entry-older", about: "an entry that expired before whyrst was started", run: no_entry::older },
-    Scenario { name: "entry-older-strict", about: "the same with tcp_loose=0", run: no_entry::older_strict },
-    Scenario {
-        name: "invalid-dropped",
-        about: "a rule drops what conntrack refuses: no RST",
-        run: rules::invalid_dropped,
-    },
-    Scenario { name: "not-tracked", about: "a NOTRACK rule takes half of a connection", run: rules::not_tracked },
-    Scenario { name: "no-listener", about: "a SYN to a closed port of the gateway", run: rules::no_listener },
-    Scenario { name: "be-liberal", about: "with tcp_be_liberal nothing is out of the window", run: rules::be_liberal },
-    Scenario { name: "table-drops", about: "a full table drops a new connection: no RST", run: table::drops },
-    Scenario {
-        name: "table-evicts",
-        about: "half-open connections take each other's place in a full table",
-        run: table::evicts,
-    },
-    Scenario {
-        name: "reject-module-later",
-        about: "a REJECT rule that is added while whyrst runs, and its module with it",
-        run: window::reject_module_later,
-    },
-    Scenario {
-        name: "invalid-rejected",
-        about: "a rule rejects what conntrack refuses: the rule sent the RST",
-        run: rules::invalid_rejected,
-    },
+    scenario(
+        "no-conntrack",
+        "before nf_conntrack is loaded: exit status 3, and --wait waits",
+        bad_input::no_conntrack,
+        Nothing,
+    ),
+    scenario(
+        "late-retransmission",
+        "an HTTP download through SNAT, and a late copy of one of its segments",
+        late_retransmission::run,
+        ByEra { refusing: "out-of-window/seq-under by gateway-stack", lenient: "out-of-window/seq-under accepted" },
+    ),
+    scenario(
+        "seq-over",
+        "a segment from the server far beyond the client's window",
+        window::seq_over,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "ack-over",
+        "a segment from the server that acknowledges what the client never sent",
+        window::ack_over,
+        Each("out-of-window/ack-over by gateway-stack"),
+    ),
+    scenario(
+        "ipv6-seq-over",
+        "the same as seq-over through IPv6 masquerade",
+        window::ipv6_seq_over,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "kernel-log-agrees",
+        "with log_invalid on: counted once, and the bound is the one that the kernel logs",
+        window::kernel_log_agrees,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "fragmented-buffer",
+        "a segment whose TCP header is not in the linear part of its buffer",
+        window::fragmented_buffer,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "ack-under",
+        "a segment from the server that was on its way for very long",
+        window::ack_under,
+        ByEra { refusing: "out-of-window/ack-under by gateway-stack", lenient: "out-of-window/ack-under accepted" },
+    ),
+    scenario(
+        "overshot",
+        "a segment from the server slightly beyond the window",
+        window::overshot,
+        ByEra { refusing: "out-of-window/seq-over by gateway-stack", lenient: "out-of-window/overshot accepted" },
+    ),
+    scenario(
+        "port-forward",
+        "a segment far beyond the window, from a server behind DNAT and masquerade",
+        window::port_forward,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "fin-no-entry",
+        "the server closes a connection that the gateway has forgotten",
+        no_entry::fin,
+        Each("invalid-state/invalid-new by gateway-stack"),
+    ),
+    scenario("clean-download", "a download that nothing happens to", download::clean, Nothing),
+    scenario(
+        "two-flows",
+        "two downloads at once, one disturbed: only the victim is named",
+        download::two_flows,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "entry-expired",
+        "an idle entry expires; the server speaks again",
+        no_entry::expired,
+        Each("no-entry/expired by gateway-stack"),
+    ),
+    scenario(
+        "entry-expired-strict",
+        "the same with tcp_loose=0",
+        no_entry::expired_strict,
+        Each("no-entry/expired by gateway-stack"),
+    ),
+    scenario(
+        "entry-closed",
+        "a late copy of a segment of a connection that was closed",
+        no_entry::closed,
+        Each("no-entry/closed by gateway-stack"),
+    ),
+    scenario(
+        "entry-closed-strict",
+        "the same with tcp_loose=0",
+        no_entry::closed_strict,
+        Each("no-entry/closed by gateway-stack"),
+    ),
+    scenario(
+        "entry-deleted",
+        "conntrack -D takes the entry of a live connection",
+        no_entry::deleted,
+        Each("no-entry/deleted by gateway-stack"),
+    ),
+    scenario(
+        "entry-deleted-strict",
+        "the same with tcp_loose=0",
+        no_entry::deleted_strict,
+        Each("no-entry/deleted by gateway-stack"),
+    ),
+    scenario(
+        "entry-flushed",
+        "conntrack -F takes all entries",
+        no_entry::flushed,
+        Each("no-entry/deleted by gateway-stack"),
+    ),
+    scenario(
+        "address-removed",
+        "the masquerading address goes and comes back",
+        no_entry::address_removed,
+        Each("no-entry/deleted by gateway-stack"),
+    ),
+    scenario(
+        "entry-older",
+        "an entry that expired before whyrst was started",
+        no_entry::older,
+        Each("no-entry/never-seen by gateway-stack"),
+    ),
+    scenario(
+        "entry-older-strict",
+        "the same with tcp_loose=0",
+        no_entry::older_strict,
+        Each("no-entry/never-seen by gateway-stack"),
+    ),
+    scenario(
+        "invalid-dropped",
+        "a rule drops what conntrack refuses: no RST",
+        rules::invalid_dropped,
+        Each("out-of-window/seq-over by nobody"),
+    ),
+    scenario(
+        "not-tracked",
+        "a NOTRACK rule takes half of a connection",
+        rules::not_tracked,
+        Each("not-tracked by gateway-stack"),
+    ),
+    scenario(
+        "no-listener",
+        "a SYN to a closed port of the gateway",
+        rules::no_listener,
+        Each("no-listener by gateway-stack"),
+    ),
+    scenario("be-liberal", "with tcp_be_liberal nothing is out of the window", rules::be_liberal, Nothing),
+    scenario("table-drops", "a full table drops a new connection: no RST", table::drops, Nothing),
+    scenario(
+        "table-evicts",
+        "half-open connections take each other's place in a full table",
+        table::evicts,
+        AtLeast(50, "no-entry/evicted by gateway-stack"),
+    ),
+    scenario(
+        "reject-module-later",
+        "a REJECT rule that is added while whyrst runs, and its module with it",
+        window::reject_module_later,
+        Each("reject-rule by gateway-reject-rule"),
+    ),
+    scenario(
+        "invalid-rejected",
+        "a rule rejects what conntrack refuses: the rule sent the RST",
+        rules::invalid_rejected,
+        Each("reject-rule by gateway-reject-rule"),
+    ),
     // Behind the scenario that waits for the REJECT modules: this one loads them.
-    Scenario {
-        name: "kernel-types",
-        about: "offsets and prototypes that whyrst resolves are those of this kernel",
-        run: kernel_types::run,
-    },
-    Scenario {
-        name: "not-root",
-        about: "without privileges: exit status 3 and which are missing",
-        run: bad_input::not_root,
-    },
-    Scenario { name: "no-btf", about: "without /sys/kernel/btf: exit status 3", run: bad_input::no_btf },
-    Scenario { name: "no-kprobes", about: "without kprobes: exit status 3", run: bad_input::no_kprobes },
-    Scenario { name: "full-disk", about: "-o and --record on a full disk: exit status 2", run: bad_input::full_disk },
-    Scenario {
-        name: "signals",
-        about: "SIGTERM ends a capture like Ctrl-C; a closed pipe ends it quietly",
-        run: bad_input::signals,
-    },
+    scenario(
+        "kernel-types",
+        "offsets and prototypes that whyrst resolves are those of this kernel",
+        kernel_types::run,
+        Nothing,
+    ),
+    scenario("not-root", "without privileges: exit status 3 and which are missing", bad_input::not_root, Nothing),
+    scenario("no-btf", "without /sys/kernel/btf: exit status 3", bad_input::no_btf, Nothing),
+    scenario("no-kprobes", "without kprobes: exit status 3", bad_input::no_kprobes, Nothing),
+    scenario("full-disk", "-o and --record on a full disk: exit status 2", bad_input::full_disk, Nothing),
+    scenario(
+        "signals",
+        "SIGTERM ends a capture like Ctrl-C; a closed pipe ends it quietly",
+        bad_input::signals,
+        Nothing,
+    ),
     // Lockdown cannot be lifted again: it comes last.
-    Scenario {
-        name: "lockdown",
-        about: "under kernel lockdown in confidentiality mode: exit status 3",
-        run: bad_input::lockdown,
-    },
+    scenario("lockdown", "under kernel lockdown in confidentiality mode: exit status 3", bad_input::lockdown, Nothing),
 ];
 
 /// Runs a scenario and tells how it ended; true if it passed.

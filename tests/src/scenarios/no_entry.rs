@@ -157,6 +157,31 @@ fn check(context: &Context<'_>, how: How, loose: bool, reason: &str) -> Result<(
     expect.verdict()
 }
 
+/// The server closes a connection that the gateway has forgotten before whyrst was started: a FIN cannot open one. 5.10 to
+/// 6.6 refuse it without a word.
+pub(super) fn fin(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let mut connection = Connection::open(&lab, server(443))?;
+    lab.gateway.run(&["conntrack", "-F"])?;
+    gone(&lab)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    connection.server.shutdown(Shutdown::Write)?;
+    connection.reset_to_server()?;
+    let error = Connection::error_of(&mut connection.server)?;
+    context.step(format!("the server closes: {error}"));
+    let captured = capture.stop()?;
+
+    let mut expect = Expect::new();
+    expect.that(error == ErrorKind::ConnectionReset, || format!("the server saw {error}"));
+    let report = &captured.report;
+    expect.is(report, "/flows/0/cause", "invalid-state");
+    expect.is(report, "/flows/0/reason", "invalid-new");
+    expect.is(report, "/flows/0/reset_by", "gateway-stack");
+    expect.is(report, "/summary/resets_sent", 1);
+    captured.replay()?;
+    expect.verdict()
+}
+
 /// Waits until the gateway has no entry any more. Listing the entries lets the kernel notice which have expired.
 fn gone(lab: &Lab) -> Result<()> {
     let start = Instant::now();

@@ -13,7 +13,7 @@ use crate::command;
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, SERVER6, server};
 use crate::whyrst::{Capture, Captured};
-use crate::wire::flag;
+use crate::wire::{Segment, flag};
 
 /// How far beyond everything the over-the-window segments are: more than any window.
 const FAR: u32 = 20_000_000;
@@ -144,6 +144,115 @@ pub(super) fn ack_over(context: &Context<'_>) -> Result<()> {
         .map(|step| &step["state"])
         .collect();
     expect.that(states == [&json!("ESTABLISHED")], || format!("the entry was seen as {states:?}"));
+    captured.replay()?;
+    expect.verdict()
+}
+
+/// A segment of the server's that was on its way for so long that the client has sent more than 66,000 bytes since. The RST
+/// that answers it on 5.10 is as old: the server takes no notice.
+pub(super) fn ack_under(context: &Context<'_>) -> Result<()> {
+    const AGE: u32 = 150_000;
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    lab.server.sysctl("net.ipv4.tcp_rmem", "4096 16384 32768")?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let mut connection = Connection::open(&lab, server(443))?;
+    let before = connection.traffic()?.client_end;
+    connection.client_sends(200_000)?;
+    let traffic = connection.traffic_up_to(before.wrapping_add(200_000))?;
+    let ack = traffic.client_end.wrapping_sub(AGE);
+    let segment = traffic.from_server.forge(traffic.server_end, ack, flag::ACK | flag::PSH, b"from long ago")?;
+    connection.tap.send(&segment)?;
+    context.step(format!("the server's side acknowledges {ack}, {AGE} bytes ago"));
+    if context.refuses_everything() {
+        connection.reset_to_server()?;
+    }
+    connection.client_sends(1_000)?;
+    let captured = capture.stop()?;
+
+    let mut expect = Expect::new();
+    let report = &captured.report;
+    one_flow(&mut expect, report, &connection);
+    out_of_window(&mut expect, report, "ack-under", "IV");
+    let bound = traffic.client_end.wrapping_sub(66_000);
+    expect.is(report, "/flows/0/window/bound", bound);
+    expect.is(report, "/flows/0/window/distance_bytes", bound.wrapping_sub(ack));
+    expect.is(report, "/summary/flows_reset", 0);
+    if context.refuses_everything() {
+        expect.is(report, "/flows/0/reset_by", "gateway-stack");
+        expect.is(report, "/flows/0/reset_effect", "dropped");
+        expect.is(report, "/flows/0/confidence", "proven");
+    } else {
+        expect.is(report, "/flows/0/reset_by", Value::Null);
+        expect.is(report, "/summary/ignored_packets", 1);
+        expect.is(report, "/summary/invalid_packets", 0);
+    }
+    captured.replay()?;
+    expect.verdict()
+}
+
+/// A segment slightly beyond the window: over it for 5.10, overshot and let pass from 6.1 on. The client answers it with a
+/// repeated ACK.
+pub(super) fn overshot(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let mut connection = Connection::open(&lab, server(443))?;
+    let traffic = connection.traffic()?;
+    let seq = traffic.server_maxend.wrapping_add(100);
+    let segment = traffic.from_server.forge(seq, traffic.client_end, flag::ACK | flag::PSH, &[b'!'; 100])?;
+    connection.tap.send(&segment)?;
+    context.step(format!("the server's side sends seq {seq}, 100 bytes beyond the window"));
+    let repeated = |segments: &[Segment]| {
+        let of_client = segments.iter().filter(|seen| seen.dst == segment.src && seen.len == 0 && seen.has(flag::ACK));
+        (of_client.filter(|seen| seen.ack == traffic.server_end).count() >= 2).then_some(())
+    };
+    let mut expect = Expect::new();
+    if context.refuses_everything() {
+        connection.reset_to_server()?;
+        let error = Connection::error_of(&mut connection.server)?;
+        expect.that(error == ErrorKind::ConnectionReset, || format!("the server saw {error}"));
+    } else {
+        connection.tap.wait("the client's repeated ACK", repeated)?;
+    }
+    let captured = capture.stop()?;
+
+    let report = &captured.report;
+    one_flow(&mut expect, report, &connection);
+    let reason = if context.refuses_everything() { "seq-over" } else { "overshot" };
+    out_of_window(&mut expect, report, reason, "I");
+    expect.is(report, "/flows/0/window/distance_bytes", 100);
+    expect.is(report, "/flows/0/window/bound", traffic.server_maxend);
+    expect.is(report, "/summary/flows_reset", u64::from(context.refuses_everything()));
+    captured.replay()?;
+    expect.verdict()
+}
+
+/// A port forward: the client knows neither the server's address nor its port.
+pub(super) fn port_forward(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let service = SocketAddr::from(([10, 0, 0, 1], 8080));
+    lab.gateway.run(&["nft", "add chain inet nat prerouting { type nat hook prerouting priority dstnat; }"])?;
+    let rule = "add rule inet nat prerouting iifname lan0 tcp dport 8080 dnat ip to 192.0.2.2:443";
+    lab.gateway.run(&["nft", rule])?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let mut connection = Connection::open_through(&lab, service, server(443))?;
+    let traffic = connection.traffic()?;
+    let far = traffic.server_end.wrapping_add(FAR);
+    let segment = traffic.from_server.forge(far, traffic.client_end, flag::ACK, &[b'!'; 300])?;
+    connection.tap.send(&segment)?;
+    context.step(format!("the server behind {service} sends seq {far}, {FAR} bytes ahead"));
+    connection.reset_to_server()?;
+    let error = Connection::error_of(&mut connection.server)?;
+    let captured = capture.stop()?;
+
+    let mut expect = Expect::new();
+    expect.that(error == ErrorKind::ConnectionReset, || format!("the server saw {error}"));
+    let report = &captured.report;
+    expect.is(report, "/flows/0/client", connection.client_address.to_string());
+    expect.is(report, "/flows/0/nat", connection.nat_address.to_string());
+    expect.is(report, "/flows/0/server", connection.server_address.to_string());
+    expect.is(report, "/flows/0/service", service.to_string());
+    out_of_window(&mut expect, report, "seq-over", "I");
+    expect.is(report, "/flows/0/window/distance_bytes", far.wrapping_sub(traffic.server_maxend));
     captured.replay()?;
     expect.verdict()
 }

@@ -1,0 +1,152 @@
+//! What the reports name against what they should name, over all flows of all scenarios.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+use whyrst_tests::scenarios::{self, Named, Scenario};
+
+/// What is reported of a flow that is not there.
+const NOTHING: &str = "nothing";
+
+/// Flows by what they should be and what they are said to be.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Confusion {
+    cells: BTreeMap<(String, String), u64>,
+}
+
+impl Confusion {
+    /// Compares the reports that scenarios left on a kernel of an era. A scenario that failed may have left none.
+    pub(crate) fn of_artifacts(artifacts: &Path, names: &[String], era: &str) -> Result<Self> {
+        let mut confusion = Self::default();
+        for scenario in scenarios::ALL.iter().filter(|scenario| names.iter().any(|name| name == scenario.name)) {
+            let path = artifacts.join(scenario.name).join("report.json");
+            let Ok(text) = fs::read(&path) else { continue };
+            let report: Value = serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?;
+            confusion.add_scenario(scenario, era, &report);
+        }
+        Ok(confusion)
+    }
+
+    fn add_scenario(&mut self, scenario: &Scenario, era: &str, report: &Value) {
+        let labels = report["flows"].as_array().into_iter().flatten().map(label);
+        let (expected, least, tolerant) = match scenario.named {
+            Named::Nothing => (NOTHING, 0, false),
+            Named::Each(label) => (label, 1, false),
+            Named::ByEra { refusing, .. } if matches!(era, "e1" | "e2") => (refusing, 1, false),
+            Named::ByEra { lenient, .. } => (lenient, 1, false),
+            Named::AtLeast(least, label) => (label, least, true),
+        };
+        let mut right = 0;
+        for reported in labels {
+            if tolerant && reported.ends_with(" accepted") {
+                continue;
+            }
+            // A second flow where one is expected is one too many.
+            let expected = if reported == expected && (tolerant || right == 0) {
+                right += 1;
+                expected
+            } else if right == 0 && least == 1 && reported != expected {
+                expected
+            } else {
+                NOTHING
+            };
+            self.add(expected, &reported, 1);
+        }
+        if right < least && !self.cells.keys().any(|(known, reported)| known == expected && reported != expected) {
+            self.add(expected, NOTHING, (least - right) as u64);
+        }
+        if least == 0 && right == 0 && report["flows"].as_array().is_some_and(Vec::is_empty) {
+            self.add(NOTHING, NOTHING, 1);
+        }
+    }
+
+    fn add(&mut self, expected: &str, reported: &str, flows: u64) {
+        *self.cells.entry((expected.to_owned(), reported.to_owned())).or_default() += flows;
+    }
+
+    /// Adds another kernel's.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for ((expected, reported), flows) in &other.cells {
+            self.add(expected, reported, *flows);
+        }
+    }
+
+    /// Flows that are said to be what they are not, one line each.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let wrong = self.cells.iter().filter(|((expected, reported), _)| expected != reported);
+        wrong
+            .map(|((expected, reported), flows)| format!("{flows} × expected {expected}, reported {reported}"))
+            .collect()
+    }
+
+    /// As a table in Markdown.
+    pub(crate) fn table(&self) -> String {
+        let mut text = String::from("| expected | reported | flows |\n|---|---|---:|\n");
+        for ((expected, reported), flows) in &self.cells {
+            let mark = if expected == reported { "same".to_owned() } else { format!("**{reported}**") };
+            // A String takes any write.
+            let _infallible = writeln!(text, "| {expected} | {mark} | {flows} |");
+        }
+        text
+    }
+}
+
+/// What a report says of a flow, in the words of [`Named`].
+fn label(flow: &Value) -> String {
+    let mut text = flow["cause"].as_str().unwrap_or("?").to_owned();
+    if let Some(reason) = flow["reason"].as_str() {
+        text = format!("{text}/{reason}");
+    }
+    match flow["reset_by"].as_str() {
+        Some(by) => format!("{text} by {by}"),
+        None if flow["invalid_packets"] == 0 && flow["ignored_packets"] != 0 => format!("{text} accepted"),
+        None => format!("{text} by nobody"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use whyrst_tests::scenarios;
+
+    use super::Confusion;
+
+    fn compare(scenario: &str, era: &str, flows: &Value) -> Vec<String> {
+        let scenario = scenarios::ALL.iter().find(|known| known.name == scenario).unwrap();
+        let mut confusion = Confusion::default();
+        confusion.add_scenario(scenario, era, &json!({ "flows": flows }));
+        confusion.mistakes()
+    }
+
+    fn flow(cause: &str, reason: &str, by: Option<&str>) -> Value {
+        let invalid = u64::from(by.is_some());
+        json!({ "cause": cause, "reason": reason, "reset_by": by, "invalid_packets": invalid, "ignored_packets": 1 - invalid })
+    }
+
+    #[test]
+    fn what_is_right_is_on_the_diagonal() {
+        let under = |by| json!([flow("out-of-window", "seq-under", by)]);
+        assert!(compare("late-retransmission", "e1", &under(Some("gateway-stack"))).is_empty());
+        assert!(compare("late-retransmission", "e4", &under(None)).is_empty());
+        assert!(compare("clean-download", "e1", &json!([])).is_empty());
+    }
+
+    #[test]
+    fn what_is_wrong_is_not() {
+        let over = flow("out-of-window", "seq-over", Some("gateway-stack"));
+        let wrong = |flows: Value, count: usize| {
+            let mistakes = compare("seq-over", "e1", &flows);
+            assert_eq!(mistakes.len(), count, "{flows}: {mistakes:?}");
+        };
+        wrong(json!([]), 1);
+        wrong(json!([flow("out-of-window", "seq-under", Some("gateway-stack"))]), 1);
+        wrong(json!([over, over]), 1);
+        wrong(json!([over, flow("unknown", "x", Some("gateway-stack"))]), 1);
+        assert_eq!(compare("clean-download", "e1", &json!([over])).len(), 1);
+        assert_eq!(compare("late-retransmission", "e4", &json!([over])).len(), 1);
+    }
+}
