@@ -1,5 +1,7 @@
 //! The engine: events in, flows with stories out.
 
+mod judge;
+
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -9,14 +11,14 @@ use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, Refusal, Reset, S
 use super::follow::Follow;
 use super::pending::Pending;
 use crate::capture::{LookUp, LookedUp, Outcome};
-use crate::cause::{Cause, Confidence, Diagnosis, ResetBy};
+use crate::cause::{Confidence, Diagnosis, ResetBy};
 use crate::conntrack::entry::CtInfo;
-use crate::conntrack::{Direction, End, Entry, Message, Nfct, Seq, Tuple, Verdict, window};
-use crate::event::{Event, NfHook};
+use crate::conntrack::{End, Entry, Message, Nfct, Seq, Tuple, Verdict};
+use crate::event::Event;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
-use crate::packet::{Flags, Packet};
 use crate::time::Instant;
+use judge::{diagnosis_of, direction, explain, is_own_reset, key_of_entry, of_message, of_reset, opens, wire_tuples};
 use tracer_common::Hook;
 
 /// What an event turned out to be.
@@ -552,82 +554,6 @@ impl Engine {
         self.by_tuple.entry((key.netns, reply)).or_insert(id);
         self.index_wire(&key, id);
     }
-}
-
-/// What the ends of a flow send to each other, before and behind the gateway.
-fn wire_tuples(key: &FlowKey) -> [Tuple; 4] {
-    [key.original, key.original.reversed(), key.reply, key.reply.reversed()]
-}
-
-fn diagnosis_of(refusal: &Refusal) -> Diagnosis {
-    of_message(refusal.event.words.map_or(Message::Other, |words| words.message), &refusal.event)
-}
-
-/// What a message says about its packet. That a first packet cannot open a connection has a reason of its own where the
-/// entry of its connection is known to have ended.
-fn of_message(message: Message, event: &Event) -> Diagnosis {
-    match (message, &event.gone) {
-        (Message::InvalidNew | Message::InvalidState, Some(gone)) => Diagnosis::of_end(gone.end()),
-        _ => Diagnosis::of_message(message),
-    }
-}
-
-const fn key_of_entry(event: &Event, entry: &Entry) -> FlowKey {
-    FlowKey { netns: event.netns, zone: entry.zone, original: entry.original, reply: entry.reply }
-}
-
-/// The packet's direction: from `ctinfo`, or by comparing it with the entry's tuples.
-fn direction(event: &Event) -> Option<Direction> {
-    if event.gone.is_none()
-        && let Some(direction) = event.nfct.and_then(Nfct::direction)
-    {
-        return Some(direction);
-    }
-    let (entry, packet) = (event.connection()?, event.packet?);
-    [Direction::Original, Direction::Reply].into_iter().find(|side| entry.tuple(*side) == packet.tuple())
-}
-
-fn explain(event: &Event, message: Message, direction: Option<Direction>, era: Era) -> Option<window::Explanation> {
-    let Message::Window { failure, logged } = message else { return None };
-    window::explain(failure, logged, &event.packet?.segment(), &event.entry?, direction?, era)
-}
-
-/// A RST that leaves this host and that conntrack has no flow for ("invalid new", 6.9 and later).
-fn is_own_reset(event: &Event) -> bool {
-    let leaving = matches!(event.nf_hook, Some(NfHook::LocalOut | NfHook::PostRouting));
-    leaving && event.packet.is_some_and(|packet| packet.flags.has(Flags::RST))
-}
-
-/// What a RST says of its cause when no refused packet belongs to it.
-fn of_reset(event: &Event) -> (Diagnosis, Confidence) {
-    if matches!(event.hook, Hook::RejectV4 | Hook::RejectV6) {
-        return (Diagnosis::plain(Cause::RejectRule), Confidence::Proven);
-    }
-    if event.socket.is_some() {
-        return (Diagnosis::plain(Cause::LocalSocket), Confidence::Proven);
-    }
-    match event.nfct {
-        // conntrack lets a SYN through or drops it; one that comes to the stack and finds no socket found a closed port.
-        _ if event.packet.is_some_and(|packet| opens(&packet)) => {
-            (Diagnosis::plain(Cause::NoListener), Confidence::Proven)
-        }
-        Some(Nfct::Untracked) => (Diagnosis::plain(Cause::NotTracked), Confidence::Proven),
-        // The entry was seen to end, and at the RST the segment had none: refused without a word, or taken for the first
-        // of a new connection.
-        Some(Nfct::None | Nfct::Entry(CtInfo::New)) if event.gone.is_some() => {
-            let end = event.gone.as_ref().map_or(End::Unknown, |gone| gone.end());
-            (Diagnosis::of_end(end), Confidence::Proven)
-        }
-        // A segment from the middle of a connection was taken for the first of a new one.
-        Some(Nfct::Entry(CtInfo::New)) => (Diagnosis::NEVER_SEEN, Confidence::Inferred),
-        // conntrack refused it without a word, or its message was lost, or conntrack does not look at packets here.
-        Some(Nfct::None | Nfct::Entry(_)) | None => (Diagnosis::plain(Cause::Unknown), Confidence::Inferred),
-    }
-}
-
-/// Whether a segment opens a connection.
-const fn opens(packet: &Packet) -> bool {
-    packet.flags.has(Flags::SYN) && !packet.flags.has(Flags::ACK)
 }
 
 #[cfg(test)]
