@@ -1,6 +1,6 @@
 //! Reading the kernel: arguments, memory by address, and the offsets that the loader resolved from BTF.
 //!
-//! All `unsafe` of whyrst's own code is in this file and in `slot.rs`. A read of a wrong address is not undefined
+//! The other `unsafe` of whyrst's own code is where the maps are: `slot.rs`, `gone.rs`, `table.rs`. A read of a wrong address is not undefined
 //! behaviour: `bpf_probe_read_kernel` checks the address and fails.
 
 use core::ffi::c_void;

@@ -1,7 +1,7 @@
 //! The BPF programs: one thin entry per hook, each handing over to a `try_*` function with one error enum.
 //!
-//! Only rare paths are hooked: a packet that conntrack finds valid runs none of this. Every read of kernel memory goes
-//! through [`kernel`], which is where all `unsafe` of the project's own code lives.
+//! Only rare paths are hooked: a packet that conntrack finds valid runs none of this, unless it opens a connection while
+//! the table is full. Every read of kernel memory goes through [`kernel`].
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![expect(clippy::needless_pass_by_value, reason = "the kprobe macro passes the context by value")]

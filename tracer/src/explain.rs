@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use crate::cause::{Cause, Diagnosis};
+use crate::cause::Diagnosis;
 use crate::conntrack::window::Failure;
 use crate::conntrack::{Message, Verdict};
 use crate::kernel::era::Era;
@@ -169,25 +169,10 @@ impl LogReader {
     }
 }
 
-impl LogReport {
-    /// Packets per cause of those that were refused, and of those dropped for want of room.
-    pub fn by_cause(&self) -> BTreeMap<Cause, u64> {
-        let mut causes: BTreeMap<Cause, u64> = BTreeMap::new();
-        for group in self.groups.iter().filter(|group| group.verdict == Verdict::Invalid) {
-            *causes.entry(group.diagnosis.cause).or_default() += group.packets;
-        }
-        let dropped: u64 = self.table_full.values().sum();
-        if dropped > 0 {
-            causes.insert(Cause::TableFull, dropped);
-        }
-        causes
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::{LogReader, LogReport};
-    use crate::cause::{Cause, Reason};
+    use crate::cause::Reason;
     use crate::conntrack::Verdict;
     use crate::kernel::era::Era;
 
@@ -241,7 +226,6 @@ mod tests {
         ];
         let report = read(&lines, None);
         assert_eq!(report.table_full.get(&None), Some(&10));
-        assert_eq!(report.by_cause().get(&Cause::TableFull), Some(&10));
         assert_eq!((report.lines, report.of_conntrack), (4, 10));
     }
 

@@ -65,8 +65,8 @@ fn lines(from: &mut dyn BufRead, reader: &mut LogReader) -> io::Result<()> {
 /// The words that can be explained.
 fn words() -> String {
     let causes = Cause::ALL.iter().map(|cause| cause.name());
-    let reasons = Reason::ALL.iter().map(|reason| reason.name());
-    let mut words: Vec<&str> = causes.chain(reasons).collect();
-    words.dedup();
+    // `invalid-state` is both; it is said once.
+    let reasons = Reason::ALL.iter().map(|reason| reason.name()).filter(|word| word.parse::<Cause>().is_err());
+    let words: Vec<&str> = causes.chain(reasons).collect();
     format!("the words {}; or a kernel log", words.join(", "))
 }

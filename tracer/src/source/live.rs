@@ -224,17 +224,21 @@ impl Live {
         }
         let spec = hook.spec();
         let symbol = attach::target(hook, symbols).unwrap_or(spec.symbol);
-        let start = now();
-        let at_entry = match spec.at_entry {
-            Some(name) => self.attach_at_entry(name, symbol),
-            None => Ok(()),
-        };
-        if let Err(because) = at_entry {
-            return HookState::Unavailable { because };
+        for name in [spec.at_entry, Some(spec.program)].into_iter().flatten() {
+            if let Err(because) = self.load_and_attach(name, symbol) {
+                return HookState::Unavailable { because };
+            }
         }
-        let Some(program) = self.program(spec.program) else {
-            return HookState::Unavailable { because: format!("the BPF object has no program {}", spec.program) };
-        };
+        HookState::Attached
+    }
+
+    fn program(&mut self, name: &str) -> Option<&mut KProbe> {
+        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok())
+    }
+
+    fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<(), String> {
+        let program = self.program(name).ok_or_else(|| format!("the BPF object has no program {name}"))?;
+        let start = now();
         let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
         let between = now();
         match loaded.and_then(|()| program.attach(symbol, 0)) {
@@ -242,31 +246,16 @@ impl Live {
                 let (load, attach) = (between - start, now() - between);
                 let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
                 tracing::debug!(
-                    "{symbol}: {verified:?} instructions verified, loaded in {load:?}, attached in {attach:?}"
+                    "{name} on {symbol}: {verified:?} instructions verified, loaded in {load:?}, attached in {attach:?}"
                 );
-                HookState::Attached
+                Ok(())
             }
             Err(error) => {
                 let whole = chain(&error);
                 tracing::debug!("attach kprobe {symbol}: {whole}");
                 // A refusal by the verifier has its whole log behind it.
-                let first = whole.lines().next().unwrap_or_default();
-                HookState::Unavailable { because: format!("attach kprobe {symbol}: {first}") }
+                Err(format!("attach kprobe {symbol}: {}", whole.lines().next().unwrap_or_default()))
             }
-        }
-    }
-
-    fn program(&mut self, name: &str) -> Option<&mut KProbe> {
-        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok())
-    }
-
-    /// Attaches the program that a hook on a function's return needs at its entry.
-    fn attach_at_entry(&mut self, name: &str, symbol: &str) -> Result<(), String> {
-        let program = self.program(name).ok_or_else(|| format!("the BPF object has no program {name}"))?;
-        let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
-        match loaded.and_then(|()| program.attach(symbol, 0)) {
-            Ok(_link) => Ok(()),
-            Err(error) => Err(format!("attach kprobe {symbol}: {}", chain(&error).lines().next().unwrap_or_default())),
         }
     }
 
