@@ -20,18 +20,62 @@ pub enum Hook {
     EntryGone = 6,
     /// The conntrack table is full: a new connection finds room at another's cost, or is dropped. Only counted.
     TableFull = 7,
+    /// A socket of this host resets its connection of its own accord.
+    ActiveReset = 8,
+    /// A RST arrives for the IP stack. Only with `--tap`, where there is no tcx (before 6.6).
+    PacketTap = 9,
+    /// A REJECT rule on a bridge or at an interface's ingress answers an IPv4 segment with a RST.
+    LinkRejectV4 = 10,
+    /// The same for IPv6.
+    LinkRejectV6 = 11,
+    /// conntrack refuses the first packet of a connection. Only with `--new-refused`.
+    NewRefused = 12,
+    /// The TCP stack sends a RST. Only where there are no kprobes.
+    ResetTracepoint = 13,
+    /// A RST arrives on an interface. Only with `--tap`.
+    TcxTap = 14,
 }
 
 /// How many hooks there are.
-pub const COUNT: usize = 8;
+pub const COUNT: usize = 15;
+
+/// How a program gets to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Method {
+    /// A kprobe at the function's entry.
+    Kprobe,
+    /// A kretprobe where the function returns; what it needs of the arguments is kept by a kprobe at the entry.
+    Kretprobe,
+    /// The filter of packet sockets.
+    SocketFilter,
+    /// A raw tracepoint.
+    RawTracepoint,
+    /// A link at the ingress of interfaces (tcx).
+    Tcx,
+}
+
+impl Method {
+    /// The word used for it in every output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kprobe => "kprobe",
+            Self::Kretprobe => "kretprobe",
+            Self::SocketFilter => "socket-filter",
+            Self::RawTracepoint => "raw-tracepoint",
+            Self::Tcx => "tcx",
+        }
+    }
+}
 
 /// What the table says about one hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
     /// The word used for it in every output. Both address families of a hook share it.
     pub name: &'static str,
-    /// The kernel function.
+    /// The kernel function; for other methods what stands in its place.
     pub symbol: &'static str,
+    /// How the program gets to run.
+    pub method: Method,
     /// Parts that compilers split off the function and that all its callers in the same file use instead. Where the
     /// kernel has one, that is what the program is attached to: it is run in every case, the function itself is not.
     pub parts: &'static [&'static str],
@@ -57,6 +101,13 @@ impl Hook {
         Self::RejectV6,
         Self::EntryGone,
         Self::TableFull,
+        Self::ActiveReset,
+        Self::PacketTap,
+        Self::LinkRejectV4,
+        Self::LinkRejectV6,
+        Self::NewRefused,
+        Self::ResetTracepoint,
+        Self::TcxTap,
     ];
 
     /// The hook with this number.
@@ -70,6 +121,13 @@ impl Hook {
             5 => Self::RejectV6,
             6 => Self::EntryGone,
             7 => Self::TableFull,
+            8 => Self::ActiveReset,
+            9 => Self::PacketTap,
+            10 => Self::LinkRejectV4,
+            11 => Self::LinkRejectV6,
+            12 => Self::NewRefused,
+            13 => Self::ResetTracepoint,
+            14 => Self::TcxTap,
             _ => return None,
         })
     }
@@ -88,12 +146,18 @@ impl Hook {
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
+
+    /// Whether its records are of a rule that answered with a RST.
+    pub const fn is_reject(self) -> bool {
+        matches!(self, Self::RejectV4 | Self::RejectV6 | Self::LinkRejectV4 | Self::LinkRejectV6)
+    }
 }
 
 const SPECS: [Spec; COUNT] = [
     Spec {
         name: "ct-invalid",
         symbol: "nf_ct_l4proto_log_invalid",
+        method: Method::Kprobe,
         parts: &[],
         module: Some("nf_conntrack"),
         program: "ct_invalid",
@@ -109,6 +173,7 @@ const SPECS: [Spec; COUNT] = [
     Spec {
         name: "ct-malformed",
         symbol: "nf_l4proto_log_invalid",
+        method: Method::Kprobe,
         parts: &[],
         module: Some("nf_conntrack"),
         program: "ct_malformed",
@@ -123,6 +188,7 @@ const SPECS: [Spec; COUNT] = [
     Spec {
         name: "reset",
         symbol: "tcp_v4_send_reset",
+        method: Method::Kprobe,
         parts: &[],
         module: None,
         program: "reset_v4",
@@ -132,6 +198,7 @@ const SPECS: [Spec; COUNT] = [
     Spec {
         name: "reset",
         symbol: "tcp_v6_send_reset",
+        method: Method::Kprobe,
         parts: &[],
         module: None,
         program: "reset_v6",
@@ -141,6 +208,7 @@ const SPECS: [Spec; COUNT] = [
     Spec {
         name: "reject",
         symbol: "nf_send_reset",
+        method: Method::Kprobe,
         parts: &[],
         module: Some("nf_reject_ipv4"),
         program: "reject_v4",
@@ -150,6 +218,7 @@ const SPECS: [Spec; COUNT] = [
     Spec {
         name: "reject",
         symbol: "nf_send_reset6",
+        method: Method::Kprobe,
         parts: &[],
         module: Some("nf_reject_ipv6"),
         program: "reject_v6",
@@ -159,6 +228,7 @@ const SPECS: [Spec; COUNT] = [
     Spec {
         name: "entry-gone",
         symbol: "nf_ct_delete",
+        method: Method::Kprobe,
         // 5.10 and 7.2, as Debian builds them
         parts: &["nf_ct_delete.part.0"],
         module: Some("nf_conntrack"),
@@ -172,6 +242,7 @@ const SPECS: [Spec; COUNT] = [
     Spec {
         name: "table-full",
         symbol: "early_drop",
+        method: Method::Kretprobe,
         parts: &[],
         module: Some("nf_conntrack"),
         program: "table_full",
@@ -180,6 +251,89 @@ const SPECS: [Spec; COUNT] = [
             // 5.10 and later
             "int (struct net *net, unsigned int hash)",
         ],
+    },
+    Spec {
+        name: "active-reset",
+        symbol: "tcp_send_active_reset",
+        method: Method::Kprobe,
+        parts: &[],
+        module: None,
+        program: "active_reset",
+        at_entry: None,
+        prototypes: &[
+            // 5.10 to 6.9
+            "void (struct sock *sk, gfp_t priority)",
+            // 6.10 to 6.12.103
+            "void (struct sock *sk, gfp_t priority, enum sk_rst_reason reason)",
+            // 6.12.104 and later, 7.2
+            "void (struct sock *sk, enum sk_rst_reason reason)",
+        ],
+    },
+    Spec {
+        name: "tap",
+        symbol: "packet socket",
+        method: Method::SocketFilter,
+        parts: &[],
+        module: None,
+        program: "packet_tap",
+        at_entry: None,
+        prototypes: &[],
+    },
+    Spec {
+        name: "reject",
+        symbol: "nf_reject_skb_v4_tcp_reset",
+        method: Method::Kprobe,
+        parts: &[],
+        module: Some("nf_reject_ipv4"),
+        program: "link_reject_v4",
+        at_entry: None,
+        prototypes: LINK_REJECT,
+    },
+    Spec {
+        name: "reject",
+        symbol: "nf_reject_skb_v6_tcp_reset",
+        method: Method::Kprobe,
+        parts: &[],
+        module: Some("nf_reject_ipv6"),
+        program: "link_reject_v6",
+        at_entry: None,
+        prototypes: LINK_REJECT,
+    },
+    Spec {
+        name: "new-refused",
+        symbol: "tcp_new",
+        method: Method::Kretprobe,
+        parts: &[],
+        module: Some("nf_conntrack"),
+        program: "new_refused",
+        at_entry: Some("new_started"),
+        prototypes: &[
+            // 5.10 to 6.6
+            "bool (struct nf_conn *ct, const struct sk_buff *skb, unsigned int dataoff, const struct tcphdr *th)",
+            // 6.9 and later
+            "bool (struct nf_conn *ct, const struct sk_buff *skb, unsigned int dataoff, const struct tcphdr *th, \
+             const struct nf_hook_state *state)",
+        ],
+    },
+    Spec {
+        name: "reset",
+        symbol: "tcp:tcp_send_reset",
+        method: Method::RawTracepoint,
+        parts: &[],
+        module: None,
+        program: "reset_tracepoint",
+        at_entry: None,
+        prototypes: &[],
+    },
+    Spec {
+        name: "tap",
+        symbol: "tcx ingress",
+        method: Method::Tcx,
+        parts: &[],
+        module: None,
+        program: "tcx_tap",
+        at_entry: None,
+        prototypes: &[],
     },
 ];
 
@@ -193,6 +347,11 @@ const RESET: &[&str] = &[
 const REJECT: &[&str] = &[
     // 5.10 and later
     "void (struct net *net, struct sock *sk, struct sk_buff *oldskb, int hook)",
+];
+
+const LINK_REJECT: &[&str] = &[
+    // 5.11 and later; 5.10 has none
+    "struct sk_buff * (struct net *net, struct sk_buff *oldskb, const struct net_device *dev, int hook)",
 ];
 
 #[cfg(test)]

@@ -166,6 +166,24 @@ layout! {
     sk_state,
     /// `sock.__sk_common.skc_net`.
     sk_net,
+    /// `sock.__sk_common.skc_family`.
+    sk_family,
+    /// `sock.__sk_common.skc_rcv_saddr`: the socket's own IPv4 address.
+    sk_rcv_saddr,
+    /// `sock.__sk_common.skc_daddr`: the peer's IPv4 address.
+    sk_daddr,
+    /// `sock.__sk_common.skc_v6_rcv_saddr`.
+    sk_v6_rcv_saddr,
+    /// `sock.__sk_common.skc_v6_daddr`.
+    sk_v6_daddr,
+    /// `inet_sock.inet_sport`: the socket's own port, network order. `skc_num` is 0 once the socket is unhashed.
+    inet_sport,
+    /// `sock.__sk_common.skc_dport`: the peer's port, network order.
+    sk_dport,
+    /// `tcp_sock.snd_nxt`.
+    tp_snd_nxt,
+    /// `tcp_sock.rcv_nxt`.
+    tp_rcv_nxt,
     /// `dst_entry.dev`.
     dst_dev,
     /// `rtable.rt_type`.
@@ -182,6 +200,8 @@ layout! {
     ct_invalid_format,
     /// Which argument of `nf_l4proto_log_invalid` is the format string, see [`format_argument`].
     ct_malformed_format,
+    /// Which argument of `tcp_send_active_reset`, from 0, is the `sk_rst_reason`.
+    active_reset_reason,
     /// 1 where `tcp_v4_send_reset` and `tcp_v6_send_reset` take a `sk_rst_reason`, else 0.
     reset_has_reason,
 }

@@ -6,7 +6,10 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout's version; it changes with every change of a field's place or meaning.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
+
+/// The oldest version that this one extends: what it has is where it was, the rest reads as zero.
+pub const OLDEST: u16 = 2;
 
 /// Name of the ring buffer.
 pub const MAP: &str = "EVENTS";
@@ -41,6 +44,8 @@ pub mod present {
     pub const FORMAT_AFTER_STATE: u32 = 1 << 12;
     /// `gone`: an entry that the packet would have belonged to has ended before.
     pub const GONE: u32 = 1 << 13;
+    /// `own`: the socket's own endpoints and numbers.
+    pub const OWN: u32 = 1 << 14;
 }
 
 /// Bytes of [`Record::l3`] and [`Record::l4`]: room for an IPv4 or TCP header with all its options, which take 60.
@@ -148,7 +153,10 @@ pub struct GoneKey {
     pub netns: u32,
 }
 
-/// Who called `nf_ct_delete`, by the return address: values of [`Gone::caller`].
+/// Names of the maps that remember ended entries by [`GoneKey`]: of connections that were open, of those that were closed.
+pub const GONE_MAPS: [&str; 2] = ["GONE_OPEN", "GONE_CLOSED"];
+
+/// Who called `nf_ct_delete` or `tcp_send_active_reset`, by the return address: values of [`Gone::caller`].
 pub mod caller {
     /// None of the functions that are known.
     pub const OTHER: u32 = 0;
@@ -160,10 +168,12 @@ pub mod caller {
     pub const CLEANUP: u32 = 3;
     /// The TCP tracker: a RST for a connection without reply, or a SYN that reopens a closed one.
     pub const TRACKER: u32 = 4;
+    /// Not an entry's end: a function that resets a socket's connection for the process that runs.
+    pub const PROCESS: u32 = 5;
 }
 
 /// How many ranges of functions [`CALLERS`] has room for.
-pub const CALLER_RANGES: usize = 12;
+pub const CALLER_RANGES: usize = 16;
 
 /// Name of the read-only global that says where the callers of [`caller`] are: start, end and value of each.
 pub const CALLERS: &str = "CALLERS";
@@ -186,6 +196,25 @@ pub struct Gone {
     pub comm: [u8; NAME_SIZE],
     /// The entry as it was.
     pub ct: Conntrack,
+}
+
+/// A socket that resets its connection, as it sees itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct OwnSocket {
+    /// From its own address and port to the peer's. `l3num` is its address family: `AF_INET` (2) or `AF_INET6` (10), which
+    /// an IPv4 connection may be of too (RFC 4291 §2.5.5.2).
+    pub tuple: Tuple,
+    /// Next sequence number it would send, host-endian.
+    pub snd_nxt: u32,
+    /// Next sequence number it expects, host-endian.
+    pub rcv_nxt: u32,
+    /// The process that did it; 0 where the kernel did it by itself.
+    pub pid: u32,
+    /// Always zero.
+    pub reserved: u32,
+    /// Name of that task, NUL-terminated.
+    pub comm: [u8; NAME_SIZE],
 }
 
 /// What one call of a hooked function tells.
@@ -248,22 +277,24 @@ pub struct Record {
     pub reserved: u32,
     /// The entry that the packet would have belonged to, and how it ended.
     pub gone: Gone,
+    /// The socket that resets its connection of its own accord.
+    pub own: OwnSocket,
 }
 
 /// Size of a record in bytes.
 pub const RECORD_SIZE: usize = size_of::<Record>();
 
 // A changed layout needs a new VERSION; this is where the build stops when it was forgotten.
-const _: () = assert!(RECORD_SIZE == 768 && VERSION == 2);
+const _: () = assert!(RECORD_SIZE == 840 && VERSION == 3);
 
 #[cfg(test)]
 mod tests {
     use super::{RECORD_SIZE, Record};
     use core::mem::offset_of;
 
-    /// Where each part of version 2 starts. Recordings that people keep depend on it.
+    /// Where each part starts, in version 2 and since. Recordings that people keep depend on it.
     #[test]
-    fn layout_of_version_2() {
+    fn where_the_parts_are() {
         assert_eq!(offset_of!(Record, version), 32);
         assert_eq!(offset_of!(Record, present), 40);
         assert_eq!(offset_of!(Record, in_name), 72);
@@ -275,6 +306,8 @@ mod tests {
         assert_eq!(offset_of!(Record, text), 492);
         assert_eq!(offset_of!(Record, gone), 576);
         assert_eq!(offset_of!(Record, gone.ct), 616);
-        assert_eq!(RECORD_SIZE, 768);
+        // Version 2 ends here.
+        assert_eq!(offset_of!(Record, own), 768);
+        assert_eq!(RECORD_SIZE, 840);
     }
 }

@@ -4,15 +4,14 @@
 
 use core::ptr;
 
-use aya_ebpf::helpers::generated::{
-    bpf_get_current_comm, bpf_get_current_pid_tgid, bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_probe_read_kernel,
-};
+use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
 use tracer_common::wire::{CALLER_RANGES, Gone, GoneKey, Record, Tuple, caller, present};
 
 use crate::conntrack;
 use crate::kernel::{Address, Failed, offset};
+use crate::socket;
 
 /// Entries that are remembered in each map: two per connection, one per direction.
 const REMEMBERED: u32 = 16_384;
@@ -55,13 +54,7 @@ pub(crate) fn remember(ct: Address, portid: u32, returns_to: Address) -> Option<
     gone.comm = [0; 16];
     gone.pid = 0;
     if portid != 0 {
-        // SAFETY: the helper takes no arguments.
-        gone.pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-        // SAFETY: the size given is that of the array.
-        let status = unsafe { bpf_get_current_comm((&raw mut gone.comm).cast(), 16) };
-        if status != 0 {
-            gone.comm = [0; 16];
-        }
+        socket::process(&mut gone.pid, &mut gone.comm);
     }
     if conntrack::read(ct, &mut gone.ct).any() {
         return None;
@@ -119,7 +112,7 @@ fn copy(from: &[u8], to: &mut [u8; 16]) {
 /// Which of the known functions an address is in.
 #[inline(always)]
 #[expect(clippy::needless_range_loop, reason = "an iterator would read elements that are not volatile")]
-fn caller_of(address: Address) -> u32 {
+pub(crate) fn caller_of(address: Address) -> u32 {
     let mut found = caller::OTHER;
     for range in 0..CALLER_RANGES {
         // SAFETY: an element of a static is valid and aligned; volatile because the loader replaces the bytes.

@@ -1,13 +1,15 @@
 //! Reading the kernel: arguments, memory by address, and the offsets that the loader resolved from BTF.
 //!
-//! The other `unsafe` of whyrst's own code is where the maps are: `slot.rs`, `gone.rs`, `table.rs`. A read of a wrong address is not undefined
+//! The other `unsafe` of whyrst's own code is where the maps are: `slot.rs`, `gone.rs`, `table.rs`,
+//! `socket.rs`. A read of a wrong address is not undefined
 //! behaviour: `bpf_probe_read_kernel` checks the address and fails.
 
 use core::ffi::c_void;
 use core::ptr;
 
-use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str};
-use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::{bpf_probe_read_kernel, bpf_probe_read_kernel_str, bpf_skb_load_bytes_relative};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, SkBuffContext};
 use tracer_common::Layout;
 use tracer_common::layout::ABSENT;
 
@@ -77,6 +79,27 @@ impl Address {
     #[inline(always)]
     pub(crate) fn low_byte(self) -> u8 {
         self.0 as u8
+    }
+
+    /// The buffer that a socket filter runs for: its context is the `sk_buff` itself.
+    ///
+    /// The verifier rewrites accesses through a pointer to the context. It is only ever given to a helper here, for which it
+    /// is a number like any other.
+    #[inline(always)]
+    pub(crate) fn of_buffer(ctx: &SkBuffContext) -> Self {
+        Self(ctx.as_ptr() as u64)
+    }
+
+    /// The `n`th argument of a raw tracepoint.
+    #[inline(always)]
+    pub(crate) fn of_tracepoint(ctx: &RawTracePointContext, n: usize) -> Self {
+        Self(ctx.arg::<u64>(n))
+    }
+
+    /// An address that a map keeps.
+    #[inline(always)]
+    pub(crate) fn kept(number: u64) -> Self {
+        Self(number)
     }
 
     /// This many bytes further.
@@ -149,6 +172,16 @@ fn opaque(number: u32) -> u32 {
     unsafe { ptr::write_volatile(&raw mut place, number) };
     // SAFETY: as above.
     unsafe { ptr::read_volatile(&raw const place) }
+}
+
+/// A byte of a packet, counted from its network header; 0 where the packet is shorter.
+#[inline(always)]
+pub(crate) fn packet_byte(ctx: &SkBuffContext, at: u32) -> u8 {
+    const BPF_HDR_START_NET: u32 = 1;
+    let mut byte = 0_u8;
+    // SAFETY: the context is the one the program runs with, and the size given is that of `byte`.
+    let status = unsafe { bpf_skb_load_bytes_relative(ctx.as_ptr(), at, (&raw mut byte).cast(), 1, BPF_HDR_START_NET) };
+    if status == 0 { byte } else { 0 }
 }
 
 /// The arguments of the hooked function: those that x86-64 passes in registers, and where the others are.

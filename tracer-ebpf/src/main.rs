@@ -1,7 +1,7 @@
 //! The BPF programs: one thin entry per hook, each handing over to a `try_*` function with one error enum.
 //!
 //! Only rare paths are hooked: a packet that conntrack finds valid runs none of this, unless it opens a connection while
-//! the table is full. Every read of kernel memory goes through [`kernel`].
+//! the table is full. [`packet_tap`], [`tcx_tap`] and [`new_refused`] run more often, and only where the user asks for them. Every read of kernel memory goes through [`kernel`].
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![expect(clippy::needless_pass_by_value, reason = "the kprobe macro passes the context by value")]
@@ -11,21 +11,24 @@
 )]
 
 mod conntrack;
+mod first;
 mod gone;
 mod kernel;
 mod log_call;
 mod packet;
 mod slot;
+mod socket;
 mod table;
 
-use aya_ebpf::macros::{kprobe, kretprobe};
-use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::macros::{classifier, kprobe, kretprobe, raw_tracepoint, socket_filter};
+use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, SkBuffContext, TcContext};
 use aya_log_ebpf::debug;
 use tracer_common::hook::Hook;
 use tracer_common::layout::format_argument;
 use tracer_common::wire::present;
 
-use crate::kernel::{Arguments, offset};
+use crate::kernel::{Address, Arguments, offset};
 use crate::log_call::LogCall;
 use crate::packet::Skb;
 use crate::slot::Slot;
@@ -43,7 +46,7 @@ enum Skipped {
 
 /// Runs a hook's program and counts what came of it.
 #[inline(always)]
-fn run(hook: Hook, ctx: &ProbeContext, program: fn(Hook, &ProbeContext) -> Result<(), Skipped>) -> u32 {
+fn run<C: EbpfContext>(hook: Hook, ctx: &C, program: fn(Hook, &C) -> Result<(), Skipped>) -> u32 {
     slot::count_hit(hook);
     match program(hook, ctx) {
         Ok(()) => slot::count_emitted(hook),
@@ -173,18 +176,115 @@ fn try_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     }
 
     let mut slot = Slot::reserve(hook)?;
-    slot.packet(&skb);
-    slot.interface_in(skb.device());
-    slot.conntrack(skb.conntrack());
-    if sk.is_null() {
-        slot.netns(skb.route_net());
-    } else {
-        slot.socket(sk);
-    }
+    slot.answered(&skb, sk);
     if offset!(reset_has_reason) == 1 {
         slot.reset_reason(reason);
     }
     slot.entry_gone();
+    slot.submit();
+    Ok(())
+}
+
+/// `void tcp_send_active_reset(struct sock *sk, gfp_t priority)` up to 6.9, `(sk, priority, enum sk_rst_reason reason)` from
+/// 6.10 on, `(sk, reason)` in 6.12.104 and 7.2.
+///
+/// A socket resets its connection without having been sent anything: a process closes it with data unread or with a linger
+/// time of 0 (`tcp_close`, `tcp_disconnect`), or the kernel gives up on it (keepalive, out of memory).
+#[kprobe]
+pub(crate) fn active_reset(ctx: ProbeContext) -> u32 {
+    run(Hook::ActiveReset, &ctx, try_active_reset)
+}
+
+#[inline(always)]
+fn try_active_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
+    let arguments = Arguments::new(ctx);
+    let [sk, second, third, ..] = arguments.registers;
+    let mut slot = Slot::reserve(hook)?;
+    slot.socket(sk);
+    slot.own_socket(sk, arguments.return_address());
+    match offset!(active_reset_reason) {
+        1 => slot.reset_reason(second),
+        2 => slot.reset_reason(third),
+        _ => {}
+    }
+    slot.submit();
+    Ok(())
+}
+
+/// `TP_PROTO(const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)` of `tcp:tcp_send_reset`,
+/// 6.10 and later: behind all tests, so that a RST is sent whenever it is reached. `skb` is null where nothing is answered.
+///
+/// Stands in for [`reset_v4`], [`reset_v6`] and [`active_reset`] where there are no kprobes.
+#[raw_tracepoint(tracepoint = "tcp_send_reset")]
+pub(crate) fn reset_tracepoint(ctx: RawTracePointContext) -> u32 {
+    run(Hook::ResetTracepoint, &ctx, try_reset_tracepoint)
+}
+
+#[inline(always)]
+fn try_reset_tracepoint(hook: Hook, ctx: &RawTracePointContext) -> Result<(), Skipped> {
+    let [sk, skb, reason] = [0, 1, 2].map(|n| Address::of_tracepoint(ctx, n));
+    let mut slot = Slot::reserve(hook)?;
+    if skb.is_null() {
+        slot.socket(sk);
+        slot.own_socket(sk, Address::NULL);
+    } else {
+        slot.answered(&Skb::new(skb), sk);
+    }
+    slot.reset_reason(reason);
+    slot.submit();
+    Ok(())
+}
+
+/// The filter of packet sockets: it sees every packet that arrives for the IP stack, and lets none into the socket.
+///
+/// At this point (`__netif_receive_skb_core`, 5.10 to 6.14) bridges and VLANs have handed the packet to the interface that the
+/// IP stack knows it by, and netfilter has not seen it. From 6.15 on such a socket comes behind the IP stack.
+#[socket_filter]
+pub(crate) fn packet_tap(ctx: SkBuffContext) -> i64 {
+    if is_reset(&ctx) {
+        run(Hook::PacketTap, &ctx, try_tap);
+    }
+    0
+}
+
+/// A tcx program at the ingress of an interface (`sch_handle_ingress`, 6.6 to 7.2): it lets every packet go on.
+#[classifier]
+pub(crate) fn tcx_tap(ctx: TcContext) -> i32 {
+    const TCX_NEXT: i32 = -1;
+    let ctx = SkBuffContext::new(ctx.as_ptr().cast());
+    if is_reset(&ctx) {
+        run(Hook::TcxTap, &ctx, try_tap);
+    }
+    TCX_NEXT
+}
+
+/// Whether the packet is a TCP segment with the RST flag.
+#[inline(always)]
+fn is_reset(ctx: &SkBuffContext) -> bool {
+    const RST: u8 = 0x04;
+    const FLAGS: u32 = 13;
+    const IPV6_HEADER: u32 = 40;
+    let byte = |at: u32| kernel::packet_byte(ctx, at);
+    let first = byte(0);
+    match first >> 4 {
+        4 => {
+            // A fragment other than the first has no TCP header.
+            let later = byte(6) & 0x1f != 0 || byte(7) != 0;
+            byte(9) == IPPROTO_TCP && !later && byte(u32::from(first & 0xf) * 4 + FLAGS) & RST != 0
+        }
+        6 => byte(6) == IPPROTO_TCP && byte(IPV6_HEADER + FLAGS) & RST != 0,
+        _ => false,
+    }
+}
+
+#[inline(always)]
+fn try_tap(hook: Hook, ctx: &SkBuffContext) -> Result<(), Skipped> {
+    let skb = Skb::new(Address::of_buffer(ctx));
+    let mut slot = Slot::reserve(hook)?;
+    slot.packet(&skb);
+    slot.before_conntrack();
+    slot.interface_in(skb.device());
+    slot.netns(skb.device_net());
     slot.submit();
     Ok(())
 }
@@ -204,6 +304,30 @@ pub(crate) fn reject_v6(ctx: ProbeContext) -> u32 {
 #[inline(always)]
 fn try_reject(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     let [net, _, skb, nf_hook, ..] = Arguments::new(ctx).registers;
+    reject_with(hook, net, skb, nf_hook)
+}
+
+/// `struct sk_buff *nf_reject_skb_v4_tcp_reset(struct net *net, struct sk_buff *oldskb, const struct net_device *dev, int
+/// hook)`, 5.11 to 7.2: makes the RST of a rule on a bridge or at an interface's ingress.
+#[kprobe]
+pub(crate) fn link_reject_v4(ctx: ProbeContext) -> u32 {
+    run(Hook::LinkRejectV4, &ctx, try_link_reject)
+}
+
+/// `nf_reject_skb_v6_tcp_reset`, with the same arguments.
+#[kprobe]
+pub(crate) fn link_reject_v6(ctx: ProbeContext) -> u32 {
+    run(Hook::LinkRejectV6, &ctx, try_link_reject)
+}
+
+#[inline(always)]
+fn try_link_reject(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
+    let [net, skb, _, nf_hook, ..] = Arguments::new(ctx).registers;
+    reject_with(hook, net, skb, nf_hook)
+}
+
+#[inline(always)]
+fn reject_with(hook: Hook, net: Address, skb: Address, nf_hook: Address) -> Result<(), Skipped> {
     let skb = Skb::new(skb);
     // nf_reject_ip_tcphdr_get, nf_send_reset (5.10 to 7.2): a later fragment, a RST, and a packet to a broadcast or
     // multicast address are not answered.
@@ -263,6 +387,47 @@ pub(crate) fn table_full(ctx: RetProbeContext) -> u32 {
         None => slot::count_lost(hook),
     }
     0
+}
+
+/// `static noinline bool tcp_new(struct nf_conn *ct, const struct sk_buff *skb, unsigned int dataoff, const struct tcphdr
+/// *th)`, with a `nf_hook_state` behind it from 6.9 on; at its entry.
+#[kprobe]
+pub(crate) fn new_started(ctx: ProbeContext) -> u32 {
+    let arguments = Arguments::new(&ctx);
+    let [ct, skb, ..] = arguments.registers;
+    first::started(arguments.stack_pointer(), ct, skb);
+    0
+}
+
+/// `tcp_new` returning: false where the packet cannot open a connection. Up to 6.6 it says so nowhere else, and with
+/// `nf_conntrack_tcp_loose=0` no kernel does.
+#[kretprobe]
+pub(crate) fn new_refused(ctx: RetProbeContext) -> u32 {
+    let hook = Hook::NewRefused;
+    let started = first::ended(kernel::stack_of_caller(&ctx));
+    // A `bool` is returned in the lowest byte.
+    if ctx.ret::<u64>() as u8 != 0 {
+        return 0;
+    }
+    slot::count_hit(hook);
+    let refused = started.ok_or(Skipped::Full).and_then(|(ct, skb)| try_new_refused(hook, ct, skb));
+    match refused {
+        Ok(()) => slot::count_emitted(hook),
+        Err(_) => slot::count_lost(hook),
+    }
+    0
+}
+
+#[inline(always)]
+fn try_new_refused(hook: Hook, ct: Address, skb: Address) -> Result<(), Skipped> {
+    let skb = Skb::new(skb);
+    let mut slot = Slot::reserve(hook)?;
+    slot.packet(&skb);
+    slot.interface_in(skb.device());
+    slot.netns(conntrack::net(ct));
+    slot.entry_gone();
+    slot.submit();
+    Ok(())
 }
 
 #[cfg(target_arch = "bpf")]

@@ -73,6 +73,12 @@ impl Skb {
         self.route().follow(offset!(dst_dev)).follow(offset!(dev_net))
     }
 
+    /// The network namespace of `skb->dev`.
+    #[inline(always)]
+    pub(crate) fn device_net(&self) -> Address {
+        self.device().follow(offset!(dev_net))
+    }
+
     /// Whether the segment is itself a RST.
     #[inline(always)]
     pub(crate) fn is_reset(&self) -> bool {

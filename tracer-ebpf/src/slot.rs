@@ -16,6 +16,7 @@ use crate::gone;
 use crate::kernel::{Address, Failed, offset};
 use crate::log_call::LogCall;
 use crate::packet::Skb;
+use crate::socket;
 
 /// Bytes of the ring buffer: room for about 5,000 records.
 const RING_BYTES: u32 = 4 << 20;
@@ -137,6 +138,19 @@ impl Slot {
         self.netns(state.follow(offset!(state_net)));
     }
 
+    /// The segment that the TCP stack answers with a RST, with the socket that does, or null.
+    #[inline(always)]
+    pub(crate) fn answered(&mut self, skb: &Skb, sk: Address) {
+        self.packet(skb);
+        self.interface_in(skb.device());
+        self.conntrack(skb.conntrack());
+        if sk.is_null() {
+            self.netns(skb.route_net());
+        } else {
+            self.socket(sk);
+        }
+    }
+
     /// The netfilter hook.
     #[inline(always)]
     pub(crate) fn nf_hook(&mut self, hook: u8) {
@@ -193,6 +207,25 @@ impl Slot {
         record.present |= present::SOCKET;
         self.note(failed);
         self.netns(sk.follow(offset!(sk_net)));
+    }
+
+    /// The socket's own endpoints and numbers, and the process, where the function that is returned to works for one.
+    #[inline(always)]
+    pub(crate) fn own_socket(&mut self, sk: Address, returns_to: Address) {
+        let record = self.record();
+        let failed = socket::read(sk, returns_to, &mut record.own);
+        if !failed.any() {
+            record.present |= present::OWN;
+        }
+        self.note(failed);
+    }
+
+    /// Takes back `_nfct`: conntrack has not looked at the packet yet.
+    #[inline(always)]
+    pub(crate) fn before_conntrack(&mut self) {
+        let record = self.record();
+        record.present &= !present::NFCT;
+        record.nfct = 0;
     }
 
     /// Why the stack says it resets.

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use tracer_common::Hook;
 use tracer_common::Layout;
+use tracer_common::hook::Method;
 use tracer_common::layout::ABSENT;
 use tracer_common::wire::{CALLER_RANGES, caller};
 
@@ -20,8 +21,9 @@ pub const CONNTRACK: &str = "nf_conntrack";
 /// Kernel variables that turn a page into an address (x86-64).
 const PAGE_BASES: [&str; 2] = ["vmemmap_base", "page_offset_base"];
 
-/// Functions that end entries, and what that means. Which of them a compiler inlines differs from kernel to kernel.
-const CALLERS: [(&str, u32); 10] = [
+/// Functions that end entries or reset the connections of sockets, and what that means. Which of them a compiler inlines
+/// differs from kernel to kernel.
+const CALLERS: [(&str, u32); 14] = [
     ("early_drop", caller::EARLY_DROP),
     ("early_drop_list", caller::EARLY_DROP),
     ("gc_worker", caller::GC_WORKER),
@@ -32,7 +34,36 @@ const CALLERS: [(&str, u32); 10] = [
     ("nf_ct_kill_acct", caller::TRACKER),
     ("nf_conntrack_tcp_packet", caller::TRACKER),
     ("nf_conntrack_in", caller::TRACKER),
+    ("tcp_close", caller::PROCESS),
+    ("__tcp_close", caller::PROCESS),
+    ("tcp_disconnect", caller::PROCESS),
+    ("tcp_abort", caller::PROCESS),
 ];
+
+/// What is wanted besides the hooks that every capture has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Network namespaces whose interfaces are tapped for RSTs: inode numbers; empty for none.
+    pub tap: Vec<u32>,
+    /// Whether the first packets of connections are watched for being refused.
+    pub new_refused: bool,
+    /// Whether a tracepoint has to do in place of kprobes.
+    pub without_kprobes: bool,
+}
+
+impl Choice {
+    /// The hooks of a capture, in the order of their numbers.
+    pub fn hooks(&self, kernel: &Kernel) -> impl Iterator<Item = Hook> {
+        let without = self.without_kprobes;
+        Hook::ALL.into_iter().filter(move |hook| match hook {
+            Hook::TcxTap => !self.tap.is_empty() && kernel.has_tcx,
+            Hook::PacketTap => !self.tap.is_empty() && !kernel.has_tcx,
+            Hook::NewRefused => self.new_refused && !without,
+            Hook::ResetTracepoint => without,
+            _ => !without,
+        })
+    }
+}
 
 /// What is known of the running kernel before anything is loaded into it.
 pub struct Kernel {
@@ -44,6 +75,8 @@ pub struct Kernel {
     pub page_bases: [u64; 2],
     /// Where the functions are that end entries: start, end and `wire::caller` of each; zeros where there are fewer.
     pub callers: [[u64; 3]; CALLER_RANGES],
+    /// Whether interfaces take links at their ingress (6.6 and later).
+    pub has_tcx: bool,
     /// `enum sk_rst_reason`: value and name.
     pub reset_reasons: Vec<(u32, String)>,
 }
@@ -100,6 +133,7 @@ impl Kernel {
             layout: layout::resolve(btf, tracker.unwrap_or_else(|| btf.image())),
             page_bases: PAGE_BASES.map(address),
             callers: callers(symbols),
+            has_tcx: btf.image().has_type("tcx_entry"),
             reset_reasons: btf
                 .image()
                 .enumeration("sk_rst_reason")
@@ -133,6 +167,15 @@ impl Kernel {
             return HookState::Unavailable { because: format!("this kernel's BTF has no {}", lacking.join(", ")) };
         }
         let spec = hook.spec();
+        match spec.method {
+            Method::SocketFilter | Method::Tcx => return HookState::Attached,
+            // Before 6.10 the tracepoint is passed for RSTs of sockets alone.
+            Method::RawTracepoint if self.layout.reset_has_reason == 1 => return HookState::Attached,
+            Method::RawTracepoint => {
+                return HookState::Unavailable { because: "it tells of all RSTs from Linux 6.10 on".to_owned() };
+            }
+            Method::Kprobe | Method::Kretprobe => {}
+        }
         match (target(hook, symbols).is_some(), spec.module) {
             (true, _) => HookState::Attached,
             (false, Some(module)) if !Path::new("/sys/module").join(module).exists() => {
@@ -171,13 +214,18 @@ fn needs(hook: Hook, field: &str) -> bool {
         "tcp_seen",
         "seen_size",
     ];
+    const SOCKET: [&str; 6] = ["sk_family", "sk_rcv_saddr", "sk_daddr", "inet_sport", "sk_dport", "net_inum"];
     let own: &[&str] = match hook {
         Hook::CtInvalid => &ENTRY,
         Hook::EntryGone => return ENTRY.contains(&field) || ["net_inum", "ct_net", "ct_status"].contains(&field),
         Hook::TableFull => return field == "net_inum",
         Hook::ResetV4 => &["skb_refdst", "rt_type", "skb_nfct"],
         Hook::ResetV6 => &["skb_refdst", "rt6_flags", "skb_nfct"],
-        Hook::CtMalformed | Hook::RejectV4 | Hook::RejectV6 => &[],
+        Hook::ActiveReset => return SOCKET.contains(&field),
+        Hook::PacketTap | Hook::TcxTap => &["skb_dev", "dev_net"],
+        Hook::NewRefused => &["ct_net"],
+        Hook::ResetTracepoint => &["skb_refdst", "skb_nfct"],
+        Hook::CtMalformed | Hook::RejectV4 | Hook::RejectV6 | Hook::LinkRejectV4 | Hook::LinkRejectV6 => &[],
     };
     PACKET.contains(&field) || own.contains(&field)
 }

@@ -191,12 +191,26 @@ pub enum Outcome {
         status: Status,
     },
     /// There is no such entry.
-    Gone,
+    Gone {
+        /// The one that there was, where a hook has seen it end.
+        was: Option<Was>,
+    },
     /// It could not be asked for.
     Failed {
         /// Why.
         because: String,
     },
+}
+
+/// An entry that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Was {
+    /// When it ended.
+    pub ended: Instant,
+    /// The tuple of the direction that opened the connection.
+    pub original: Tuple,
+    /// The tuple of the other direction.
+    pub reply: Tuple,
 }
 
 /// One thing a source delivers.

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use tracer_common::Hook;
-use tracer_common::wire::{self, RECORD_SIZE, Record, VERSION, caller, present};
+use tracer_common::wire::{self, OLDEST, RECORD_SIZE, Record, VERSION, caller, present};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::conntrack::{Direction, EndedBy, Entry, Gone, Message, Nfct, Seen, Seq, Status, TcpState, Tuple};
-use crate::event::{Event, Interface, NfHook, Notes, SkbId, Socket, SocketState, Text, Words};
+use crate::event::{Event, Interface, NfHook, Notes, OwnSocket, Process, SkbId, Socket, SocketState, Text, Words};
 use crate::packet::{Flags, Options, Packet};
 use crate::time::Instant;
 
@@ -20,7 +20,7 @@ pub enum DecodeError {
     #[error("a record of {0} bytes is longer than version {VERSION} allows ({RECORD_SIZE})")]
     TooLong(usize),
     /// A version that this program does not know.
-    #[error("record version {0}; this program reads version {VERSION}")]
+    #[error("record version {0}; this program reads {OLDEST} to {VERSION}")]
     Version(u16),
     /// A hook that this program does not know.
     #[error("record of an unknown hook, number {0}")]
@@ -40,7 +40,7 @@ pub fn decode(raw: &Bytes) -> Result<Event, DecodeError> {
         padded.as_mut_bytes()[..raw.len()].copy_from_slice(raw);
         &padded
     };
-    if record.version != VERSION {
+    if !(OLDEST..=VERSION).contains(&record.version) {
         return Err(DecodeError::Version(record.version));
     }
     let hook = Hook::from_number(record.hook).ok_or(DecodeError::Hook(record.hook))?;
@@ -60,7 +60,10 @@ pub fn decode(raw: &Bytes) -> Result<Event, DecodeError> {
         entry: has(present::CONNTRACK).then(|| entry(&record.ct)).flatten(),
         gone: has(present::GONE).then(|| gone(&record.gone)).flatten().map(Box::new),
         words: has(present::TEXT).then(|| words(record)),
-        socket: has(present::SOCKET).then_some(Socket { state: SocketState(record.sk_state) }),
+        socket: has(present::SOCKET).then(|| Socket {
+            state: SocketState(record.sk_state),
+            own: has(present::OWN).then(|| own_socket(&record.own)).flatten(),
+        }),
         reset_reason: has(present::RESET_REASON).then_some(record.reset_reason),
         notes: Notes {
             incomplete: has(present::INCOMPLETE),
@@ -135,7 +138,7 @@ fn entry(ct: &wire::Conntrack) -> Option<Entry> {
     })
 }
 
-fn gone(gone: &wire::Gone) -> Option<Gone> {
+pub(crate) fn gone(gone: &wire::Gone) -> Option<Gone> {
     let by = match gone.caller {
         _ if gone.portid != 0 => EndedBy::UserSpace { pid: gone.pid, comm: Text::new(&gone.comm) },
         caller::EARLY_DROP => EndedBy::EarlyDrop,
@@ -159,6 +162,18 @@ fn tuple(tuple: &wire::Tuple) -> Option<Tuple> {
     Some(Tuple {
         src: SocketAddr::new(address(&tuple.src)?, u16::from_be_bytes(tuple.sport)),
         dst: SocketAddr::new(address(&tuple.dst)?, u16::from_be_bytes(tuple.dport)),
+    })
+}
+
+fn own_socket(own: &wire::OwnSocket) -> Option<OwnSocket> {
+    // A socket of IPv6 may carry a connection of IPv4.
+    let canonical = |address: SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
+    let Tuple { src, dst } = tuple(&own.tuple)?;
+    Some(OwnSocket {
+        tuple: Tuple { src: canonical(src), dst: canonical(dst) },
+        snd_nxt: Seq(own.snd_nxt),
+        rcv_nxt: Seq(own.rcv_nxt),
+        process: (own.pid != 0).then(|| Process { pid: own.pid, comm: Text::new(&own.comm) }),
     })
 }
 
@@ -307,8 +322,8 @@ mod tests {
         #[test]
         fn any_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..RECORD_SIZE + 8), known in any::<bool>()) {
             if known && bytes.len() >= 36 {
-                let hook = bytes[34] % 7;
-                bytes[32..36].copy_from_slice(&[2, 0, hook, 0]);
+                let hook = bytes[34] % 14;
+                bytes[32..36].copy_from_slice(&[3, 0, hook, 0]);
             }
             if let Ok(event) = decode(&Bytes::from(bytes)) {
                 // Everything that is printed of it can be printed.

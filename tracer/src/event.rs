@@ -5,7 +5,7 @@ use std::fmt;
 use bytes::Bytes;
 use tracer_common::Hook;
 
-use crate::conntrack::{Entry, Gone, Message, Nfct};
+use crate::conntrack::{Entry, Gone, Message, Nfct, Seq, Tuple};
 use crate::packet::Packet;
 use crate::time::Instant;
 
@@ -51,6 +51,12 @@ pub struct Event {
 }
 
 impl Event {
+    /// The endpoints as a segment to this host has them: of the packet, or of the socket that got none.
+    pub fn tuple(&self) -> Option<Tuple> {
+        let own = || self.socket.and_then(|socket| socket.own).map(|own| own.tuple.reversed());
+        self.packet.map(|packet| packet.tuple()).or_else(own)
+    }
+
     /// The entry that tells most of the packet's connection: the one that has ended, else the packet's own.
     pub fn connection(&self) -> Option<&Entry> {
         self.gone.as_ref().map(|gone| &gone.entry).or(self.entry.as_ref())
@@ -121,10 +127,44 @@ impl fmt::Display for NfHook {
 }
 
 /// A socket of this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Socket {
     /// Its TCP state (`include/net/tcp_states.h`).
     pub state: SocketState,
+    /// What it knows of its connection, where it resets that of its own accord and answers no segment.
+    pub own: Option<OwnSocket>,
+}
+
+/// A socket's own view of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct OwnSocket {
+    /// From its own address and port to the peer's.
+    pub tuple: Tuple,
+    /// Next sequence number it would send.
+    pub snd_nxt: Seq,
+    /// Next sequence number it expects.
+    pub rcv_nxt: Seq,
+    /// The process that made it reset the connection; `None` where the kernel did by itself.
+    pub process: Option<Process>,
+}
+
+/// A process of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Process {
+    /// Its number.
+    pub pid: u32,
+    /// Name of its task.
+    pub comm: Text<16>,
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.comm.is_empty() {
+            write!(f, "process {}", self.pid)
+        } else {
+            write!(f, "{} (process {})", self.comm, self.pid)
+        }
+    }
 }
 
 /// The state of a socket of this host.

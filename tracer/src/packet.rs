@@ -172,6 +172,11 @@ impl Packet {
         }
     }
 
+    /// Whether a RST answers a SYN: it acknowledges, and has no sequence number of its own (RFC 9293 §3.5.2).
+    pub const fn refuses(&self) -> bool {
+        self.flags.has(Flags::RST) && self.flags.has(Flags::ACK) && self.seq.0 == 0
+    }
+
     /// The RST that answers this segment (RFC 9293 §3.5.2, as `tcp_v4_send_reset` builds it): it takes its sequence
     /// number from the acknowledgement where there is one, else it acknowledges the segment.
     pub const fn answer(&self) -> ResetSegment {

@@ -12,6 +12,7 @@ use crate::filter::Filter;
 use crate::report::{Ingredients, Origin, Report};
 use crate::source::recording::Reader;
 use crate::time::Instant;
+use tracer_common::Hook;
 
 /// Works off a recording. `each` sees every item, and what the session made of it.
 pub fn replay<E: From<io::Error>>(
@@ -67,7 +68,9 @@ impl Session {
             Item::Record(raw) => match decode(raw) {
                 Ok(event) => {
                     self.last = self.last.max(event.at);
-                    self.resets += u64::from(!event.hook.name().starts_with("ct-"));
+                    let of_others =
+                        [Hook::CtInvalid, Hook::CtMalformed, Hook::NewRefused, Hook::PacketTap, Hook::TcxTap];
+                    self.resets += u64::from(!of_others.contains(&event.hook));
                     return Some(self.engine.event(event));
                 }
                 Err(error) => {

@@ -9,9 +9,11 @@ use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use rustix::process::Signal;
 
 use super::Context;
+use super::connection::Connection;
+use super::rules::far_ahead;
 use crate::command;
 use crate::expect::Expect;
-use crate::topology::{Lab, Nat};
+use crate::topology::{Lab, Nat, server};
 use crate::whyrst::{BINARY, Capture, run};
 
 /// Hides a directory behind an empty one.
@@ -78,11 +80,41 @@ pub(super) fn no_btf(_: &Context<'_>) -> Result<()> {
 
 pub(super) fn no_kprobes(_: &Context<'_>) -> Result<()> {
     let _hidden = Hidden::new("/sys/bus/event_source/devices")?;
-    untraceable(&["record", "-o", "/tmp/never"], &["this kernel has no kprobes"])?;
+    untraceable(&["record", "-o", "/tmp/never"], &["this kernel has no kprobes", "--without-kprobes"])?;
     if Path::new("/tmp/never").exists() {
         bail!("a recording was created although nothing can be recorded");
     }
     Ok(())
+}
+
+/// A tracepoint has to do, where the kernel has one that tells enough (6.10 and later).
+pub(super) fn without_kprobes(context: &Context<'_>) -> Result<()> {
+    let _hidden = Hidden::new("/sys/bus/event_source/devices")?;
+    if !context.names_reset_reasons() {
+        return untraceable(&["report", "--without-kprobes"], &["it tells of all RSTs from Linux 6.10 on"]);
+    }
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &["--without-kprobes"])?;
+    let connection = Connection::open(&lab, server(443))?;
+    connection.tap.send(&far_ahead(&connection)?)?;
+    connection.reset_to_server()?;
+    context.step("a segment far ahead is refused and answered");
+    let captured = capture.stop()?;
+    let mut expect = Expect::new();
+    let report = &captured.report;
+    expect.is(report, "/capture/hooks/0/target", "tcp:tcp_send_reset");
+    expect.is(report, "/capture/hooks/0/method", "raw-tracepoint");
+    expect.is(report, "/findings/0/id", "without-kprobes");
+    // The client's namespace and the server's are endpoints that mind their own business.
+    let flows = report["flows"].as_array().map_or(0, Vec::len);
+    expect.that(flows == 1, || format!("{flows} flows are named"));
+    expect.is(report, "/flows/0/cause", "unknown");
+    expect.is(report, "/flows/0/confidence", "inferred");
+    expect.is(report, "/flows/0/reset_by", "gateway-stack");
+    expect.is(report, "/flows/0/client", connection.client_address.to_string());
+    expect.is(report, "/flows/0/nat", connection.nat_address.to_string());
+    captured.replay()?;
+    expect.verdict()
 }
 
 /// `/dev/full` takes nothing, as a full disk does.

@@ -8,9 +8,11 @@ mod connection;
 mod download;
 mod kernel_types;
 mod late_retransmission;
+mod local;
 mod no_entry;
 mod rules;
 mod table;
+mod tap;
 mod window;
 
 use std::fmt::Write as _;
@@ -21,7 +23,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
-use self::Named::{AtLeast, ByEra, Each, Nothing};
+use self::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing};
 use crate::protocol::Message;
 
 /// What a scenario is run with.
@@ -37,6 +39,11 @@ impl Context<'_> {
     /// Tells the host that something worth seeing happened.
     pub fn step(&self, text: impl Into<String>) {
         (self.report)(Message::Step { text: text.into() });
+    }
+
+    /// Whether this kernel says why its TCP stack resets (`enum sk_rst_reason`, 6.10 and later).
+    pub fn names_reset_reasons(&self) -> bool {
+        !matches!(self.era, "e1" | "e2" | "e3") && !rustix::system::uname().release().to_bytes().starts_with(b"6.1.")
     }
 
     /// Whether this kernel refuses every segment out of the window, as 5.10 and 5.15 do.
@@ -64,6 +71,8 @@ pub enum Named {
     Nothing,
     /// One, the same on every kernel.
     Each(&'static str),
+    /// One, if there is a report at all: some kernels cannot be traced in this way, which the scenario checks.
+    IfAny(&'static str),
     /// One, on kernels that refuse whatever is out of the window (E1, E2), and on later ones.
     ByEra {
         /// E1, E2.
@@ -71,6 +80,8 @@ pub enum Named {
         /// E3, E4.
         lenient: &'static str,
     },
+    /// None on 5.10 (E1), one on later kernels.
+    NotE1(&'static str),
     /// So many or more, all the same; what was accepted besides does not count.
     AtLeast(usize, &'static str),
 }
@@ -257,6 +268,50 @@ pub const ALL: &[Scenario] = &[
         rules::invalid_rejected,
         Each("reject-rule by gateway-reject-rule"),
     ),
+    scenario(
+        "service-lingers",
+        "a service of the gateway closes with a linger time of 0",
+        local::lingers,
+        Each("local-socket by gateway-socket"),
+    ),
+    scenario(
+        "service-leaves-data",
+        "a service of the gateway closes with data unread",
+        local::leaves_data,
+        Each("local-socket by gateway-socket"),
+    ),
+    scenario(
+        "time-wait",
+        "a stray segment for a socket of the gateway in TIME_WAIT",
+        local::time_wait,
+        Each("local-socket by gateway-socket"),
+    ),
+    scenario(
+        "tap-server-refuses",
+        "the server's port is closed, with --tap",
+        tap::server_refuses,
+        Each("peer-reset by peer"),
+    ),
+    scenario("tap-server-aborts", "the server aborts, with --tap", tap::server_aborts, Each("peer-reset by peer")),
+    scenario("tap-client-aborts", "the client aborts, with --tap", tap::client_aborts, Each("peer-reset by peer")),
+    scenario(
+        "tap-gateway-first",
+        "the gateway resets the server, whose own RST then arrives, with --tap",
+        tap::gateway_first,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "new-refused",
+        "a FIN and a segment from the middle of forgotten connections, with tcp_loose=0 and --new-refused",
+        no_entry::new_refused,
+        AtLeast(1, "no-entry/never-seen by gateway-stack"),
+    ),
+    scenario(
+        "reject-on-bridge",
+        "a REJECT rule on a bridge of the gateway's; 5.10: not seen",
+        rules::reject_on_bridge,
+        NotE1("reject-rule by gateway-reject-rule"),
+    ),
     // Behind the scenario that waits for the REJECT modules: this one loads them.
     scenario(
         "kernel-types",
@@ -266,6 +321,12 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario("not-root", "without privileges: exit status 3 and which are missing", bad_input::not_root, Nothing),
     scenario("no-btf", "without /sys/kernel/btf: exit status 3", bad_input::no_btf, Nothing),
+    scenario(
+        "without-kprobes",
+        "a segment far beyond the window, seen by the tracepoint alone; before 6.10: exit status 3",
+        bad_input::without_kprobes,
+        IfAny("unknown by gateway-stack"),
+    ),
     scenario("no-kprobes", "without kprobes: exit status 3", bad_input::no_kprobes, Nothing),
     scenario("full-disk", "-o and --record on a full disk: exit status 2", bad_input::full_disk, Nothing),
     scenario(

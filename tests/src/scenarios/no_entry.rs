@@ -182,6 +182,37 @@ pub(super) fn fin(context: &Context<'_>) -> Result<()> {
     expect.verdict()
 }
 
+/// With `--new-refused` a silent refusal is seen, not concluded; where the kernel says so too, it is counted once.
+pub(super) fn new_refused(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")?;
+    let mut speaker = Connection::open(&lab, server(443))?;
+    lab.gateway.run(&["conntrack", "-F"])?;
+    gone(&lab)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &["--new-refused"])?;
+    speaker.server.write_all(b"who knows me?")?;
+    speaker.reset_to_server()?;
+    let error = Connection::error_of(&mut speaker.server)?;
+    context.step(format!("the server speaks: {error}"));
+    let captured = capture.stop()?;
+
+    let mut expect = Expect::new();
+    expect.that(error == ErrorKind::ConnectionReset, || format!("the server saw {error}"));
+    let report = &captured.report;
+    let flows = report["flows"].as_array().map_or(0, Vec::len);
+    expect.that(flows == 1, || format!("{flows} flows are named"));
+    expect.is(report, "/flows/0/cause", "no-entry");
+    expect.is(report, "/flows/0/reason", "never-seen");
+    expect.is(report, "/flows/0/confidence", "proven");
+    expect.is(report, "/flows/0/reset_by", "gateway-stack");
+    expect.is(report, "/flows/0/invalid_packets", 1);
+    expect.is(report, "/flows/0/resets", 1);
+    expect.is(report, "/flows/0/chain/0/step", "conntrack-invalid");
+    expect.is(report, "/flows/0/chain/0/hook", "new-refused");
+    captured.replay()?;
+    expect.verdict()
+}
+
 /// Waits until the gateway has no entry any more. Listing the entries lets the kernel notice which have expired.
 fn gone(lab: &Lab) -> Result<()> {
     let start = Instant::now();

@@ -1,5 +1,6 @@
 //! The engine: events in, flows with stories out.
 
+mod arrival;
 mod judge;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -7,18 +8,21 @@ use std::sync::Arc;
 
 use super::Limits;
 use super::effect::{self, Effect};
-use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, Refusal, Reset, Story, Strength, Tally};
+use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, PeerSeen, Refusal, Reset, Story, Strength, Tally};
 use super::follow::Follow;
 use super::pending::Pending;
 use crate::capture::{LookUp, LookedUp, Outcome};
 use crate::cause::{Confidence, Diagnosis, ResetBy};
 use crate::conntrack::entry::CtInfo;
-use crate::conntrack::{End, Entry, Message, Nfct, Seq, Tuple, Verdict};
+use crate::conntrack::{End, Entry, Nfct, Seq, Tuple, Verdict};
 use crate::event::Event;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::time::Instant;
-use judge::{diagnosis_of, direction, explain, is_own_reset, key_of_entry, of_message, of_reset, opens, wire_tuples};
+use judge::{
+    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, numbers, of_message, of_reset, opens,
+    own_socket, wire_tuples,
+};
 use tracer_common::Hook;
 
 /// What an event turned out to be.
@@ -43,6 +47,8 @@ pub enum Kind {
     Departure(Event),
     /// One of the flow's ends lives on this host too and sends a RST: an effect, not a cause.
     PeerReset(Event),
+    /// A RST of one of the flow's ends arrives.
+    Arrival(Event),
     /// The filter does not want its flow.
     Unwanted,
 }
@@ -147,7 +153,16 @@ impl Engine {
         }
         match event.hook {
             Hook::CtInvalid | Hook::CtMalformed => self.refusal(event),
-            Hook::ResetV4 | Hook::ResetV6 | Hook::RejectV4 | Hook::RejectV6 => self.reset(event),
+            Hook::NewRefused => self.new_refused(event),
+            Hook::ResetV4
+            | Hook::ResetV6
+            | Hook::RejectV4
+            | Hook::RejectV6
+            | Hook::LinkRejectV4
+            | Hook::LinkRejectV6
+            | Hook::ActiveReset
+            | Hook::ResetTracepoint => self.reset(event),
+            Hook::PacketTap | Hook::TcxTap => self.arrival(event),
             // Ended entries come with the packets that miss them, never by themselves.
             Hook::EntryGone | Hook::TableFull => Observed { flow: None, kind: Kind::Unwanted },
         }
@@ -164,10 +179,16 @@ impl Engine {
     pub fn looked_up(&mut self, answer: LookedUp) {
         let LookedUp { look_up, at, outcome } = answer;
         let Some(&id) = self.by_tuple.get(&(Some(look_up.netns), look_up.tuple)) else { return };
-        if let Outcome::Found { original, reply, .. } = &outcome {
-            self.adopt(id, *original, *reply);
+        match &outcome {
+            Outcome::Found { original, reply, .. } => self.adopt(id, *original, *reply),
+            // One that ended before is not this flow's.
+            Outcome::Gone { was: Some(was) } if self.flow(id).is_some_and(|flow| was.ended >= flow.first) => {
+                self.adopt(id, was.original, was.reply);
+            }
+            _ => {}
         }
         let Some(flow) = self.flows.get_mut(&id) else { return };
+        arrival::confirm(flow, &outcome);
         if flow.learn(at, outcome) {
             self.follow.stop(id);
         }
@@ -221,7 +242,7 @@ impl Engine {
 
     /// conntrack's log functions ran.
     fn refusal(&mut self, event: Event) -> Observed {
-        let message = event.words.map_or(Message::Other, |words| words.message);
+        let message = message_of(&event);
         if message.is_remark() {
             return self.remark(event);
         }
@@ -245,12 +266,14 @@ impl Engine {
             remark: None,
             reset: None,
             departure: None,
+            peer: None,
         };
-        let flow = self.account(&refusal.event, diagnosis, tally, story);
+        let flow = self.account(&refusal.event, diagnosis, tally, story.clone());
         if let Some(id) = flow {
             self.pending.insert(id, Arc::clone(&refusal));
             if let Some(flow) = self.flows.get_mut(&id) {
                 flow.last_refusal = Some(Arc::clone(&refusal));
+                arrival::take_back(flow, story);
             }
         }
         let kind = if flow.is_some() { Kind::Refusal(refusal, diagnosis) } else { Kind::Unwanted };
@@ -294,7 +317,7 @@ impl Engine {
     /// This host sends a RST.
     fn reset(&mut self, event: Event) -> Observed {
         let by = match event.hook {
-            Hook::RejectV4 | Hook::RejectV6 => ResetBy::GatewayRejectRule,
+            hook if hook.is_reject() => ResetBy::GatewayRejectRule,
             _ if event.socket.is_some() => ResetBy::GatewaySocket,
             _ => ResetBy::GatewayStack,
         };
@@ -318,10 +341,12 @@ impl Engine {
         let effect = match &event.packet {
             _ if closed => Effect::Closed,
             Some(packet) => effect::of_answer(packet, entry.zip(side)),
+            // The socket is no more: whatever its peer makes of this RST, it will not find the connection again.
+            None if own_socket(&event).is_some() => Effect::Kills,
             None => Effect::Unknown,
         };
         let doubtful = by == ResetBy::GatewayStack && event.packet.is_some_and(|packet| packet.options.signed());
-        let reset = Arc::new(Reset { answer: event.packet.map(|packet| packet.answer()), event, by, effect, doubtful });
+        let reset = Arc::new(Reset { answer: numbers(&event), event, by, effect, doubtful });
         let story = Story {
             diagnosis,
             confidence,
@@ -329,6 +354,7 @@ impl Engine {
             remark: None,
             reset: Some(Arc::clone(&reset)),
             departure: None,
+            peer: None,
         };
         let tally = Tally { resets: u64::from(!doubtful), ..Tally::default() };
         let flow = match refused {
@@ -383,16 +409,18 @@ impl Engine {
     ///
     /// Only where conntrack did not look at the answered segment: where it did, this namespace is a gateway itself.
     fn flow_of_peer(&mut self, event: &Event) -> Option<FlowId> {
-        let packet = event.packet?;
-        if event.nfct != Some(Nfct::None) || matches!(event.hook, Hook::RejectV4 | Hook::RejectV6) {
+        let looked_at = event.nfct != Some(Nfct::None) && own_socket(event).is_none();
+        if looked_at || event.hook.is_reject() {
             return None;
         }
-        let id = *self.by_wire.get(&packet.tuple())?;
+        let tuple = event.tuple()?;
+        let id = *self.by_wire.get(&tuple)?;
         let flow = self.flows.get_mut(&id)?;
         if flow.key.netns == event.netns {
             return None;
         }
-        flow.peer_reset.get_or_insert(PeerReset { at: event.at, netns: event.netns, answered: packet });
+        let seen = PeerSeen::Made { netns: event.netns, answered: event.packet };
+        flow.peer_reset.get_or_insert(PeerReset { at: event.at, tuple: tuple.reversed(), seen });
         Some(id)
     }
 
@@ -403,15 +431,14 @@ impl Engine {
     }
 
     fn remember_sent(&mut self, flow: FlowId, reset: &Reset) {
-        let (Some(packet), Some(answer)) = (reset.event.packet, reset.answer) else { return };
+        let (Some(tuple), Some(answer)) = (reset.event.tuple(), reset.answer) else { return };
         let at = reset.event.at;
         while self.sent.front().is_some_and(|oldest| at - oldest.at > self.limits.patience)
             || self.sent.len() >= self.limits.waiting
         {
             self.sent.pop_front();
         }
-        let tuple = packet.tuple().reversed();
-        self.sent.push_back(Sent { at, netns: reset.event.netns, tuple, seq: answer.seq, flow });
+        self.sent.push_back(Sent { at, netns: reset.event.netns, tuple: tuple.reversed(), seq: answer.seq, flow });
     }
 
     /// Puts an event to its flow, which is made if there is none; `None` where the filter does not want it.
@@ -442,11 +469,14 @@ impl Engine {
     }
 
     fn flow_of_packet(&mut self, event: &Event, story: &Story) -> Option<FlowId> {
-        let tuple = event.packet?.tuple();
+        let tuple = event.tuple()?;
         if let Some(&id) = self.by_tuple.get(&(event.netns, tuple)) {
             return Some(id);
         }
-        let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
+        // A RST that refuses a connection goes to the side that wanted it.
+        let refuses = event.packet.is_some_and(|packet| packet.refuses());
+        let original = if refuses { tuple.reversed() } else { tuple };
+        let key = FlowKey { netns: event.netns, zone: 0, original, reply: original.reversed() };
         self.create(key, false, event, story)
     }
 
@@ -479,6 +509,7 @@ impl Engine {
                 fates: Vec::new(),
                 looked_up: None,
                 peer_reset: None,
+                last_arrival: None,
             },
         );
         if known {

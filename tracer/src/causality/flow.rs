@@ -62,6 +62,8 @@ pub struct Tally {
     pub undecided: u64,
     /// RSTs that this host sent.
     pub resets: u64,
+    /// RSTs of the ends that arrived.
+    pub forwarded: u64,
 }
 
 impl Tally {
@@ -71,6 +73,7 @@ impl Tally {
         self.ignored += other.ignored;
         self.undecided += other.undecided;
         self.resets += other.resets;
+        self.forwarded += other.forwarded;
     }
 }
 
@@ -111,15 +114,34 @@ pub struct Departure {
     pub output: Option<Interface>,
 }
 
-/// A RST of the other end, seen being made because that end lives in another network namespace of this host.
+/// A RST of one of the flow's ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PeerReset {
     /// When.
     pub at: Instant,
-    /// Inode number of its network namespace.
-    pub netns: Option<u32>,
-    /// The segment that it answers.
-    pub answered: Packet,
+    /// Which end: source and destination of the RST.
+    pub tuple: Tuple,
+    /// How it is known.
+    pub seen: PeerSeen,
+}
+
+/// How a RST of an end is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerSeen {
+    /// The end lives in another network namespace of this host, and its RST was seen being made.
+    Made {
+        /// Inode number of that namespace.
+        netns: Option<u32>,
+        /// The segment that it answers, where it answers one.
+        answered: Option<Packet>,
+    },
+    /// The RST arrived on an interface that is tapped.
+    Arrived {
+        /// The interface.
+        input: Option<Interface>,
+        /// The RST.
+        packet: Packet,
+    },
 }
 
 /// How far a story goes; the furthest is told.
@@ -131,6 +153,8 @@ pub enum Strength {
     Undecided,
     /// A packet was refused.
     Refused,
+    /// A RST of one of the ends came by, and none of this host's before it.
+    Forwarded,
     /// A RST was sent that cannot have ended the connection.
     Answered,
     /// A RST was sent that may have ended the connection.
@@ -152,6 +176,8 @@ pub struct Story {
     pub reset: Option<Arc<Reset>>,
     /// The RST on its way out.
     pub departure: Option<Departure>,
+    /// The RST of one of the ends, where it is the story.
+    pub peer: Option<PeerReset>,
 }
 
 impl Story {
@@ -165,6 +191,7 @@ impl Story {
                 Verdict::Unknown => Strength::Undecided,
                 Verdict::Ignored => Strength::Ignored,
             },
+            (None, None) if self.peer.is_some() => Strength::Forwarded,
             (None, None) => Strength::Undecided,
         }
     }
@@ -172,7 +199,8 @@ impl Story {
     /// When it began.
     pub fn began(&self) -> Option<Instant> {
         let refused = self.refusal.as_ref().map(|refusal| refusal.event.at);
-        refused.or_else(|| self.reset.as_ref().map(|reset| reset.event.at))
+        let reset = || self.reset.as_ref().map(|reset| reset.event.at);
+        refused.or_else(reset).or_else(|| self.peer.map(|peer| peer.at))
     }
 
     /// The event that tells most of the packet: the refusal, else the reset.
@@ -233,8 +261,10 @@ pub struct Flow {
     pub fates: Vec<Fate>,
     /// When the last look-up was answered.
     pub looked_up: Option<Instant>,
-    /// The first RST of one of its ends after that, where the end lives on this host.
+    /// The first RST of one of its ends.
     pub peer_reset: Option<PeerReset>,
+    /// The last one that arrived.
+    pub last_arrival: Option<PeerReset>,
 }
 
 impl Flow {
@@ -244,7 +274,7 @@ impl Flow {
         let untracked = |reset: &Reset| {
             reset.by != ResetBy::GatewayRejectRule
                 && reset.event.connection().is_none()
-                && reset.event.nfct == Some(Nfct::None)
+                && (reset.event.nfct == Some(Nfct::None) || reset.event.packet.is_none())
         };
         self.last_refusal.is_none()
             && self.story.refusal.is_none()
@@ -267,7 +297,20 @@ impl Flow {
 
     /// Who reset it.
     pub fn reset_by(&self) -> Option<ResetBy> {
-        self.story.reset.as_ref().map(|reset| reset.by)
+        let peer = || (self.story.strength() == Strength::Forwarded).then_some(ResetBy::Peer);
+        self.story.reset.as_ref().map(|reset| reset.by).or_else(peer)
+    }
+
+    /// Which end an address is.
+    pub fn end(&self, address: SocketAddr) -> Option<&'static str> {
+        let (key, is) = (&self.key, |endpoint: Option<SocketAddr>| endpoint == Some(address));
+        if is(Some(key.server())) || is(key.service()) {
+            Some("server")
+        } else if is(Some(key.client())) || is(key.nat()) {
+            Some("client")
+        } else {
+            None
+        }
     }
 
     /// Counts an event under a cause.
@@ -312,13 +355,13 @@ impl Flow {
     /// Takes the answer to a look-up; tells whether the entry's end is known now.
     pub(super) fn learn(&mut self, at: Instant, outcome: Outcome) -> bool {
         let ended = match &outcome {
-            Outcome::Gone => true,
+            Outcome::Gone { .. } => true,
             Outcome::Found { state, .. } => *state == Some(TcpState::Close),
             Outcome::Failed { .. } => false,
         };
         let essence = |outcome: &Outcome| match outcome {
             Outcome::Found { state, .. } => (0, *state),
-            Outcome::Gone => (1, None),
+            Outcome::Gone { .. } => (1, None),
             Outcome::Failed { .. } => (2, None),
         };
         let changed = self.fates.last().is_none_or(|last| essence(&last.outcome) != essence(&outcome));

@@ -49,6 +49,20 @@ impl Pending {
         self.by_buffer.insert(key, Refused { flow, refusal });
     }
 
+    /// The flow of the refused packet in this buffer, if it is the same segment and not too old. It stays.
+    pub(super) fn flow_of(
+        &self,
+        netns: Option<u32>,
+        skb: SkbId,
+        segment: Option<&Packet>,
+        now: Instant,
+    ) -> Option<FlowId> {
+        let refused = self.by_buffer.get(&(netns, skb))?;
+        let event = &refused.refusal.event;
+        let same = event.packet.as_ref().zip(segment).is_some_and(|(refused, now)| refused.same_segment(now));
+        (same && now - event.at <= self.patience).then_some(refused.flow)
+    }
+
     /// The refused packet in this buffer, if it is the same segment and not too old. It is given out once.
     pub(super) fn take(
         &mut self,

@@ -189,13 +189,14 @@ pub(super) struct Record {
 #[derive(Debug, Args)]
 pub(super) struct Source {
     /// Read a recording instead of the running kernel; `-` is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "wait"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "wait", "tap", "new_refused", "without_kprobes"])]
     pub(super) from: Option<PathBuf>,
     #[command(flatten)]
     pub(super) live: LiveArgs,
 }
 
 /// How to capture.
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Debug, Args)]
 pub(super) struct LiveArgs {
     /// End after this time, e.g. 60s, 5m, 1h30m [default: at Ctrl-C or SIGTERM]
@@ -204,6 +205,18 @@ pub(super) struct LiveArgs {
     /// Wait for nf_conntrack to be loaded, if it is not
     #[arg(long)]
     pub(super) wait: bool,
+    /// Also watch every RST that arrives, so that those of the ends are proven. Price: a BPF program that looks at a few
+    /// bytes of every packet that arrives, in this namespace or in those of --netns
+    #[arg(long)]
+    pub(super) tap: bool,
+    /// Also watch conntrack judge the first packet of each connection, so that a silent refusal is proven (up to 6.6, and
+    /// with `tcp_loose=0`). Price: a kretprobe per new connection
+    #[arg(long)]
+    pub(super) new_refused: bool,
+    /// Do without kprobes, for kernels that have none: the tracepoint `tcp:tcp_send_reset` (6.10 and later) tells who sent
+    /// a RST and whether conntrack had refused the segment, but not why; every cause is inferred
+    #[arg(long, conflicts_with = "new_refused")]
+    pub(super) without_kprobes: bool,
 }
 
 /// Which flows to look at.

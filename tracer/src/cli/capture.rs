@@ -13,14 +13,14 @@ use tracer_common::Hook;
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, Trace};
 use super::{FOUND, Stop, output};
-use crate::attach::{self, Kernel};
+use crate::attach::{self, Choice, Kernel};
 use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
 use crate::causality::engine::{Kind, Observed};
 use crate::causality::flow::{Flow, Strength};
 use crate::cause::Cause;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
-use crate::kernel::netns::now;
+use crate::kernel::netns::{home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::symbols::Symbols;
 use crate::render::{json, text, trace as lines};
@@ -131,14 +131,20 @@ fn live<'s>(
         let filter = filter.resolve(false)?;
         // From here on the first Ctrl-C ends the capture and not the program.
         let mut end = EndSignals::new()?;
-        let Some((kernel, symbols)) = inspect(arguments.wait, global, &mut end).await? else {
+        let Some((kernel, symbols)) = inspect(arguments, global, &mut end).await? else {
             return Err(anyhow::anyhow!("interrupted before nf_conntrack was loaded").into());
         };
         for field in kernel.missing_fields() {
             tracing::info!("this kernel's BTF has no {field}");
         }
         let (era, reset_reasons) = (kernel.era, kernel.reset_reasons.clone());
-        let mut live = Live::start(kernel, &symbols, output::wants_bpf_log()).map_err(|error| untraceable(&error))?;
+        let choice = Choice {
+            tap: tapped(arguments, &filter)?,
+            new_refused: arguments.new_refused,
+            without_kprobes: arguments.without_kprobes,
+        };
+        let mut live =
+            Live::start(kernel, &symbols, choice, output::wants_bpf_log()).map_err(|error| untraceable(&error))?;
         // The capture starts when everything is attached.
         let mut session = Session::new(host(era, reset_reasons), filter.clone());
         let mut sinks = sinks(&session, &filter)?;
@@ -238,8 +244,16 @@ impl EndSignals {
 }
 
 /// Looks whether this host can be traced; `None` where the user lost patience while waiting.
-async fn inspect(wait: bool, global: &Global, end: &mut EndSignals) -> Result<Option<(Kernel, Symbols)>, Stop> {
-    let mut obstacles = preflight::Host::running().obstacles();
+async fn inspect(
+    arguments: &LiveArgs,
+    global: &Global,
+    end: &mut EndSignals,
+) -> Result<Option<(Kernel, Symbols)>, Stop> {
+    let host = preflight::Host::running();
+    let mut obstacles = host.obstacles();
+    if !arguments.without_kprobes {
+        obstacles.extend(host.kprobes());
+    }
     if !ABSENT_BECAUSE.is_empty() {
         obstacles.push(Obstacle {
             what: format!("this whyrst was built without its BPF programs: {ABSENT_BECAUSE}"),
@@ -251,7 +265,7 @@ async fn inspect(wait: bool, global: &Global, end: &mut EndSignals) -> Result<Op
     }
     let mut symbols = attach::symbols().context("/proc/kallsyms")?;
     if !attach::conntrack_is_loaded(&symbols) {
-        if wait && obstacles.is_empty() {
+        if arguments.wait && obstacles.is_empty() {
             output::say(global, "waiting for nf_conntrack to be loaded (Ctrl-C gives up)");
             loop {
                 tokio::select! {
@@ -274,6 +288,14 @@ async fn inspect(wait: bool, global: &Global, end: &mut EndSignals) -> Result<Op
         return Err(Stop::Untraceable(obstacles));
     }
     Ok(Some((Kernel::inspect(&symbols)?, symbols)))
+}
+
+/// The namespaces whose interfaces are tapped: those of `--netns`, else the one that whyrst runs in.
+fn tapped(arguments: &LiveArgs, filter: &Filter) -> anyhow::Result<Vec<u32>> {
+    if !arguments.tap {
+        return Ok(Vec::new());
+    }
+    if filter.netns.is_empty() { Ok(vec![home().context("--tap")?]) } else { Ok(filter.netns.clone()) }
 }
 
 fn untraceable(error: &StartError) -> Stop {
@@ -375,6 +397,7 @@ fn wanted(observed: &Observed, filter: &Filter) -> bool {
     match &observed.kind {
         Kind::Unwanted => false,
         Kind::Refusal(_, diagnosis) | Kind::Reset(_, diagnosis, _) => filter.matches_cause(diagnosis.cause),
+        Kind::Arrival(_) => filter.matches_cause(Cause::PeerReset),
         Kind::Remark(_) | Kind::Departure(_) | Kind::PeerReset(_) => filter.is_empty() || observed.flow.is_some(),
     }
 }

@@ -23,7 +23,7 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
     let Some(reset) = &flow.story.reset else { return Vec::new() };
     let itself = flow.story.diagnosis.cause;
     [
-        reject_rule(flow, hooks, reset.event.packet.is_some_and(|packet| packet.src.is_ipv4())),
+        reject_rule(flow, hooks, reset.event.tuple().is_some_and(|tuple| tuple.src.is_ipv4())),
         (had_an_entry(flow) || flow.story.gone().is_some()).then(|| Exclusion {
             cause: Cause::NoListener,
             because: format!(

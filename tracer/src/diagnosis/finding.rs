@@ -6,6 +6,7 @@ use crate::capture::{HookState, Netns, TableFull};
 use crate::causality::engine::Totals;
 use crate::causality::flow::Flow;
 use crate::report::{Origin, Report};
+use tracer_common::Hook;
 
 /// How urgent a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,9 +60,12 @@ pub fn findings(
     found.extend(report.table_full.iter().map(|full| table_was_full(full, namespaces.get(&full.netns))));
     found.extend(lost(report));
     found.extend(endpoints(of_endpoints, namespaces));
+    found.extend(without_kprobes(report));
     found.extend(damaged(report));
     found.extend(undecodable(report));
     found.extend(report.hooks.iter().filter_map(|line| match &line.state {
+        // A kernel without these functions has no such rules either.
+        HookState::Unavailable { .. } if matches!(line.hook, Hook::LinkRejectV4 | Hook::LinkRejectV6) => None,
         HookState::Unavailable { because } => Some(Finding {
             id: "hook-unavailable",
             severity: Severity::Warning,
@@ -178,15 +182,29 @@ fn lost(report: &Report) -> Option<Finding> {
     if report.lost == 0 {
         return None;
     }
-    let on = |(cpu, hook, lost): &(u32, tracer_common::Hook, u64)| {
-        (format!("cpu {cpu} {}", hook.spec().symbol), lost.to_string())
-    };
+    let on = |(cpu, hook, lost): &(u32, Hook, u64)| (format!("cpu {cpu} {}", hook.spec().symbol), lost.to_string());
     Some(Finding {
         id: "events-lost",
         severity: Severity::Warning,
         title: format!("{} events were lost: they came faster than they could be read", report.lost),
         evidence: report.lost_on.iter().map(on).collect(),
         advice: vec!["flows may be missing, and a RST whose refused packet was lost has cause unknown".to_owned()],
+    })
+}
+
+fn without_kprobes(report: &Report) -> Option<Finding> {
+    let line = report.hooks.iter().find(|line| line.hook == Hook::ResetTracepoint)?;
+    Some(Finding {
+        id: "without-kprobes",
+        severity: Severity::Warning,
+        title: format!("without kprobes {} alone was watched, and all causes are inferred", line.hook.spec().symbol),
+        evidence: vec![("target".to_owned(), line.hook.spec().symbol.to_owned())],
+        advice: vec![
+            "not seen: why conntrack refuses a packet, the RSTs of REJECT rules, how entries end, a full table"
+                .to_owned(),
+            "seen: whether the answered segment had a conntrack entry, made a new one, or was exempt from tracking"
+                .to_owned(),
+        ],
     })
 }
 

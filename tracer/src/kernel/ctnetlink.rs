@@ -151,7 +151,7 @@ fn interpret(answer: &[u8]) -> Outcome {
                 ..
             }) => entry(&attributes).unwrap_or_else(|| failed("ctnetlink answered an entry without tuples".to_owned())),
             NetlinkPayload::Error(error) => match error.code {
-                Some(code) if code.get() == -NOT_FOUND => Outcome::Gone,
+                Some(code) if code.get() == -NOT_FOUND => Outcome::Gone { was: None },
                 Some(code) => failed(format!("ctnetlink: {}", io::Error::from_raw_os_error(-code.get()))),
                 None => failed("ctnetlink answered with an acknowledgement only".to_owned()),
             },
@@ -304,7 +304,7 @@ mod tests {
         // NLMSG_ERROR with -ENOENT and the request's header.
         let mut answer = [&36u32.to_ne_bytes()[..], &2u16.to_ne_bytes(), &[0; 10], &(-2i32).to_ne_bytes()].concat();
         answer.extend([0; 16]);
-        assert_eq!(interpret(&answer), Outcome::Gone);
+        assert_eq!(interpret(&answer), Outcome::Gone { was: None });
     }
 
     #[test]

@@ -76,6 +76,15 @@ pub fn resolve(btf: &KernelBtf, tracker: Types<'_>) -> Layout {
         state_net: at("nf_hook_state", "net"),
         sk_state: at("sock", "__sk_common.skc_state"),
         sk_net: at("sock", "__sk_common.skc_net.net"),
+        sk_family: at("sock", "__sk_common.skc_family"),
+        sk_rcv_saddr: at("sock", "__sk_common.skc_rcv_saddr"),
+        sk_daddr: at("sock", "__sk_common.skc_daddr"),
+        sk_v6_rcv_saddr: at("sock", "__sk_common.skc_v6_rcv_saddr"),
+        sk_v6_daddr: at("sock", "__sk_common.skc_v6_daddr"),
+        inet_sport: at("inet_sock", "inet_sport"),
+        sk_dport: at("sock", "__sk_common.skc_dport"),
+        tp_snd_nxt: at("tcp_sock", "snd_nxt"),
+        tp_rcv_nxt: at("tcp_sock", "rcv_nxt"),
         dst_dev: at("dst_entry", "dev"),
         rt_type: at("rtable", "rt_type"),
         rt_flags: at("rtable", "rt_flags"),
@@ -84,6 +93,11 @@ pub fn resolve(btf: &KernelBtf, tracker: Types<'_>) -> Layout {
         va_format_va: at("va_format", "va"),
         ct_invalid_format: format_position(tracker.prototype("nf_ct_l4proto_log_invalid")),
         ct_malformed_format: format_position(tracker.prototype("nf_l4proto_log_invalid")),
+        active_reset_reason: types
+            .prototype("tcp_send_active_reset")
+            .and_then(|found| found.parameters.iter().position(|parameter| parameter == "reason"))
+            .and_then(|position| u32::try_from(position).ok())
+            .unwrap_or(ABSENT),
         reset_has_reason: u32::from(
             types.prototype("tcp_v4_send_reset").is_some_and(|found| found.parameters.iter().any(|p| p == "reason")),
         ),

@@ -67,6 +67,22 @@ fn find(wanted: u32) -> Option<Door> {
     })
 }
 
+/// The inode number of the namespace that the calling thread is in.
+pub fn home() -> io::Result<u32> {
+    inode(Path::new("/proc/self/ns/net"))
+}
+
+/// Runs code on a thread inside a namespace, so that the calling one stays where it is. Sockets that it opens stay inside.
+pub fn enter<T: Send>(netns: u32, question: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let home = File::open("/proc/self/ns/net")?;
+    let at_home = self::home()? == netns;
+    let door = find(netns);
+    thread::scope(|scope| {
+        let work = thread::Builder::new().spawn_scoped(scope, || inside(door.as_ref(), at_home, &home, question))?;
+        work.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+    })
+}
+
 /// A thread that enters network namespaces and asks the kernel there, so that the rest of the program stays where it is.
 pub struct Asker {
     requests: mpsc::Sender<Vec<Request>>,
@@ -77,7 +93,7 @@ impl Asker {
     pub fn start(answer: impl Fn(Item) + Send + 'static) -> io::Result<Self> {
         let (requests, inbox) = mpsc::channel::<Vec<Request>>();
         let home = File::open("/proc/self/ns/net")?;
-        let home_inode = inode(Path::new("/proc/self/ns/net"))?;
+        let home_inode = self::home()?;
         thread::Builder::new().name("asker".to_owned()).spawn(move || {
             while let Ok(batch) = inbox.recv() {
                 for request in batch {

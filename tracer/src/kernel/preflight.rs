@@ -54,9 +54,9 @@ impl Host {
         self.root.join(path.trim_start_matches('/')).exists()
     }
 
-    /// What files alone show to be in the way.
+    /// What files alone show to be in the way, whatever is hooked by.
     pub fn obstacles(&self) -> Vec<Obstacle> {
-        [self.privileges(), self.lockdown(), self.kprobes(), self.btf()].into_iter().flatten().collect()
+        [self.privileges(), self.lockdown(), self.btf()].into_iter().flatten().collect()
     }
 
     fn privileges(&self) -> Option<Obstacle> {
@@ -97,7 +97,8 @@ impl Host {
         })
     }
 
-    fn kprobes(&self) -> Option<Obstacle> {
+    /// Whether and why there are no kprobes.
+    pub fn kprobes(&self) -> Option<Obstacle> {
         if self.exists("/sys/bus/event_source/devices/kprobe/type") {
             let armed = self.read("/sys/kernel/debug/kprobes/enabled");
             return (armed.as_deref().map(str::trim) == Some("0")).then(|| {
@@ -122,7 +123,8 @@ impl Host {
         };
         Some(Obstacle::new(
             format!("this kernel has no kprobes: {shown}"),
-            "boot a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y; the distributions' own kernels have them",
+            "boot a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y, as the distributions' own have them; from Linux \
+             6.10 on, --without-kprobes tells who sent a RST, though not why",
         ))
     }
 
@@ -212,7 +214,8 @@ mod tests {
     }
 
     fn whats(root: &Path) -> Vec<String> {
-        Host::below(root).obstacles().into_iter().map(|obstacle| obstacle.what).collect()
+        let host = Host::below(root);
+        host.obstacles().into_iter().chain(host.kprobes()).map(|obstacle| obstacle.what).collect()
     }
 
     const GOOD: [(&str, &str); 3] = [
@@ -256,9 +259,9 @@ mod tests {
         let found = whats(host(&files).path());
         assert_eq!(found.len(), 2, "{found:?}");
         assert!(
-            found[0].contains("without CONFIG_KPROBES and CONFIG_KPROBE_EVENTS (/boot/config-6.0-odd)"),
+            found[1].contains("without CONFIG_KPROBES and CONFIG_KPROBE_EVENTS (/boot/config-6.0-odd)"),
             "{found:?}"
         );
-        assert!(found[1].contains("/sys/kernel/btf/vmlinux is missing"), "{found:?}");
+        assert!(found[0].contains("/sys/kernel/btf/vmlinux is missing"), "{found:?}");
     }
 }

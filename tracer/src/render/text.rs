@@ -10,9 +10,9 @@ use textwrap::Options;
 
 use super::json::{nat_skipped, reset_passed_through};
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
-use super::words::{counted, effect, ended, peer, story, window};
+use super::words::{counted, effect, ended, kernel_reason, peer, story, window};
 use crate::capture::{HookState, Outcome};
-use crate::causality::flow::{Flow, Refusal, Reset, Strength};
+use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset, Strength};
 use crate::cause::{Cause, Confidence, ResetBy};
 use crate::conntrack::{Direction, Nfct, TcpState, Verdict};
 use crate::diagnosis::Severity;
@@ -97,7 +97,7 @@ impl Text<'_> {
         let mut groups: BTreeMap<(std::cmp::Reverse<Strength>, Cause, String), Vec<&Flow>> = BTreeMap::new();
         for flow in self.report.flows.iter().map(|flow| &flow.flow) {
             let strength = flow.story.strength();
-            let what = if strength >= Strength::Answered { story(flow) } else { String::new() };
+            let what = if strength >= Strength::Forwarded { story(flow) } else { String::new() };
             groups.entry((std::cmp::Reverse(strength), flow.story.diagnosis.cause, what)).or_default().push(flow);
         }
         let dropped = self.report.summary.table_full_drops;
@@ -131,6 +131,11 @@ impl Text<'_> {
                     _ => "reset by this gateway, not by either end",
                 };
                 writeln!(self.to, "{STRONG}{connections} {was} {who}.{STRONG:#}")?;
+                self.paragraph(what)
+            }
+            Strength::Forwarded => {
+                let connections = counted(count, "connection", "connections");
+                writeln!(self.to, "{STRONG}{connections} {was} reset by an end, not by this gateway.{STRONG:#}")?;
                 self.paragraph(what)
             }
             Strength::Answered => {
@@ -194,7 +199,8 @@ impl Text<'_> {
         let path = self.path(flow);
         let diagnosis = flow.story.diagnosis;
         let dot = self.look.dot();
-        let what = match diagnosis.reason {
+        let reason = diagnosis.reason.map(|reason| reason.name().to_owned());
+        let what = match reason.or_else(|| kernel_reason(flow, &self.report.host)) {
             Some(reason) => format!("{} {dot} {reason}", diagnosis.cause),
             None => diagnosis.cause.to_string(),
         };
@@ -204,7 +210,7 @@ impl Text<'_> {
         };
         writeln!(self.to, "\n{STRONG}#{number}  {path}{STRONG:#}      {what}      {sure}")?;
         let counts = flow.tally();
-        if counts.invalid + counts.resets + counts.ignored > 2 {
+        if counts.invalid + counts.resets + counts.ignored + counts.forwarded > 2 {
             self.row("", "", " ", &tally_words(flow))?;
         }
         let began = flow.story.began().unwrap_or(flow.first);
@@ -214,8 +220,11 @@ impl Text<'_> {
         if let Some(reset) = &flow.story.reset {
             self.reset(reset, flow, began)?;
         }
+        let mut first = flow.story.refusal.is_none() && flow.story.reset.is_none();
         for Later { at, who, symbol, text } in self.aftermath(flow, began) {
-            self.row(&self.after(began, at), who, symbol, &text)?;
+            let time = if first { self.wall(at) } else { self.after(began, at) };
+            self.row(&time, who, symbol, &text)?;
+            first = false;
         }
         self.below(report)
     }
@@ -250,7 +259,7 @@ impl Text<'_> {
     }
 
     fn trigger(&mut self, event: &Event) -> fmt::Result {
-        let wall = self.report.host.clock.wall(event.at).strftime("%H:%M:%S%.6f").to_string();
+        let wall = self.wall(event.at);
         let text = match event.packet {
             None => "a segment whose headers are out of reach".to_owned(),
             Some(packet) => {
@@ -283,12 +292,14 @@ impl Text<'_> {
 
     fn reset(&mut self, reset: &Reset, flow: &Flow, began: Instant) -> fmt::Result {
         let event = &reset.event;
-        let shown = flow.story.refusal.is_some();
+        // A socket that resets its connection of its own accord answers nothing.
+        let shown = flow.story.refusal.is_some() || event.socket.is_some_and(|socket| socket.own.is_some());
         if !shown {
             self.trigger(event)?;
         }
         let bad = format!("{BAD}{}{BAD:#}", self.look.pick("✗", "x"));
-        let time = self.after(began, event.at);
+        let first = flow.story.refusal.is_none() && shown;
+        let time = if first { self.wall(event.at) } else { self.after(began, event.at) };
         if let Some(gone) = flow.story.gone()
             && reset.by == ResetBy::GatewayStack
         {
@@ -309,7 +320,7 @@ impl Text<'_> {
             ResetBy::GatewaySocket => "socket",
             ResetBy::GatewayStack | ResetBy::Peer => "tcp",
         };
-        let to = event.packet.map_or_else(|| "its sender".to_owned(), |packet| packet.src.to_string());
+        let to = event.tuple().map_or_else(|| "its sender".to_owned(), |tuple| tuple.src.to_string());
         let mut text = format!("RST {} {to}", self.look.arrow());
         if let Some(answer) = reset.answer {
             match answer.ack {
@@ -323,6 +334,9 @@ impl Text<'_> {
         }
         if let Some(socket) = event.socket {
             write!(text, "; by a socket in state {}", socket.state)?;
+            if let Some(process) = socket.own.and_then(|own| own.process) {
+                write!(text, " of {process}")?;
+            }
         }
         if let Some(reason) = event.reset_reason.and_then(|value| self.report.host.reset_reason(value)) {
             write!(text, "; the kernel's reason: {reason}")?;
@@ -341,8 +355,21 @@ impl Text<'_> {
         }
         let back = self.look.pick("←", "<");
         if let Some(reset) = flow.peer_reset {
-            let who = if reset.answered.dst == flow.key.server() { "server" } else { "client" };
-            let text = format!("RST {arrow} {}: it has no connection any more", reset.answered.src);
+            let who = flow.end(reset.tuple.src).unwrap_or("an end");
+            let to = reset.tuple.dst;
+            let text = match reset.seen {
+                PeerSeen::Made { answered: Some(_), .. } => format!("RST {arrow} {to}: it has no connection any more"),
+                PeerSeen::Made { answered: None, .. } => format!("RST {arrow} {to}: it ends the connection"),
+                PeerSeen::Arrived { input, packet } => {
+                    let by = input.map_or_else(String::new, |input| format!(" in by {input}"));
+                    let what = if packet.refuses() { ": nothing listens there" } else { "" };
+                    let dot = self.look.dot();
+                    format!(
+                        "RST {arrow} {to}  [{}] seq {} {dot} ttl {}{by}{what}",
+                        packet.flags, packet.seq, packet.ttl
+                    )
+                }
+            };
             steps.push(Later { at: reset.at, who, symbol: back, text });
         }
         for fate in &flow.fates {
@@ -358,7 +385,7 @@ impl Text<'_> {
                     let state = state.map_or_else(|| "there".to_owned(), |state| state.to_string());
                     ("entry", self.look.pick("·", "-"), format!("still {state}{}{since}", expires(timeout_s)))
                 }
-                Outcome::Gone => ("entry", self.look.pick("·", "-"), format!("gone{since}")),
+                Outcome::Gone { .. } => ("entry", self.look.pick("·", "-"), format!("gone{since}")),
                 Outcome::Failed { because } => ("entry", "?", format!("not looked up: {because}")),
             };
             steps.push(Later { at: fate.at, who, symbol, text });
@@ -442,6 +469,11 @@ impl Text<'_> {
         self.wrap(text, 2).into_iter().try_for_each(|line| writeln!(self.to, "  {line}"))
     }
 
+    /// A time of the day.
+    fn wall(&self, at: Instant) -> String {
+        self.report.host.clock.wall(at).strftime("%H:%M:%S%.6f").to_string()
+    }
+
     /// A time after the beginning of a story: `+19 µs`, `+2.07 s`.
     fn after(&self, began: Instant, at: Instant) -> String {
         let elapsed = at - began;
@@ -478,6 +510,7 @@ fn tally_words(flow: &Flow) -> String {
         (tally.invalid, "packet refused", "packets refused"),
         (tally.ignored, "packet remarked on and accepted", "packets remarked on and accepted"),
         (tally.resets, "RST sent", "RSTs sent"),
+        (tally.forwarded, "RST of an end", "RSTs of the ends"),
     ];
     let parts: Vec<String> =
         parts.into_iter().filter(|(n, ..)| *n > 0).map(|(n, one, many)| counted(n, one, many)).collect();

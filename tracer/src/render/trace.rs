@@ -10,8 +10,8 @@ use super::words;
 use crate::capture::Host;
 use crate::causality::engine::{Kind, Observed};
 use crate::causality::flow::{Flow, Reset};
-use crate::cause::Confidence;
-use crate::conntrack::Verdict;
+use crate::cause::{Cause, Confidence, ResetBy};
+use crate::conntrack::{Tuple, Verdict};
 use crate::event::Event;
 use crate::packet::Flags;
 
@@ -21,7 +21,7 @@ pub fn line(observed: &Observed, flow: Option<&Flow>, host: &Host) -> Option<Str
         Kind::Unwanted => return None,
         Kind::Refusal(refusal, _) => &refusal.event,
         Kind::Reset(reset, ..) => &reset.event,
-        Kind::Remark(event) | Kind::Departure(event) | Kind::PeerReset(event) => event,
+        Kind::Remark(event) | Kind::Departure(event) | Kind::PeerReset(event) | Kind::Arrival(event) => event,
     };
     let mut line = String::new();
     // Writing to a String does not fail.
@@ -61,14 +61,27 @@ fn write(line: &mut String, observed: &Observed, event: &Event, flow: Option<&Fl
             if let Some(reason) = event.reset_reason.and_then(|value| host.reset_reason(value)) {
                 write!(line, " kernel_reason={reason}")?;
             }
+            if let Some(process) = event.socket.and_then(|socket| socket.own?.process) {
+                write!(line, " pid={} comm={}", process.pid, process.comm)?;
+            }
         }
         Kind::Departure(_) => {
             write!(line, "left    - ")?;
             segment(line, event)?;
         }
+        Kind::PeerReset(_) if event.packet.is_none() => {
+            let own = event.tuple().map(Tuple::reversed);
+            let ends = own.map_or_else(String::new, |own| format!(" {} > {} [R.]", own.src, own.dst));
+            write!(line, "by-peer -{ends}")?;
+        }
         Kind::PeerReset(_) => {
             write!(line, "by-peer - answers ")?;
             segment(line, event)?;
+        }
+        Kind::Arrival(_) => {
+            write!(line, "{WARN}RST{WARN:#}     {} ", Cause::PeerReset)?;
+            segment(line, event)?;
+            write!(line, " by={}", ResetBy::Peer)?;
         }
     }
     if let Some(interface) = event.input {
@@ -116,11 +129,11 @@ fn segment(line: &mut String, event: &Event) -> fmt::Result {
 }
 
 fn answer(line: &mut String, reset: &Reset) -> fmt::Result {
-    let (Some(packet), Some(answer)) = (reset.event.packet, reset.answer) else {
+    let (Some(tuple), Some(answer)) = (reset.event.tuple(), reset.answer) else {
         return write!(line, "(headers out of reach)");
     };
     let flags = if answer.ack.is_some() { "R." } else { "R" };
-    write!(line, "{} > {} [{flags}] seq {}", packet.dst, packet.src, answer.seq)?;
+    write!(line, "{} > {} [{flags}] seq {}", tuple.dst, tuple.src, answer.seq)?;
     if let Some(ack) = answer.ack {
         write!(line, " ack {ack}")?;
     }

@@ -1,12 +1,16 @@
 //! Sentences that several formats share.
 
+use crate::capture::Host;
 use crate::causality::effect::Effect;
-use crate::causality::flow::{Flow, Reset};
+use crate::causality::flow::{Flow, PeerSeen, Reset};
 use crate::cause::{Cause, Reason};
 use std::time::Duration;
 
+use tracer_common::Hook;
+
 use crate::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
-use crate::conntrack::{Direction, End, EndedBy, Gone};
+use crate::conntrack::{Direction, End, EndedBy, Gone, Nfct};
+use crate::event::OwnSocket;
 use crate::time::Instant;
 
 /// Which end of a connection sends packets of a direction.
@@ -62,6 +66,7 @@ pub(super) fn window(window: &Explanation) -> String {
 /// What a RST does to the peer, with the numbers behind it.
 pub(super) fn effect(reset: &Reset, peer: &str) -> String {
     match reset.effect {
+        Effect::Kills if reset.event.packet.is_none() => "the socket is gone, the connection is dead".to_owned(),
         Effect::Kills if reset.answer.is_some_and(|answer| answer.ack.is_some()) => {
             format!("it answers the {peer}'s SYN: the attempt fails at once")
         }
@@ -82,11 +87,30 @@ pub(super) fn effect(reset: &Reset, peer: &str) -> String {
 
 /// Which end of the flow a RST was sent to.
 pub(super) fn peer(flow: Option<&Flow>, reset: &Reset) -> &'static str {
-    match (flow, reset.event.packet) {
-        (Some(flow), Some(packet)) if packet.src == flow.key.server() => "server",
-        (Some(flow), Some(packet)) if packet.src == flow.key.client() => "client",
+    match (flow, reset.event.tuple()) {
+        (Some(flow), Some(tuple)) if tuple.src == flow.key.server() => "server",
+        (Some(flow), Some(tuple)) if tuple.src == flow.key.client() => "client",
         _ => "peer",
     }
+}
+
+/// The kernel's own reason for the RST of a socket, in the form of all other reasons: `tcp-abort-on-linger`.
+pub(super) fn kernel_reason(flow: &Flow, host: &Host) -> Option<String> {
+    if flow.story.diagnosis.cause != Cause::LocalSocket {
+        return None;
+    }
+    let reason = host.reset_reason(flow.story.reset.as_ref()?.event.reset_reason?)?;
+    Some(reason.to_ascii_lowercase().replace('_', "-"))
+}
+
+/// What a RST that arrived is about: who sent it and by which interface it came.
+pub(super) fn arrived(flow: &Flow) -> Option<String> {
+    let peer = flow.story.peer?;
+    let PeerSeen::Arrived { input, packet } = peer.seen else { return None };
+    let who = flow.end(packet.src).map_or_else(|| packet.src.to_string(), |end| format!("the {end}"));
+    let by = input.map_or_else(String::new, |input| format!(" by {input}"));
+    let what = if packet.refuses() { "refuses the connection: its RST" } else { "sent a RST: it" };
+    Some(format!("{who} {what} arrived{by}, and this gateway made none."))
 }
 
 /// How the entry ended that a packet came too late for.
@@ -174,12 +198,34 @@ pub(super) fn story(flow: &Flow) -> String {
         }
         Cause::RejectRule => "a REJECT rule of this gateway answered with a RST.".to_owned(),
         Cause::NoListener => "nothing listens on that port of the gateway itself.".to_owned(),
-        Cause::LocalSocket => "a socket of the gateway itself sent the RST.".to_owned(),
+        Cause::LocalSocket => local_socket(flow),
         Cause::NotTracked => "the segment is exempt from connection tracking, so it was not reverse-NATed; the local \
                               TCP stack got it and answered RST."
             .to_owned(),
-        Cause::TableFull | Cause::PeerReset => String::new(),
+        Cause::PeerReset => arrived(flow).unwrap_or_default(),
+        Cause::TableFull => String::new(),
+        Cause::Unknown if without_kprobes(flow) => "conntrack refused the segment (INVALID), or does not look at this \
+                                                    namespace; which check refused it cannot be seen without kprobes. \
+                                                    The local TCP stack got it and answered RST."
+            .to_owned(),
         Cause::Unknown => "the local TCP stack answered RST; why the segment came to it is not known.".to_owned(),
+    }
+}
+
+/// Whether the RST is known by the tracepoint alone, for a segment that had no entry.
+fn without_kprobes(flow: &Flow) -> bool {
+    let event = flow.story.reset.as_ref().map(|reset| &reset.event);
+    event.is_some_and(|event| event.hook == Hook::ResetTracepoint && event.nfct == Some(Nfct::None))
+}
+
+fn local_socket(flow: &Flow) -> String {
+    let socket = flow.story.reset.as_ref().and_then(|reset| reset.event.socket);
+    match socket.and_then(|socket| socket.own) {
+        Some(OwnSocket { process: Some(process), .. }) => {
+            format!("{process} on the gateway itself ended its connection.")
+        }
+        Some(OwnSocket { process: None, .. }) => "the kernel gave up a connection of the gateway itself.".to_owned(),
+        None => "a socket of the gateway itself sent the RST.".to_owned(),
     }
 }
 

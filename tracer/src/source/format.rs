@@ -20,7 +20,7 @@ use tracer_common::Hook;
 use tracer_common::counter;
 
 use crate::capture::{
-    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull,
+    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull, Was,
 };
 use crate::conntrack::{Status, TcpState, Tuple};
 use crate::kernel::era::Era;
@@ -327,9 +327,39 @@ struct LookedUpDto {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 enum OutcomeDto {
-    Found { original: TupleDto, reply: TupleDto, state: Option<u8>, timeout_s: Option<u32>, status: u32 },
-    Gone,
-    Failed { because: String },
+    Found {
+        original: TupleDto,
+        reply: TupleDto,
+        state: Option<u8>,
+        timeout_s: Option<u32>,
+        status: u32,
+    },
+    Gone {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        was: Option<WasDto>,
+    },
+    Failed {
+        because: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct WasDto {
+    ended_ns: u64,
+    original: TupleDto,
+    reply: TupleDto,
+}
+
+impl From<Was> for WasDto {
+    fn from(was: Was) -> Self {
+        Self { ended_ns: was.ended.0, original: was.original.into(), reply: was.reply.into() }
+    }
+}
+
+impl From<WasDto> for Was {
+    fn from(dto: WasDto) -> Self {
+        Self { ended: Instant(dto.ended_ns), original: dto.original.into(), reply: dto.reply.into() }
+    }
 }
 
 impl From<&LookedUp> for LookedUpDto {
@@ -347,7 +377,7 @@ impl From<&LookedUp> for LookedUpDto {
                     timeout_s: *timeout_s,
                     status: status.0,
                 },
-                Outcome::Gone => OutcomeDto::Gone,
+                Outcome::Gone { was } => OutcomeDto::Gone { was: was.map(Into::into) },
                 Outcome::Failed { because } => OutcomeDto::Failed { because: because.clone() },
             },
         }
@@ -367,7 +397,7 @@ impl From<LookedUpDto> for LookedUp {
                     timeout_s,
                     status: Status(status),
                 },
-                OutcomeDto::Gone => Outcome::Gone,
+                OutcomeDto::Gone { was } => Outcome::Gone { was: was.map(Into::into) },
                 OutcomeDto::Failed { because } => Outcome::Failed { because },
             },
         }

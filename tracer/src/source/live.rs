@@ -7,18 +7,20 @@ use std::io;
 use std::time::Duration;
 
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
-use aya::programs::KProbe;
+use aya::programs::{KProbe, Program, ProgramError, RawTracePoint, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracer_common::counter;
-use tracer_common::hook::{self, Hook};
+use tracer_common::hook::{self, Hook, Method, Spec};
 use tracer_common::table::{self, TableFull};
 use tracer_common::{layout, wire};
 use zerocopy::{IntoBytes, transmute};
 
+use super::gone_maps::GoneMaps;
 use super::ring::Ring;
-use crate::attach::{self, Kernel};
+use super::tap::Tap;
+use crate::attach::{self, Choice, Kernel};
 use crate::capture::{self, Counters, HookCounters, HookState, HookStatus, Item};
 use crate::causality::engine::Request;
 use crate::kernel::netns::{Asker, now};
@@ -74,9 +76,12 @@ pub struct Live {
     counters: PerCpuArray<MapData, [u64; counter::COUNT]>,
     table_full: PerCpuHashMap<MapData, u32, [u64; 4]>,
     kernel: Kernel,
-    states: Vec<HookState>,
+    choice: Choice,
+    states: Vec<(Hook, HookState)>,
+    tap: Tap,
     asker: Asker,
     answers: mpsc::UnboundedReceiver<Item>,
+    gone: GoneMaps,
     queue: VecDeque<Item>,
     module_timer: Interval,
     counter_timer: Interval,
@@ -86,7 +91,7 @@ pub struct Live {
 
 impl Live {
     /// Loads and attaches. `log` lets the programs' own debug lines through.
-    pub fn start(kernel: Kernel, symbols: &Symbols, log: bool) -> Result<Self, StartError> {
+    pub fn start(kernel: Kernel, symbols: &Symbols, choice: Choice, log: bool) -> Result<Self, StartError> {
         raise_memlock_limit();
         let log_level = u8::from(log) * aya_log_level();
         let mut ebpf = EbpfLoader::new()
@@ -101,6 +106,7 @@ impl Live {
         let ring = take_map(&mut ebpf, wire::MAP, RingBuf::try_from)?;
         let counters = take_map(&mut ebpf, counter::MAP, PerCpuArray::try_from)?;
         let table_full = take_map(&mut ebpf, table::MAP, PerCpuHashMap::try_from)?;
+        let gone = GoneMaps::take(&mut ebpf)?;
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
             // Nobody listens any more once the capture has ended.
@@ -120,9 +126,12 @@ impl Live {
             counters,
             table_full,
             kernel,
-            states: vec![HookState::Unavailable { because: "not tried yet".to_owned() }; hook::COUNT],
+            states: Vec::new(),
+            tap: Tap::new(choice.tap.clone()),
+            choice,
             asker,
             answers,
+            gone,
             queue: VecDeque::new(),
             module_timer: timer(LOOK_FOR_MODULES),
             counter_timer: timer(READ_COUNTERS),
@@ -135,7 +144,7 @@ impl Live {
 
     /// How the hooks are.
     pub fn states(&self) -> impl Iterator<Item = (Hook, &HookState)> {
-        Hook::ALL.into_iter().zip(&self.states)
+        self.states.iter().map(|(hook, state)| (*hook, state))
     }
 
     /// What there is to know before anything happens: how the hooks are.
@@ -156,9 +165,12 @@ impl Live {
             }
             tokio::select! {
                 Some(record) = self.ring.next() => return Item::Record(record),
-                Some(answer) = self.answers.recv() => return answer,
+                Some(answer) = self.answers.recv() => return self.gone.complete(answer),
                 _ = self.module_timer.tick() => self.look_for_modules(),
-                _ = self.counter_timer.tick() => return Item::Counters(self.read_counters()),
+                _ = self.counter_timer.tick() => {
+                    self.follow_interfaces();
+                    return Item::Counters(self.read_counters());
+                }
                 _ = self.log_timer.tick(), if self.log.is_some() => {
                     if let Some(log) = &mut self.log {
                         log.flush();
@@ -170,10 +182,17 @@ impl Live {
 
     /// Takes the hooks off and delivers what is left: the records in the ring buffer and the final counters.
     pub async fn stop(&mut self) -> Vec<Item> {
-        for name in Hook::ALL.iter().flat_map(|hook| [Some(hook.spec().program), hook.spec().at_entry]).flatten() {
-            if let Some(program) = self.program(name)
-                && let Err(error) = program.unload()
-            {
+        self.tap.close();
+        let names = |hook: &Hook| [Some(hook.spec().program), hook.spec().at_entry];
+        for name in Hook::ALL.iter().flat_map(names).flatten() {
+            let unloaded = match self.ebpf.program_mut(name) {
+                Some(Program::KProbe(program)) => program.unload(),
+                Some(Program::RawTracePoint(program)) => program.unload(),
+                Some(Program::SocketFilter(program)) => program.unload(),
+                Some(Program::SchedClassifier(program)) => program.unload(),
+                _ => Ok(()),
+            };
+            if let Err(error) = unloaded {
                 tracing::debug!("unloading {name}: {error}");
             }
         }
@@ -192,7 +211,7 @@ impl Live {
             tokio::select! {
                 () = &mut deadline => break,
                 answer = self.answers.recv() => match answer {
-                    Some(item) => items.push(item),
+                    Some(item) => items.push(self.gone.complete(item)),
                     None => break,
                 },
             }
@@ -201,12 +220,12 @@ impl Live {
     }
 
     fn attach_all(&mut self, symbols: &Symbols) -> Result<(), StartError> {
-        for hook in Hook::ALL {
+        for hook in self.choice.hooks(&self.kernel).collect::<Vec<Hook>>() {
             let planned = self.kernel.plan(hook, symbols);
             let state = self.attach(hook, planned, symbols);
             self.set_state(hook, state);
         }
-        if self.states.contains(&HookState::Attached) {
+        if self.states.iter().any(|(_, state)| *state == HookState::Attached) {
             return Ok(());
         }
         let because = self.states().map(|(hook, state)| match state {
@@ -223,6 +242,17 @@ impl Live {
             return planned;
         }
         let spec = hook.spec();
+        let attached = match spec.method {
+            Method::SocketFilter | Method::Tcx => self.open_tap(spec),
+            Method::RawTracepoint => self.attach_tracepoint(spec.program, spec.symbol),
+            Method::Kprobe | Method::Kretprobe => Ok(()),
+        };
+        if let Err(because) = attached {
+            return HookState::Unavailable { because };
+        }
+        if !matches!(spec.method, Method::Kprobe | Method::Kretprobe) {
+            return HookState::Attached;
+        }
         let symbol = attach::target(hook, symbols).unwrap_or(spec.symbol);
         for name in [spec.at_entry, Some(spec.program)].into_iter().flatten() {
             if let Err(because) = self.load_and_attach(name, symbol) {
@@ -232,12 +262,40 @@ impl Live {
         HookState::Attached
     }
 
-    fn program(&mut self, name: &str) -> Option<&mut KProbe> {
-        self.ebpf.program_mut(name).and_then(|program| program.try_into().ok())
+    fn open_tap(&mut self, spec: &Spec) -> Result<(), String> {
+        let name = spec.program;
+        if spec.method == Method::SocketFilter {
+            let program = program_of::<SocketFilter>(&mut self.ebpf, name)?;
+            program.load().map_err(|error| refused(&format!("loading {name}"), &error))?;
+            return self.tap.open_sockets(program);
+        }
+        let program = program_of::<SchedClassifier>(&mut self.ebpf, name)?;
+        program.load().map_err(|error| refused(&format!("loading {name}"), &error))?;
+        self.tap.attach_links(program)
+    }
+
+    /// Interfaces come and go while they are tapped.
+    fn follow_interfaces(&mut self) {
+        let spec = Hook::TcxTap.spec();
+        if !self.states.iter().any(|(hook, state)| *hook == Hook::TcxTap && *state == HookState::Attached) {
+            return;
+        }
+        let attached = program_of::<SchedClassifier>(&mut self.ebpf, spec.program)
+            .and_then(|program| self.tap.attach_links(program));
+        if let Err(because) = attached {
+            tracing::warn!("--tap: {because}");
+        }
+    }
+
+    fn attach_tracepoint(&mut self, name: &str, target: &str) -> Result<(), String> {
+        let program = program_of::<RawTracePoint>(&mut self.ebpf, name)?;
+        let event = target.rsplit(':').next().unwrap_or(target);
+        let attached = program.load().and_then(|()| program.attach(event).map(drop));
+        attached.map_err(|error| refused(&format!("attach {target}"), &error))
     }
 
     fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<(), String> {
-        let program = self.program(name).ok_or_else(|| format!("the BPF object has no program {name}"))?;
+        let program = program_of::<KProbe>(&mut self.ebpf, name)?;
         let start = now();
         let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
         let between = now();
@@ -250,18 +308,16 @@ impl Live {
                 );
                 Ok(())
             }
-            Err(error) => {
-                let whole = chain(&error);
-                tracing::debug!("attach kprobe {symbol}: {whole}");
-                // A refusal by the verifier has its whole log behind it.
-                Err(format!("attach kprobe {symbol}: {}", whole.lines().next().unwrap_or_default()))
-            }
+            Err(error) => Err(refused(&format!("attach kprobe {symbol}"), &error)),
         }
     }
 
     fn set_state(&mut self, hook: Hook, state: HookState) {
         self.queue.push_back(Item::Hook(HookStatus { hook, since: now(), state: state.clone() }));
-        self.states[hook.index()] = state;
+        match self.states.iter_mut().find(|(known, _)| *known == hook) {
+            Some((_, known)) => *known = state,
+            None => self.states.push((hook, state)),
+        }
     }
 
     /// Attaches hooks whose module has come.
@@ -274,9 +330,12 @@ impl Live {
             return;
         }
         let Ok(symbols) = attach::symbols() else { return };
-        for hook in Hook::ALL {
-            let waits = matches!(self.states[hook.index()], HookState::Waiting { .. });
-            if waits && attach::target(hook, &symbols).is_some() {
+        let waits = |(hook, state): &(Hook, HookState)| match state {
+            HookState::Waiting { .. } => Some(*hook),
+            _ => None,
+        };
+        for hook in self.states.iter().filter_map(waits).collect::<Vec<Hook>>() {
+            if attach::target(hook, &symbols).is_some() {
                 let planned = self.kernel.plan(hook, &symbols);
                 let state = self.attach(hook, planned, &symbols);
                 self.set_state(hook, state);
@@ -333,7 +392,22 @@ impl Live {
     }
 }
 
-fn take_map<T, E: std::fmt::Display>(
+fn program_of<'a, P>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut P, String>
+where
+    &'a mut P: TryFrom<&'a mut Program>,
+{
+    let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
+    program.ok_or_else(|| format!("the BPF object has no program {name}"))
+}
+
+/// What was not to be done, and why, in one line: a refusal by the verifier has its whole log behind it.
+pub(super) fn refused(what: &str, error: &ProgramError) -> String {
+    let whole = chain(error);
+    tracing::debug!("{what}: {whole}");
+    format!("{what}: {}", whole.lines().next().unwrap_or_default())
+}
+
+pub(super) fn take_map<T, E: std::fmt::Display>(
     ebpf: &mut Ebpf,
     name: &'static str,
     convert: impl FnOnce(aya::maps::Map) -> Result<T, E>,

@@ -3,7 +3,9 @@
 //! Both deliver the same [`Item`](crate::capture::Item)s; nothing behind them knows which it was.
 
 pub mod format;
+mod gone_maps;
 pub mod kernel_log;
 pub mod live;
 pub mod recording;
 mod ring;
+mod tap;

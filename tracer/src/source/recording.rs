@@ -408,7 +408,7 @@ mod tests {
                 sysctls: vec![("nf_conntrack_tcp_be_liberal".to_owned(), 0)],
             }),
             Item::LookedUp(LookedUp { look_up, at: Instant(9), outcome: found }),
-            Item::LookedUp(LookedUp { look_up, at: Instant(10), outcome: Outcome::Gone }),
+            Item::LookedUp(LookedUp { look_up, at: Instant(10), outcome: Outcome::Gone { was: None } }),
             Item::LookedUp(LookedUp {
                 look_up,
                 at: Instant(11),

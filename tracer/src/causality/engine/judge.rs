@@ -6,9 +6,9 @@ use super::super::flow::{FlowKey, Refusal};
 use crate::cause::{Cause, Confidence, Diagnosis};
 use crate::conntrack::entry::CtInfo;
 use crate::conntrack::{Direction, End, Entry, Message, Nfct, Tuple, window};
-use crate::event::{Event, NfHook};
+use crate::event::{Event, NfHook, OwnSocket};
 use crate::kernel::era::Era;
-use crate::packet::{Flags, Packet};
+use crate::packet::{Flags, Packet, ResetSegment};
 
 /// What the ends of a flow send to each other, before and behind the gateway.
 pub(super) fn wire_tuples(key: &FlowKey) -> [Tuple; 4] {
@@ -16,7 +16,27 @@ pub(super) fn wire_tuples(key: &FlowKey) -> [Tuple; 4] {
 }
 
 pub(super) fn diagnosis_of(refusal: &Refusal) -> Diagnosis {
-    of_message(refusal.event.words.map_or(Message::Other, |words| words.message), &refusal.event)
+    of_message(message_of(&refusal.event), &refusal.event)
+}
+
+/// What conntrack has said of a packet, if only by the function that refused it.
+pub(super) fn message_of(event: &Event) -> Message {
+    let silent = if event.hook == Hook::NewRefused { Message::InvalidNew } else { Message::Other };
+    event.words.map_or(silent, |words| words.message)
+}
+
+/// The socket's own view, where it resets its connection of its own accord.
+pub(super) fn own_socket(event: &Event) -> Option<OwnSocket> {
+    event.socket?.own
+}
+
+/// Sequence and acknowledgement number of the RST that is sent.
+///
+/// `tcp_send_active_reset` takes both from the socket (`tcp_acceptable_seq`, which is `snd_nxt` unless the peer has shrunk its
+/// window; 5.10 to 7.2).
+pub(super) fn numbers(event: &Event) -> Option<ResetSegment> {
+    let own = || own_socket(event).map(|own| ResetSegment { seq: own.snd_nxt, ack: Some(own.rcv_nxt) });
+    event.packet.map(|packet| packet.answer()).or_else(own)
 }
 
 /// What a message says about its packet. That a first packet cannot open a connection has a reason of its own where the
@@ -24,6 +44,10 @@ pub(super) fn diagnosis_of(refusal: &Refusal) -> Diagnosis {
 pub(super) fn of_message(message: Message, event: &Event) -> Diagnosis {
     match (message, &event.gone) {
         (Message::InvalidNew | Message::InvalidState, Some(gone)) => Diagnosis::of_end(gone.end()),
+        // With `tcp_loose=0` it is refused for being from the middle of a connection, whatever its flags.
+        (Message::InvalidNew, None) if event.hook == Hook::NewRefused && is_from_the_middle(event) => {
+            Diagnosis::NEVER_SEEN
+        }
         _ => Diagnosis::of_message(message),
     }
 }
@@ -55,18 +79,28 @@ pub(super) fn explain(
 
 /// A RST that leaves this host and that conntrack has no flow for ("invalid new", 6.9 and later).
 pub(super) fn is_own_reset(event: &Event) -> bool {
-    let leaving = matches!(event.nf_hook, Some(NfHook::LocalOut | NfHook::PostRouting));
+    let leaving = match event.nf_hook {
+        Some(hook) => matches!(hook, NfHook::LocalOut | NfHook::PostRouting),
+        None => event.hook == Hook::NewRefused && event.input.is_none(),
+    };
     leaving && event.packet.is_some_and(|packet| packet.flags.has(Flags::RST))
 }
 
 /// What a RST says of its cause when no refused packet belongs to it.
 pub(super) fn of_reset(event: &Event) -> (Diagnosis, Confidence) {
-    if matches!(event.hook, Hook::RejectV4 | Hook::RejectV6) {
+    if event.hook.is_reject() {
         return (Diagnosis::plain(Cause::RejectRule), Confidence::Proven);
     }
     if event.socket.is_some() {
         return (Diagnosis::plain(Cause::LocalSocket), Confidence::Proven);
     }
+    // Where there are no kprobes, nothing is known of what conntrack did with the packet before.
+    let (diagnosis, confidence) = of_answered(event);
+    (diagnosis, if event.hook == Hook::ResetTracepoint { Confidence::Inferred } else { confidence })
+}
+
+/// What the segment that the stack answers says of the cause.
+fn of_answered(event: &Event) -> (Diagnosis, Confidence) {
     match event.nfct {
         // conntrack lets a SYN through or drops it; one that comes to the stack and finds no socket found a closed port.
         _ if event.packet.is_some_and(|packet| opens(&packet)) => {
@@ -84,6 +118,12 @@ pub(super) fn of_reset(event: &Event) -> (Diagnosis, Confidence) {
         // conntrack refused it without a word, or its message was lost, or conntrack does not look at packets here.
         Some(Nfct::None | Nfct::Entry(_)) | None => (Diagnosis::plain(Cause::Unknown), Confidence::Inferred),
     }
+}
+
+/// Whether a segment carries none of the flags that could not open a connection in any case.
+fn is_from_the_middle(event: &Event) -> bool {
+    let never = [Flags::SYN, Flags::FIN, Flags::RST];
+    event.packet.is_some_and(|packet| !never.iter().any(|flag| packet.flags.has(*flag)))
 }
 
 /// Whether a segment opens a connection.

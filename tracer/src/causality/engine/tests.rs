@@ -10,7 +10,7 @@ use super::{Engine, Kind, Request};
 use crate::capture::{LookUp, LookedUp, Outcome};
 use crate::causality::Limits;
 use crate::causality::effect::Effect;
-use crate::causality::flow::{Flow, FlowId, Strength};
+use crate::causality::flow::{Flow, FlowId, PeerSeen, Strength};
 use crate::cause::{Cause, Confidence, Diagnosis, Reason, ResetBy};
 use crate::conntrack::{Status, TcpState, Tuple, Verdict};
 use crate::filter::Filter;
@@ -309,7 +309,8 @@ fn the_server_s_own_rst_is_an_effect() {
     assert!(matches!(observed.kind, Kind::PeerReset(_)));
     let [flow] = flows(with_gateway).try_into().unwrap();
     assert_eq!(flow.tally().resets, 1);
-    assert_eq!(flow.peer_reset.unwrap().netns, Some(server));
+    let seen = flow.peer_reset.unwrap().seen;
+    assert!(matches!(seen, PeerSeen::Made { netns, answered: Some(_) } if netns == Some(server)), "{seen:?}");
 
     let mut alone = engine(Era::E1);
     alone.event(answer().event());

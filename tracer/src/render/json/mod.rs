@@ -7,13 +7,13 @@ use std::io;
 use super::words;
 use crate::capture::{HookState, Host, Outcome};
 use crate::causality::engine::{Kind, Observed};
-use crate::causality::flow::{Flow, Refusal, Reset, Tally};
-use crate::cause::{Diagnosis, ResetBy};
+use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset, Tally};
+use crate::cause::{Cause, Diagnosis, ResetBy};
 
 use crate::conntrack::window::{BoundSource, Explanation};
 use crate::conntrack::{Direction, EndedBy, Gone, Nfct, Seen, TcpState, Verdict};
 use crate::diagnosis::{Finding, Mitigation};
-use crate::event::Event;
+use crate::event::{Event, Interface};
 use crate::explain::{Group, LogReport};
 use crate::kernel::era::Era;
 use crate::packet::Packet;
@@ -131,8 +131,13 @@ impl<'a> types::Trace<'a> {
                 (event, types::Step::ResetLeft { output }, None, None, None)
             }
             Kind::PeerReset(event) => {
-                let answered = packet_of(event)?;
-                (event, types::Step::PeerResetSent { netns: event.netns, answered }, None, None, None)
+                let from = event.tuple().and_then(|tuple| flow?.end(tuple.dst));
+                let step = types::Step::PeerResetSent { netns: event.netns, from, answered: packet_of(event) };
+                (event, step, None, None, None)
+            }
+            Kind::Arrival(event) => {
+                let step = arrived(flow, event.input, &event.packet?);
+                (event, step, Some(Diagnosis::plain(Cause::PeerReset)), None, None)
             }
         };
         Some(Self {
@@ -212,13 +217,16 @@ impl<'a> types::Flow<'a> {
             tcp_state: flow.state.map(|state| state.to_string()),
             assured: flow.assured,
             cause: types::Cause(story.diagnosis.cause),
-            reason: story.diagnosis.reason.map(types::Reason),
+            reason: story.diagnosis.reason.map(types::Reason).map(types::FlowReason::Word).or_else(|| {
+                words::kernel_reason(flow, &whole.host).map(|reason| types::FlowReason::Kernel(reason.into()))
+            }),
             confidence: types::Confidence(story.confidence),
             reset_by: flow.reset_by().map(types::ResetBy),
             reset_effect: story.reset.as_ref().map(|reset| reset.effect.name()),
             invalid_packets: tally.invalid,
             ignored_packets: tally.ignored,
             resets: tally.resets,
+            peer_resets: tally.forwarded,
             first: rfc3339(clock, flow.first),
             last: rfc3339(clock, flow.last),
             causes: if flow.causes.len() > 1 { flow.causes.iter().map(count).collect() } else { Vec::new() },
@@ -274,8 +282,15 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
         steps.push(step(departure.at, types::Step::ResetLeft { output }));
     }
     if let Some(reset) = flow.peer_reset {
-        let answered = packet(&reset.answered, 0, false);
-        steps.push(step(reset.at, types::Step::PeerResetSent { netns: reset.netns, answered }));
+        let what = match reset.seen {
+            PeerSeen::Made { netns, answered } => types::Step::PeerResetSent {
+                netns,
+                from: flow.end(reset.tuple.src),
+                answered: answered.map(|answered| packet(&answered, 0, false)),
+            },
+            PeerSeen::Arrived { input, packet } => arrived(Some(flow), input, &packet),
+        };
+        steps.push(step(reset.at, what));
     }
     for fate in &flow.fates {
         let not_before = fate.not_before.map(|at| rfc3339(clock, at));
@@ -289,13 +304,22 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
                     types::Step::EntryState(entry)
                 }
             }
-            Outcome::Gone => types::Step::EntryGone { not_before },
+            Outcome::Gone { .. } => types::Step::EntryGone { not_before },
             Outcome::Failed { because } => types::Step::EntryUnknown { because },
         };
         steps.push(step(fate.at, what));
     }
     steps.sort_by_key(|step| step.after_us);
     steps
+}
+
+fn arrived<'a>(flow: Option<&Flow>, input: Option<Interface>, segment: &Packet) -> types::Step<'a> {
+    types::Step::PeerResetArrived {
+        input: input.map(|interface| interface.to_string()),
+        from: flow.and_then(|flow| flow.end(segment.src)),
+        refuses: segment.refuses(),
+        packet: packet(segment, 0, false),
+    }
 }
 
 fn entry_ended<'a>(gone: &Gone, began: Instant) -> types::Step<'a> {
@@ -314,7 +338,8 @@ fn entry_ended<'a>(gone: &Gone, began: Instant) -> types::Step<'a> {
 /// Whether an entry found in CLOSE got there by a RST that passed through: it was in another state when this host's own
 /// RST, which conntrack does not count to the flow, was sent.
 pub(super) fn reset_passed_through(flow: &Flow) -> bool {
-    flow.reset_by() == Some(ResetBy::GatewayStack) && flow.state != Some(TcpState::Close)
+    let by_end_or_unseen = matches!(flow.reset_by(), Some(ResetBy::GatewayStack | ResetBy::Peer));
+    by_end_or_unseen && flow.state != Some(TcpState::Close)
 }
 
 /// Proof that the packet was not translated back: what the function that made the RST saw, and where it was going.
@@ -385,13 +410,17 @@ fn reset_sent<'a>(reset: &Reset, packet_shown: bool, host: &'a Host, flow: Optio
         hook: event.hook.name(),
         function: event.hook.spec().symbol,
         by: types::ResetBy(reset.by),
-        to: event.packet.map(|packet| packet.src.to_string()),
+        to: event.tuple().map(|tuple| tuple.src.to_string()),
         seq: reset.answer.map(|answer| answer.seq.0),
         ack: reset.answer.and_then(|answer| answer.ack).map(|ack| ack.0),
         effect: reset.effect.name(),
         meaning: words::effect(reset, words::peer(flow, reset)),
         packet: packet_of(event).filter(|_| !packet_shown),
         socket_state: event.socket.map(|socket| socket.state.to_string()),
+        process: event
+            .socket
+            .and_then(|socket| socket.own?.process)
+            .map(|process| types::Process { pid: process.pid, name: process.comm.to_string() }),
         kernel_reason: event.reset_reason.and_then(|value| host.reset_reason(value)),
         doubtful: reset.doubtful,
     }
@@ -429,7 +458,7 @@ fn hook(line: &HookLine) -> types::HookUse<'_> {
     types::HookUse {
         hook: spec.name,
         target: spec.symbol,
-        method: (line.state == HookState::Attached).then_some("kprobe"),
+        method: (line.state == HookState::Attached).then_some(spec.method.name()),
         hits: line.counters.hits(),
         unattached: match &line.state {
             HookState::Attached => None,

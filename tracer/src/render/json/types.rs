@@ -166,9 +166,9 @@ pub(super) struct Flow<'a> {
     /// Whether the handshake was completed.
     pub(super) assured: Option<bool>,
     pub(super) cause: Cause,
-    pub(super) reason: Option<Reason>,
+    pub(super) reason: Option<FlowReason<'a>>,
     pub(super) confidence: Confidence,
-    /// Null where this host sent no RST.
+    /// Null where nobody was seen to send a RST.
     pub(super) reset_by: Option<ResetBy>,
     /// What the RST does to the peer that it was sent to: `kills`, `may-kill`, `challenge-ack`, `dropped`,
     /// `closed` (the connection had been closed before), `unknown`.
@@ -176,6 +176,8 @@ pub(super) struct Flow<'a> {
     pub(super) invalid_packets: u64,
     pub(super) ignored_packets: u64,
     pub(super) resets: u64,
+    /// RSTs of the ends that arrived (`--tap`).
+    pub(super) peer_resets: u64,
     /// RFC 3339, UTC.
     #[schemars(extend("format" = "date-time"))]
     pub(super) first: String,
@@ -195,6 +197,16 @@ pub(super) struct Flow<'a> {
     pub(super) excluded: Vec<Excluded<'a>>,
     /// Names of the mitigations that would cure it, the most thorough first.
     pub(super) mitigations: Vec<&'static str>,
+}
+
+/// What exactly, within a flow's cause.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(untagged)]
+pub(super) enum FlowReason<'a> {
+    /// A word of the vocabulary.
+    Word(Reason),
+    /// With `local-socket`: the kernel's own reason, `enum sk_rst_reason` without its prefix, in kebab-case (6.10 and later).
+    Kernel(std::borrow::Cow<'a, str>),
 }
 
 /// Counts under one cause.
@@ -257,9 +269,25 @@ pub(super) enum Step<'a> {
         #[serde(rename = "out")]
         output: Option<String>,
     },
-    /// The end that the gateway's RST killed answers the next segment with a RST of its own. It lives in another network
-    /// namespace of this host; of an end that lives elsewhere the entry's fate alone tells.
-    PeerResetSent { netns: Option<u32>, answered: Packet },
+    /// One of the ends sends a RST. It lives in another network namespace of this host; of an end that lives elsewhere
+    /// `--tap` tells, or else the entry's fate alone.
+    PeerResetSent {
+        netns: Option<u32>,
+        /// `client` or `server`, where that is known.
+        from: Option<&'static str>,
+        /// The segment that it answers, where it answers one.
+        answered: Option<Packet>,
+    },
+    /// A RST of one of the ends arrived (`--tap`).
+    PeerResetArrived {
+        #[serde(rename = "in")]
+        input: Option<String>,
+        /// `client` or `server`, where that is known.
+        from: Option<&'static str>,
+        /// It answers a SYN: nothing listens there.
+        refuses: bool,
+        packet: Packet,
+    },
     /// The flow's conntrack entry was looked up.
     EntryState(Entry),
     /// The entry is CLOSE: a RST from one end passed through to the other.
@@ -354,6 +382,8 @@ pub(super) struct Reset<'a> {
     pub(super) packet: Option<Packet>,
     /// State of the socket that sent it.
     pub(super) socket_state: Option<String>,
+    /// The process that made the socket send it, where one did.
+    pub(super) process: Option<Process>,
     /// The kernel's own reason (6.10 and later).
     pub(super) kernel_reason: Option<&'a str>,
     /// The segment is signed (TCP-MD5, TCP-AO): the kernel sends the RST only if it finds the key. It is not counted.
