@@ -18,7 +18,10 @@ use crate::event::Event;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::time::Instant;
-use judge::{diagnosis_of, direction, explain, is_own_reset, key_of_entry, of_message, of_reset, opens, wire_tuples};
+use judge::{
+    diagnosis_of, direction, explain, is_own_reset, key_of_entry, of_message, of_reset, opener_first, opens,
+    wire_tuples,
+};
 use tracer_common::Hook;
 
 /// What an event turned out to be.
@@ -230,7 +233,8 @@ impl Engine {
         }
         let diagnosis = of_message(message, &event);
         let verdict = message.verdict(self.era);
-        let direction = direction(&event);
+        // A packet that opens nothing belongs to no connection that it could have a direction in.
+        let direction = direction(&event).filter(|_| message != Message::InvalidNew);
         let window = explain(&event, message, direction, self.era);
         let refusal = Arc::new(Refusal { event, verdict, direction, window });
         let tally = match verdict {
@@ -242,6 +246,7 @@ impl Engine {
             diagnosis,
             confidence: Confidence::Proven,
             refusal: Some(Arc::clone(&refusal)),
+            follows: Vec::new(),
             remark: None,
             reset: None,
             departure: None,
@@ -251,6 +256,7 @@ impl Engine {
             self.pending.insert(id, Arc::clone(&refusal));
             if let Some(flow) = self.flows.get_mut(&id) {
                 flow.last_refusal = Some(Arc::clone(&refusal));
+                flow.remember(&refusal);
             }
         }
         let kind = if flow.is_some() { Kind::Refusal(refusal, diagnosis) } else { Kind::Unwanted };
@@ -326,6 +332,7 @@ impl Engine {
             diagnosis,
             confidence,
             refusal: refusal.cloned(),
+            follows: Vec::new(),
             remark: None,
             reset: Some(Arc::clone(&reset)),
             departure: None,
@@ -428,7 +435,7 @@ impl Engine {
     }
 
     fn flow_of_entry(&mut self, event: &Event, entry: &Entry, story: &Story) -> Option<FlowId> {
-        let key = key_of_entry(event, entry);
+        let key = opener_first(event, key_of_entry(event, entry));
         if let Some(&id) = self.by_key.get(&key) {
             return Some(id);
         }
@@ -447,6 +454,7 @@ impl Engine {
             return Some(id);
         }
         let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
+        let key = opener_first(event, key);
         self.create(key, false, event, story)
     }
 
@@ -476,6 +484,7 @@ impl Engine {
                 causes: Vec::new(),
                 story: story.clone(),
                 last_refusal: None,
+                let_pass: Default::default(),
                 fates: Vec::new(),
                 looked_up: None,
                 peer_reset: None,
