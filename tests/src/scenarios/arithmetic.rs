@@ -51,9 +51,7 @@ pub(super) fn sack_present(context: &Context<'_>) -> Result<()> {
     let acked = traffic.client_end;
     let condemned = traffic.from_server.forge_with(traffic.server_end, acked, flag::ACK, &options, &[b'!'; 500])?;
     connection.tap.send(&condemned)?;
-    let reset = connection.reset_to_server()?;
-    let server_error = Connection::error_of(&mut connection.server)?;
-    let client_error = connection.client_learns()?;
+    let (reset, server_error, client_error) = connection.both_learn()?;
     context.step(format!("a SACK block ends {BEYOND} bytes beyond all that was sent: RST with seq {}", reset.seq));
     let captured = capture.stop()?;
 
@@ -182,9 +180,7 @@ pub(super) fn wrap_around_over(context: &Context<'_>) -> Result<()> {
     let segment = traffic.from_server.forge(seq, traffic.client_end, flag::ACK, &[b'!'; 100])?;
     connection.tap.send(&segment)?;
     context.step(format!("the server is at {}, the segment at {seq}", traffic.server_end));
-    connection.reset_to_server()?;
-    let server_error = Connection::error_of(&mut connection.server)?;
-    let client_error = connection.client_learns()?;
+    let (_, server_error, client_error) = connection.both_learn()?;
     let captured = capture.stop()?;
 
     let mut expect = Expect::new();
@@ -218,9 +214,7 @@ pub(super) fn wrap_around_under(context: &Context<'_>) -> Result<()> {
     context.step(format!("the server is at {}, the segment ends at {end}", traffic.server_end));
     let mut expect = Expect::new();
     if context.refuses_everything() {
-        connection.reset_to_server()?;
-        let server_error = Connection::error_of(&mut connection.server)?;
-        let client_error = connection.client_learns()?;
+        let (_, server_error, client_error) = connection.both_learn()?;
         both_died(&mut expect, server_error, client_error);
     } else {
         connection.is_alive()?;
@@ -326,9 +320,7 @@ fn after_overshot(context: &Context<'_>, beyond: u32) -> Result<()> {
 
     let mut expect = Expect::new();
     if context.refuses_everything() {
-        connection.reset_to_server()?;
-        let server_error = Connection::error_of(&mut connection.server)?;
-        let client_error = connection.client_learns()?;
+        let (_, server_error, client_error) = connection.both_learn()?;
         both_died(&mut expect, server_error, client_error);
     } else {
         connection.client_repeats(traffic)?;

@@ -122,6 +122,13 @@ impl Connection {
         Self::error_of(&mut self.client)
     }
 
+    /// Waits for the gateway's RST, and for what both ends make of it: the server at once, the client with its next segment.
+    pub(super) fn both_learn(&mut self) -> Result<(Segment, io::ErrorKind, io::ErrorKind)> {
+        let reset = self.reset_to_server()?;
+        let server = Self::error_of(&mut self.server)?;
+        Ok((reset, server, self.client_learns()?))
+    }
+
     /// Sends from the client to the server, who reads all of it.
     pub(super) fn client_sends(&mut self, bytes: usize) -> Result<()> {
         pump(&mut self.client, &mut self.server, bytes).context("client to server")

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::connection::{Connection, Traffic};
-use super::window::one_flow;
+use super::window::{both_died, one_flow};
 use crate::expect::Expect;
 use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, SERVER6, server};
@@ -94,16 +94,14 @@ fn bad_flags_to(context: &Context<'_>, address: SocketAddr) -> Result<()> {
     let traffic = connection.traffic()?;
     let flags = flag::SYN | flag::FIN | flag::ACK;
     connection.tap.send(&traffic.from_server.forge(traffic.server_end, traffic.client_end, flags, &[])?)?;
-    let reset = connection.reset_to_server()?;
-    let server_error = Connection::error_of(&mut connection.server)?;
-    let client_error = connection.client_learns()?;
+    let (reset, server_error, client_error) = connection.both_learn()?;
     context.step(format!("SYN, FIN and ACK at once are answered by RST {}: {server_error}", reset.seq));
     let captured = capture.stop()?;
 
     let mut expect = Expect::new();
     expect
         .that(reset.seq == traffic.client_end, || format!("the RST has seq {}, not {}", reset.seq, traffic.client_end));
-    super::window::both_died(&mut expect, server_error, client_error);
+    both_died(&mut expect, server_error, client_error);
     let report = &captured.report;
     one_flow(&mut expect, report, &connection);
     expect.is(report, "/flows/0/cause", "malformed");

@@ -281,9 +281,13 @@ fn told(wan: &Tap, lan: &Tap) -> String {
 /// last ACK. Both are let pass.
 pub(super) fn challenge_ack(context: &Context<'_>) -> Result<()> {
     let (lab, capture) = start(context)?;
-    // The server repeats nothing meanwhile: a FIN behind the SYN would hide it.
+    // Nobody repeats anything meanwhile: a second FIN of the client's would be taken for the server's, one of the server's behind
+    // the SYN would hide it.
+    lab.client.ip("route change default via 10.0.0.1 rto_min 20s")?;
     lab.server.ip("route change 192.0.2.0/24 dev s0 src 192.0.2.2 rto_min 20s")?;
-    lab.server.sysctl("net.ipv4.tcp_early_retrans", "0")?;
+    for end in [&lab.client, &lab.server] {
+        end.sysctl("net.ipv4.tcp_early_retrans", "0")?;
+    }
     let inside = Tap::open(&lab.client, "c0")?;
     let mut connection = Connection::open(&lab, server(443))?;
     let before = connection.traffic()?;
