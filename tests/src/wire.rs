@@ -7,7 +7,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TcpOptionElement, TransportSlice};
 use pnet_datalink::{Channel, Config, DataLinkSender};
 
 use crate::netns::Namespace;
@@ -28,6 +29,13 @@ pub mod flag {
     /// ACK.
     pub const ACK: u8 = 0x10;
 }
+
+/// The protocol number of TCP.
+const TCP: u8 = 6;
+/// Where the data offset is in a TCP header, in its upper four bits.
+const DATA_OFFSET: usize = 12;
+/// Where the checksum is in a TCP header.
+const CHECKSUM: usize = 16;
 
 /// A TCP segment as it was on the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,6 +110,18 @@ impl Segment {
 
     /// A new segment between the same endpoints and stations, with good checksums.
     pub fn forge(&self, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Result<Self> {
+        self.forge_with(seq, ack, flags, &[], payload)
+    }
+
+    /// The same with TCP options.
+    pub fn forge_with(
+        &self,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        options: &[TcpOptionElement],
+        payload: &[u8],
+    ) -> Result<Self> {
         let [mac_dst, mac_src] = [0, 6].map(|at| <[u8; 6]>::try_from(&self.frame[at..at + 6]));
         let link = PacketBuilder::ethernet2(mac_src?, mac_dst?);
         let ip = match (self.src.ip(), self.dst.ip()) {
@@ -125,9 +145,55 @@ impl Segment {
         if flags & flag::RST != 0 {
             tcp = tcp.rst();
         }
+        if !options.is_empty() {
+            tcp = tcp.options(options)?;
+        }
         let mut frame = Vec::with_capacity(tcp.size(payload.len()));
         tcp.write(&mut frame, payload)?;
         Self::parse(&frame).ok_or_else(|| anyhow!("the forged frame is no TCP segment"))
+    }
+
+    /// The same segment from or to other ports: to forge segments of another connection between the same stations.
+    #[must_use]
+    pub fn between(&self, src: SocketAddr, dst: SocketAddr) -> Self {
+        Self { src, dst, ..self.clone() }
+    }
+
+    /// The same segment with a TCP checksum that is wrong.
+    pub fn with_bad_checksum(mut self) -> Result<Self> {
+        let at = self.tcp_offset()? + CHECKSUM;
+        self.frame[at] ^= 0xff;
+        Ok(self)
+    }
+
+    /// The frame with another data offset in its TCP header, in words of four bytes, and the checksum that belongs to it.
+    /// It is no [`Segment`] any more: nothing that reads it finds a whole TCP header.
+    pub fn frame_with_data_offset(&self, words: u8) -> Result<Vec<u8>> {
+        let at = self.tcp_offset()?;
+        let mut frame = self.frame.clone();
+        let tcp = &mut frame[at..];
+        tcp[DATA_OFFSET] = words << 4;
+        tcp[CHECKSUM..CHECKSUM + 2].fill(0);
+        let pseudo = match (self.src.ip(), self.dst.ip()) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                Sum16BitWords::new().add_4bytes(src.octets()).add_4bytes(dst.octets())
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                Sum16BitWords::new().add_16bytes(src.octets()).add_16bytes(dst.octets())
+            }
+            _ => bail!("mixed address families"),
+        };
+        let length = u16::try_from(tcp.len())?.to_be_bytes();
+        let sum = pseudo.add_2bytes([0, TCP]).add_2bytes(length).add_slice(tcp).ones_complement();
+        tcp[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_ne_bytes());
+        Ok(frame)
+    }
+
+    /// Where the TCP header begins in a frame without padding, as every forged one is.
+    fn tcp_offset(&self) -> Result<usize> {
+        let packet = SlicedPacket::from_ethernet(&self.frame)?;
+        let Some(TransportSlice::Tcp(tcp)) = packet.transport else { bail!("the frame is no TCP segment") };
+        Ok(self.frame.len() - tcp.slice().len())
     }
 }
 
@@ -177,10 +243,15 @@ impl Tap {
         Ok(Self { seen, sender: Mutex::new(sender), reader: Some(reader) })
     }
 
-    /// Sends a frame as it is.
+    /// Sends a segment as it is.
     pub fn send(&self, segment: &Segment) -> Result<()> {
+        self.send_frame(&segment.frame)
+    }
+
+    /// Sends a frame as it is.
+    pub fn send_frame(&self, frame: &[u8]) -> Result<()> {
         let mut sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.send_to(&segment.frame, None).context("the tap sends nothing")?.context("sending a frame")
+        sender.send_to(frame, None).context("the tap sends nothing")?.context("sending a frame")
     }
 
     /// Waits until the segments seen so far satisfy `select`, and gives what it selects.
@@ -214,5 +285,37 @@ impl Drop for Tap {
         {
             eprintln!("a tap's reader has panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::{Segment, flag};
+
+    fn segment(v6: bool) -> Segment {
+        let link = PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let ip = if v6 { link.ipv6([7; 16], [9; 16], 64) } else { link.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64) };
+        let mut frame = Vec::new();
+        ip.tcp(443, 40_000, 7, 1_000).ack(9).write(&mut frame, b"odd").unwrap();
+        Segment::parse(&frame).unwrap()
+    }
+
+    #[test]
+    fn the_checksum_is_that_of_the_changed_header() {
+        for v6 in [false, true] {
+            let segment = segment(v6).forge(11, 12, flag::ACK, b"odd").unwrap();
+            assert_eq!(segment.frame_with_data_offset(5).unwrap(), segment.frame, "v6: {v6}");
+            assert_ne!(segment.frame_with_data_offset(6).unwrap(), segment.frame, "v6: {v6}");
+        }
+    }
+
+    #[test]
+    fn only_the_checksum_is_bad() {
+        let good = segment(false);
+        let bad = good.clone().with_bad_checksum().unwrap();
+        assert_eq!(good.frame.iter().zip(&bad.frame).filter(|(a, b)| a != b).count(), 1);
+        assert_eq!(Segment::parse(&bad.frame).map(|parsed| parsed.seq), Some(good.seq));
     }
 }

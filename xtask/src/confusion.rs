@@ -37,8 +37,9 @@ impl Confusion {
 
     fn add_scenario(&mut self, scenario: &Scenario, era: &str, report: &Value) {
         let (expected, least, tolerant) = match scenario.named {
-            Named::Nothing => (NOTHING, 0, false),
+            Named::Refusing(label) if matches!(era, "e1" | "e2") => (label, 1, false),
             Named::NotE1(_) if era == "e1" => (NOTHING, 0, false),
+            Named::Nothing | Named::Refusing(_) => (NOTHING, 0, false),
             Named::Each(label) | Named::IfAny(label) | Named::NotE1(label) => (label, 1, false),
             Named::ByEra { refusing, .. } if matches!(era, "e1" | "e2") => (refusing, 1, false),
             Named::ByEra { lenient, .. } => (lenient, 1, false),

@@ -37,7 +37,13 @@ const RULES: &[Rule] = &[
         because: "only the live source and the preflight check know aya",
         below: &["tracer/src"],
         words: &["aya::", "aya_log::"],
-        except: &["tracer/src/source/live.rs", "tracer/src/source/ring.rs", "tracer/src/kernel/preflight.rs"],
+        except: &[
+            "tracer/src/source/live.rs",
+            "tracer/src/source/gone_maps.rs",
+            "tracer/src/source/ring.rs",
+            "tracer/src/source/tap.rs",
+            "tracer/src/kernel/preflight.rs",
+        ],
     },
     Rule {
         because: "formats are known to the renderers and to the recording alone",

@@ -32,6 +32,8 @@ pub(super) struct Traffic {
     pub(super) client_end: u32,
     /// Highest acknowledgement plus window of the client's: the server's `td_maxend`.
     pub(super) server_maxend: u32,
+    /// The largest window that the client has announced: its `td_maxwin`.
+    pub(super) client_maxwin: u32,
 }
 
 impl Connection {
@@ -42,9 +44,18 @@ impl Connection {
 
     /// The same for a client that knows the server by another address.
     pub(super) fn open_through(lab: &Lab, service: SocketAddr, server: SocketAddr) -> Result<Self> {
+        Self::open_by(lab, server, || TcpStream::connect(service))
+    }
+
+    /// The same for a client that connects in a way of its own.
+    pub(super) fn open_by(
+        lab: &Lab,
+        server: SocketAddr,
+        connect: impl FnOnce() -> io::Result<TcpStream> + Send,
+    ) -> Result<Self> {
         let tap = Tap::open(&lab.server, "s0")?;
         let listener = lab.server.enter(|| TcpListener::bind(server))?.context("listening")?;
-        let mut client = lab.client.enter(|| TcpStream::connect(service))?.context("connecting")?;
+        let mut client = lab.client.enter(connect)?.context("connecting")?;
         let (mut accepted, _) = listener.accept().context("accepting")?;
         for stream in [&client, &accepted] {
             stream.set_nodelay(true)?;
@@ -88,6 +99,15 @@ impl Connection {
         })
     }
 
+    /// Waits until the client says again what it has acknowledged: its answer to a segment that it has no use for.
+    pub(super) fn client_repeats(&self, traffic: &Traffic) -> Result<()> {
+        let repeated = |segments: &[Segment]| {
+            let of_client = segments.iter().filter(|seen| seen.dst == self.server_address && seen.flags == flag::ACK);
+            (of_client.filter(|seen| seen.len == 0 && seen.ack == traffic.server_end).count() >= 2).then_some(())
+        };
+        self.tap.wait("the client's repeated ACK", repeated)
+    }
+
     /// The error that an end sees when it reads.
     pub(super) fn error_of(stream: &mut TcpStream) -> Result<io::ErrorKind> {
         match stream.read(&mut [0; 1]) {
@@ -102,14 +122,21 @@ impl Connection {
         Self::error_of(&mut self.client)
     }
 
+    /// Waits for the gateway's RST, and for what both ends make of it: the server at once, the client with its next segment.
+    pub(super) fn both_learn(&mut self) -> Result<(Segment, io::ErrorKind, io::ErrorKind)> {
+        let reset = self.reset_to_server()?;
+        let server = Self::error_of(&mut self.server)?;
+        Ok((reset, server, self.client_learns()?))
+    }
+
     /// Sends from the client to the server, who reads all of it.
     pub(super) fn client_sends(&mut self, bytes: usize) -> Result<()> {
-        let (client, server) = (&mut self.client, &mut self.server);
-        thread::scope(|scope| {
-            let reader = scope.spawn(|| server.read_exact(&mut vec![0; bytes]));
-            client.write_all(&vec![b'y'; bytes]).context("the client's write")?;
-            reader.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked)).context("the server's read")
-        })
+        pump(&mut self.client, &mut self.server, bytes).context("client to server")
+    }
+
+    /// Sends from the server to the client, who reads all of it.
+    pub(super) fn server_sends(&mut self, bytes: usize) -> Result<()> {
+        pump(&mut self.server, &mut self.client, bytes).context("server to client")
     }
 
     /// Sends something both ways.
@@ -117,6 +144,15 @@ impl Connection {
         talk(&mut self.client, &mut self.server, 300).context("client to server")?;
         talk(&mut self.server, &mut self.client, 300).context("server to client")
     }
+}
+
+/// More than fits into the buffers on the way.
+fn pump(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> Result<()> {
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| to.read_exact(&mut vec![0; bytes]));
+        from.write_all(&vec![b'y'; bytes]).context("writing")?;
+        reader.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked)).context("reading")
+    })
 }
 
 fn talk(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> Result<()> {
@@ -145,5 +181,6 @@ fn summarise(segments: &[Segment], server: SocketAddr) -> Option<Traffic> {
         server_end,
         client_end,
         server_maxend,
+        client_maxwin: of_client().map(window).max()?,
     })
 }

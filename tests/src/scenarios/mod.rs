@@ -3,14 +3,17 @@
 //! A scenario builds its network, starts whyrst, makes something happen on the wire, and compares three things with what
 //! they should be: the report, the errors that both ends of the connection saw, and the packets on the wire.
 
+mod arithmetic;
 mod bad_input;
 mod connection;
 mod download;
 mod kernel_types;
 mod late_retransmission;
 mod local;
+mod malformed;
 mod no_entry;
 mod rules;
+mod state;
 mod table;
 mod tap;
 mod window;
@@ -23,7 +26,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
-use self::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing};
+use self::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing, Refusing};
 use crate::protocol::Message;
 
 /// What a scenario is run with.
@@ -82,6 +85,8 @@ pub enum Named {
     },
     /// None on 5.10 (E1), one on later kernels.
     NotE1(&'static str),
+    /// One on kernels that refuse it, none on later ones, which can be told to let it pass.
+    Refusing(&'static str),
     /// So many or more, all the same; what was accepted besides does not count.
     AtLeast(usize, &'static str),
 }
@@ -151,6 +156,124 @@ pub const ALL: &[Scenario] = &[
         window::overshot,
         ByEra { refusing: "out-of-window/seq-over by gateway-stack", lenient: "out-of-window/overshot accepted" },
     ),
+    scenario(
+        "overshot-then-data",
+        "an overshot segment was let pass; then the client speaks",
+        arithmetic::overshot_then_data,
+        ByEra {
+            refusing: "out-of-window/seq-over by gateway-stack",
+            lenient: "out-of-window/ack-over by gateway-stack",
+        },
+    ),
+    scenario(
+        "overshot-then-dropped",
+        "the same where a rule drops what conntrack refuses: the connection hangs",
+        arithmetic::overshot_then_dropped,
+        ByEra { refusing: "out-of-window/seq-over by nobody", lenient: "out-of-window/ack-over by nobody" },
+    ),
+    scenario(
+        "overshot-harmless",
+        "the same, one byte less far ahead",
+        arithmetic::overshot_harmless,
+        ByEra { refusing: "out-of-window/seq-over by gateway-stack", lenient: "out-of-window/overshot accepted" },
+    ),
+    scenario(
+        "sack-present",
+        "SACK blocks: one saves a segment with an old acknowledgement, one condemns a segment",
+        arithmetic::sack_present,
+        Each("out-of-window/ack-over by gateway-stack"),
+    ),
+    scenario(
+        "window-scaling",
+        "segments at the limits of a window with the largest scale",
+        arithmetic::window_scaling,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "wrap-around-over",
+        "a segment beyond a window that reaches over the wrap-around",
+        arithmetic::wrap_around_over,
+        Each("out-of-window/seq-over by gateway-stack"),
+    ),
+    scenario(
+        "wrap-around-under",
+        "a late segment from before the wrap-around",
+        arithmetic::wrap_around_under,
+        ByEra { refusing: "out-of-window/seq-under by gateway-stack", lenient: "out-of-window/seq-under accepted" },
+    ),
+    scenario(
+        "mid-stream",
+        "an entry that was picked up in mid-stream takes whatever comes",
+        arithmetic::mid_stream,
+        Nothing,
+    ),
+    scenario(
+        "invalid-rst",
+        "a dead server's RST is refused for being old: the client waits for ever",
+        state::invalid_rst,
+        Each("invalid-state/invalid-rst by nobody"),
+    ),
+    scenario(
+        "invalid-rst-let-pass",
+        "the same with tcp_ignore_invalid_rst=1: the client itself takes no notice",
+        state::invalid_rst_let_pass,
+        Refusing("invalid-state/invalid-rst by nobody"),
+    ),
+    scenario(
+        "syn-in-established",
+        "a SYN from the client inside an established connection is let pass",
+        state::syn_in_established,
+        Each("invalid-state/invalid-state accepted"),
+    ),
+    scenario(
+        "syn-from-server",
+        "a SYN from the server inside an established connection is refused",
+        state::syn_from_server,
+        Each("invalid-state/invalid-state by gateway-stack"),
+    ),
+    scenario(
+        "syn-ack-no-entry",
+        "a SYN-ACK whose SYN took another way",
+        state::syn_ack_no_entry,
+        Each("invalid-state/invalid-new by gateway-stack"),
+    ),
+    scenario(
+        "challenge-ack",
+        "a challenge ACK is not taken for the last ACK of a connection",
+        state::challenge_ack,
+        Each("invalid-state/invalid-state accepted"),
+    ),
+    scenario(
+        "bad-checksum",
+        "a segment with a bad checksum is refused: no RST",
+        malformed::bad_checksum,
+        Each("malformed/bad-checksum by nobody"),
+    ),
+    scenario(
+        "bad-checksum-unchecked",
+        "the same with nf_conntrack_checksum=0: the client throws it away",
+        malformed::bad_checksum_unchecked,
+        Nothing,
+    ),
+    scenario(
+        "bad-flags",
+        "SYN, FIN and ACK in one segment",
+        malformed::bad_flags,
+        Each("malformed/bad-flags by gateway-stack"),
+    ),
+    scenario(
+        "ipv6-bad-flags",
+        "the same through IPv6 masquerade",
+        malformed::ipv6_bad_flags,
+        Each("malformed/bad-flags by gateway-stack"),
+    ),
+    scenario(
+        "bad-flags-reset",
+        "FIN, RST and ACK in one segment: nothing answers a RST",
+        malformed::bad_flags_reset,
+        Each("malformed/bad-flags by nobody"),
+    ),
+    scenario("truncated", "data offsets that cannot be", malformed::truncated, Each("malformed/truncated by nobody")),
     scenario(
         "port-forward",
         "a segment far beyond the window, from a server behind DNAT and masquerade",

@@ -214,7 +214,7 @@ pub(super) fn new_refused(context: &Context<'_>) -> Result<()> {
 }
 
 /// Waits until the gateway has no entry any more. Listing the entries lets the kernel notice which have expired.
-fn gone(lab: &Lab) -> Result<()> {
+pub(super) fn gone(lab: &Lab) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         let entries = lab.gateway.run(&["conntrack", "-L", "-p", "tcp"])?;

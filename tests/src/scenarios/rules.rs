@@ -21,7 +21,7 @@ pub(super) fn far_ahead(connection: &Connection) -> Result<Segment> {
 }
 
 /// An INPUT chain with one rule.
-fn input_rule(lab: &Lab, rule: &str) -> Result<()> {
+pub(super) fn input_rule(lab: &Lab, rule: &str) -> Result<()> {
     lab.gateway.run(&["nft", "add table inet filter"])?;
     lab.gateway.run(&["nft", "add chain inet filter input { type filter hook input priority 0; }"])?;
     lab.gateway.run(&["nft", &format!("add rule inet filter input {rule}")]).map(drop)

@@ -13,10 +13,10 @@ use crate::command;
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, SERVER6, server};
 use crate::whyrst::{Capture, Captured};
-use crate::wire::{Segment, flag};
+use crate::wire::flag;
 
 /// How far beyond everything the over-the-window segments are: more than any window.
-const FAR: u32 = 20_000_000;
+pub(super) const FAR: u32 = 20_000_000;
 
 pub(super) fn seq_over(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
@@ -201,17 +201,13 @@ pub(super) fn overshot(context: &Context<'_>) -> Result<()> {
     let segment = traffic.from_server.forge(seq, traffic.client_end, flag::ACK | flag::PSH, &[b'!'; 100])?;
     connection.tap.send(&segment)?;
     context.step(format!("the server's side sends seq {seq}, 100 bytes beyond the window"));
-    let repeated = |segments: &[Segment]| {
-        let of_client = segments.iter().filter(|seen| seen.dst == segment.src && seen.len == 0 && seen.has(flag::ACK));
-        (of_client.filter(|seen| seen.ack == traffic.server_end).count() >= 2).then_some(())
-    };
     let mut expect = Expect::new();
     if context.refuses_everything() {
         connection.reset_to_server()?;
         let error = Connection::error_of(&mut connection.server)?;
         expect.that(error == ErrorKind::ConnectionReset, || format!("the server saw {error}"));
     } else {
-        connection.tap.wait("the client's repeated ACK", repeated)?;
+        connection.client_repeats(&traffic)?;
     }
     let captured = capture.stop()?;
 
@@ -315,7 +311,7 @@ pub(super) fn reject_module_later(context: &Context<'_>) -> Result<()> {
 }
 
 /// One flow is named, and it is this connection.
-fn one_flow(expect: &mut Expect, report: &Value, connection: &Connection) {
+pub(super) fn one_flow(expect: &mut Expect, report: &Value, connection: &Connection) {
     let flows = report["flows"].as_array().map_or(0, Vec::len);
     expect.that(flows == 1, || format!("{flows} flows are named"));
     expect.is(report, "/flows/0/client", connection.client_address.to_string());
@@ -329,7 +325,7 @@ fn one_flow(expect: &mut Expect, report: &Value, connection: &Connection) {
 }
 
 /// One packet refused, one RST sent by the gateway's own stack, and the connection is dead.
-fn one_reset(expect: &mut Expect, captured: &Captured, connection: &Connection) {
+pub(super) fn one_reset(expect: &mut Expect, captured: &Captured, connection: &Connection) {
     let report = &captured.report;
     one_flow(expect, report, connection);
     expect.is(report, "/flows/0/confidence", "proven");
@@ -346,13 +342,13 @@ fn one_reset(expect: &mut Expect, captured: &Captured, connection: &Connection) 
     expect.is(report, "/flows/0/chain/2/step", "reset-sent");
 }
 
-fn out_of_window(expect: &mut Expect, report: &Value, reason: &str, failed: &str) {
+pub(super) fn out_of_window(expect: &mut Expect, report: &Value, reason: &str, failed: &str) {
     expect.is(report, "/flows/0/cause", "out-of-window");
     expect.is(report, "/flows/0/reason", reason);
     expect.is(report, "/flows/0/window/failed", failed);
 }
 
-fn both_died(expect: &mut Expect, server: ErrorKind, client: ErrorKind) {
+pub(super) fn both_died(expect: &mut Expect, server: ErrorKind, client: ErrorKind) {
     expect.that(server == ErrorKind::ConnectionReset, || format!("the server saw {server}"));
     expect.that(client == ErrorKind::ConnectionReset, || format!("the client saw {client}"));
 }

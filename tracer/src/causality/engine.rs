@@ -14,14 +14,14 @@ use super::pending::Pending;
 use crate::capture::{LookUp, LookedUp, Outcome};
 use crate::cause::{Confidence, Diagnosis, ResetBy};
 use crate::conntrack::entry::CtInfo;
-use crate::conntrack::{End, Entry, Nfct, Seq, Tuple, Verdict};
+use crate::conntrack::{End, Entry, Message, Nfct, Seq, Tuple, Verdict};
 use crate::event::Event;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::time::Instant;
 use judge::{
-    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, numbers, of_message, of_reset, opens,
-    own_socket, wire_tuples,
+    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, numbers, of_message, of_reset,
+    opener_first, opens, own_socket, wire_tuples,
 };
 use tracer_common::Hook;
 
@@ -251,7 +251,8 @@ impl Engine {
         }
         let diagnosis = of_message(message, &event);
         let verdict = message.verdict(self.era);
-        let direction = direction(&event);
+        // A packet that opens nothing belongs to no connection that it could have a direction in.
+        let direction = direction(&event).filter(|_| message != Message::InvalidNew);
         let window = explain(&event, message, direction, self.era);
         let refusal = Arc::new(Refusal { event, verdict, direction, window });
         let tally = match verdict {
@@ -263,6 +264,7 @@ impl Engine {
             diagnosis,
             confidence: Confidence::Proven,
             refusal: Some(Arc::clone(&refusal)),
+            follows: Vec::new(),
             remark: None,
             reset: None,
             departure: None,
@@ -274,6 +276,7 @@ impl Engine {
             if let Some(flow) = self.flows.get_mut(&id) {
                 flow.last_refusal = Some(Arc::clone(&refusal));
                 arrival::take_back(flow, story);
+                flow.remember(&refusal);
             }
         }
         let kind = if flow.is_some() { Kind::Refusal(refusal, diagnosis) } else { Kind::Unwanted };
@@ -351,6 +354,7 @@ impl Engine {
             diagnosis,
             confidence,
             refusal: refusal.cloned(),
+            follows: Vec::new(),
             remark: None,
             reset: Some(Arc::clone(&reset)),
             departure: None,
@@ -455,7 +459,7 @@ impl Engine {
     }
 
     fn flow_of_entry(&mut self, event: &Event, entry: &Entry, story: &Story) -> Option<FlowId> {
-        let key = key_of_entry(event, entry);
+        let key = opener_first(event, key_of_entry(event, entry));
         if let Some(&id) = self.by_key.get(&key) {
             return Some(id);
         }
@@ -473,10 +477,8 @@ impl Engine {
         if let Some(&id) = self.by_tuple.get(&(event.netns, tuple)) {
             return Some(id);
         }
-        // A RST that refuses a connection goes to the side that wanted it.
-        let refuses = event.packet.is_some_and(|packet| packet.refuses());
-        let original = if refuses { tuple.reversed() } else { tuple };
-        let key = FlowKey { netns: event.netns, zone: 0, original, reply: original.reversed() };
+        let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
+        let key = opener_first(event, key);
         self.create(key, false, event, story)
     }
 
@@ -506,6 +508,7 @@ impl Engine {
                 causes: Vec::new(),
                 story: story.clone(),
                 last_refusal: None,
+                let_pass: Default::default(),
                 fates: Vec::new(),
                 looked_up: None,
                 peer_reset: None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::effect::Effect;
 use crate::capture::Outcome;
 use crate::cause::{Confidence, Diagnosis, ResetBy};
-use crate::conntrack::window::Explanation;
+use crate::conntrack::window::{Explanation, Failure};
 use crate::conntrack::{Direction, Entry, Gone, Nfct, TcpState, Tuple, Verdict};
 use crate::event::{Event, Interface, Words};
 use crate::packet::{Packet, ResetSegment};
@@ -170,6 +170,8 @@ pub struct Story {
     pub confidence: Confidence,
     /// What conntrack said of the packet.
     pub refusal: Option<Arc<Refusal>>,
+    /// Packets that were let pass before, and that the refusal follows from; oldest first.
+    pub follows: Vec<Arc<Refusal>>,
     /// Remarks of conntrack on the same packet.
     pub remark: Option<Words>,
     /// The RST that answered it.
@@ -231,6 +233,17 @@ pub struct Fate {
     pub outcome: Outcome,
 }
 
+/// What one end of a flow has sent that was let pass in spite of the window check.
+///
+/// From 6.1 on such a packet is forwarded, but the entry does not account for it as for others.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LetPass {
+    /// The last overshot: its end became this end's `td_end`, although the other end has no use for it.
+    overshot: Option<Arc<Refusal>>,
+    /// The one that reaches furthest beyond this end's `td_end`: payload that was not recorded.
+    unrecorded: Option<Arc<Refusal>>,
+}
+
 /// Most fates that are kept of a flow.
 const FATES: usize = 16;
 
@@ -257,6 +270,8 @@ pub struct Flow {
     pub story: Story,
     /// The last packet that was refused.
     pub last_refusal: Option<Arc<Refusal>>,
+    /// What was let pass of each end, by the direction's index.
+    pub let_pass: [LetPass; 2],
     /// What became of the entry, each change once.
     pub fates: Vec<Fate>,
     /// When the last look-up was answered.
@@ -335,6 +350,42 @@ impl Flow {
         }
     }
 
+    /// Remembers a packet that was let pass, where the entry does not account for it as for others.
+    pub(super) fn remember(&mut self, refusal: &Arc<Refusal>) {
+        let (Verdict::Ignored, Some(window), Some(packet)) = (refusal.verdict, refusal.window, refusal.event.packet)
+        else {
+            return;
+        };
+        let side = &mut self.let_pass[window.direction.index()];
+        if window.failure == Failure::Overshot {
+            side.overshot = Some(Arc::clone(refusal));
+            return;
+        }
+        let known = side.unrecorded.as_ref().and_then(|known| known.event.packet).map(|known| known.end());
+        if packet.end().after(known.unwrap_or(window.sender.td_end)) {
+            side.unrecorded = Some(Arc::clone(refusal));
+        }
+    }
+
+    /// The packets that a refusal follows from: it acknowledges what was let pass without being recorded, and that was not
+    /// recorded because an overshot had moved `td_end` so far that all acknowledgements had become too old.
+    pub(super) fn follows(&self, refusal: &Refusal) -> Vec<Arc<Refusal>> {
+        let Some(window) = refusal.window.filter(|window| window.failure == Failure::AckOver) else {
+            return Vec::new();
+        };
+        let Some(unrecorded) = &self.let_pass[window.direction.other().index()].unrecorded else { return Vec::new() };
+        let reaches = unrecorded.event.packet.is_some_and(|packet| !packet.end().before(window.value));
+        if !reaches || unrecorded.event.at > refusal.event.at {
+            return Vec::new();
+        }
+        let moved = |overshot: &&Arc<Refusal>| {
+            let end = overshot.event.packet.map(|packet| packet.end());
+            unrecorded.window.is_some_and(|old| old.failure == Failure::AckUnder && Some(old.receiver.td_end) == end)
+        };
+        let overshot = self.let_pass[window.direction.index()].overshot.as_ref().filter(moved);
+        overshot.into_iter().chain([unrecorded]).cloned().collect()
+    }
+
     /// Takes a diagnosis that follows from what became known after the flow's last event.
     pub fn settle(&mut self, diagnosis: Diagnosis) {
         for (known, _) in &mut self.causes {
@@ -348,7 +399,8 @@ impl Flow {
     /// Takes a story that goes further than the one it has.
     pub(super) fn tell(&mut self, story: Story) {
         if story.strength() > self.story.strength() {
-            self.story = story;
+            let follows = story.refusal.as_ref().map(|refusal| self.follows(refusal)).unwrap_or_default();
+            self.story = Story { follows, ..story };
         }
     }
 

@@ -80,7 +80,9 @@ pub fn mitigations_for(flow: &Flow, era: Era, namespace: Option<&Netns>) -> Vec<
     if window && lenient_later && matches!(era, Era::E1 | Era::E2) {
         ids.push(MitigationId::UpgradeKernel);
     }
-    if by_stack && refused {
+    // Where the refusal follows from data that went unrecorded, whatever the sender says from now on acknowledges that data and
+    // is refused: to drop all of it leaves the connection hanging.
+    if by_stack && refused && flow.story.follows.is_empty() {
         ids.push(MitigationId::DropInvalidInput);
     }
     if window {

@@ -10,7 +10,7 @@ use textwrap::Options;
 
 use super::json::{nat_skipped, reset_passed_through};
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
-use super::words::{counted, effect, ended, kernel_reason, peer, story, window};
+use super::words::{counted, effect, ended, kernel_reason, peer, story, unaccounted, unanswered, window};
 use crate::capture::{HookState, Outcome};
 use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset, Strength};
 use crate::cause::{Cause, Confidence, ResetBy};
@@ -152,6 +152,11 @@ impl Text<'_> {
                 let refused = counted(packets(|flow| flow.tally().invalid), "packet", "packets");
                 let of = counted(count, "connection", "connections");
                 writeln!(self.to, "{STRONG}conntrack refused {refused} of {of} ({cause}); no RST answered.{STRONG:#}")?;
+                // Where it is known what became of the packet, the flow says so.
+                let told = |flow: &&Flow| flow.story.refusal.as_ref().is_some_and(|it| unanswered(flow, it).is_some());
+                if flows.iter().all(told) {
+                    return Ok(());
+                }
                 self.paragraph("A rule dropped what was refused, or it went on untranslated.")
             }
             Strength::Undecided => {
@@ -214,8 +219,23 @@ impl Text<'_> {
             self.row("", "", " ", &tally_words(flow))?;
         }
         let began = flow.story.began().unwrap_or(flow.first);
+        for before in &flow.story.follows {
+            self.refusal(before, flow)?;
+            if let Some(consequence) = unaccounted(before) {
+                self.row("", "", " ", &consequence)?;
+            }
+        }
         if let Some(refusal) = &flow.story.refusal {
             self.refusal(refusal, flow)?;
+            if let Some(remark) = flow.story.remark {
+                self.row("", "", " ", &format!("and \"{remark}\""))?;
+            }
+            if !flow.story.follows.is_empty() {
+                self.row("", "", " ", "conntrack let these bytes pass above, without recording them")?;
+            }
+            if let Some(text) = unanswered(flow, refusal).filter(|_| flow.story.reset.is_none()) {
+                self.row("", "", " ", &text)?;
+            }
         }
         if let Some(reset) = &flow.story.reset {
             self.reset(reset, flow, began)?;
@@ -247,9 +267,6 @@ impl Text<'_> {
         )?;
         if let Some(explained) = &refusal.window {
             self.row("", "", " ", &window(explained))?;
-        }
-        if let Some(remark) = flow.story.remark {
-            self.row("", "", " ", &format!("and \"{remark}\""))?;
         }
         if refusal.verdict == Verdict::Invalid && refusal.direction == Some(Direction::Original) {
             let source = flow.key.client();

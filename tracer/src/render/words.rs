@@ -2,15 +2,16 @@
 
 use crate::capture::Host;
 use crate::causality::effect::Effect;
-use crate::causality::flow::{Flow, PeerSeen, Reset};
+use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset};
 use crate::cause::{Cause, Reason};
 use std::time::Duration;
 
 use tracer_common::Hook;
 
 use crate::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
-use crate::conntrack::{Direction, End, EndedBy, Gone, Nfct};
+use crate::conntrack::{Direction, End, EndedBy, Gone, Message, Nfct, Verdict};
 use crate::event::OwnSocket;
+use crate::packet::Flags;
 use crate::time::Instant;
 
 /// Which end of a connection sends packets of a direction.
@@ -63,6 +64,45 @@ pub(super) fn window(window: &Explanation) -> String {
     }
 }
 
+/// What follows from a packet that was let pass in spite of the window check.
+pub(super) fn unaccounted(refusal: &Refusal) -> Option<String> {
+    let window = refusal.window?;
+    let end = refusal.event.packet?.end();
+    let (sender, receiver) = match window.direction {
+        Direction::Original => ("client", "server"),
+        Direction::Reply => ("server", "client"),
+    };
+    Some(if window.failure == Failure::Overshot {
+        format!("{sender}.td_end is {end} from now on, although the {receiver} has no use for the segment")
+    } else {
+        format!(
+            "the {receiver} gets it, but conntrack does not record it: {sender}.td_end stays {}",
+            window.sender.td_end
+        )
+    })
+}
+
+/// Why nobody answers a packet of the server's that was refused, where that is known without asking the rules: being addressed
+/// to the gateway, it comes to the gateway's own stack.
+pub(super) fn unanswered(flow: &Flow, refusal: &Refusal) -> Option<String> {
+    let words = refusal.event.words?;
+    let to_gateway = refusal.direction == Some(Direction::Reply) && flow.key.nat().is_some();
+    if refusal.verdict != Verdict::Invalid || !to_gateway {
+        return None;
+    }
+    match words.message {
+        Message::BadChecksum | Message::Truncated => Some(
+            "the gateway's own stack throws such a packet away without an answer: to the connection it is lost"
+                .to_owned(),
+        ),
+        _ if refusal.event.packet?.flags.has(Flags::RST) => Some(format!(
+            "a RST is never answered, and this one does not reach {}: the client is not told and goes on waiting",
+            flow.key.client()
+        )),
+        _ => None,
+    }
+}
+
 /// What a RST does to the peer, with the numbers behind it.
 pub(super) fn effect(reset: &Reset, peer: &str) -> String {
     match reset.effect {
@@ -73,12 +113,15 @@ pub(super) fn effect(reset: &Reset, peer: &str) -> String {
         Effect::Kills => format!("exactly what the {peer} expects next: the connection is dead"),
         Effect::MayKill => {
             format!(
-                "between what the {peer} has acknowledged and what was sent to it: it ends the connection if all of that arrived"
+                "between what the {peer} has acknowledged and what may have been sent to it: it ends the connection if all of that arrived"
             )
         }
         Effect::Closed => "the connection had been closed before: there is nothing left to end".to_owned(),
         Effect::Challenged => {
             format!("not what the {peer} expects next: answered with a challenge ACK, the connection goes on")
+        }
+        Effect::Dropped if reset.answer.is_some_and(|answer| answer.ack.is_some()) => {
+            format!("nothing to a {peer} that is in the middle of this connection: it goes on")
         }
         Effect::Dropped => format!("below what the {peer} has acknowledged: dropped, the connection goes on"),
         Effect::Unknown => format!("nothing is known of the {peer}'s state"),

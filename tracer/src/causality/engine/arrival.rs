@@ -36,6 +36,7 @@ impl Engine {
             reset: None,
             departure: None,
             peer: Some(peer),
+            follows: Vec::new(),
         };
         let tally = Tally { forwarded: 1, ..Tally::default() };
         let flow = self.account(&event, diagnosis, tally, story);

@@ -5,7 +5,7 @@ use tracer_common::Hook;
 use super::super::flow::{FlowKey, Refusal};
 use crate::cause::{Cause, Confidence, Diagnosis};
 use crate::conntrack::entry::CtInfo;
-use crate::conntrack::{Direction, End, Entry, Message, Nfct, Tuple, window};
+use crate::conntrack::{Direction, End, Entry, Message, Nfct, TcpState, Tuple, window};
 use crate::event::{Event, NfHook, OwnSocket};
 use crate::kernel::era::Era;
 use crate::packet::{Flags, Packet, ResetSegment};
@@ -54,6 +54,15 @@ pub(super) fn of_message(message: Message, event: &Event) -> Diagnosis {
 
 pub(super) const fn key_of_entry(event: &Event, entry: &Entry) -> FlowKey {
     FlowKey { netns: event.netns, zone: entry.zone, original: entry.original, reply: entry.reply }
+}
+
+/// The key of a flow that is known by a packet without an entry alone: whoever answers a SYN has not
+/// opened the connection.
+pub(super) fn opener_first(event: &Event, key: FlowKey) -> FlowKey {
+    let accepts = |packet: Packet| packet.flags.has(Flags::SYN) && packet.flags.has(Flags::ACK);
+    let answers = event.packet.is_some_and(|packet| accepts(packet) || packet.refuses());
+    let unknown = event.gone.is_none() && event.entry.is_none_or(|entry| entry.state == TcpState::None);
+    if answers && unknown { FlowKey { original: key.reply, reply: key.original, ..key } } else { key }
 }
 
 /// The packet's direction: from `ctinfo`, or by comparing it with the entry's tuples.

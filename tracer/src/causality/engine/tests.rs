@@ -244,6 +244,93 @@ fn a_rst_that_is_not_exact_does_not_kill() {
     assert!(!flow.was_reset());
 }
 
+/// Data that conntrack does not know of may have reached the server all the same, as much as its window had room for: then the
+/// server's acknowledgement of it is exactly what the server expects.
+#[test]
+fn a_rst_for_what_the_window_has_room_for_may_kill() {
+    let text = "ACK is over the upper bound (ACKed data not seen yet)";
+    let mut engine = engine(Era::E1);
+    let near = CLIENT_END + 400;
+    let refused = Build::from_server(Hook::CtInvalid, SKB, 1_000, SERVER_END, near);
+    engine.event(refused.entry(REPLY, SERVER_END, CLIENT_END).words("%s", text, 0).event());
+    engine.event(Build::from_server(Hook::ResetV4, SKB, 2_000, SERVER_END, near).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.reset.as_ref().unwrap().effect, Effect::MayKill);
+    assert!(flow.was_reset());
+}
+
+/// The overshot's end becomes the server's `td_end`; the client's next data acknowledges too little for that, and is let pass
+/// without being recorded; the server's acknowledgement of it is refused.
+#[rstest]
+#[case::the_overshot_moved_td_end(66_001, &[SERVER_END + 66_001, CLIENT_END + 1_000])]
+#[case::something_else_had(66_777, &[CLIENT_END + 1_000])]
+fn a_refusal_follows_from_what_was_let_pass(#[case] overshot: u32, #[case] ends: &[u32]) {
+    const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 2], 34_567);
+    const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 443);
+    const ORIGINAL: u64 = 0;
+    let mut engine = engine(Era::E4);
+    let moved = SERVER_END + 66_001;
+    let seq = SERVER_END + overshot - 1_000;
+    let over = Build::from_server(Hook::CtInvalid, SKB, 1_000, seq, CLIENT_END).entry(REPLY, SERVER_END, CLIENT_END);
+    engine.event(over.words("%u bytes more than expected", "", 1_000 + seq - SERVER_END - 32_121 + 1).event());
+    let data = Build::from_server(Hook::CtInvalid, SKB + 0x100, 2_000, CLIENT_END, SERVER_END).between(CLIENT, SERVER);
+    let old = "ignored ACK under lower bound %u (possible overly delayed)";
+    engine.event(data.entry(ORIGINAL, moved, CLIENT_END).words(old, "", SERVER_END).event());
+    let answer = |hook| Build::from_server(hook, SKB + 0x200, 3_000, SERVER_END, CLIENT_END + 1_000);
+    let unseen = "ACK is over upper bound %u (ACKed data not seen yet)";
+    let refused = answer(Hook::CtInvalid).entry(REPLY, moved, CLIENT_END).words(unseen, "", CLIENT_END + 1);
+    engine.event(refused.event());
+    engine.event(answer(Hook::ResetV4).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::AckOver));
+    let follows = flow.story.follows.iter().map(|refusal| refusal.event.packet.unwrap().end().0);
+    assert_eq!(follows.collect::<Vec<_>>(), ends);
+}
+
+/// The RST that answers a SYN has sequence number 0. To a server in the middle of a connection that is nothing; where the entry's
+/// connection is over, the server opens a new one, and that fails.
+#[rstest]
+#[case::established(ESTABLISHED, Effect::Dropped)]
+#[case::closed(CLOSE, Effect::Kills)]
+fn a_refused_syn_of_the_server(#[case] state: u8, #[case] effect: Effect) {
+    const SYN: u8 = 0x02;
+    let mut engine = engine(Era::E1);
+    let syn = |hook| Build::from_server(hook, SKB, 1_000, SERVER_END + 100_000, 0).flags(SYN);
+    let mut refused = syn(Hook::CtInvalid).entry(REPLY, SERVER_END, CLIENT_END);
+    refused.record.ct.state = state;
+    engine.event(refused.words("invalid state", "", 0).event());
+    engine.event(syn(Hook::ResetV4).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.story.diagnosis, diagnosis(Cause::InvalidState, Reason::InvalidState));
+    assert_eq!(flow.story.reset.as_ref().unwrap().effect, effect);
+}
+
+/// Its SYN took another way: nothing is known of the connection but that its server is who sends the SYN-ACK.
+#[rstest]
+#[case::said_so(true)]
+#[case::silent(false)]
+fn whoever_sends_a_syn_ack_is_the_server(#[case] said_so: bool) {
+    const SYN_ACK: u8 = 0x12;
+    let mut engine = engine(Era::E4);
+    let syn_ack = |hook| Build::from_server(hook, SKB, 1_000, 5, 6).flags(SYN_ACK);
+    if said_so {
+        // The entry that tcp_new was to fill: its tuples are the packet's own.
+        let mut refused = syn_ack(Hook::CtMalformed).entry(NEW, 0, 0);
+        let ct = &mut refused.record.ct;
+        let server = ct.tuples[1];
+        ct.tuples[0] = server;
+        (ct.tuples[1].src, ct.tuples[1].dst) = (server.dst, server.src);
+        (ct.tuples[1].sport, ct.tuples[1].dport) = (server.dport, server.sport);
+        ct.state = 0;
+        engine.event(refused.words("%s", "invalid new", 0).event());
+    }
+    engine.event(syn_ack(Hook::ResetV4).event());
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.key.client().to_string(), "192.0.2.1:34567");
+    assert_eq!(flow.key.server().to_string(), "192.0.2.2:443");
+    assert_eq!(flow.story.refusal.and_then(|refusal| refusal.direction), None);
+}
+
 /// A copy from before the client's last request acknowledges too little: the RST is dropped.
 #[test]
 fn a_rst_below_the_window_does_not_kill() {

@@ -256,6 +256,9 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
     if let Some(gone) = story.gone() {
         steps.push(step(gone.at, entry_ended(gone, began)));
     }
+    for refusal in &story.follows {
+        steps.push(step(refusal.event.at, types::Step::ConntrackIgnored(Box::new(conntrack(refusal, None)))));
+    }
     if let Some(refusal) = &story.refusal {
         let shape = Box::new(conntrack(refusal, story.remark.map(|remark| remark.to_string())));
         steps.push(step(
