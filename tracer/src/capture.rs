@@ -7,6 +7,7 @@ use tracer_common::counter;
 
 use crate::conntrack::{Status, TcpState, Tuple};
 use crate::kernel::era::Era;
+use crate::ruleset::Rules;
 use crate::time::{ClockOffset, Instant};
 
 /// The host a capture was taken on, fixed when the capture starts.
@@ -212,6 +213,8 @@ pub enum Item {
     Netns(Netns),
     /// The answer to a look-up.
     LookedUp(LookedUp),
+    /// The rules of a namespace that can answer with a RST: the first time soon after one did, and when the capture ends.
+    Rules(Rules),
     /// The capture ended here, in good order.
     Ended(Instant),
 }

@@ -17,6 +17,7 @@ pub mod packet;
 pub mod pages;
 pub mod render;
 pub mod report;
+pub mod ruleset;
 pub mod session;
 pub mod source;
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::causality::flow::{Flow, Strength, Tally};
 use crate::cause::{Cause, Diagnosis};
 use crate::diagnosis::{self, Exclusion, Finding, Mitigation, MitigationId};
 use crate::filter::Filter;
+use crate::ruleset::{Looks, Suspects};
 use crate::source::recording::Damage;
 use crate::time::Instant;
 
@@ -60,6 +61,8 @@ pub struct FlowReport {
     pub flow: Flow,
     /// The namespace's name, where it has one.
     pub netns_name: Option<String>,
+    /// The rules that can have rejected it, where a rule did and the ruleset was looked at.
+    pub suspects: Option<Suspects>,
     /// Competing causes, and why they are excluded.
     pub excluded: Vec<Exclusion>,
     /// What would cure it.
@@ -115,6 +118,8 @@ pub struct Ingredients {
     pub counters: Option<Counters>,
     /// The last facts about every namespace.
     pub namespaces: BTreeMap<u32, Netns>,
+    /// What was seen of rulesets that reject, per namespace.
+    pub rulesets: BTreeMap<u32, Looks>,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// The engine's flows.
@@ -128,8 +133,8 @@ pub struct Ingredients {
 impl Report {
     /// Puts a report together.
     pub fn new(ingredients: Ingredients) -> Self {
-        let Ingredients { host, origin, ended, hooks, counters, namespaces, undecodable, flows, totals, filter } =
-            ingredients;
+        let Ingredients { host, origin, ended, hooks, counters, namespaces, .. } = ingredients;
+        let Ingredients { rulesets, undecodable, flows, totals, filter, .. } = ingredients;
         let hooks = hook_lines(&hooks, counters.as_ref());
         let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
         // Endpoints on the same host mind their own business, unless the user asks for their namespace.
@@ -157,10 +162,12 @@ impl Report {
             .into_iter()
             .map(|flow| {
                 let facts = namespace(&flow);
+                let suspects = suspects(&flow, &rulesets);
                 FlowReport {
                     netns_name: facts.and_then(|facts| facts.name.clone()),
                     excluded: diagnosis::exclusions(&flow, &hooks, facts),
-                    mitigations: diagnosis::mitigations_for(&flow, host.era, facts),
+                    mitigations: diagnosis::mitigations_for(&flow, host.era, facts, suspects.as_ref()),
+                    suspects,
                     flow,
                 }
             })
@@ -199,6 +206,12 @@ impl Report {
 
 const fn events_of(tally: Tally) -> u64 {
     tally.invalid + tally.ignored + tally.undecided + tally.resets
+}
+
+/// The rules that can have rejected a flow.
+fn suspects(flow: &Flow, rulesets: &BTreeMap<u32, Looks>) -> Option<Suspects> {
+    let reset = flow.story.reset.as_ref().filter(|_| flow.story.diagnosis.cause == Cause::RejectRule)?;
+    Some(rulesets.get(&reset.event.netns?)?.suspects(&reset.event))
 }
 
 fn hook_lines(statuses: &[HookStatus], counters: Option<&Counters>) -> Vec<HookLine> {

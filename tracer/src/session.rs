@@ -1,6 +1,7 @@
 //! What live and recorded captures share: items in, observations on the way, a report at the end.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 
 use crate::capture::{Counters, HookStatus, Host, Item, Netns};
@@ -10,6 +11,7 @@ use crate::causality::flow::{Flow, FlowId};
 use crate::decode::decode;
 use crate::filter::Filter;
 use crate::report::{Ingredients, Origin, Report};
+use crate::ruleset::Looks;
 use crate::source::recording::Reader;
 use crate::time::Instant;
 
@@ -35,6 +37,7 @@ pub struct Session {
     hooks: Vec<HookStatus>,
     counters: Option<Counters>,
     namespaces: BTreeMap<u32, Netns>,
+    rulesets: BTreeMap<u32, Looks>,
     undecodable: u64,
     last: Instant,
     resets: u64,
@@ -51,6 +54,7 @@ impl Session {
             hooks: Vec::new(),
             counters: None,
             namespaces: BTreeMap::new(),
+            rulesets: BTreeMap::new(),
             undecodable: 0,
             resets: 0,
         }
@@ -88,6 +92,13 @@ impl Session {
             }
             Item::Netns(netns) => {
                 self.namespaces.insert(netns.inode, netns.clone());
+            }
+            Item::Rules(rules) => {
+                self.last = self.last.max(rules.at);
+                match self.rulesets.entry(rules.netns) {
+                    Entry::Vacant(place) => drop(place.insert(Looks::new(rules.clone()))),
+                    Entry::Occupied(mut looks) => looks.get_mut().again(rules.clone()),
+                }
             }
             Item::LookedUp(answer) => {
                 self.last = self.last.max(answer.at);
@@ -133,6 +144,7 @@ impl Session {
             hooks: self.hooks,
             counters: self.counters,
             namespaces: self.namespaces,
+            rulesets: self.rulesets,
             undecodable: self.undecodable,
             flows,
             totals,

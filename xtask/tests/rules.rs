@@ -43,7 +43,12 @@ const RULES: &[Rule] = &[
         because: "formats are known to the renderers and to the recording alone",
         below: &["tracer/src"],
         words: &["Serialize", "serde_json"],
-        except: &["tracer/src/render/json/mod.rs", "tracer/src/render/json/types.rs", "tracer/src/source/format.rs"],
+        except: &[
+            "tracer/src/render/json/mod.rs",
+            "tracer/src/render/json/types.rs",
+            "tracer/src/source/format.rs",
+            "tracer/src/source/format/rules.rs",
+        ],
     },
     Rule {
         because: "unsafe code is in tracer-ebpf alone",

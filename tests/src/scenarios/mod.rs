@@ -9,6 +9,7 @@ mod download;
 mod kernel_types;
 mod late_retransmission;
 mod no_entry;
+mod reject_rule;
 mod rules;
 mod table;
 mod window;
@@ -255,6 +256,18 @@ pub const ALL: &[Scenario] = &[
         "invalid-rejected",
         "a rule rejects what conntrack refuses: the rule sent the RST",
         rules::invalid_rejected,
+        Each("reject-rule by gateway-reject-rule"),
+    ),
+    scenario(
+        "reject-two-rules",
+        "rules that reject, and which of them it was",
+        reject_rule::two_rules,
+        AtLeast(2, "reject-rule by gateway-reject-rule"),
+    ),
+    scenario(
+        "reject-iptables-rule",
+        "a REJECT rule of iptables, and its number",
+        reject_rule::iptables,
         Each("reject-rule by gateway-reject-rule"),
     ),
     // Behind the scenario that waits for the REJECT modules: this one loads them.

@@ -5,49 +5,39 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator, parse_u32_be,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Tuple as NlTuple,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 
+use super::nfnetlink::{Message, Nfnetlink, attributes, number};
 use crate::capture::Outcome;
 use crate::conntrack::{Status, TcpState, Tuple};
 
 /// `CTA_ZONE`.
 const CTA_ZONE: u16 = 18;
-/// Bytes of a netlink header.
-const NETLINK_HEADER: usize = 16;
 /// Subsystem `NFNL_SUBSYS_CTNETLINK`, message `IPCTNL_MSG_CT_GET_STATS_CPU`.
 const STATISTICS: u16 = 1 << 8 | 4;
 /// `ENOENT`.
 const NOT_FOUND: i32 = 2;
 
-/// A ctnetlink socket; it belongs to the network namespace that the thread was in when it was opened.
+/// Asks conntrack of the network namespace that the calling thread was in when it was opened.
 pub struct Ctnetlink {
-    socket: Socket,
+    socket: Nfnetlink,
 }
 
 impl Ctnetlink {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.connect(&NetlinkAddr::new(0, 0))?;
-        // The kernel answers inside send(); nothing is ever waited for.
-        socket.set_non_blocking(true)?;
-        Ok(Self { socket })
+        Ok(Self { socket: Nfnetlink::open()? })
     }
 
     /// Asks for the entry that has this tuple in either direction.
     pub fn look_up(&self, tuple: Tuple, zone: u16) -> Outcome {
-        match self.exchange(&request(tuple, zone)) {
+        match self.socket.exchange(&request(tuple, zone)) {
             Ok(answer) => interpret(&answer),
             Err(error) => Outcome::Failed { because: format!("ctnetlink: {error}") },
         }
@@ -55,21 +45,12 @@ impl Ctnetlink {
 
     /// Packets that conntrack refused in this namespace since it was made (`CTA_STATS_INVALID`, summed over the CPUs).
     pub fn invalid(&self) -> io::Result<u64> {
-        self.socket.send(&statistics_request(), 0)?;
         let mut sum = 0;
-        loop {
-            let (answer, _) = self.socket.recv_from_full()?;
-            match add_invalid(&answer, &mut sum)? {
-                Dump::Continues => {}
-                Dump::Done => return Ok(sum),
-            }
-        }
-    }
-
-    fn exchange(&self, request: &[u8]) -> io::Result<Vec<u8>> {
-        self.socket.send(request, 0)?;
-        let (answer, _) = self.socket.recv_from_full()?;
-        Ok(answer)
+        self.socket.dump(STATISTICS, None, |message| {
+            sum += invalid(message)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(sum)
     }
 }
 
@@ -96,49 +77,15 @@ fn request(tuple: Tuple, zone: u16) -> Vec<u8> {
     bytes
 }
 
-/// `IPCTNL_MSG_CT_GET_STATS_CPU`, for all CPUs.
-fn statistics_request() -> Vec<u8> {
-    const NFGENMSG: usize = 4;
-    let mut bytes = vec![0; NETLINK_HEADER + NFGENMSG];
-    let mut packet = NetlinkBuffer::new(&mut bytes);
-    packet.set_length((NETLINK_HEADER + NFGENMSG) as u32);
-    packet.set_message_type(STATISTICS);
-    packet.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
-    bytes
-}
-
-/// Whether a dump goes on.
-#[derive(Debug, PartialEq, Eq)]
-enum Dump {
-    Continues,
-    Done,
-}
-
-/// Adds up what a datagram of a dump says of refused packets.
-fn add_invalid(mut datagram: &[u8], sum: &mut u64) -> io::Result<Dump> {
+/// What one CPU's counters say of refused packets.
+fn invalid(message: Message<'_>) -> io::Result<u64> {
     /// `CTA_STATS_INVALID`, big-endian.
     const CTA_STATS_INVALID: u16 = 4;
-    let odd = |error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-    while !datagram.is_empty() {
-        let packet = NetlinkBuffer::new_checked(datagram).map_err(odd)?;
-        match packet.message_type() {
-            NLMSG_DONE => return Ok(Dump::Done),
-            STATISTICS => {
-                // Behind the header comes a nfgenmsg, then the attributes.
-                for attribute in NlasIterator::new(packet.payload().get(4..).unwrap_or_default()) {
-                    let attribute = attribute.map_err(odd)?;
-                    if attribute.kind() == CTA_STATS_INVALID {
-                        *sum += u64::from(parse_u32_be(attribute.value()).map_err(odd)?);
-                    }
-                }
-            }
-            NLMSG_ERROR => return Err(io::Error::other("ctnetlink keeps no statistics")),
-            other => return Err(io::Error::other(format!("ctnetlink answered {other}"))),
-        }
-        let length = (packet.length() as usize).next_multiple_of(4);
-        datagram = datagram.get(length..).unwrap_or_default();
+    if message.kind != STATISTICS {
+        return Err(io::Error::other(format!("ctnetlink answered {}", message.kind)));
     }
-    Ok(Dump::Continues)
+    let counted = attributes(message.attributes).filter(|(kind, _)| *kind == CTA_STATS_INVALID);
+    Ok(counted.filter_map(|(_, value)| number(value)).map(u64::from).sum())
 }
 
 fn interpret(answer: &[u8]) -> Outcome {
@@ -215,9 +162,8 @@ fn endpoints(parts: &[NlTuple]) -> Option<Tuple> {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
-
-    use super::{Dump, STATISTICS, add_invalid, interpret, request, statistics_request};
+    use super::super::nfnetlink::tests::attribute;
+    use super::{Message, STATISTICS, interpret, invalid, request};
     use crate::capture::Outcome;
     use crate::conntrack::{Status, TcpState, Tuple};
 
@@ -237,53 +183,33 @@ mod tests {
     }
 
     #[test]
-    fn adds_up_the_counters_of_all_cpus() {
-        fn message(kind: u16, body: &[u8]) -> Vec<u8> {
-            let len = u32::try_from(16 + body.len()).unwrap();
-            [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &[2, 0], &[0; 8], body].concat()
-        }
-        let cpu = |invalid: u8| {
-            let found = [8, 0, 2, 0, 0, 0, 0, 99];
-            let refused = [8, 0, 4, 0, 0, 0, 1, invalid];
-            message(STATISTICS, &[&[0; 4][..], &found, &refused].concat())
-        };
-        let mut sum = 0;
-        assert_eq!(add_invalid(&[cpu(1), cpu(2)].concat(), &mut sum).unwrap(), Dump::Continues);
-        assert_eq!(add_invalid(&message(NLMSG_DONE, &[0; 4]), &mut sum).unwrap(), Dump::Done);
-        assert_eq!(sum, 256 + 1 + 256 + 2);
-        assert!(add_invalid(&message(NLMSG_ERROR, &[0; 20]), &mut sum).is_err());
-        assert!(add_invalid(&cpu(1)[..30], &mut sum).is_err());
-        assert_eq!(statistics_request()[..8], [20, 0, 0, 0, 4, 1, 1, 3]);
+    fn reads_the_counters_of_a_cpu() {
+        let found = attribute(2, &[0, 0, 0, 99]);
+        let refused = attribute(4, &[0, 0, 1, 2]);
+        let attributes = [found, refused].concat();
+        let message = |kind| Message { kind, family: 0, attributes: &attributes };
+        assert_eq!(invalid(message(STATISTICS)).unwrap(), 256 + 2);
+        assert!(invalid(message(1 << 8)).is_err());
     }
 
     /// An answer as 6.1 gives it, cut down to what is read.
     #[test]
     fn reads_an_entry() {
-        fn attribute(kind: u16, nested: bool, value: &[u8]) -> Vec<u8> {
-            let len = u16::try_from(value.len() + 4).unwrap();
-            let kind = if nested { kind | 0x8000 } else { kind };
-            let mut bytes = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-            bytes
-        }
-        fn endpoints(src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16) -> Vec<u8> {
-            let ip = [attribute(1, false, &src), attribute(2, false, &dst)].concat();
-            let proto = [
-                attribute(1, false, &[6]),
-                attribute(2, false, &sport.to_be_bytes()),
-                attribute(3, false, &dport.to_be_bytes()),
-            ]
-            .concat();
-            [attribute(1, true, &ip), attribute(2, true, &proto)].concat()
-        }
-        let tcp = attribute(1, true, &attribute(1, false, &[8]));
+        let nested = |kind: u16, value: &[u8]| attribute(kind | 0x8000, value);
+        let endpoints = |src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16| {
+            let ip = [attribute(1, &src), attribute(2, &dst)].concat();
+            let proto =
+                [attribute(1, &[6]), attribute(2, &sport.to_be_bytes()), attribute(3, &dport.to_be_bytes())].concat();
+            [nested(1, &ip), nested(2, &proto)].concat()
+        };
+        let tcp = nested(1, &attribute(1, &[8]));
         let body = [
             vec![2, 0, 0, 0],
-            attribute(1, true, &endpoints([10, 0, 0, 2], [192, 0, 2, 2], 34567, 443)),
-            attribute(2, true, &endpoints([192, 0, 2, 2], [192, 0, 2, 1], 443, 40000)),
-            attribute(3, false, &0x1eu32.to_be_bytes()),
-            attribute(4, true, &tcp),
-            attribute(7, false, &9u32.to_be_bytes()),
+            nested(1, &endpoints([10, 0, 0, 2], [192, 0, 2, 2], 34567, 443)),
+            nested(2, &endpoints([192, 0, 2, 2], [192, 0, 2, 1], 443, 40000)),
+            attribute(3, &0x1eu32.to_be_bytes()),
+            nested(4, &tcp),
+            attribute(7, &9u32.to_be_bytes()),
         ]
         .concat();
         let len = u32::try_from(body.len() + 16).unwrap();

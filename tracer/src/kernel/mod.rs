@@ -5,5 +5,7 @@ pub mod ctnetlink;
 pub mod era;
 pub mod layout;
 pub mod netns;
+mod nfnetlink;
+mod nftables;
 pub mod preflight;
 pub mod symbols;

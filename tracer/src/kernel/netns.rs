@@ -11,8 +11,10 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::ctnetlink::Ctnetlink;
+use super::nftables;
 use crate::capture::{Item, LookUp, LookedUp, Netns, Outcome};
 use crate::causality::engine::Request;
+use crate::ruleset::Rules;
 use crate::time::Instant;
 
 /// Where `ip netns` keeps the names.
@@ -100,19 +102,24 @@ impl Asker {
 fn ask(request: Request, home: &File, home_inode: u32) -> Item {
     let wanted = match request {
         Request::LookUp(look_up) => look_up.netns,
-        Request::Netns(netns) => netns,
+        Request::Netns(netns) | Request::Rules(netns) => netns,
     };
     let door = find(wanted);
     let name = door.as_ref().and_then(|door| door.name.clone());
     let answer = inside(door.as_ref(), wanted == home_inode, home, || match request {
         Request::LookUp(look_up) => Item::LookedUp(LookedUp { look_up, at: now(), outcome: look_up_here(look_up) }),
         Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
+        Request::Rules(inode) => Item::Rules(rules_here(inode)),
     });
     answer.unwrap_or_else(|error| {
         let because = format!("network namespace {wanted}: {error}");
         match request {
             Request::LookUp(look_up) => {
                 Item::LookedUp(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } })
+            }
+            Request::Rules(netns) => {
+                let (began, at) = (now(), now());
+                Item::Rules(Rules { netns, began, at, generation: None, rules: Vec::new(), problems: vec![because] })
             }
             Request::Netns(inode) => {
                 tracing::debug!("{because}");
@@ -148,6 +155,24 @@ fn look_up_here(look_up: LookUp) -> Outcome {
         Ok(ctnetlink) => ctnetlink.look_up(look_up.tuple, look_up.zone),
         Err(error) => Outcome::Failed { because: format!("ctnetlink: {error}") },
     }
+}
+
+/// Reads the rules that can answer with a RST, of the namespace that the calling thread is in.
+fn rules_here(netns: u32) -> Rules {
+    let began = now();
+    let mut rules = Rules { netns, began, at: began, generation: None, rules: Vec::new(), problems: Vec::new() };
+    if nftables::is_there() {
+        match nftables::read() {
+            Ok(read) => {
+                rules.generation = read.generation;
+                rules.rules = read.rules;
+                rules.problems = read.problems;
+            }
+            Err(error) => rules.problems.push(format!("the nftables ruleset could not be read: {error}")),
+        }
+    }
+    rules.at = now();
+    rules
 }
 
 /// Reads the facts of the namespace that the calling thread is in: /proc/sys/net shows each thread its own.

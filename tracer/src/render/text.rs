@@ -10,7 +10,7 @@ use textwrap::Options;
 
 use super::json::{nat_skipped, reset_passed_through};
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
-use super::words::{counted, effect, ended, peer, story, window};
+use super::words::{counted, effect, ended, peer, story, suspects, window};
 use crate::capture::{HookState, Outcome};
 use crate::causality::flow::{Flow, Refusal, Reset, Strength};
 use crate::cause::{Cause, Confidence, ResetBy};
@@ -213,6 +213,9 @@ impl Text<'_> {
         }
         if let Some(reset) = &flow.story.reset {
             self.reset(reset, flow, began)?;
+        }
+        if let Some(found) = &report.suspects {
+            self.row("", "", " ", &suspects(found))?;
         }
         for Later { at, who, symbol, text } in self.aftermath(flow, began) {
             self.row(&self.after(began, at), who, symbol, &text)?;

@@ -5,6 +5,8 @@ use crate::causality::flow::{Flow, Reset};
 use crate::cause::{Cause, Reason};
 use std::time::Duration;
 
+use crate::ruleset::Suspects;
+
 use crate::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
 use crate::conntrack::{Direction, End, EndedBy, Gone};
 use crate::time::Instant;
@@ -87,6 +89,28 @@ pub(super) fn peer(flow: Option<&Flow>, reset: &Reset) -> &'static str {
         (Some(flow), Some(packet)) if packet.src == flow.key.client() => "client",
         _ => "peer",
     }
+}
+
+/// Which rule rejected: the only one that can have, or those that can, or that none was found.
+pub(super) fn suspects(suspects: &Suspects) -> String {
+    let rules = |number: usize| counted(number as u64, "rule", "rules");
+    let of = suspects.of;
+    let mut text = match (suspects.rules.as_slice(), suspects.count) {
+        ([], _) if of == 0 => "no rule that answers with a RST was found".to_owned(),
+        ([], _) => format!("none of {} that can answer with a RST fits this packet", rules(of)),
+        ([rule], 1) => format!("REJECT rule {rule} (inferred: the only one of {} that can): {}", rules(of), rule.text),
+        (listed, count) => {
+            let names: Vec<String> = listed.iter().map(|rule| format!("{rule} ({})", rule.text)).collect();
+            let more = count - listed.len();
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            format!("one of {count} REJECT rules (inferred, of {}): {}{more}", rules(of), names.join("; "))
+        }
+    };
+    for problem in &suspects.problems {
+        text.push_str("; there may be others: ");
+        text.push_str(problem);
+    }
+    text
 }
 
 /// How the entry ended that a packet came too late for.

@@ -19,12 +19,16 @@ use serde::{Deserialize, Serialize};
 use tracer_common::Hook;
 use tracer_common::counter;
 
+use self::rules::RulesDto;
 use crate::capture::{
     Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull,
 };
 use crate::conntrack::{Status, TcpState, Tuple};
 use crate::kernel::era::Era;
+use crate::ruleset::Rules;
 use crate::time::{ClockOffset, Instant};
+
+mod rules;
 
 /// How a recording starts. The line ends and the 0x1a show a transfer that mangled it, as in PNG.
 pub const MAGIC: &[u8; 12] = b"whyrst\r\n\x1a\n\0\0";
@@ -54,6 +58,8 @@ pub mod kind {
     pub const LOOKED_UP: u8 = 6;
     /// The capture ended in good order.
     pub const ENDED: u8 = 7;
+    /// The rules of a namespace that can answer with a RST.
+    pub const RULES: u8 = 8;
 }
 
 /// Everything but a record, as JSON.
@@ -71,6 +77,7 @@ pub(super) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
         Item::Counters(counters) => (kind::COUNTERS, serde_json::to_vec(&CountersDto::from(counters))?),
         Item::Netns(netns) => (kind::NETNS, serde_json::to_vec(&NetnsDto::from(netns))?),
         Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(answer))?),
+        Item::Rules(rules) => (kind::RULES, serde_json::to_vec(&RulesDto::from(rules))?),
         Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&EndedDto { at_ns: at.0 })?),
     })
 }
@@ -88,6 +95,7 @@ pub(super) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Fram
         kind::COUNTERS => Some(Frame::Item(Item::Counters(serde_json::from_slice::<CountersDto>(payload)?.into()))),
         kind::NETNS => Some(Frame::Item(Item::Netns(serde_json::from_slice::<NetnsDto>(payload)?.into()))),
         kind::LOOKED_UP => Some(Frame::Item(Item::LookedUp(serde_json::from_slice::<LookedUpDto>(payload)?.into()))),
+        kind::RULES => Some(Frame::Item(Item::Rules(Rules::from(serde_json::from_slice::<RulesDto>(payload)?)))),
         kind::ENDED => Some(Frame::Item(Item::Ended(Instant(serde_json::from_slice::<EndedDto>(payload)?.at_ns)))),
         _ => None,
     })

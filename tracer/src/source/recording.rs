@@ -357,6 +357,7 @@ mod tests {
     use crate::conntrack::{Status, TcpState, Tuple};
     use crate::decode::trimmed;
     use crate::kernel::era::Era;
+    use crate::ruleset::{Backend, Family, Hooks, Key, Rule, Rules, Test};
     use crate::testing::{Build, GATEWAY, REPLY};
     use crate::time::{ClockOffset, Instant};
 
@@ -407,6 +408,7 @@ mod tests {
                 invalid: Some(3),
                 sysctls: vec![("nf_conntrack_tcp_be_liberal".to_owned(), 0)],
             }),
+            Item::Rules(rules()),
             Item::LookedUp(LookedUp { look_up, at: Instant(9), outcome: found }),
             Item::LookedUp(LookedUp { look_up, at: Instant(10), outcome: Outcome::Gone }),
             Item::LookedUp(LookedUp {
@@ -426,6 +428,43 @@ mod tests {
             }),
             Item::Ended(Instant(14)),
         ]
+    }
+
+    fn rules() -> Rules {
+        let keys = [
+            Key::InputName,
+            Key::OutputName,
+            Key::Transport,
+            Key::Family,
+            Key::EtherType,
+            Key::State,
+            Key::NetworkHeader { offset: 12 },
+            Key::TransportHeader { offset: 2 },
+            Key::Unknown,
+        ];
+        let test = |key| Test { mask: vec![255, 0], inside: false, ..Test::is(key, vec![1, 2]) };
+        let rule = Rule {
+            backend: Backend::IptablesNft,
+            family: Family::Ip,
+            table: "filter".to_owned(),
+            chain: "FORWARD".to_owned(),
+            handle: Some(7),
+            number: Some(2),
+            place: 1,
+            hooks: Hooks(4),
+            tests: keys.map(test).into(),
+            complete: true,
+            packets: Some(u64::MAX),
+            text: "tcp dport 443 REJECT --reject-with tcp-reset".to_owned(),
+        };
+        Rules {
+            netns: GATEWAY,
+            began: Instant(8),
+            at: Instant(9),
+            generation: Some(3),
+            rules: vec![rule],
+            problems: vec!["the ruleset changed while it was read".to_owned()],
+        }
     }
 
     fn recording() -> Vec<u8> {
