@@ -5,6 +5,7 @@ pub mod attach;
 pub mod capture;
 pub mod causality;
 pub mod cause;
+pub mod census;
 pub mod cli;
 pub mod conntrack;
 pub mod decode;

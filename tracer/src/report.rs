@@ -8,6 +8,7 @@ use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Netns,
 use crate::causality::engine::Totals;
 use crate::causality::flow::{Flow, Strength, Tally};
 use crate::cause::{Cause, Diagnosis};
+use crate::census::Census;
 use crate::diagnosis::{self, Exclusion, Finding, Mitigation, MitigationId};
 use crate::filter::Filter;
 use crate::ruleset::{Looks, Suspects};
@@ -120,6 +121,8 @@ pub struct Ingredients {
     pub namespaces: BTreeMap<u32, Netns>,
     /// What was seen of rulesets that reject, per namespace.
     pub rulesets: BTreeMap<u32, Looks>,
+    /// Who held the entries of tables that were full, per namespace.
+    pub censuses: BTreeMap<u32, Census>,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// The engine's flows.
@@ -134,7 +137,7 @@ impl Report {
     /// Puts a report together.
     pub fn new(ingredients: Ingredients) -> Self {
         let Ingredients { host, origin, ended, hooks, counters, namespaces, .. } = ingredients;
-        let Ingredients { rulesets, undecodable, flows, totals, filter, .. } = ingredients;
+        let Ingredients { rulesets, censuses, undecodable, flows, totals, filter, .. } = ingredients;
         let hooks = hook_lines(&hooks, counters.as_ref());
         let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
         // Endpoints on the same host mind their own business, unless the user asks for their namespace.
@@ -153,7 +156,7 @@ impl Report {
         let (wanted, hidden): (Vec<Flow>, Vec<Flow>) =
             flows.into_iter().partition(|flow| filter.matches_cause(flow.story.diagnosis.cause));
         let table_full: Vec<TableFull> = counters.as_ref().map_or_else(Vec::new, |counters| {
-            let wanted = |full: &&TableFull| filter.netns.is_empty() || filter.netns.contains(&full.netns);
+            let wanted = |full: &&TableFull| filter.matches_netns(full.netns);
             counters.table_full.iter().filter(wanted).copied().collect()
         });
         let mut summary = summarise(&wanted, &totals, &filter);
@@ -194,7 +197,7 @@ impl Report {
             findings: Vec::new(),
             mitigations,
         };
-        report.findings = diagnosis::findings(&report, &namespaces, &totals, &of_endpoints);
+        report.findings = diagnosis::findings(&report, &namespaces, &censuses, &totals, &of_endpoints);
         report
     }
 

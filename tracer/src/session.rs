@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 
-use crate::capture::{Counters, HookStatus, Host, Item, Netns};
+use crate::capture::{Counters, HookStatus, Host, Item, Netns, TableFull};
 use crate::causality::Limits;
 use crate::causality::engine::{Engine, Observed, Request};
 use crate::causality::flow::{Flow, FlowId};
+use crate::census::Census;
 use crate::decode::decode;
 use crate::filter::Filter;
 use crate::report::{Ingredients, Origin, Report};
 use crate::ruleset::Looks;
 use crate::source::recording::Reader;
 use crate::time::Instant;
+
+/// Most full tables whose entries are counted.
+const CENSUSES: usize = 4;
 
 /// Works off a recording. `each` sees every item, and what the session made of it.
 pub fn replay<E: From<io::Error>>(
@@ -38,6 +42,7 @@ pub struct Session {
     counters: Option<Counters>,
     namespaces: BTreeMap<u32, Netns>,
     rulesets: BTreeMap<u32, Looks>,
+    censuses: BTreeMap<u32, Census>,
     undecodable: u64,
     last: Instant,
     resets: u64,
@@ -55,6 +60,7 @@ impl Session {
             counters: None,
             namespaces: BTreeMap::new(),
             rulesets: BTreeMap::new(),
+            censuses: BTreeMap::new(),
             undecodable: 0,
             resets: 0,
         }
@@ -100,6 +106,10 @@ impl Session {
                     Entry::Occupied(mut looks) => looks.get_mut().again(rules.clone()),
                 }
             }
+            Item::Census(census) => {
+                self.last = self.last.max(census.at);
+                self.censuses.insert(census.netns, census.clone());
+            }
             Item::LookedUp(answer) => {
                 self.last = self.last.max(answer.at);
                 self.engine.looked_up(answer.clone());
@@ -121,7 +131,12 @@ impl Session {
 
     /// What it wants to know before the capture ends.
     pub fn last_requests(&mut self) -> Vec<Request> {
-        self.engine.last_requests()
+        let mut requests = self.engine.last_requests();
+        let full = self.counters.iter().flat_map(|counters| &counters.table_full);
+        let mut full: Vec<&TableFull> = full.filter(|full| self.filter.matches_netns(full.netns)).collect();
+        full.sort_by_key(|full| std::cmp::Reverse(full.dropped + full.made_room));
+        requests.extend(full.into_iter().take(CENSUSES).map(|full| Request::Census(full.netns)));
+        requests
     }
 
     /// The flow with this number.
@@ -145,6 +160,7 @@ impl Session {
             counters: self.counters,
             namespaces: self.namespaces,
             rulesets: self.rulesets,
+            censuses: self.censuses,
             undecodable: self.undecodable,
             flows,
             totals,

@@ -4,6 +4,7 @@ mod judge;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Limits;
 use super::effect::{self, Effect};
@@ -56,6 +57,19 @@ pub enum Request {
     Netns(u32),
     /// The rules of this namespace that can answer with a RST.
     Rules(u32),
+    /// Who holds the entries of this namespace's table. It takes a while: never while packets are captured.
+    Census(u32),
+}
+
+impl Request {
+    /// How long the kernel may take to answer, beyond the moment that everything takes.
+    pub const fn patience(self) -> Duration {
+        match self {
+            Self::LookUp(_) | Self::Netns(_) => Duration::ZERO,
+            Self::Rules(_) => Duration::from_secs(2),
+            Self::Census(_) => Duration::from_secs(5),
+        }
+    }
 }
 
 /// Counts over everything that passed the filter, flows that were forgotten included.

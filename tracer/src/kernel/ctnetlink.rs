@@ -1,11 +1,13 @@
 //! Look-ups of single conntrack entries, and conntrack's counters, over ctnetlink (`net/netfilter/nf_conntrack_netlink.c`).
 //!
-//! Only `IPCTNL_MSG_CT_GET` of one tuple, and the counters of each CPU: a dump of a table with a million entries is no way to treat a gateway in
-//! trouble.
+//! While packets are captured only `IPCTNL_MSG_CT_GET` of one tuple, and the counters of each CPU: a dump of a table with
+//! a million entries is no way to treat a gateway in trouble. When a capture has ended, the entries of a table that was
+//! full are counted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
 use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{
@@ -13,14 +15,21 @@ use netlink_packet_netfilter::conntrack::{
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
-use super::nfnetlink::{Message, Nfnetlink, attributes, number};
+use super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, number};
 use crate::capture::Outcome;
+use crate::census::{Counting, Service};
 use crate::conntrack::{Status, TcpState, Tuple};
 
 /// `CTA_ZONE`.
 const CTA_ZONE: u16 = 18;
 /// Subsystem `NFNL_SUBSYS_CTNETLINK`, message `IPCTNL_MSG_CT_GET_STATS_CPU`.
 const STATISTICS: u16 = 1 << 8 | 4;
+/// Subsystem `NFNL_SUBSYS_CTNETLINK`, message `IPCTNL_MSG_CT_GET`.
+const ENTRIES: u16 = 1 << 8 | 1;
+/// Likewise, `IPCTNL_MSG_CT_NEW`: an entry of a dump.
+const NEW: u16 = 1 << 8;
+/// Most entries of a table that are counted.
+const MOST_COUNTED: u64 = 4_000_000;
 /// `ENOENT`.
 const NOT_FOUND: i32 = 2;
 
@@ -52,6 +61,58 @@ impl Ctnetlink {
         })?;
         Ok(sum)
     }
+}
+
+/// Who holds the entries of the calling thread's namespace: all of them, or as many as can be read in this time.
+///
+/// A dump of the table. It is streamed, but makes the kernel walk all of it.
+pub fn count(patience: Duration) -> io::Result<(Counting, Option<String>)> {
+    let deadline = Instant::now() + patience;
+    let mut counting = Counting::default();
+    let end = Nfnetlink::open()?.dump(ENTRIES, Some(deadline), |message| {
+        if message.kind == NEW {
+            let (source, service) = whose(message.attributes);
+            counting.add(source, service);
+        }
+        Ok(if counting.entries() < MOST_COUNTED { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    let cut = || format!("the table was not read to its end, but for {} s at most", patience.as_secs());
+    let problem = (end == End::Cut).then(cut);
+    Ok((counting, problem))
+}
+
+/// The source of an entry's original direction, and what it goes to.
+fn whose(entry: &[u8]) -> (Option<IpAddr>, Option<Service>) {
+    const CTA_TUPLE_ORIG: u16 = 1;
+    const CTA_TUPLE_IP: u16 = 1;
+    const CTA_TUPLE_PROTO: u16 = 2;
+    const CTA_PROTO_NUM: u16 = 1;
+    const CTA_PROTO_DST_PORT: u16 = 3;
+    let tuple = attribute(entry, CTA_TUPLE_ORIG).unwrap_or_default();
+    let (mut source, mut destination) = (None, None);
+    for (kind, value) in attributes(attribute(tuple, CTA_TUPLE_IP).unwrap_or_default()) {
+        // CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST.
+        match kind {
+            1 | 3 => source = address(value),
+            2 | 4 => destination = address(value),
+            _ => {}
+        }
+    }
+    let protocol = attribute(tuple, CTA_TUPLE_PROTO).unwrap_or_default();
+    let number = attribute(protocol, CTA_PROTO_NUM).and_then(|value| value.first().copied());
+    let port = attribute(protocol, CTA_PROTO_DST_PORT).and_then(|value| value.first_chunk());
+    let service = number.zip(destination).map(|(protocol, address)| Service {
+        protocol,
+        address,
+        port: port.map(|bytes| u16::from_be_bytes(*bytes)),
+    });
+    (source, service)
+}
+
+fn address(value: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(value).ok().map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(value).ok().map(IpAddr::from);
+    v4().or_else(v6)
 }
 
 fn request(tuple: Tuple, zone: u16) -> Vec<u8> {
@@ -163,7 +224,7 @@ fn endpoints(parts: &[NlTuple]) -> Option<Tuple> {
 #[cfg(test)]
 mod tests {
     use super::super::nfnetlink::tests::attribute;
-    use super::{Message, STATISTICS, interpret, invalid, request};
+    use super::{Message, STATISTICS, interpret, invalid, request, whose};
     use crate::capture::Outcome;
     use crate::conntrack::{Status, TcpState, Tuple};
 
@@ -223,6 +284,23 @@ mod tests {
             status: Status(0x1e),
         };
         assert_eq!(interpret(&answer), expected);
+    }
+
+    #[test]
+    fn knows_whose_an_entry_is() {
+        let proto = [attribute(1, &[17]), attribute(2, &[1, 0]), attribute(3, &53u16.to_be_bytes())].concat();
+        let tuple = |ip: &[u8]| attribute(1 | 0x8000, &[attribute(1, ip), attribute(2, &proto)].concat());
+        let v4 = tuple(&[attribute(1, &[10, 0, 0, 2]), attribute(2, &[192, 0, 2, 2])].concat());
+        let (source, service) = whose(&v4);
+        assert_eq!(source.unwrap().to_string(), "10.0.0.2");
+        assert_eq!(service.unwrap().to_string(), "udp 192.0.2.2:53");
+        let v6 = tuple(&[attribute(3, &[0xfd; 16]), attribute(4, &[0xfe; 16])].concat());
+        let (source, service) = whose(&v6);
+        assert!(source.unwrap().is_ipv6() && service.unwrap().address.is_ipv6());
+        for cut in 0..v4.len() {
+            let (source, service) = whose(&v4[..cut]);
+            assert!(source.is_none() && service.is_none(), "cut at {cut}");
+        }
     }
 
     #[test]

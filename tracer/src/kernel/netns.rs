@@ -10,10 +10,11 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::ctnetlink::Ctnetlink;
+use super::ctnetlink::{self, Ctnetlink};
 use super::nftables;
 use crate::capture::{Item, LookUp, LookedUp, Netns, Outcome};
 use crate::causality::engine::Request;
+use crate::census::{Census, Counting};
 use crate::ruleset::Rules;
 use crate::time::Instant;
 
@@ -102,7 +103,7 @@ impl Asker {
 fn ask(request: Request, home: &File, home_inode: u32) -> Item {
     let wanted = match request {
         Request::LookUp(look_up) => look_up.netns,
-        Request::Netns(netns) | Request::Rules(netns) => netns,
+        Request::Netns(netns) | Request::Rules(netns) | Request::Census(netns) => netns,
     };
     let door = find(wanted);
     let name = door.as_ref().and_then(|door| door.name.clone());
@@ -110,6 +111,7 @@ fn ask(request: Request, home: &File, home_inode: u32) -> Item {
         Request::LookUp(look_up) => Item::LookedUp(LookedUp { look_up, at: now(), outcome: look_up_here(look_up) }),
         Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
         Request::Rules(inode) => Item::Rules(rules_here(inode)),
+        Request::Census(inode) => Item::Census(census_here(inode)),
     });
     answer.unwrap_or_else(|error| {
         let because = format!("network namespace {wanted}: {error}");
@@ -121,6 +123,7 @@ fn ask(request: Request, home: &File, home_inode: u32) -> Item {
                 let (began, at) = (now(), now());
                 Item::Rules(Rules { netns, began, at, generation: None, rules: Vec::new(), problems: vec![because] })
             }
+            Request::Census(netns) => Item::Census(Counting::default().finish(netns, now(), Some(because))),
             Request::Netns(inode) => {
                 tracing::debug!("{because}");
                 Item::Netns(Netns {
@@ -162,7 +165,7 @@ fn rules_here(netns: u32) -> Rules {
     let began = now();
     let mut rules = Rules { netns, began, at: began, generation: None, rules: Vec::new(), problems: Vec::new() };
     if nftables::is_there() {
-        match nftables::read() {
+        match nftables::read(Request::Rules(netns).patience()) {
             Ok(read) => {
                 rules.generation = read.generation;
                 rules.rules = read.rules;
@@ -173,6 +176,14 @@ fn rules_here(netns: u32) -> Rules {
     }
     rules.at = now();
     rules
+}
+
+/// Counts who holds the entries of the namespace that the calling thread is in.
+fn census_here(netns: u32) -> Census {
+    let counted = ctnetlink::count(Request::Census(netns).patience());
+    let (counting, problem) =
+        counted.unwrap_or_else(|error| (Counting::default(), Some(format!("ctnetlink: {error}"))));
+    counting.finish(netns, now(), problem)
 }
 
 /// Reads the facts of the namespace that the calling thread is in: /proc/sys/net shows each thread its own.

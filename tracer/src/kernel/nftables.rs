@@ -22,8 +22,6 @@ const NFT_MSG_GETCHAIN: u16 = SUBSYSTEM | 4;
 const NFT_MSG_GETRULE: u16 = SUBSYSTEM | 7;
 const NFT_MSG_GETGEN: u16 = SUBSYSTEM | 16;
 
-/// How long a ruleset may take to be read.
-const PATIENCE: Duration = Duration::from_secs(2);
 /// How often it is read again when it changed meanwhile.
 const ATTEMPTS: usize = 3;
 /// Most rules that are kept; with [`expressions::TESTS`] they fit into one frame of a recording.
@@ -51,9 +49,9 @@ pub(super) fn is_there() -> bool {
     Path::new("/sys/module/nf_tables").exists() || built_in()
 }
 
-/// Reads the ruleset of the calling thread's network namespace.
-pub(super) fn read() -> io::Result<Ruleset> {
-    let deadline = Instant::now() + PATIENCE;
+/// Reads the ruleset of the calling thread's network namespace, as much of it as can be read in this time.
+pub(super) fn read(patience: Duration) -> io::Result<Ruleset> {
+    let deadline = Instant::now() + patience;
     let mut attempts = ATTEMPTS;
     loop {
         attempts -= 1;

@@ -354,6 +354,7 @@ mod tests {
     use crate::capture::{
         Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull,
     };
+    use crate::census::{Census, Service};
     use crate::conntrack::{Status, TcpState, Tuple};
     use crate::decode::trimmed;
     use crate::kernel::era::Era;
@@ -409,6 +410,17 @@ mod tests {
                 sysctls: vec![("nf_conntrack_tcp_be_liberal".to_owned(), 0)],
             }),
             Item::Rules(rules()),
+            Item::Census(Census {
+                netns: GATEWAY,
+                at: Instant(9),
+                entries: 7,
+                problem: Some("the table was not read to its end".to_owned()),
+                sources: vec![("10.0.0.2".parse().unwrap(), 5), ("fd00::2".parse().unwrap(), 1)],
+                services: vec![
+                    (Service { protocol: 6, address: "192.0.2.2".parse().unwrap(), port: Some(443) }, 4),
+                    (Service { protocol: 1, address: "192.0.2.2".parse().unwrap(), port: None }, 1),
+                ],
+            }),
             Item::LookedUp(LookedUp { look_up, at: Instant(9), outcome: found }),
             Item::LookedUp(LookedUp { look_up, at: Instant(10), outcome: Outcome::Gone }),
             Item::LookedUp(LookedUp {
