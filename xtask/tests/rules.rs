@@ -18,6 +18,8 @@ const PURE: &[&str] = &[
     "tracer/src/decode.rs",
     "tracer/src/event.rs",
     "tracer/src/packet.rs",
+    "tracer/src/ruleset",
+    "tracer/src/census.rs",
 ];
 
 const RULES: &[Rule] = &[

@@ -270,6 +270,12 @@ pub const ALL: &[Scenario] = &[
         reject_rule::iptables,
         Each("reject-rule by gateway-reject-rule"),
     ),
+    scenario(
+        "reject-legacy-rule",
+        "the same in the tables of legacy iptables",
+        reject_rule::legacy,
+        Each("reject-rule by gateway-reject-rule"),
+    ),
     // Behind the scenario that waits for the REJECT modules: this one loads them.
     scenario(
         "kernel-types",

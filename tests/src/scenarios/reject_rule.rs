@@ -101,17 +101,26 @@ pub(super) fn two_rules(context: &Context<'_>) -> Result<()> {
 
 /// A rule of iptables, behind one that lets something else pass: its number is what `--line-numbers` shows.
 pub(super) fn iptables(context: &Context<'_>) -> Result<()> {
+    iptables_rule(context, "iptables", "iptables-nft")
+}
+
+/// The same in the kernel's own tables.
+pub(super) fn legacy(context: &Context<'_>) -> Result<()> {
+    iptables_rule(context, "iptables-legacy", "iptables-legacy")
+}
+
+fn iptables_rule(context: &Context<'_>, program: &str, backend: &str) -> Result<()> {
     let lab = Lab::build(Nat::IptablesSnat)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
     let forward = |rule: &str| {
-        let words: Vec<&str> = ["iptables", "-A", "FORWARD"].into_iter().chain(rule.split_whitespace()).collect();
+        let words: Vec<&str> = [program, "-A", "FORWARD"].into_iter().chain(rule.split_whitespace()).collect();
         lab.gateway.run(&words).map(drop)
     };
     forward("-p tcp --dport 8443 -j REJECT --reject-with tcp-reset")?;
     forward("-i wan0 -m conntrack --ctstate ESTABLISHED -j ACCEPT")?;
     forward("-i lan0 -p tcp --dport 443 -j REJECT --reject-with tcp-reset")?;
-    let list = lab.gateway.run(&["iptables", "-L", "FORWARD", "-n", "--line-numbers"])?;
+    let list = lab.gateway.run(&[program, "-L", "FORWARD", "-n", "--line-numbers"])?;
     let shown = list.lines().find(|line| line.contains("REJECT") && line.contains("dpt:443"));
     let number: u32 = shown.and_then(|line| line.split_whitespace().next()).context("no such rule")?.parse()?;
     let client_error = connection.client_learns()?;
@@ -124,14 +133,15 @@ pub(super) fn iptables(context: &Context<'_>) -> Result<()> {
     expect.is(report, "/flows/0/cause", "reject-rule");
     expect.is(report, "/flows/0/reset_by", "gateway-reject-rule");
     expect.is(report, "/flows/0/client", connection.client_address.to_string());
-    expect.is(report, "/flows/0/rule/backend", "iptables-nft");
+    expect.is(report, "/flows/0/rule/backend", backend);
     expect.is(report, "/flows/0/rule/family", "ip");
     expect.is(report, "/flows/0/rule/table", "filter");
     expect.is(report, "/flows/0/rule/chain", "FORWARD");
     expect.is(report, "/flows/0/rule/number", number);
     expect.is(report, "/flows/0/rule/of", 2);
     certain(&mut expect, report, "/flows/0");
-    shown_by(&mut expect, report, "ip netns exec gateway iptables -L FORWARD -n -v --line-numbers");
+    let command = format!("ip netns exec gateway {program} -L FORWARD -n -v --line-numbers");
+    shown_by(&mut expect, report, &command);
     captured.replay()?;
     expect.verdict()
 }

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod ctnetlink;
 pub mod era;
+mod iptables;
 pub mod layout;
 pub mod netns;
 mod nfnetlink;

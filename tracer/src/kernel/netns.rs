@@ -11,7 +11,7 @@ use std::thread;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::ctnetlink::{self, Ctnetlink};
-use super::nftables;
+use super::{iptables, nftables};
 use crate::capture::{Item, LookUp, LookedUp, Netns, Outcome};
 use crate::causality::engine::Request;
 use crate::census::{Census, Counting};
@@ -164,8 +164,9 @@ fn look_up_here(look_up: LookUp) -> Outcome {
 fn rules_here(netns: u32) -> Rules {
     let began = now();
     let mut rules = Rules { netns, began, at: began, generation: None, rules: Vec::new(), problems: Vec::new() };
+    let deadline = std::time::Instant::now() + Request::Rules(netns).patience();
     if nftables::is_there() {
-        match nftables::read(Request::Rules(netns).patience()) {
+        match nftables::read(deadline) {
             Ok(read) => {
                 rules.generation = read.generation;
                 rules.rules = read.rules;
@@ -174,6 +175,9 @@ fn rules_here(netns: u32) -> Rules {
             Err(error) => rules.problems.push(format!("the nftables ruleset could not be read: {error}")),
         }
     }
+    let (legacy, problems) = iptables::read(deadline);
+    rules.rules.extend(legacy);
+    rules.problems.extend(problems);
     rules.at = now();
     rules
 }

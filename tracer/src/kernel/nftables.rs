@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::nfnetlink::{End, Message, Nfnetlink, attribute, long, message, number, request, string};
 use crate::ruleset::{Backend, Chains, Family, Hooks, Rule};
@@ -49,9 +49,8 @@ pub(super) fn is_there() -> bool {
     Path::new("/sys/module/nf_tables").exists() || built_in()
 }
 
-/// Reads the ruleset of the calling thread's network namespace, as much of it as can be read in this time.
-pub(super) fn read(patience: Duration) -> io::Result<Ruleset> {
-    let deadline = Instant::now() + patience;
+/// Reads the ruleset of the calling thread's network namespace, as much of it as can be read before the deadline.
+pub(super) fn read(deadline: Instant) -> io::Result<Ruleset> {
     let mut attempts = ATTEMPTS;
     loop {
         attempts -= 1;

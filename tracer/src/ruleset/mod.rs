@@ -4,6 +4,7 @@
 //! evidence, and even then it is called inferred.
 
 mod chains;
+mod save;
 mod suspects;
 mod test;
 
@@ -13,6 +14,7 @@ use crate::event::NfHook;
 use crate::time::Instant;
 
 pub use chains::Chains;
+pub use save::parse as parse_saved;
 pub use suspects::{LISTED, Looks, Suspects};
 pub(crate) use test::Shown;
 pub use test::{Key, Test};

@@ -91,7 +91,8 @@ pub(super) struct Capture<'a> {
     pub(super) hooks: Vec<HookUse<'a>>,
     /// Events in all.
     pub(super) events: u64,
-    /// Events lost because they came faster than they could be read.
+    /// Events lost because they came faster than they could be read, and searches of a full table whose namespace was
+    /// missed; the finding `events-lost` tells them apart.
     pub(super) events_lost: u64,
     /// Events that were counted without being described one by one.
     pub(super) events_suppressed: u64,
