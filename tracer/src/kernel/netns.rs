@@ -119,10 +119,7 @@ fn ask(request: Request, home: &File, home_inode: u32) -> Item {
             Request::LookUp(look_up) => {
                 Item::LookedUp(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } })
             }
-            Request::Rules(netns) => {
-                let (began, at) = (now(), now());
-                Item::Rules(Rules { netns, began, at, generation: None, rules: Vec::new(), problems: vec![because] })
-            }
+            Request::Rules(netns) => Item::Rules(Rules { problems: vec![because], ..no_rules(netns) }),
             Request::Census(netns) => Item::Census(Counting::default().finish(netns, now(), Some(because))),
             Request::Netns(inode) => {
                 tracing::debug!("{because}");
@@ -162,8 +159,7 @@ fn look_up_here(look_up: LookUp) -> Outcome {
 
 /// Reads the rules that can answer with a RST, of the namespace that the calling thread is in.
 fn rules_here(netns: u32) -> Rules {
-    let began = now();
-    let mut rules = Rules { netns, began, at: began, generation: None, rules: Vec::new(), problems: Vec::new() };
+    let mut rules = no_rules(netns);
     let deadline = std::time::Instant::now() + Request::Rules(netns).patience();
     if nftables::is_there() {
         match nftables::read(deadline) {
@@ -180,6 +176,15 @@ fn rules_here(netns: u32) -> Rules {
     rules.problems.extend(problems);
     rules.at = now();
     rules
+}
+
+fn no_rules(netns: u32) -> Rules {
+    let began = now();
+    // One file for each family; /proc/sys/net shows each thread its own.
+    let bridged = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"].iter().any(|name| {
+        fs::read_to_string(Path::new("/proc/sys/net/bridge").join(name)).is_ok_and(|value| value.trim() != "0")
+    });
+    Rules { netns, began, at: began, generation: None, bridged, rules: Vec::new(), problems: Vec::new() }
 }
 
 /// Counts who holds the entries of the namespace that the calling thread is in.

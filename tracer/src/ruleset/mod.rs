@@ -30,6 +30,9 @@ pub struct Rules {
     pub at: Instant,
     /// The number of the nftables ruleset, which grows with each change; absent where there is none.
     pub generation: Option<u32>,
+    /// Whether packets that are bridged meet the rules too (`bridge-nf-call-iptables`). At FORWARD their buffer then names
+    /// another interface than the rules see (`br_nf_forward_ip`, 5.10 to 7.2).
+    pub bridged: bool,
     /// The rules, in the order of their chains.
     pub rules: Vec<Rule>,
     /// Why there may be others: what could not be read.

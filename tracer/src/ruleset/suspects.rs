@@ -4,14 +4,16 @@ use std::time::Duration;
 
 use tracer_common::Hook;
 
-use super::{Rule, Rules};
-use crate::event::Event;
+use super::{Key, Rule, Rules, Test};
+use crate::event::{Event, NfHook};
 use crate::time::Instant;
 
 /// Most rules that are listed.
 pub const LISTED: usize = 8;
 /// A rule that has counted nothing this soon after a packet has not rejected it. Later its counter may have been reset.
 const FRESH: Duration = Duration::from_secs(1);
+/// A ruleset that is read so long after a packet may be another than the packet met.
+const LATE: Duration = Duration::from_secs(5);
 
 /// What was seen of a namespace's ruleset.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,10 +69,12 @@ impl Looks {
             pool.len() > known || last.rules.len() != self.first.rules.len()
         });
         let of = pool.len();
-        let mut left: Vec<&Rule> =
-            pool.into_iter().filter(|rule| !contradicted(rule, event) && !self.did_not_count(rule, event.at)).collect();
+        let mut left: Vec<&Rule> = pool
+            .into_iter()
+            .filter(|rule| !self.contradicts(rule, event) && !self.did_not_count(rule, event.at))
+            .collect();
         if !gone_or_new {
-            let sure: Vec<&Rule> = left.iter().copied().filter(|rule| certain(rule, event)).collect();
+            let sure: Vec<&Rule> = left.iter().copied().filter(|rule| self.is_certain(rule, event)).collect();
             left.retain(|rule| !sure.iter().any(|first| comes_first(first, rule)));
         }
         let mut problems = self.first.problems.clone();
@@ -82,6 +86,10 @@ impl Looks {
         if gone_or_new {
             problems.push("rules that reject came or went during the capture".to_owned());
         }
+        let after = self.first.began - event.at;
+        if after > LATE {
+            problems.push(format!("the ruleset was read only {} s after the packet was rejected", after.as_secs()));
+        }
         Suspects { count: left.len(), of, rules: left.into_iter().take(LISTED).cloned().collect(), problems }
     }
 
@@ -92,23 +100,38 @@ impl Looks {
         let after = looks.into_iter().flatten().find(|look| look.began > at);
         let before = (self.first.at < at).then_some(&self.first);
         let Some((after, then)) = after.and_then(|look| Some((look, counted(look)?))) else { return false };
+        if before.is_some_and(|before| began_anew(before, after)) {
+            return false;
+        }
         let nothing_yet = then == 0 && after.began - at < FRESH;
-        let unmoved =
-            before.is_some_and(|before| before.generation == after.generation && counted(before) == Some(then));
-        nothing_yet || unmoved
+        nothing_yet || before.is_some_and(|before| counted(before) == Some(then))
+    }
+
+    /// Whether the packet cannot have met this rule, or not have passed one of its tests.
+    fn contradicts(&self, rule: &Rule, event: &Event) -> bool {
+        let elsewhere = event.nf_hook.is_some_and(|hook| rule.hooks.0 != 0 && !rule.hooks.has(hook));
+        let ipv4 = event.hook != Hook::RejectV6;
+        elsewhere || !rule.family.sees(ipv4) || rule.tests.iter().any(|test| self.holds(test, event) == Some(false))
+    }
+
+    /// Whether the rule rejects this packet if it comes by.
+    fn is_certain(&self, rule: &Rule, event: &Event) -> bool {
+        rule.complete && rule.tests.iter().all(|test| self.holds(test, event) == Some(true))
+    }
+
+    fn holds(&self, test: &Test, event: &Event) -> Option<bool> {
+        let misled = test.key == Key::InputName && event.nf_hook == Some(NfHook::Forward) && self.first.bridged;
+        if misled { None } else { test.holds(event) }
     }
 }
 
-/// Whether the packet cannot have met this rule, or not have passed one of its tests.
-fn contradicted(rule: &Rule, event: &Event) -> bool {
-    let elsewhere = event.nf_hook.is_some_and(|hook| rule.hooks.0 != 0 && !rule.hooks.has(hook));
-    let ipv4 = event.hook != Hook::RejectV6;
-    elsewhere || !rule.family.sees(ipv4) || rule.tests.iter().any(|test| test.holds(event) == Some(false))
-}
-
-/// Whether the rule rejects this packet if it comes by.
-fn certain(rule: &Rule, event: &Event) -> bool {
-    rule.complete && rule.tests.iter().all(|test| test.holds(event) == Some(true))
+/// Whether counters may have begun anew between two looks: with another ruleset, or because somebody reset them.
+fn began_anew(before: &Rules, after: &Rules) -> bool {
+    let less = |rule: &Rule| {
+        let later = after.rules.iter().find(|later| later.same(rule));
+        later.is_some_and(|later| later.packets < rule.packets)
+    };
+    before.generation != after.generation || before.rules.iter().any(less)
 }
 
 /// Whether a packet meets one rule before the other, of the same chain.
@@ -158,6 +181,7 @@ mod tests {
             began: Instant(at),
             at: Instant(at + MILLISECOND),
             generation: Some(3),
+            bridged: false,
             rules,
             problems: Vec::new(),
         }
@@ -251,10 +275,34 @@ mod tests {
         assert_eq!(places(&looks, &rejected(1)), [1, 2], "the last look says nothing of what was before the first");
         // While the first look was taken.
         assert_eq!(places(&looks, &rejected(5 * MILLISECOND + 1)), [0, 1, 2]);
-        // After a reload the counters may have begun anew.
+        // After a reload the counters may have begun anew, and when somebody has reset them.
         let reloaded = Rules { generation: Some(4), ..looks.last.clone().unwrap() };
         looks.again(reloaded);
         assert_eq!(places(&looks, &rejected(10_000 * MILLISECOND)), [0, 1, 2]);
+        assert_eq!(places(&looks, &rejected(19_900 * MILLISECOND)), [0, 1, 2]);
+        looks.again(look(20_000 * MILLISECOND, vec![counted(0, 0), counted(1, 0), counted(2, 8)]));
+        assert_eq!(places(&looks, &rejected(10_000 * MILLISECOND)), [0, 1, 2]);
+    }
+
+    /// The buffer of a packet that is bridged names the interface that it leaves by.
+    #[test]
+    fn interfaces_of_bridged_packets_exclude_nothing() {
+        let tests = vec![Test::is(Key::InputName, b"br0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec())];
+        let rule = Rule { hooks: Hooks(1 << 1 | 1 << 2), ..rule("both", 0, tests) };
+        let seen = |bridged: bool, nf_hook: u8| {
+            let looks = Looks::new(Rules { bridged, ..look(MILLISECOND, vec![rule.clone()]) });
+            let event = Build::from_server(Hook::RejectV4, 1, 1, 1_000, 2_000).at(nf_hook).event();
+            looks.suspects(&event).count
+        };
+        assert_eq!([seen(false, 1), seen(false, 2), seen(true, 1), seen(true, 2)], [0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn a_look_that_comes_late_names_nobody() {
+        let looks = Looks::new(look(9_000 * MILLISECOND, vec![rule("input", 0, vec![sport(443)])]));
+        let suspects = looks.suspects(&rejected(1));
+        assert_eq!((suspects.count, suspects.only()), (1, None));
+        assert_eq!(suspects.problems, ["the ruleset was read only 8 s after the packet was rejected"]);
     }
 
     #[test]

@@ -474,6 +474,7 @@ mod tests {
             began: Instant(8),
             at: Instant(9),
             generation: Some(3),
+            bridged: true,
             rules: vec![rule],
             problems: vec!["the ruleset changed while it was read".to_owned()],
         }

@@ -12,6 +12,8 @@ pub(super) struct RulesDto {
     at_ns: u64,
     #[serde(default)]
     generation: Option<u32>,
+    #[serde(default)]
+    bridged: bool,
     rules: Vec<RuleDto>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     problems: Vec<String>,
@@ -106,6 +108,7 @@ impl From<&Rules> for RulesDto {
             began_ns: rules.began.0,
             at_ns: rules.at.0,
             generation: rules.generation,
+            bridged: rules.bridged,
             rules: rules.rules.iter().map(Into::into).collect(),
             problems: rules.problems.clone(),
         }
@@ -128,6 +131,7 @@ impl From<RulesDto> for Rules {
             began: Instant(dto.began_ns),
             at: Instant(dto.at_ns),
             generation: dto.generation,
+            bridged: dto.bridged,
             rules: rules.into_iter().flatten().collect(),
             problems,
         }
