@@ -70,9 +70,9 @@ pub(super) fn two_rules(context: &Context<'_>) -> Result<()> {
     chain(&lab, "input")?;
     chain(&lab, "forward")?;
     rule(&lab, "input", "meta l4proto tcp reject with tcp reset")?;
-    rule(&lab, "forward", "tcp dport 8443 counter reject with tcp reset")?;
-    rule(&lab, "forward", "iifname lan0 tcp dport 443 reject with tcp reset")?;
-    let handles = [handle(&lab, "forward", "dport 443")?, handle(&lab, "forward", "dport 8443")?];
+    rule(&lab, "forward", "tcp dport { 8443, 9000-9100 } counter reject with tcp reset")?;
+    rule(&lab, "forward", "iifname lan0 tcp dport { 80, 443 } reject with tcp reset")?;
+    let handles = [handle(&lab, "forward", "{ 80, 443 }")?, handle(&lab, "forward", "8443")?];
     let mut errors = Vec::new();
     for connection in &mut connections {
         errors.push(connection.client_learns()?);

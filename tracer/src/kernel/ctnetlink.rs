@@ -15,7 +15,7 @@ use netlink_packet_netfilter::conntrack::{
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
 
-use super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, number};
+use super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, dump_of, number};
 use crate::capture::Outcome;
 use crate::census::{Counting, Service};
 use crate::conntrack::{Status, TcpState, Tuple};
@@ -55,7 +55,7 @@ impl Ctnetlink {
     /// Packets that conntrack refused in this namespace since it was made (`CTA_STATS_INVALID`, summed over the CPUs).
     pub fn invalid(&self) -> io::Result<u64> {
         let mut sum = 0;
-        self.socket.dump(STATISTICS, None, |message| {
+        self.socket.dump(&dump_of(STATISTICS), None, |message| {
             sum += invalid(message)?;
             Ok(ControlFlow::Continue(()))
         })?;
@@ -69,7 +69,7 @@ impl Ctnetlink {
 pub fn count(patience: Duration) -> io::Result<(Counting, Option<String>)> {
     let deadline = Instant::now() + patience;
     let mut counting = Counting::default();
-    let end = Nfnetlink::open()?.dump(ENTRIES, Some(deadline), |message| {
+    let end = Nfnetlink::open()?.dump(&dump_of(ENTRIES), Some(deadline), |message| {
         if message.kind == NEW {
             let (source, service) = whose(message.attributes);
             counting.add(source, service);

@@ -67,11 +67,11 @@ impl Nfnetlink {
     /// socket in the middle of it: it is of no more use.
     pub(super) fn dump(
         &self,
-        kind: u16,
+        request: &[u8],
         deadline: Option<Instant>,
         mut each: impl FnMut(Message<'_>) -> io::Result<ControlFlow<()>>,
     ) -> io::Result<End> {
-        self.socket.send(&request(kind, NLM_F_DUMP), 0)?;
+        self.socket.send(request, 0)?;
         let mut changed = false;
         let mut datagram = Vec::with_capacity(DATAGRAM);
         loop {
@@ -87,11 +87,27 @@ impl Nfnetlink {
     }
 }
 
-/// A request without attributes.
-pub(super) fn request(kind: u16, flags: u16) -> Vec<u8> {
-    let mut bytes = vec![0; HEADER + NFGENMSG];
+/// A request for everything of a kind.
+pub(super) fn dump_of(kind: u16) -> Vec<u8> {
+    request(kind, NLM_F_DUMP, 0, &[])
+}
+
+/// A request with strings for attributes.
+pub(super) fn request(kind: u16, flags: u16, family: u8, strings: &[(u16, &str)]) -> Vec<u8> {
+    let mut bytes = vec![0; HEADER];
+    // A struct nfgenmsg.
+    bytes.extend([family, 0, 0, 0]);
+    for (kind, string) in strings {
+        let length = (NLA_HEADER_SIZE + string.len() + 1) as u16;
+        bytes.extend(length.to_ne_bytes());
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(string.as_bytes());
+        bytes.push(0);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+    }
+    let length = bytes.len() as u32;
     let mut packet = NetlinkBuffer::new(&mut bytes);
-    packet.set_length((HEADER + NFGENMSG) as u32);
+    packet.set_length(length);
     packet.set_message_type(kind);
     packet.set_flags(NLM_F_REQUEST | flags);
     bytes
@@ -194,7 +210,7 @@ pub(super) mod tests {
 
     use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
 
-    use super::{Message, Part, part, request};
+    use super::{Message, Part, dump_of, part, request};
 
     /// A message as the kernel sends it.
     pub(in super::super) fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
@@ -256,6 +272,9 @@ pub(super) mod tests {
 
     #[test]
     fn a_request_has_a_header_and_a_family() {
-        assert_eq!(request(0x0104, 0x300)[..8], [20, 0, 0, 0, 4, 1, 1, 3]);
+        assert_eq!(dump_of(0x0104)[..8], [20, 0, 0, 0, 4, 1, 1, 3]);
+        let with_strings = request(1, 0, 2, &[(1, "abc"), (2, "")]);
+        assert_eq!(with_strings[16..], [2, 0, 0, 0, 8, 0, 1, 0, b'a', b'b', b'c', 0, 5, 0, 2, 0, 0, 0, 0, 0]);
+        assert_eq!(with_strings[0], 36);
     }
 }

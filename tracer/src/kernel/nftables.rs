@@ -9,11 +9,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use super::nfnetlink::{End, Message, Nfnetlink, attribute, long, message, number, request, string};
+use super::nfnetlink::{End, Message, Nfnetlink, attribute, dump_of, long, message, number, request, string};
 use crate::ruleset::{Backend, Chains, Family, Hooks, Rule};
 use expressions::Expressions;
 
 mod expressions;
+mod sets;
 
 /// `NFNL_SUBSYS_NFTABLES`, in the high byte of a message's type.
 const SUBSYSTEM: u16 = 10 << 8;
@@ -26,6 +27,9 @@ const NFT_MSG_GETGEN: u16 = SUBSYSTEM | 16;
 const ATTEMPTS: usize = 3;
 /// Most rules that are kept; with [`expressions::TESTS`] they fit into one frame of a recording.
 const MOST: usize = 256;
+
+/// Most elements of sets that are kept, of all rules.
+const ELEMENTS: usize = 2_048;
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -57,6 +61,7 @@ pub(super) fn read(deadline: Instant) -> io::Result<Ruleset> {
         let before = generation()?;
         let mut reader = Reader::default();
         let end = reader.dump(deadline)?;
+        reader.sets(deadline);
         let changed = end == End::Changed || generation()? != before;
         if changed && attempts > 0 && Instant::now() < deadline {
             continue;
@@ -73,7 +78,7 @@ pub(super) fn read(deadline: Instant) -> io::Result<Ruleset> {
 
 fn generation() -> io::Result<Option<u32>> {
     const NFTA_GEN_ID: u16 = 1;
-    let answer = Nfnetlink::open()?.exchange(&request(NFT_MSG_GETGEN, 0))?;
+    let answer = Nfnetlink::open()?.exchange(&request(NFT_MSG_GETGEN, 0, 0, &[]))?;
     Ok(attribute(message(&answer)?.attributes, NFTA_GEN_ID).and_then(number))
 }
 
@@ -87,7 +92,15 @@ struct Reader {
     chains: BTreeMap<Table, Chains>,
     /// Rules of each chain so far.
     places: BTreeMap<(Table, String), u32>,
-    rules: Vec<(Table, Rule)>,
+    rules: Vec<Rejecting>,
+}
+
+/// A rule that answers with a RST.
+#[derive(Debug)]
+struct Rejecting {
+    key: Table,
+    rule: Rule,
+    read: Expressions,
 }
 
 impl Reader {
@@ -98,7 +111,7 @@ impl Reader {
             (NFT_MSG_GETCHAIN, Self::chain),
             (NFT_MSG_GETRULE, Self::rule),
         ] {
-            let end = Nfnetlink::open()?.dump(kind, Some(deadline), |message| {
+            let end = Nfnetlink::open()?.dump(&dump_of(kind), Some(deadline), |message| {
                 take(self, message);
                 Ok(if self.rules.len() > MOST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
@@ -173,24 +186,42 @@ impl Reader {
             number: (backend == Backend::IptablesNft).then_some(place + 1),
             place,
             hooks: Hooks::default(),
-            text: read.words(),
-            tests: read.tests,
-            complete: read.complete,
+            text: String::new(),
+            tests: Vec::new(),
+            complete: false,
             packets: read.packets,
         };
-        self.rules.push((key, rule));
+        self.rules.push(Rejecting { key, rule, read });
+    }
+
+    /// Reads the anonymous sets of the rules that reject, as many as a frame of a recording has room for.
+    fn sets(&mut self, deadline: Instant) {
+        let mut room = ELEMENTS;
+        for Rejecting { key, rule, read } in &mut self.rules {
+            for lookup in std::mem::take(&mut read.lookups) {
+                let elements = sets::read(key, &lookup.set, deadline).unwrap_or_else(|error| {
+                    // It went with its rule.
+                    tracing::debug!("set {} of table {}: {error}", lookup.set, key.1);
+                    None
+                });
+                let elements = elements.filter(|elements| elements.len() <= room);
+                room -= elements.as_ref().map_or(0, Vec::len);
+                read.resolve(lookup, elements, rule.family);
+            }
+        }
     }
 
     fn finish(self) -> Vec<Rule> {
         let reached: BTreeMap<Table, BTreeMap<String, Hooks>> =
             self.chains.into_iter().map(|(table, chains)| (table, chains.reached())).collect();
-        let awake = self.rules.into_iter().filter(|(table, _)| !self.dormant.contains(table));
+        let awake = self.rules.into_iter().filter(|rejecting| !self.dormant.contains(&rejecting.key));
         awake
             .take(MOST)
-            .map(|(table, mut rule)| {
-                let hooks = reached.get(&table).and_then(|chains| chains.get(&rule.chain));
-                rule.hooks = hooks.copied().unwrap_or_default();
-                rule
+            .map(|Rejecting { key, rule, read }| {
+                let hooks = reached.get(&key).and_then(|chains| chains.get(&rule.chain)).copied().unwrap_or_default();
+                // What could not be read of its sets is not understood.
+                let complete = read.complete && read.lookups.is_empty();
+                Rule { hooks, text: read.words(), complete, tests: read.tests, ..rule }
             })
             .collect()
     }

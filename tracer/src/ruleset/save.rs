@@ -222,7 +222,8 @@ fn octets(address: &str) -> Option<Vec<u8>> {
 fn ports(offset: u32, range: &str) -> Option<Test> {
     let (from, to) = range.split_once(':').unwrap_or((range, range));
     let port = |text: &str| Some(text.parse::<u16>().ok()?.to_be_bytes().to_vec());
-    Some(Test { to: port(to)?, ..Test::is(Key::TransportHeader { offset }, port(from)?) })
+    let bounds = vec![(port(from)?, port(to)?)];
+    Some(Test { key: Key::TransportHeader { offset }, mask: Vec::new(), bounds, inside: true })
 }
 
 fn flags(mask: &str, set: &str) -> Option<Test> {
@@ -258,9 +259,7 @@ fn states(names: &str) -> Option<Test> {
         };
         Some(bits | bit)
     })?;
-    let none = vec![0; 4];
-    let mask = bits.to_ne_bytes().to_vec();
-    Some(Test { key: Key::State, mask, from: none.clone(), to: none, inside: false })
+    Some(Test::state(bits, false))
 }
 
 #[cfg(test)]

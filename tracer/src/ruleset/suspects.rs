@@ -197,8 +197,7 @@ mod tests {
 
     /// Any of these bits of `ct state`.
     fn state(bits: u32) -> Test {
-        let zero = vec![0; 4];
-        Test { key: Key::State, mask: bits.to_ne_bytes().to_vec(), from: zero.clone(), to: zero, inside: false }
+        Test::state(bits, false)
     }
 
     fn places(looks: &Looks, event: &Event) -> Vec<u32> {
@@ -208,7 +207,10 @@ mod tests {
     #[rstest]
     #[case::port(dport(443), false)]
     #[case::other_port(sport(443), true)]
-    #[case::ports(Test { from: vec![0, 1], to: vec![1, 255], ..sport(0) }, true)]
+    #[case::ports(Test { bounds: vec![(vec![0, 1], vec![1, 255])], ..sport(0) }, true)]
+    #[case::one_of_ports(Test { bounds: vec![(vec![0, 80], vec![0, 81]), (vec![1, 187], vec![1, 187])], ..sport(0) }, true)]
+    #[case::none_of_ports(Test { bounds: vec![(vec![0, 80], vec![0, 81]), (vec![1, 188], vec![2, 0])], ..sport(0) }, false)]
+    #[case::of_nothing(Test { bounds: vec![], ..sport(0) }, false)]
     #[case::not_the_port(Test { inside: false, ..sport(443) }, false)]
     #[case::interface(Test::is(Key::InputName, b"s0\0\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()), true)]
     #[case::another_interface(Test::is(Key::InputName, b"s01\0\0\0\0\0\0\0\0\0\0\0\0\0".to_vec()), false)]

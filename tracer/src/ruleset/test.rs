@@ -11,6 +11,8 @@ use crate::packet::Packet;
 
 /// Bytes of an interface's name in a register (`IFNAMSIZ`).
 const NAME: usize = 16;
+/// Elements of a set that are shown.
+const SHOWN: usize = 4;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 /// `NF_CT_STATE_INVALID_BIT` and `NF_CT_STATE_UNTRACKED_BIT` (`include/net/netfilter/nf_conntrack.h` and
@@ -47,19 +49,17 @@ pub enum Key {
     Unknown,
 }
 
-/// A comparison: bytes of the packet, masked, are within bounds, or outside of them.
+/// A comparison: bytes of the packet, masked, are within some bounds, or outside of all.
 ///
-/// All byte strings are compared as `memcmp` does, as many bytes as `from` has.
+/// All byte strings are compared as `memcmp` does, as many bytes as the bounds have; all bounds have the same number.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Test {
     /// What is compared.
     pub key: Key,
     /// What is left of it before it is compared; empty where all of it is.
     pub mask: Vec<u8>,
-    /// The lower bound.
-    pub from: Vec<u8>,
-    /// The upper bound, included.
-    pub to: Vec<u8>,
+    /// Lower and upper bounds, both included.
+    pub bounds: Vec<(Vec<u8>, Vec<u8>)>,
     /// Whether the packet has to be inside.
     pub inside: bool,
 }
@@ -67,18 +67,29 @@ pub struct Test {
 impl Test {
     /// Exactly this value.
     pub fn is(key: Key, value: Vec<u8>) -> Self {
-        Self { key, mask: Vec::new(), to: value.clone(), from: value, inside: true }
+        Self { key, mask: Vec::new(), bounds: vec![(value.clone(), value)], inside: true }
+    }
+
+    /// Any of these bits of `ct state`, or with `inside` none of them.
+    pub fn state(bits: u32, inside: bool) -> Self {
+        let none = vec![0; 4];
+        Self { key: Key::State, mask: bits.to_ne_bytes().to_vec(), bounds: vec![(none.clone(), none)], inside }
+    }
+
+    /// Bytes that are compared.
+    fn length(&self) -> usize {
+        self.bounds.first().map_or(0, |(from, _)| from.len())
     }
 
     /// Whether it holds for the packet of an event; `None` where the event does not say.
     pub fn holds(&self, event: &Event) -> Option<bool> {
-        let mut bytes = self.key.of(event, self.from.len())?;
+        let mut bytes = self.key.of(event, self.length())?;
         if !self.mask.is_empty() {
             for (byte, mask) in bytes.iter_mut().zip(self.mask.iter().chain(std::iter::repeat(&0))) {
                 *byte &= mask;
             }
         }
-        let within = self.from <= bytes && bytes <= self.to;
+        let within = self.bounds.iter().any(|(from, to)| *from <= bytes && bytes <= *to);
         Some(within == self.inside)
     }
 }
@@ -201,6 +212,11 @@ impl Key {
         }
     }
 
+    /// A value, or a range of values.
+    fn range(self, from: &[u8], to: &[u8]) -> String {
+        if from == to { self.value(from) } else { format!("{}-{}", self.value(from), self.value(to)) }
+    }
+
     /// A value as nft writes it.
     fn value(self, bytes: &[u8]) -> String {
         match (self, bytes) {
@@ -249,28 +265,27 @@ pub(crate) struct Shown<'a>(pub(crate) &'a Test, pub(crate) Family);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(test, family) = *self;
-        let Test { key, mask, from, to, inside } = test;
-        let words = key.words(from.len(), family);
+        let Test { key, mask, bounds, inside } = test;
+        let words = key.words(test.length(), family);
+        let not = if *inside { "" } else { "!= " };
+        let [(from, to)] = &bounds[..] else {
+            let parts: Vec<String> = bounds.iter().take(SHOWN).map(|(from, to)| key.range(from, to)).collect();
+            let more = if bounds.len() > SHOWN { ", …" } else { "" };
+            return write!(f, "{words} {not}{{ {}{more} }}", parts.join(", "));
+        };
         let zero = from.iter().chain(to).all(|byte| *byte == 0);
         // Any of some bits: "they are not all zero".
         if *key == Key::State && !mask.is_empty() && zero {
             let not = if *inside { "!= " } else { "" };
             return write!(f, "{words} {not}{}", key.value(mask));
         }
-        write!(f, "{words} ")?;
         if let (Key::NetworkHeader { .. }, Some(length)) = (key, prefix(mask)) {
-            let not = if *inside { "" } else { "!= " };
-            return write!(f, "{not}{}/{length}", key.value(from));
+            return write!(f, "{words} {not}{}/{length}", key.value(from));
         }
-        if !mask.is_empty() {
-            write!(f, "& {} ", hexadecimal(mask))?;
-        }
-        match (from == to, inside) {
-            (true, true) if mask.is_empty() => f.write_str(&key.value(from)),
-            (true, true) => write!(f, "== {}", key.value(from)),
-            (true, false) => write!(f, "!= {}", key.value(from)),
-            (false, true) => write!(f, "{}-{}", key.value(from), key.value(to)),
-            (false, false) => write!(f, "!= {}-{}", key.value(from), key.value(to)),
+        match (mask.is_empty(), inside) {
+            (true, _) => write!(f, "{words} {not}{}", key.range(from, to)),
+            (false, true) => write!(f, "{words} & {} == {}", hexadecimal(mask), key.range(from, to)),
+            (false, false) => write!(f, "{words} & {} != {}", hexadecimal(mask), key.range(from, to)),
         }
     }
 }

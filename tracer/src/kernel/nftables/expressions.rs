@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::nfnetlink::{attribute, attributes, long, number, string};
+use super::sets::Bounds;
 use crate::ruleset::{Backend, Family, Key, Shown, Test};
 
 /// What a rule does, as far as it is understood, up to where it rejects.
@@ -21,8 +22,21 @@ pub(super) struct Expressions {
     pub(super) jumps: Vec<String>,
     /// Whether it has a verdict map, whose elements may lead to any chain.
     pub(super) anywhere: bool,
+    /// What it looks up in sets whose elements are still to be read.
+    pub(super) lookups: Vec<Lookup>,
     /// It in words.
     text: Vec<String>,
+}
+
+/// A look-up in an anonymous set, as in `tcp dport { 80, 443 }`.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    /// The set's name.
+    pub(super) set: String,
+    loaded: Loaded,
+    inside: bool,
+    /// Its place in the words.
+    place: usize,
 }
 
 /// What a register holds.
@@ -97,8 +111,26 @@ impl Expressions {
                 break;
             }
         }
-        read.tidy();
         read
+    }
+
+    /// Takes the elements of a set that it looks something up in; none where they are not known.
+    pub(super) fn resolve(&mut self, lookup: Lookup, elements: Option<Bounds>, family: Family) {
+        let Lookup { loaded, inside, place, .. } = lookup;
+        let fits = |bounds: &Bounds| {
+            let length = |(from, to): &(Vec<u8>, Vec<u8>)| from.len() == loaded.length && to.len() == loaded.length;
+            bounds.iter().all(|bounds| length(bounds) && (loaded.key != Key::State || bounds.0 == bounds.1))
+        };
+        match elements.filter(|elements| fits(elements) && !elements.is_empty() && self.tests.len() < TESTS) {
+            Some(bounds) => {
+                let test = Test { key: loaded.key, mask: loaded.mask, bounds, inside };
+                if let Some(words) = self.text.get_mut(place) {
+                    *words = Shown(&test, family).to_string();
+                }
+                self.tests.push(test);
+            }
+            None => self.complete = false,
+        }
     }
 
     fn expression(&mut self, name: &str, data: &[u8], registers: &mut Registers, family: Family) -> Goes {
@@ -193,6 +225,7 @@ impl Expressions {
         let Some(register) = field(NFTA_PAYLOAD_DREG) else {
             // The packet is changed: what was asked of it before is not what the event shows.
             self.tests.clear();
+            self.lookups.clear();
             return self.not_understood("[payload set]".to_owned());
         };
         let (offset, length) = (field(NFTA_PAYLOAD_OFFSET), field(NFTA_PAYLOAD_LEN));
@@ -256,7 +289,7 @@ impl Expressions {
             return self.not_understood("[cmp]".to_owned());
         }
         let mask = loaded.mask.get(..length).unwrap_or(&loaded.mask).to_vec();
-        self.test(Test { key: loaded.key, mask, from, to, inside }, family);
+        self.test(Test { key: loaded.key, mask, bounds: vec![(from, to)], inside }, family);
     }
 
     fn lookup(&mut self, data: &[u8], registers: &mut Registers, family: Family) {
@@ -264,18 +297,32 @@ impl Expressions {
         const NFTA_LOOKUP_SREG: u16 = 2;
         const NFTA_LOOKUP_DREG: u16 = 3;
         const NFT_REG_VERDICT: u32 = 0;
-        let what = attribute(data, NFTA_LOOKUP_SREG).and_then(number).and_then(|register| registers.get(register));
-        let what = what.map_or_else(String::new, |loaded| loaded.key.words(loaded.length, family) + " ");
+        const NFTA_LOOKUP_FLAGS: u16 = 5;
+        const NFT_LOOKUP_F_INV: u32 = 1;
+        let loaded = attribute(data, NFTA_LOOKUP_SREG).and_then(number).and_then(|register| registers.get(register));
+        let loaded = loaded.cloned();
+        let what = loaded.as_ref().map_or_else(String::new, |loaded| loaded.key.words(loaded.length, family) + " ");
         let set = attribute(data, NFTA_LOOKUP_SET).map(string).unwrap_or_default();
         match attribute(data, NFTA_LOOKUP_DREG).and_then(number) {
             Some(NFT_REG_VERDICT) => {
                 self.anywhere = true;
                 self.not_understood(format!("{what}vmap @{set}"));
             }
-            to => {
+            Some(register) => {
                 self.not_understood(format!("{what}@{set}"));
-                if let Some(register) = to {
-                    registers.lose(register);
+                registers.lose(register);
+            }
+            None => {
+                let flags = attribute(data, NFTA_LOOKUP_FLAGS).and_then(number).unwrap_or(0);
+                let text = format!("{what}@{set}");
+                // Named sets change by themselves; the kernel names anonymous ones so, which nobody else can.
+                match loaded.filter(|_| set.starts_with("__set")) {
+                    Some(loaded) if self.lookups.len() < TESTS => {
+                        let (inside, place) = (flags & NFT_LOOKUP_F_INV == 0, self.text.len());
+                        self.lookups.push(Lookup { set, loaded, inside, place });
+                        self.text.push(text);
+                    }
+                    _ => self.not_understood(text),
                 }
             }
         }
@@ -353,25 +400,23 @@ impl Expressions {
 
     /// It in short.
     pub(super) fn words(&self) -> String {
-        let text = self.text.join(" ");
+        let text = self.tidy().join(" ");
         match text.char_indices().nth(WORDS) {
             Some((end, _)) => format!("{}…", &text[..end]),
             None => text,
         }
     }
 
-    /// Leaves out of the words what others of them imply.
-    fn tidy(&mut self) {
-        let begins = |text: &[String], with: &str| text.iter().any(|words| words.starts_with(with));
-        if begins(&self.text, "tcp ") {
-            self.text.retain(|words| words != "meta l4proto tcp" && words != "ip protocol tcp");
-        }
-        if begins(&self.text, "ip ") {
-            self.text.retain(|words| words != "meta nfproto ipv4");
-        }
-        if begins(&self.text, "ip6 ") {
-            self.text.retain(|words| words != "meta nfproto ipv6");
-        }
+    /// Its words, without those that others of them imply.
+    fn tidy(&self) -> Vec<&str> {
+        let begins = |with: &str| self.text.iter().any(|words| words.starts_with(with));
+        let implied = |words: &str| match words {
+            "meta l4proto tcp" | "ip protocol tcp" => begins("tcp "),
+            "meta nfproto ipv4" => begins("ip "),
+            "meta nfproto ipv6" => begins("ip6 "),
+            _ => false,
+        };
+        self.text.iter().map(String::as_str).filter(|words| !implied(words)).collect()
     }
 }
 
@@ -410,8 +455,7 @@ fn xt_tcp(info: &[u8]) -> Option<(Vec<Test>, bool)> {
         ((from, to) != (0, u16::MAX) || inverted).then(|| Test {
             key: Key::TransportHeader { offset },
             mask: Vec::new(),
-            from: from.to_be_bytes().to_vec(),
-            to: to.to_be_bytes().to_vec(),
+            bounds: vec![(from.to_be_bytes().to_vec(), to.to_be_bytes().to_vec())],
             inside: !inverted,
         })
     };
@@ -443,13 +487,6 @@ fn xt_conntrack(info: &[u8]) -> Option<(Vec<Test>, bool)> {
     }
     let untracked = if states & XT_CONNTRACK_STATE_UNTRACKED == 0 { 0 } else { NF_CT_STATE_UNTRACKED_BIT };
     let bits = u32::from(states & STATES) | untracked;
-    let none = vec![0; 4];
-    let test = Test {
-        key: Key::State,
-        mask: bits.to_ne_bytes().to_vec(),
-        from: none.clone(),
-        to: none,
-        inside: inverted & XT_CONNTRACK_STATE != 0,
-    };
+    let test = Test::state(bits, inverted & XT_CONNTRACK_STATE != 0);
     Some((vec![test], asked == XT_CONNTRACK_STATE))
 }

@@ -6,6 +6,7 @@ use rstest::rstest;
 use super::super::nfnetlink::Message;
 use super::super::nfnetlink::tests::attribute;
 use super::Reader;
+use super::expressions::Expressions;
 use crate::ruleset::{Backend, Family, Hooks, Key, Rule, Test};
 
 const INET: u8 = 1;
@@ -126,7 +127,8 @@ fn a_rule_of_nft() {
 #[case::ports(&[payload(2, 0, 2), expression("range", &[number(1, 1), number(2, 0), value(3, &[0, 1]), value(4, &[4, 0])])],
     "tcp sport 1-1024", true)]
 #[case::above(&[payload(2, 2, 2), cmp(4, &[4, 0])], "tcp dport != 0-1024", true)]
-#[case::a_set(&[payload(2, 2, 2), expression("lookup", &[text(1, "__set0"), number(2, 1)])], "tcp dport @__set0", false)]
+#[case::a_set(&[payload(2, 2, 2), expression("lookup", &[text(1, "blocked"), number(2, 1)])], "tcp dport @blocked", false)]
+#[case::an_unread_set(&[payload(2, 2, 2), expression("lookup", &[text(1, "__set0"), number(2, 1)])], "tcp dport @__set0", false)]
 #[case::limit(&[expression("limit", &[])], "[limit]", false)]
 #[case::mark(&[meta(3), cmp(0, &[1, 0, 0, 0])], "[cmp]", false)]
 #[case::another_register(&[payload(2, 2, 2), expression("cmp", &[number(1, 2), number(2, 0), value(3, &[1, 187])])],
@@ -142,6 +144,33 @@ fn tests_are_understood_or_said_not_to_be(#[case] expressions: &[Vec<u8>], #[cas
     assert_eq!(rule.text, expected.trim_start());
     assert_eq!(rule.complete, complete);
     assert_eq!(rule.tests.is_empty(), !complete || expressions.is_empty());
+}
+
+#[test]
+fn anonymous_sets_are_read() {
+    let lookup = |flags: u32| {
+        let lookup = expression("lookup", &[text(1, "__set0"), number(2, 1), number(5, flags)]);
+        [payload(2, 2, 2), lookup, reject(1)].concat()
+    };
+    let read = |flags: u32, elements: Option<Vec<(Vec<u8>, Vec<u8>)>>| {
+        let mut read = Expressions::read(&lookup(flags), Family::Inet);
+        let found = read.lookups.pop().unwrap();
+        read.resolve(found, elements, Family::Inet);
+        read
+    };
+    let ports = vec![(vec![0, 80], vec![0, 80]), (vec![1, 187], vec![1, 189])];
+    let known = read(0, Some(ports.clone()));
+    assert_eq!(known.words(), "tcp dport { 80, 443-445 } reject with tcp reset");
+    let test = Test { bounds: ports.clone(), ..dport() };
+    assert_eq!((known.tests, known.complete), (vec![test.clone()], true));
+    let inverted = read(1, Some(ports));
+    assert_eq!(inverted.words(), "tcp dport != { 80, 443-445 } reject with tcp reset");
+    assert_eq!(inverted.tests, [Test { inside: false, ..test }]);
+    for strange in [None, Some(vec![]), Some(vec![(vec![1], vec![2])])] {
+        let unknown = read(0, strange);
+        assert_eq!((unknown.tests.len(), unknown.complete), (0, false));
+        assert_eq!(unknown.words(), "tcp dport @__set0 reject with tcp reset");
+    }
 }
 
 /// What was loaded into the second half of a register of 16 bytes takes away what was in the first.

@@ -44,8 +44,7 @@ struct TestDto {
     key: KeyDto,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     mask: Vec<u8>,
-    from: Vec<u8>,
-    to: Vec<u8>,
+    bounds: Vec<(Vec<u8>, Vec<u8>)>,
     inside: bool,
 }
 
@@ -179,18 +178,12 @@ impl RuleDto {
 
 impl From<&Test> for TestDto {
     fn from(test: &Test) -> Self {
-        Self {
-            key: test.key.into(),
-            mask: test.mask.clone(),
-            from: test.from.clone(),
-            to: test.to.clone(),
-            inside: test.inside,
-        }
+        Self { key: test.key.into(), mask: test.mask.clone(), bounds: test.bounds.clone(), inside: test.inside }
     }
 }
 
 impl From<TestDto> for Test {
     fn from(dto: TestDto) -> Self {
-        Self { key: dto.key.into(), mask: dto.mask, from: dto.from, to: dto.to, inside: dto.inside }
+        Self { key: dto.key.into(), mask: dto.mask, bounds: dto.bounds, inside: dto.inside }
     }
 }
