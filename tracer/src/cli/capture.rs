@@ -198,7 +198,8 @@ async fn finish(live: &mut Live, session: &mut Session, sinks: &mut [&mut dyn Si
         offer(item, session, sinks)?;
     }
     let questions = session.last_requests();
-    let count = questions.len();
+    // Earlier questions are answered before these.
+    let count = session.outstanding();
     let patience = questions.iter().map(|question| question.patience()).sum::<Duration>() + LAST_ANSWERS;
     live.ask(questions);
     for item in &live.last_answers(count, patience.min(ALL_ANSWERS)).await {
