@@ -5,8 +5,10 @@ use bytes::Bytes;
 use tracer_common::Hook;
 use tracer_common::counter;
 
+use crate::census::Census;
 use crate::conntrack::{Status, TcpState, Tuple};
 use crate::kernel::era::Era;
+use crate::ruleset::Rules;
 use crate::time::{ClockOffset, Instant};
 
 /// The host a capture was taken on, fixed when the capture starts.
@@ -226,6 +228,10 @@ pub enum Item {
     Netns(Netns),
     /// The answer to a look-up.
     LookedUp(LookedUp),
+    /// The rules of a namespace that can answer with a RST: the first time soon after one did, and when the capture ends.
+    Rules(Rules),
+    /// Who holds the entries of a table that was full, when the capture ends.
+    Census(Census),
     /// The capture ended here, in good order.
     Ended(Instant),
 }

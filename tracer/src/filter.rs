@@ -41,7 +41,12 @@ impl Filter {
             && within(&self.server, Some(key.server().ip()))
             && within(&self.nat, key.nat().map(|nat| nat.ip()))
             && (self.ports.is_empty() || ports.any(|port| self.ports.contains(&port)))
-            && (self.netns.is_empty() || key.netns.is_some_and(|netns| self.netns.contains(&netns)))
+            && (self.netns.is_empty() || key.netns.is_some_and(|netns| self.matches_netns(netns)))
+    }
+
+    /// Whether a network namespace matches.
+    pub fn matches_netns(&self, netns: u32) -> bool {
+        self.netns.is_empty() || self.netns.contains(&netns)
     }
 
     /// Whether a cause matches.

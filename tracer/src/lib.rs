@@ -5,6 +5,7 @@ pub mod attach;
 pub mod capture;
 pub mod causality;
 pub mod cause;
+pub mod census;
 pub mod cli;
 pub mod conntrack;
 pub mod decode;
@@ -17,6 +18,7 @@ pub mod packet;
 pub mod pages;
 pub mod render;
 pub mod report;
+pub mod ruleset;
 pub mod session;
 pub mod source;
 #[cfg(test)]

@@ -8,8 +8,10 @@ use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Netns,
 use crate::causality::engine::Totals;
 use crate::causality::flow::{Flow, Strength, Tally};
 use crate::cause::{Cause, Diagnosis};
+use crate::census::Census;
 use crate::diagnosis::{self, Exclusion, Finding, Mitigation, MitigationId};
 use crate::filter::Filter;
+use crate::ruleset::{Looks, Suspects};
 use crate::source::recording::Damage;
 use crate::time::Instant;
 
@@ -60,6 +62,8 @@ pub struct FlowReport {
     pub flow: Flow,
     /// The namespace's name, where it has one.
     pub netns_name: Option<String>,
+    /// The rules that can have rejected it, where a rule did and the ruleset was looked at.
+    pub suspects: Option<Suspects>,
     /// Competing causes, and why they are excluded.
     pub excluded: Vec<Exclusion>,
     /// What would cure it.
@@ -115,6 +119,10 @@ pub struct Ingredients {
     pub counters: Option<Counters>,
     /// The last facts about every namespace.
     pub namespaces: BTreeMap<u32, Netns>,
+    /// What was seen of rulesets that reject, per namespace.
+    pub rulesets: BTreeMap<u32, Looks>,
+    /// Who held the entries of tables that were full, per namespace.
+    pub censuses: BTreeMap<u32, Census>,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// The engine's flows.
@@ -128,8 +136,8 @@ pub struct Ingredients {
 impl Report {
     /// Puts a report together.
     pub fn new(ingredients: Ingredients) -> Self {
-        let Ingredients { host, origin, ended, hooks, counters, namespaces, undecodable, flows, totals, filter } =
-            ingredients;
+        let Ingredients { host, origin, ended, hooks, counters, namespaces, .. } = ingredients;
+        let Ingredients { rulesets, censuses, undecodable, flows, totals, filter, .. } = ingredients;
         let hooks = hook_lines(&hooks, counters.as_ref());
         let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
         // Endpoints on the same host mind their own business, unless the user asks for their namespace.
@@ -148,7 +156,7 @@ impl Report {
         let (wanted, hidden): (Vec<Flow>, Vec<Flow>) =
             flows.into_iter().partition(|flow| filter.matches_cause(flow.story.diagnosis.cause));
         let table_full: Vec<TableFull> = counters.as_ref().map_or_else(Vec::new, |counters| {
-            let wanted = |full: &&TableFull| filter.netns.is_empty() || filter.netns.contains(&full.netns);
+            let wanted = |full: &&TableFull| filter.matches_netns(full.netns);
             counters.table_full.iter().filter(wanted).copied().collect()
         });
         let mut summary = summarise(&wanted, &totals, &filter);
@@ -157,10 +165,12 @@ impl Report {
             .into_iter()
             .map(|flow| {
                 let facts = namespace(&flow);
+                let suspects = suspects(&flow, &rulesets);
                 FlowReport {
                     netns_name: facts.and_then(|facts| facts.name.clone()),
                     excluded: diagnosis::exclusions(&flow, &hooks, facts),
-                    mitigations: diagnosis::mitigations_for(&flow, host.era, facts),
+                    mitigations: diagnosis::mitigations_for(&flow, host.era, facts, suspects.as_ref()),
+                    suspects,
                     flow,
                 }
             })
@@ -187,7 +197,7 @@ impl Report {
             findings: Vec::new(),
             mitigations,
         };
-        report.findings = diagnosis::findings(&report, &namespaces, &totals, &of_endpoints);
+        report.findings = diagnosis::findings(&report, &namespaces, &censuses, &totals, &of_endpoints);
         report
     }
 
@@ -199,6 +209,12 @@ impl Report {
 
 const fn events_of(tally: Tally) -> u64 {
     tally.invalid + tally.ignored + tally.undecided + tally.resets
+}
+
+/// The rules that can have rejected a flow.
+fn suspects(flow: &Flow, rulesets: &BTreeMap<u32, Looks>) -> Option<Suspects> {
+    let reset = flow.story.reset.as_ref().filter(|_| flow.story.diagnosis.cause == Cause::RejectRule)?;
+    Some(rulesets.get(&reset.event.netns?)?.suspects(&reset.event))
 }
 
 fn hook_lines(statuses: &[HookStatus], counters: Option<&Counters>) -> Vec<HookLine> {

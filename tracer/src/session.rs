@@ -1,18 +1,24 @@
 //! What live and recorded captures share: items in, observations on the way, a report at the end.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 
-use crate::capture::{Counters, HookStatus, Host, Item, Netns};
+use crate::capture::{Counters, HookStatus, Host, Item, Netns, TableFull};
 use crate::causality::Limits;
 use crate::causality::engine::{Engine, Observed, Request};
 use crate::causality::flow::{Flow, FlowId};
+use crate::census::Census;
 use crate::decode::decode;
 use crate::filter::Filter;
 use crate::report::{Ingredients, Origin, Report};
+use crate::ruleset::Looks;
 use crate::source::recording::Reader;
 use crate::time::Instant;
 use tracer_common::Hook;
+
+/// Most full tables whose entries are counted.
+const CENSUSES: usize = 4;
 
 /// Works off a recording. `each` sees every item, and what the session made of it.
 pub fn replay<E: From<io::Error>>(
@@ -36,9 +42,14 @@ pub struct Session {
     hooks: Vec<HookStatus>,
     counters: Option<Counters>,
     namespaces: BTreeMap<u32, Netns>,
+    rulesets: BTreeMap<u32, Looks>,
+    censuses: BTreeMap<u32, Census>,
     undecodable: u64,
     last: Instant,
     resets: u64,
+    /// Questions that were handed out, and answers that came.
+    asked: usize,
+    answered: usize,
 }
 
 impl Session {
@@ -52,8 +63,12 @@ impl Session {
             hooks: Vec::new(),
             counters: None,
             namespaces: BTreeMap::new(),
+            rulesets: BTreeMap::new(),
+            censuses: BTreeMap::new(),
             undecodable: 0,
             resets: 0,
+            asked: 0,
+            answered: 0,
         }
     }
 
@@ -64,6 +79,9 @@ impl Session {
 
     /// Takes an item; a record gives an observation.
     pub fn item(&mut self, item: &Item) -> Option<Observed> {
+        if matches!(item, Item::LookedUp(_) | Item::Netns(_) | Item::Rules(_) | Item::Census(_)) {
+            self.answered += 1;
+        }
         match item {
             Item::Record(raw) => match decode(raw) {
                 Ok(event) => {
@@ -92,6 +110,17 @@ impl Session {
             Item::Netns(netns) => {
                 self.namespaces.insert(netns.inode, netns.clone());
             }
+            Item::Rules(rules) => {
+                self.last = self.last.max(rules.at);
+                match self.rulesets.entry(rules.netns) {
+                    Entry::Vacant(place) => drop(place.insert(Looks::new(rules.clone()))),
+                    Entry::Occupied(mut looks) => looks.get_mut().again(rules.clone()),
+                }
+            }
+            Item::Census(census) => {
+                self.last = self.last.max(census.at);
+                self.censuses.insert(census.netns, census.clone());
+            }
             Item::LookedUp(answer) => {
                 self.last = self.last.max(answer.at);
                 self.engine.looked_up(answer.clone());
@@ -103,7 +132,14 @@ impl Session {
 
     /// What the engine wants to know of the kernel now.
     pub fn requests(&mut self, now: Instant) -> Vec<Request> {
-        self.engine.requests(now)
+        let requests = self.engine.requests(now);
+        self.asked += requests.len();
+        requests
+    }
+
+    /// How many answers are still to come.
+    pub const fn outstanding(&self) -> usize {
+        self.asked.saturating_sub(self.answered)
     }
 
     /// When it will want to know something next.
@@ -113,7 +149,15 @@ impl Session {
 
     /// What it wants to know before the capture ends.
     pub fn last_requests(&mut self) -> Vec<Request> {
-        self.engine.last_requests()
+        let full = self.counters.iter().flat_map(|counters| &counters.table_full);
+        let mut full: Vec<&TableFull> = full.filter(|full| self.filter.matches_netns(full.netns)).collect();
+        full.sort_by_key(|full| std::cmp::Reverse(full.dropped + full.made_room));
+        // First: the table changes, and there may be many entries to be looked up.
+        let mut requests: Vec<Request> =
+            full.into_iter().take(CENSUSES).map(|full| Request::Census(full.netns)).collect();
+        requests.extend(self.engine.last_requests());
+        self.asked += requests.len();
+        requests
     }
 
     /// The flow with this number.
@@ -136,10 +180,76 @@ impl Session {
             hooks: self.hooks,
             counters: self.counters,
             namespaces: self.namespaces,
+            rulesets: self.rulesets,
+            censuses: self.censuses,
             undecodable: self.undecodable,
             flows,
             totals,
             filter: self.filter,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_common::Hook;
+
+    use super::Session;
+    use crate::capture::{Counters, Host, Item, Netns, TableFull};
+    use crate::causality::engine::Request;
+    use crate::census::Counting;
+    use crate::filter::Filter;
+    use crate::testing::{Build, GATEWAY};
+    use crate::time::Instant;
+
+    fn netns(inode: u32) -> Netns {
+        Netns { inode, name: None, at: Instant(2), entries: None, max: None, invalid: None, sysctls: Vec::new() }
+    }
+
+    /// What was asked before the end is answered before what is asked then: all of it has to be waited for.
+    #[test]
+    fn answers_are_waited_for() {
+        let mut session = Session::new(Host::nobody(), Filter::default());
+        session.item(&Item::Record(Build::from_server(Hook::ResetV4, 1, 1, 2, 3).bytes()));
+        let asked = session.requests(Instant(1));
+        assert!(asked.contains(&Request::Netns(GATEWAY)));
+        assert_eq!(session.outstanding(), asked.len());
+        session.item(&Item::Netns(netns(GATEWAY)));
+        assert_eq!(session.outstanding(), asked.len() - 1);
+        let last = session.last_requests();
+        assert!(!last.is_empty());
+        assert_eq!(session.outstanding(), asked.len() - 1 + last.len());
+    }
+
+    /// The entries of full tables are counted first, those of the fullest before the others, and only what is wanted.
+    #[test]
+    fn full_tables_are_counted_at_the_end() {
+        let full =
+            |netns: u32, dropped: u64| TableFull { netns, dropped, made_room: 1, first: Instant(1), last: Instant(1) };
+        let counters = Counters {
+            at: Instant(1),
+            hooks: Vec::new(),
+            lost_on: Vec::new(),
+            table_full: (1..=9).map(|netns| full(netns, u64::from(netns))).collect(),
+        };
+        let last = |filter: Filter| {
+            let mut session = Session::new(Host::nobody(), filter);
+            session.item(&Item::Counters(counters.clone()));
+            assert!(!session.requests(Instant(1)).iter().any(|request| matches!(request, Request::Census(_))));
+            session.last_requests()
+        };
+        let all = last(Filter::default());
+        assert_eq!(all[..4], [9, 8, 7, 6].map(Request::Census));
+        assert!(!all[4..].iter().any(|request| matches!(request, Request::Census(_))));
+        let one = last(Filter { netns: vec![3], ..Filter::default() });
+        assert_eq!(one[0], Request::Census(3));
+        assert!(matches!(one[1], Request::Netns(_)));
+    }
+
+    #[test]
+    fn a_census_answers_too() {
+        let mut session = Session::new(Host::nobody(), Filter::default());
+        session.item(&Item::Census(Counting::default().finish(GATEWAY, Instant(9), None)));
+        assert_eq!(session.outstanding(), 0, "a recording answers what nobody asked");
     }
 }

@@ -15,7 +15,7 @@ use crate::kernels::Kernel;
 use crate::process::output;
 
 /// Programs that the guest needs besides busybox, with everything they link to.
-const PROGRAMS: [&str; 13] = [
+const PROGRAMS: [&str; 15] = [
     "/usr/bin/ip",
     "/sbin/tc",
     "/usr/sbin/nft",
@@ -24,6 +24,8 @@ const PROGRAMS: [&str; 13] = [
     "/usr/sbin/iptables-nft",
     "/usr/sbin/iptables-legacy",
     "/usr/sbin/ip6tables-legacy",
+    "/usr/sbin/iptables-legacy-save",
+    "/usr/sbin/ip6tables-legacy-save",
     "/usr/sbin/conntrack",
     "/usr/sbin/ethtool",
     "/usr/bin/setpriv",

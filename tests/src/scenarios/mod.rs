@@ -12,6 +12,7 @@ mod late_retransmission;
 mod local;
 mod malformed;
 mod no_entry;
+mod reject_rule;
 mod rules;
 mod state;
 mod table;
@@ -434,6 +435,24 @@ pub const ALL: &[Scenario] = &[
         "a REJECT rule on a bridge of the gateway's; 5.10: not seen",
         rules::reject_on_bridge,
         NotE1("reject-rule by gateway-reject-rule"),
+    ),
+    scenario(
+        "reject-two-rules",
+        "rules that reject, and which of them it was",
+        reject_rule::two_rules,
+        AtLeast(2, "reject-rule by gateway-reject-rule"),
+    ),
+    scenario(
+        "reject-iptables-rule",
+        "a REJECT rule of iptables, and its number",
+        reject_rule::iptables,
+        Each("reject-rule by gateway-reject-rule"),
+    ),
+    scenario(
+        "reject-legacy-rule",
+        "the same in the tables of legacy iptables",
+        reject_rule::legacy,
+        Each("reject-rule by gateway-reject-rule"),
     ),
     // Behind the scenario that waits for the REJECT modules: this one loads them.
     scenario(

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Context;
 use super::connection::Connection;
+use super::reject_rule;
 use crate::expect::Expect;
 use crate::topology::{CLIENT, Lab, NAT, Nat, server};
 use crate::whyrst::Capture;
@@ -22,9 +23,8 @@ pub(super) fn far_ahead(connection: &Connection) -> Result<Segment> {
 
 /// An INPUT chain with one rule.
 pub(super) fn input_rule(lab: &Lab, rule: &str) -> Result<()> {
-    lab.gateway.run(&["nft", "add table inet filter"])?;
-    lab.gateway.run(&["nft", "add chain inet filter input { type filter hook input priority 0; }"])?;
-    lab.gateway.run(&["nft", &format!("add rule inet filter input {rule}")]).map(drop)
+    reject_rule::chain(lab, "input")?;
+    reject_rule::rule(lab, "input", rule)
 }
 
 /// The cure at work: what is refused is dropped before the stack can answer it.
@@ -55,6 +55,7 @@ pub(super) fn invalid_dropped(context: &Context<'_>) -> Result<()> {
 pub(super) fn invalid_rejected(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     input_rule(&lab, "ct state invalid meta l4proto tcp reject with tcp reset")?;
+    let handle = reject_rule::handle(&lab, "input", "reject with tcp reset")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
     connection.tap.send(&far_ahead(&connection)?)?;
@@ -74,6 +75,8 @@ pub(super) fn invalid_rejected(context: &Context<'_>) -> Result<()> {
     expect.is(report, "/flows/0/invalid_packets", 1);
     expect.is(report, "/flows/0/resets", 1);
     expect.is(report, "/flows/0/chain/0/step", "conntrack-invalid");
+    expect.is(report, "/flows/0/rule/of", 1);
+    reject_rule::names(&mut expect, report, "/flows/0", "input", handle);
     captured.replay()?;
     expect.verdict()
 }

@@ -61,6 +61,9 @@ pub(super) fn drops(context: &Context<'_>) -> Result<()> {
     expect.that((1..=3).contains(&dropped), || format!("{dropped} packets were dropped"));
     full(&mut expect, report, &lab)?;
     expect.is(report, "/findings/0/evidence/dropped", dropped.to_string());
+    expect.is(report, "/findings/0/evidence/counted", "1");
+    expect.is(report, "/findings/0/evidence/top_sources", format!("{CLIENT} (1)"));
+    expect.is(report, "/findings/0/evidence/top_services", format!("tcp {} (1)", server(443)));
     captured.replay()?;
     expect.verdict()
 }
@@ -100,6 +103,12 @@ pub(super) fn evicts(context: &Context<'_>) -> Result<()> {
     let mut expect = Expect::new();
     let report = &captured.report;
     full(&mut expect, report, &lab)?;
+    let evidence = |name: &str| report["findings"][0]["evidence"][name].as_str().unwrap_or_default();
+    let (sources, services) = (evidence("top_sources"), evidence("top_services"));
+    let only_client = sources.starts_with(&format!("{CLIENT} (")) && !sources.contains(',');
+    expect.that(only_client, || format!("the sources are {sources}"));
+    expect.that(services.starts_with(&format!("tcp {target} (")), || format!("the services are {services}"));
+    expect.is(report, "/findings/0/evidence/count_is_partial", Value::Null);
     let made_room = report["findings"][0]["evidence"]["made_room"].as_str().and_then(|text| text.parse::<u64>().ok());
     expect.that(made_room.is_some_and(|count| count >= 50), || format!("{made_room:?} entries were evicted"));
     let flows = report["flows"].as_array().map(Vec::as_slice).unwrap_or_default();

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::connection::Connection;
+use super::reject_rule;
 use crate::command;
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, SERVER6, server};
@@ -288,9 +289,9 @@ pub(super) fn reject_module_later(context: &Context<'_>) -> Result<()> {
     let was_loaded = std::path::Path::new("/sys/module/nf_reject_ipv4").exists();
     let mut capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
-    lab.gateway.run(&["nft", "add table inet filter"])?;
-    lab.gateway.run(&["nft", "add chain inet filter forward { type filter hook forward priority 0; }"])?;
-    lab.gateway.run(&["nft", "add rule inet filter forward tcp dport 443 reject with tcp reset"])?;
+    reject_rule::chain(&lab, "forward")?;
+    reject_rule::rule(&lab, "forward", "tcp dport 443 reject with tcp reset")?;
+    let handle = reject_rule::handle(&lab, "forward", "reject with tcp reset")?;
     if !was_loaded {
         capture.wait_for("watching nf_send_reset now")?;
     }
@@ -306,6 +307,7 @@ pub(super) fn reject_module_later(context: &Context<'_>) -> Result<()> {
     expect.is(report, "/flows/0/confidence", "proven");
     expect.is(report, "/flows/0/client", connection.client_address.to_string());
     expect.is(report, "/flows/0/server", server(443).to_string());
+    reject_rule::names(&mut expect, report, "/flows/0", "forward", handle);
     captured.replay()?;
     expect.verdict()
 }

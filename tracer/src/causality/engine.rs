@@ -5,6 +5,7 @@ mod judge;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Limits;
 use super::effect::{self, Effect};
@@ -60,6 +61,21 @@ pub enum Request {
     LookUp(LookUp),
     /// What is known of the namespace with this inode number.
     Netns(u32),
+    /// The rules of this namespace that can answer with a RST.
+    Rules(u32),
+    /// Who holds the entries of this namespace's table. It takes a while: never while packets are captured.
+    Census(u32),
+}
+
+impl Request {
+    /// How long the kernel may take to answer, beyond the moment that everything takes.
+    pub const fn patience(self) -> Duration {
+        match self {
+            Self::LookUp(_) | Self::Netns(_) => Duration::ZERO,
+            Self::Rules(_) => Duration::from_secs(2),
+            Self::Census(_) => Duration::from_secs(5),
+        }
+    }
 }
 
 /// Counts over everything that passed the filter, flows that were forgotten included.
@@ -116,6 +132,9 @@ pub struct Engine {
     follow: Follow,
     namespaces: BTreeSet<u32>,
     new_namespaces: Vec<u32>,
+    /// Namespaces where a rule rejected something.
+    rejecting: BTreeSet<u32>,
+    new_rejecting: Vec<u32>,
     totals: Totals,
 }
 
@@ -136,6 +155,8 @@ impl Engine {
             follow: Follow::default(),
             namespaces: BTreeSet::new(),
             new_namespaces: Vec::new(),
+            rejecting: BTreeSet::new(),
+            new_rejecting: Vec::new(),
             totals: Totals::default(),
             limits,
         }
@@ -196,21 +217,25 @@ impl Engine {
 
     /// What the engine wants to know now.
     pub fn requests(&mut self, now: Instant) -> Vec<Request> {
+        // The rules first: the longer it takes, the more they may have changed.
+        let rules = std::mem::take(&mut self.new_rejecting).into_iter().map(Request::Rules);
         let namespaces = std::mem::take(&mut self.new_namespaces).into_iter().map(Request::Netns);
         let due = self.follow.due(now);
-        namespaces.chain(due.into_iter().filter_map(|id| self.look_up(id))).collect()
+        rules.chain(namespaces).chain(due.into_iter().filter_map(|id| self.look_up(id))).collect()
     }
 
     /// When it will next want to know something, if nothing happens before.
     pub fn next_request(&self) -> Option<Instant> {
-        if self.new_namespaces.is_empty() { self.follow.next() } else { Some(Instant(0)) }
+        let at_once = !self.new_namespaces.is_empty() || !self.new_rejecting.is_empty();
+        if at_once { Some(Instant(0)) } else { self.follow.next() }
     }
 
     /// What it wants to know before the capture ends: the entries whose end it has not seen, and the namespaces.
     pub fn last_requests(&mut self) -> Vec<Request> {
         let flows: Vec<FlowId> = self.follow.flows().collect();
         let look_ups = flows.into_iter().filter_map(|id| self.look_up(id));
-        self.namespaces.iter().copied().map(Request::Netns).chain(look_ups).collect()
+        let rules = self.rejecting.iter().copied().map(Request::Rules);
+        self.namespaces.iter().copied().map(Request::Netns).chain(rules).chain(look_ups).collect()
     }
 
     /// The flow with this number.
@@ -369,6 +394,13 @@ impl Engine {
             None => self.account(&reset.event, diagnosis, tally, story),
         };
         if let Some(flow) = flow {
+            if by == ResetBy::GatewayRejectRule
+                && let Some(netns) = reset.event.netns
+                && self.rejecting.len() < self.limits.waiting
+                && self.rejecting.insert(netns)
+            {
+                self.new_rejecting.push(netns);
+            }
             self.remember_sent(flow, &reset);
             self.follow.start(flow, reset.event.at, self.limits.followed);
         }

@@ -30,8 +30,10 @@ use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
 use crate::source::recording::{Reader, Writer, same_file};
 use crate::time::ClockOffset;
 
-/// How long the kernel has to answer what is asked at the end of a capture.
+/// How long the kernel has to answer what is asked at the end of a capture, beyond what single questions may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
+/// How long it has for all of them.
+const ALL_ANSWERS: Duration = Duration::from_secs(30);
 /// How often `nf_conntrack` is looked for with `--wait`.
 const LOOK_FOR_CONNTRACK: Duration = Duration::from_millis(200);
 /// How often the progress line is redrawn.
@@ -202,9 +204,11 @@ async fn finish(live: &mut Live, session: &mut Session, sinks: &mut [&mut dyn Si
         offer(item, session, sinks)?;
     }
     let questions = session.last_requests();
-    let count = questions.len();
+    // Earlier questions are answered before these.
+    let count = session.outstanding();
+    let patience = questions.iter().map(|question| question.patience()).sum::<Duration>() + LAST_ANSWERS;
     live.ask(questions);
-    for item in &live.last_answers(count, LAST_ANSWERS).await {
+    for item in &live.last_answers(count, patience.min(ALL_ANSWERS)).await {
         offer(item, session, sinks)?;
     }
     offer(&Item::Ended(now()), session, sinks)?;

@@ -1,12 +1,15 @@
 //! What should be known besides the flows: how far the report can be trusted, and what is close to breaking.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use tracer_common::Hook;
 
 use crate::capture::{HookState, Netns, TableFull};
 use crate::causality::engine::Totals;
 use crate::causality::flow::Flow;
+use crate::census::Census;
 use crate::report::{Origin, Report};
-use tracer_common::Hook;
 
 /// How urgent a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,13 +54,20 @@ pub struct Finding {
 pub fn findings(
     report: &Report,
     namespaces: &BTreeMap<u32, Netns>,
+    censuses: &BTreeMap<u32, Census>,
     totals: &Totals,
     of_endpoints: &[Flow],
 ) -> Vec<Finding> {
     let full = |inode: u32| report.table_full.iter().find(|full| full.netns == inode);
     let mut found: Vec<Finding> =
         namespaces.values().filter(|facts| full(facts.inode).is_none()).filter_map(table).collect();
-    found.extend(report.table_full.iter().map(|full| table_was_full(full, namespaces.get(&full.netns))));
+    found.extend(report.table_full.iter().map(|full| {
+        let mut finding = table_was_full(full, namespaces.get(&full.netns));
+        if let Some(census) = censuses.get(&full.netns) {
+            holders(census, &mut finding);
+        }
+        finding
+    }));
     found.extend(lost(report));
     found.extend(endpoints(of_endpoints, namespaces));
     found.extend(without_kprobes(report));
@@ -136,6 +146,28 @@ fn table_was_full(full: &TableFull, facts: Option<&Netns>) -> Finding {
     }
 }
 
+/// Who held the entries when the capture ended.
+fn holders(census: &Census, finding: &mut Finding) {
+    fn list<T: Display>(counts: &[(T, u64)]) -> String {
+        let counts: Vec<String> = counts.iter().map(|(what, count)| format!("{what} ({count})")).collect();
+        counts.join(", ")
+    }
+    finding.evidence.push(("counted".to_owned(), census.entries.to_string()));
+    if let (Some((source, of_source)), Some((service, to_service))) = (census.sources.first(), census.services.first())
+    {
+        finding.evidence.push(("top_sources".to_owned(), list(&census.sources)));
+        finding.evidence.push(("top_services".to_owned(), list(&census.services)));
+        let advice = format!(
+            "of {} entries at the end of the capture {of_source} were of {source}, and {to_service} went to {service}",
+            census.entries
+        );
+        finding.advice.insert(0, advice);
+    }
+    if let Some(problem) = &census.problem {
+        finding.evidence.push(("count_is_partial".to_owned(), problem.clone()));
+    }
+}
+
 fn table(namespace: &Netns) -> Option<Finding> {
     let (entries, max) = (u64::from(namespace.entries?), u64::from(namespace.max?));
     let severity = match entries * 100 {
@@ -183,12 +215,26 @@ fn lost(report: &Report) -> Option<Finding> {
         return None;
     }
     let on = |(cpu, hook, lost): &(u32, Hook, u64)| (format!("cpu {cpu} {}", hook.spec().symbol), lost.to_string());
+    // This hook writes no records: it counts, and what it loses is the namespace.
+    let searches: u64 =
+        report.hooks.iter().filter(|line| line.hook == Hook::TableFull).map(|line| line.counters.lost()).sum();
+    let events = report.lost - searches;
+    let (mut titles, mut advice) = (Vec::new(), Vec::new());
+    if events > 0 {
+        titles.push(format!("{events} events were lost: they came faster than they could be read"));
+        advice.push("flows may be missing, and a RST whose refused packet was lost has cause unknown".to_owned());
+    }
+    if searches > 0 {
+        let times = if searches == 1 { "once".to_owned() } else { format!("{searches} times") };
+        titles.push(format!("{times} the table was found full without being counted per namespace"));
+        advice.push("a table that was full may be missing, or have been full more often than is told".to_owned());
+    }
     Some(Finding {
         id: "events-lost",
         severity: Severity::Warning,
-        title: format!("{} events were lost: they came faster than they could be read", report.lost),
+        title: titles.join("; "),
         evidence: report.lost_on.iter().map(on).collect(),
-        advice: vec!["flows may be missing, and a RST whose refused packet was lost has cause unknown".to_owned()],
+        advice,
     })
 }
 
@@ -227,4 +273,71 @@ fn undecodable(report: &Report) -> Option<Finding> {
         evidence: Vec::new(),
         advice: vec!["read the recording with the version that wrote it, or a later one".to_owned()],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rstest::rstest;
+    use tracer_common::{Hook, counter};
+
+    use super::Finding;
+    use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, TableFull};
+    use crate::census::{Counting, Service};
+    use crate::filter::Filter;
+    use crate::report::Origin;
+    use crate::session::Session;
+    use crate::testing::GATEWAY;
+    use crate::time::Instant;
+
+    /// Counters with so many records lost at each of these hooks.
+    fn lost(lost: &[(Hook, u64)]) -> Counters {
+        let mut hooks = vec![HookCounters::default(); Hook::ALL.len()];
+        for (hook, count) in lost {
+            hooks[hook.index()].0[counter::LOST] = *count;
+        }
+        Counters { at: Instant(1), hooks, lost_on: Vec::new(), table_full: Vec::new() }
+    }
+
+    fn findings(items: impl IntoIterator<Item = Item>) -> BTreeMap<&'static str, Finding> {
+        let mut session = Session::new(Host::nobody(), Filter::default());
+        for hook in Hook::ALL {
+            session.item(&Item::Hook(HookStatus { hook, since: Instant(0), state: HookState::Attached }));
+        }
+        for item in items {
+            session.item(&item);
+        }
+        session.finish(Origin::Live).findings.into_iter().map(|finding| (finding.id, finding)).collect()
+    }
+
+    #[rstest]
+    #[case(&[], None)]
+    #[case(&[(Hook::CtInvalid, 3), (Hook::ResetV4, 1)], Some("4 events were lost: they came faster than they could be read"))]
+    #[case(&[(Hook::TableFull, 2)], Some("2 times the table was found full without being counted per namespace"))]
+    #[case(&[(Hook::TableFull, 1), (Hook::ResetV6, 5)], Some("5 events were lost: they came faster than they could be \
+        read; once the table was found full without being counted per namespace"))]
+    fn what_was_lost_is_told_apart(#[case] counts: &[(Hook, u64)], #[case] title: Option<&str>) {
+        let findings = findings([Item::Counters(lost(counts))]);
+        assert_eq!(findings.get("events-lost").map(|finding| finding.title.as_str()), title);
+    }
+
+    #[test]
+    fn a_full_table_names_who_fills_it() {
+        let full = TableFull { netns: GATEWAY, dropped: 1, made_room: 0, first: Instant(1), last: Instant(1) };
+        let mut counting = Counting::default();
+        let service = |port| Service { protocol: 6, address: "192.0.2.2".parse().unwrap(), port: Some(port) };
+        for (source, port) in [("10.0.0.3", 80), ("10.0.0.2", 443), ("10.0.0.2", 80)] {
+            counting.add(Some(source.parse().unwrap()), Some(service(port)));
+        }
+        let census = counting.finish(GATEWAY, Instant(2), Some("cut".to_owned()));
+        let counters = Counters { table_full: vec![full], ..lost(&[]) };
+        let findings = findings([Item::Counters(counters), Item::Census(census)]);
+        let finding = &findings["conntrack-table-full"];
+        let evidence: BTreeMap<&str, &str> = finding.evidence.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+        assert_eq!(evidence["top_sources"], "10.0.0.2 (2), 10.0.0.3 (1)");
+        assert_eq!(evidence["top_services"], "tcp 192.0.2.2:80 (2), tcp 192.0.2.2:443 (1)");
+        assert_eq!(evidence["count_is_partial"], "cut");
+        assert!(finding.advice[0].contains("of 3 entries at the end of the capture 2 were of 10.0.0.2"));
+    }
 }

@@ -9,6 +9,7 @@ use crate::causality::flow::{Flow, Strength};
 use crate::cause::{Cause, Reason, ResetBy};
 use crate::kernel::era::Era;
 use crate::report::FlowReport;
+use crate::ruleset::Suspects;
 
 /// The sysctl that says for how long an idle connection is kept, in seconds.
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
@@ -32,6 +33,8 @@ pub enum MitigationId {
     Keepalive,
     /// A table with more room.
     RaiseTableSize,
+    /// A look at the rule that rejected.
+    ReviewRejectRule,
 }
 
 impl MitigationId {
@@ -45,6 +48,7 @@ impl MitigationId {
             Self::RaiseTimeout => "raise-timeout",
             Self::Keepalive => "keepalive",
             Self::RaiseTableSize => "raise-table-size",
+            Self::ReviewRejectRule => "review-reject-rule",
         }
     }
 }
@@ -67,7 +71,12 @@ pub struct Mitigation {
 }
 
 /// The cures for a flow, the most thorough first.
-pub fn mitigations_for(flow: &Flow, era: Era, namespace: Option<&Netns>) -> Vec<MitigationId> {
+pub fn mitigations_for(
+    flow: &Flow,
+    era: Era,
+    namespace: Option<&Netns>,
+    suspects: Option<&Suspects>,
+) -> Vec<MitigationId> {
     if flow.story.strength() <= Strength::Ignored {
         return Vec::new();
     }
@@ -75,6 +84,9 @@ pub fn mitigations_for(flow: &Flow, era: Era, namespace: Option<&Netns>) -> Vec<
     let by_stack = flow.reset_by() == Some(ResetBy::GatewayStack);
     let refused = flow.story.refusal.is_some();
     let mut ids = Vec::new();
+    if suspects.is_some_and(|suspects| suspects.count > 0) {
+        ids.push(MitigationId::ReviewRejectRule);
+    }
     let window = diagnosis.cause == Cause::OutOfWindow;
     let lenient_later = matches!(diagnosis.reason, Some(Reason::SeqUnder | Reason::AckUnder | Reason::Overshot));
     if window && lenient_later && matches!(era, Era::E1 | Era::E2) {
@@ -181,7 +193,27 @@ fn describe(id: MitigationId, flows: &[&FlowReport], facts: &BTreeMap<u32, Netns
             ],
             vec![Reason::Evicted],
         ),
+        MitigationId::ReviewRejectRule => Mitigation {
+            id,
+            title: "look at the rule that rejects, and accept or drop ahead of it what it should not reject",
+            commands: review(flows),
+            undo: Vec::new(),
+            side_effects: vec!["looking changes nothing; a new rule ahead of it is the ruleset's owner's to write"],
+            cures: Vec::new(),
+        },
     }
+}
+
+/// Commands that show every rule that is suspected.
+fn review(flows: &[&FlowReport]) -> Vec<String> {
+    let commands: BTreeSet<String> = flows
+        .iter()
+        .flat_map(|flow| {
+            let rules = flow.suspects.iter().flat_map(|suspects| &suspects.rules);
+            rules.map(|rule| prefix(flow.netns_name.as_ref()) + &rule.shown_by())
+        })
+        .collect();
+    commands.into_iter().collect()
 }
 
 /// A sysctl that is changed from what it is; undoing it sets it back.

@@ -1,53 +1,52 @@
 //! Look-ups of single conntrack entries, and conntrack's counters, over ctnetlink (`net/netfilter/nf_conntrack_netlink.c`).
 //!
-//! Only `IPCTNL_MSG_CT_GET` of one tuple, and the counters of each CPU: a dump of a table with a million entries is no way to treat a gateway in
-//! trouble.
+//! While packets are captured only `IPCTNL_MSG_CT_GET` of one tuple, and the counters of each CPU: a dump of a table with
+//! a million entries is no way to treat a gateway in trouble. When a capture has ended, the entries of a table that was
+//! full are counted.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
 
-use netlink_packet_core::{
-    DecodeError, DefaultNla, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload, NlasIterator, parse_u32_be,
-};
+use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{
     ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Tuple as NlTuple,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
-use netlink_sys::protocols::NETLINK_NETFILTER;
-use netlink_sys::{Socket, SocketAddr as NetlinkAddr};
 
+use super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, dump_of, number};
 use crate::capture::Outcome;
+use crate::census::{Counting, Service};
 use crate::conntrack::{Status, TcpState, Tuple};
 
 /// `CTA_ZONE`.
 const CTA_ZONE: u16 = 18;
-/// Bytes of a netlink header.
-const NETLINK_HEADER: usize = 16;
 /// Subsystem `NFNL_SUBSYS_CTNETLINK`, message `IPCTNL_MSG_CT_GET_STATS_CPU`.
 const STATISTICS: u16 = 1 << 8 | 4;
+/// Subsystem `NFNL_SUBSYS_CTNETLINK`, message `IPCTNL_MSG_CT_GET`.
+const ENTRIES: u16 = 1 << 8 | 1;
+/// Likewise, `IPCTNL_MSG_CT_NEW`: an entry of a dump.
+const NEW: u16 = 1 << 8;
+/// Most entries of a table that are counted.
+const MOST_COUNTED: u64 = 4_000_000;
 /// `ENOENT`.
 const NOT_FOUND: i32 = 2;
 
-/// A ctnetlink socket; it belongs to the network namespace that the thread was in when it was opened.
+/// Asks conntrack of the network namespace that the calling thread was in when it was opened.
 pub struct Ctnetlink {
-    socket: Socket,
+    socket: Nfnetlink,
 }
 
 impl Ctnetlink {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
-        socket.connect(&NetlinkAddr::new(0, 0))?;
-        // The kernel answers inside send(); nothing is ever waited for.
-        socket.set_non_blocking(true)?;
-        Ok(Self { socket })
+        Ok(Self { socket: Nfnetlink::open()? })
     }
 
     /// Asks for the entry that has this tuple in either direction.
     pub fn look_up(&self, tuple: Tuple, zone: u16) -> Outcome {
-        match self.exchange(&request(tuple, zone)) {
+        match self.socket.exchange(&request(tuple, zone)) {
             Ok(answer) => interpret(&answer),
             Err(error) => Outcome::Failed { because: format!("ctnetlink: {error}") },
         }
@@ -55,22 +54,65 @@ impl Ctnetlink {
 
     /// Packets that conntrack refused in this namespace since it was made (`CTA_STATS_INVALID`, summed over the CPUs).
     pub fn invalid(&self) -> io::Result<u64> {
-        self.socket.send(&statistics_request(), 0)?;
         let mut sum = 0;
-        loop {
-            let (answer, _) = self.socket.recv_from_full()?;
-            match add_invalid(&answer, &mut sum)? {
-                Dump::Continues => {}
-                Dump::Done => return Ok(sum),
-            }
+        self.socket.dump(&dump_of(STATISTICS), None, |message| {
+            sum += invalid(message)?;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(sum)
+    }
+}
+
+/// Who holds the entries of the calling thread's namespace: all of them, or as many as can be read in this time.
+///
+/// A dump of the table. It is streamed, but makes the kernel walk all of it.
+pub fn count(patience: Duration) -> io::Result<(Counting, Option<String>)> {
+    let deadline = Instant::now() + patience;
+    let mut counting = Counting::default();
+    let end = Nfnetlink::open()?.dump(&dump_of(ENTRIES), Some(deadline), |message| {
+        if message.kind == NEW {
+            let (source, service) = whose(message.attributes);
+            counting.add(source, service);
+        }
+        Ok(if counting.entries() < MOST_COUNTED { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
+    })?;
+    let cut = || format!("the table was not read to its end, but for {} s at most", patience.as_secs());
+    let problem = (end == End::Cut).then(cut);
+    Ok((counting, problem))
+}
+
+/// The source of an entry's original direction, and what it goes to.
+fn whose(entry: &[u8]) -> (Option<IpAddr>, Option<Service>) {
+    const CTA_TUPLE_ORIG: u16 = 1;
+    const CTA_TUPLE_IP: u16 = 1;
+    const CTA_TUPLE_PROTO: u16 = 2;
+    const CTA_PROTO_NUM: u16 = 1;
+    const CTA_PROTO_DST_PORT: u16 = 3;
+    let tuple = attribute(entry, CTA_TUPLE_ORIG).unwrap_or_default();
+    let (mut source, mut destination) = (None, None);
+    for (kind, value) in attributes(attribute(tuple, CTA_TUPLE_IP).unwrap_or_default()) {
+        // CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST.
+        match kind {
+            1 | 3 => source = address(value),
+            2 | 4 => destination = address(value),
+            _ => {}
         }
     }
+    let protocol = attribute(tuple, CTA_TUPLE_PROTO).unwrap_or_default();
+    let number = attribute(protocol, CTA_PROTO_NUM).and_then(|value| value.first().copied());
+    let port = attribute(protocol, CTA_PROTO_DST_PORT).and_then(|value| value.first_chunk());
+    let service = number.zip(destination).map(|(protocol, address)| Service {
+        protocol,
+        address,
+        port: port.map(|bytes| u16::from_be_bytes(*bytes)),
+    });
+    (source, service)
+}
 
-    fn exchange(&self, request: &[u8]) -> io::Result<Vec<u8>> {
-        self.socket.send(request, 0)?;
-        let (answer, _) = self.socket.recv_from_full()?;
-        Ok(answer)
-    }
+fn address(value: &[u8]) -> Option<IpAddr> {
+    let v4 = || <[u8; 4]>::try_from(value).ok().map(IpAddr::from);
+    let v6 = || <[u8; 16]>::try_from(value).ok().map(IpAddr::from);
+    v4().or_else(v6)
 }
 
 fn request(tuple: Tuple, zone: u16) -> Vec<u8> {
@@ -96,49 +138,15 @@ fn request(tuple: Tuple, zone: u16) -> Vec<u8> {
     bytes
 }
 
-/// `IPCTNL_MSG_CT_GET_STATS_CPU`, for all CPUs.
-fn statistics_request() -> Vec<u8> {
-    const NFGENMSG: usize = 4;
-    let mut bytes = vec![0; NETLINK_HEADER + NFGENMSG];
-    let mut packet = NetlinkBuffer::new(&mut bytes);
-    packet.set_length((NETLINK_HEADER + NFGENMSG) as u32);
-    packet.set_message_type(STATISTICS);
-    packet.set_flags(NLM_F_REQUEST | NLM_F_DUMP);
-    bytes
-}
-
-/// Whether a dump goes on.
-#[derive(Debug, PartialEq, Eq)]
-enum Dump {
-    Continues,
-    Done,
-}
-
-/// Adds up what a datagram of a dump says of refused packets.
-fn add_invalid(mut datagram: &[u8], sum: &mut u64) -> io::Result<Dump> {
+/// What one CPU's counters say of refused packets.
+fn invalid(message: Message<'_>) -> io::Result<u64> {
     /// `CTA_STATS_INVALID`, big-endian.
     const CTA_STATS_INVALID: u16 = 4;
-    let odd = |error: DecodeError| io::Error::new(io::ErrorKind::InvalidData, error.to_string());
-    while !datagram.is_empty() {
-        let packet = NetlinkBuffer::new_checked(datagram).map_err(odd)?;
-        match packet.message_type() {
-            NLMSG_DONE => return Ok(Dump::Done),
-            STATISTICS => {
-                // Behind the header comes a nfgenmsg, then the attributes.
-                for attribute in NlasIterator::new(packet.payload().get(4..).unwrap_or_default()) {
-                    let attribute = attribute.map_err(odd)?;
-                    if attribute.kind() == CTA_STATS_INVALID {
-                        *sum += u64::from(parse_u32_be(attribute.value()).map_err(odd)?);
-                    }
-                }
-            }
-            NLMSG_ERROR => return Err(io::Error::other("ctnetlink keeps no statistics")),
-            other => return Err(io::Error::other(format!("ctnetlink answered {other}"))),
-        }
-        let length = (packet.length() as usize).next_multiple_of(4);
-        datagram = datagram.get(length..).unwrap_or_default();
+    if message.kind != STATISTICS {
+        return Err(io::Error::other(format!("ctnetlink answered {}", message.kind)));
     }
-    Ok(Dump::Continues)
+    let counted = attributes(message.attributes).filter(|(kind, _)| *kind == CTA_STATS_INVALID);
+    Ok(counted.filter_map(|(_, value)| number(value)).map(u64::from).sum())
 }
 
 fn interpret(answer: &[u8]) -> Outcome {
@@ -215,9 +223,8 @@ fn endpoints(parts: &[NlTuple]) -> Option<Tuple> {
 
 #[cfg(test)]
 mod tests {
-    use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
-
-    use super::{Dump, STATISTICS, add_invalid, interpret, request, statistics_request};
+    use super::super::nfnetlink::tests::attribute;
+    use super::{Message, STATISTICS, interpret, invalid, request, whose};
     use crate::capture::Outcome;
     use crate::conntrack::{Status, TcpState, Tuple};
 
@@ -237,53 +244,33 @@ mod tests {
     }
 
     #[test]
-    fn adds_up_the_counters_of_all_cpus() {
-        fn message(kind: u16, body: &[u8]) -> Vec<u8> {
-            let len = u32::try_from(16 + body.len()).unwrap();
-            [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &[2, 0], &[0; 8], body].concat()
-        }
-        let cpu = |invalid: u8| {
-            let found = [8, 0, 2, 0, 0, 0, 0, 99];
-            let refused = [8, 0, 4, 0, 0, 0, 1, invalid];
-            message(STATISTICS, &[&[0; 4][..], &found, &refused].concat())
-        };
-        let mut sum = 0;
-        assert_eq!(add_invalid(&[cpu(1), cpu(2)].concat(), &mut sum).unwrap(), Dump::Continues);
-        assert_eq!(add_invalid(&message(NLMSG_DONE, &[0; 4]), &mut sum).unwrap(), Dump::Done);
-        assert_eq!(sum, 256 + 1 + 256 + 2);
-        assert!(add_invalid(&message(NLMSG_ERROR, &[0; 20]), &mut sum).is_err());
-        assert!(add_invalid(&cpu(1)[..30], &mut sum).is_err());
-        assert_eq!(statistics_request()[..8], [20, 0, 0, 0, 4, 1, 1, 3]);
+    fn reads_the_counters_of_a_cpu() {
+        let found = attribute(2, &[0, 0, 0, 99]);
+        let refused = attribute(4, &[0, 0, 1, 2]);
+        let attributes = [found, refused].concat();
+        let message = |kind| Message { kind, family: 0, attributes: &attributes };
+        assert_eq!(invalid(message(STATISTICS)).unwrap(), 256 + 2);
+        assert!(invalid(message(1 << 8)).is_err());
     }
 
     /// An answer as 6.1 gives it, cut down to what is read.
     #[test]
     fn reads_an_entry() {
-        fn attribute(kind: u16, nested: bool, value: &[u8]) -> Vec<u8> {
-            let len = u16::try_from(value.len() + 4).unwrap();
-            let kind = if nested { kind | 0x8000 } else { kind };
-            let mut bytes = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
-            bytes.resize(bytes.len().next_multiple_of(4), 0);
-            bytes
-        }
-        fn endpoints(src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16) -> Vec<u8> {
-            let ip = [attribute(1, false, &src), attribute(2, false, &dst)].concat();
-            let proto = [
-                attribute(1, false, &[6]),
-                attribute(2, false, &sport.to_be_bytes()),
-                attribute(3, false, &dport.to_be_bytes()),
-            ]
-            .concat();
-            [attribute(1, true, &ip), attribute(2, true, &proto)].concat()
-        }
-        let tcp = attribute(1, true, &attribute(1, false, &[8]));
+        let nested = |kind: u16, value: &[u8]| attribute(kind | 0x8000, value);
+        let endpoints = |src: [u8; 4], dst: [u8; 4], sport: u16, dport: u16| {
+            let ip = [attribute(1, &src), attribute(2, &dst)].concat();
+            let proto =
+                [attribute(1, &[6]), attribute(2, &sport.to_be_bytes()), attribute(3, &dport.to_be_bytes())].concat();
+            [nested(1, &ip), nested(2, &proto)].concat()
+        };
+        let tcp = nested(1, &attribute(1, &[8]));
         let body = [
             vec![2, 0, 0, 0],
-            attribute(1, true, &endpoints([10, 0, 0, 2], [192, 0, 2, 2], 34567, 443)),
-            attribute(2, true, &endpoints([192, 0, 2, 2], [192, 0, 2, 1], 443, 40000)),
-            attribute(3, false, &0x1eu32.to_be_bytes()),
-            attribute(4, true, &tcp),
-            attribute(7, false, &9u32.to_be_bytes()),
+            nested(1, &endpoints([10, 0, 0, 2], [192, 0, 2, 2], 34567, 443)),
+            nested(2, &endpoints([192, 0, 2, 2], [192, 0, 2, 1], 443, 40000)),
+            attribute(3, &0x1eu32.to_be_bytes()),
+            nested(4, &tcp),
+            attribute(7, &9u32.to_be_bytes()),
         ]
         .concat();
         let len = u32::try_from(body.len() + 16).unwrap();
@@ -297,6 +284,23 @@ mod tests {
             status: Status(0x1e),
         };
         assert_eq!(interpret(&answer), expected);
+    }
+
+    #[test]
+    fn knows_whose_an_entry_is() {
+        let proto = [attribute(1, &[17]), attribute(2, &[1, 0]), attribute(3, &53u16.to_be_bytes())].concat();
+        let tuple = |ip: &[u8]| attribute(1 | 0x8000, &[attribute(1, ip), attribute(2, &proto)].concat());
+        let v4 = tuple(&[attribute(1, &[10, 0, 0, 2]), attribute(2, &[192, 0, 2, 2])].concat());
+        let (source, service) = whose(&v4);
+        assert_eq!(source.unwrap().to_string(), "10.0.0.2");
+        assert_eq!(service.unwrap().to_string(), "udp 192.0.2.2:53");
+        let v6 = tuple(&[attribute(3, &[0xfd; 16]), attribute(4, &[0xfe; 16])].concat());
+        let (source, service) = whose(&v6);
+        assert!(source.unwrap().is_ipv6() && service.unwrap().address.is_ipv6());
+        for cut in 0..v4.len() {
+            let (source, service) = whose(&v4[..cut]);
+            assert!(source.is_none() && service.is_none(), "cut at {cut}");
+        }
     }
 
     #[test]

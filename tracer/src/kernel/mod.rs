@@ -3,7 +3,10 @@
 pub mod btf;
 pub mod ctnetlink;
 pub mod era;
+mod iptables;
 pub mod layout;
 pub mod netns;
+mod nfnetlink;
+mod nftables;
 pub mod preflight;
 pub mod symbols;

@@ -10,9 +10,12 @@ use std::thread;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use super::ctnetlink::Ctnetlink;
+use super::ctnetlink::{self, Ctnetlink};
+use super::{iptables, nftables};
 use crate::capture::{Item, LookUp, LookedUp, Netns, Outcome};
 use crate::causality::engine::Request;
+use crate::census::{Census, Counting};
+use crate::ruleset::Rules;
 use crate::time::Instant;
 
 /// Where `ip netns` keeps the names.
@@ -116,13 +119,15 @@ impl Asker {
 fn ask(request: Request, home: &File, home_inode: u32) -> Item {
     let wanted = match request {
         Request::LookUp(look_up) => look_up.netns,
-        Request::Netns(netns) => netns,
+        Request::Netns(netns) | Request::Rules(netns) | Request::Census(netns) => netns,
     };
     let door = find(wanted);
     let name = door.as_ref().and_then(|door| door.name.clone());
     let answer = inside(door.as_ref(), wanted == home_inode, home, || match request {
         Request::LookUp(look_up) => Item::LookedUp(LookedUp { look_up, at: now(), outcome: look_up_here(look_up) }),
         Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
+        Request::Rules(inode) => Item::Rules(rules_here(inode)),
+        Request::Census(inode) => Item::Census(census_here(inode)),
     });
     answer.unwrap_or_else(|error| {
         let because = format!("network namespace {wanted}: {error}");
@@ -130,6 +135,8 @@ fn ask(request: Request, home: &File, home_inode: u32) -> Item {
             Request::LookUp(look_up) => {
                 Item::LookedUp(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } })
             }
+            Request::Rules(netns) => Item::Rules(Rules { problems: vec![because], ..no_rules(netns) }),
+            Request::Census(netns) => Item::Census(Counting::default().finish(netns, now(), Some(because))),
             Request::Netns(inode) => {
                 tracing::debug!("{because}");
                 Item::Netns(Netns {
@@ -164,6 +171,44 @@ fn look_up_here(look_up: LookUp) -> Outcome {
         Ok(ctnetlink) => ctnetlink.look_up(look_up.tuple, look_up.zone),
         Err(error) => Outcome::Failed { because: format!("ctnetlink: {error}") },
     }
+}
+
+/// Reads the rules that can answer with a RST, of the namespace that the calling thread is in.
+fn rules_here(netns: u32) -> Rules {
+    let mut rules = no_rules(netns);
+    let deadline = std::time::Instant::now() + Request::Rules(netns).patience();
+    if nftables::is_there() {
+        match nftables::read(deadline) {
+            Ok(read) => {
+                rules.generation = read.generation;
+                rules.rules = read.rules;
+                rules.problems = read.problems;
+            }
+            Err(error) => rules.problems.push(format!("the nftables ruleset could not be read: {error}")),
+        }
+    }
+    let (legacy, problems) = iptables::read(deadline);
+    rules.rules.extend(legacy);
+    rules.problems.extend(problems);
+    rules.at = now();
+    rules
+}
+
+fn no_rules(netns: u32) -> Rules {
+    let began = now();
+    // One file for each family; /proc/sys/net shows each thread its own.
+    let bridged = ["bridge-nf-call-iptables", "bridge-nf-call-ip6tables"].iter().any(|name| {
+        fs::read_to_string(Path::new("/proc/sys/net/bridge").join(name)).is_ok_and(|value| value.trim() != "0")
+    });
+    Rules { netns, began, at: began, generation: None, bridged, rules: Vec::new(), problems: Vec::new() }
+}
+
+/// Counts who holds the entries of the namespace that the calling thread is in.
+fn census_here(netns: u32) -> Census {
+    let counted = ctnetlink::count(Request::Census(netns).patience());
+    let (counting, problem) =
+        counted.unwrap_or_else(|error| (Counting::default(), Some(format!("ctnetlink: {error}"))));
+    counting.finish(netns, now(), problem)
 }
 
 /// Reads the facts of the namespace that the calling thread is in: /proc/sys/net shows each thread its own.

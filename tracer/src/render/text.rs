@@ -10,7 +10,7 @@ use textwrap::Options;
 
 use super::json::{nat_skipped, reset_passed_through};
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
-use super::words::{counted, effect, ended, kernel_reason, peer, story, unaccounted, unanswered, window};
+use super::words::{counted, effect, ended, kernel_reason, peer, story, suspects, unaccounted, unanswered, window};
 use crate::capture::{HookState, Outcome};
 use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset, Strength};
 use crate::cause::{Cause, Confidence, ResetBy};
@@ -239,6 +239,9 @@ impl Text<'_> {
         }
         if let Some(reset) = &flow.story.reset {
             self.reset(reset, flow, began)?;
+        }
+        if let Some(found) = &report.suspects {
+            self.row("", "", " ", &suspects(found))?;
         }
         let mut first = flow.story.refusal.is_none() && flow.story.reset.is_none();
         for Later { at, who, symbol, text } in self.aftermath(flow, began) {

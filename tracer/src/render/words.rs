@@ -12,6 +12,7 @@ use crate::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW
 use crate::conntrack::{Direction, End, EndedBy, Gone, Message, Nfct, Verdict};
 use crate::event::OwnSocket;
 use crate::packet::Flags;
+use crate::ruleset::Suspects;
 use crate::time::Instant;
 
 /// Which end of a connection sends packets of a direction.
@@ -154,6 +155,28 @@ pub(super) fn arrived(flow: &Flow) -> Option<String> {
     let by = input.map_or_else(String::new, |input| format!(" by {input}"));
     let what = if packet.refuses() { "refuses the connection: its RST" } else { "sent a RST: it" };
     Some(format!("{who} {what} arrived{by}, and this gateway made none."))
+}
+
+/// Which rule rejected: the only one that can have, or those that can, or that none was found.
+pub(super) fn suspects(suspects: &Suspects) -> String {
+    let rules = |number: usize| counted(number as u64, "rule", "rules");
+    let of = suspects.of;
+    let mut text = match (suspects.rules.as_slice(), suspects.count) {
+        ([], _) if of == 0 => "no rule that answers with a RST was found".to_owned(),
+        ([], _) => format!("none of {} that can answer with a RST fits this packet", rules(of)),
+        ([rule], 1) => format!("REJECT rule {rule} (inferred: the only one of {} that can): {}", rules(of), rule.text),
+        (listed, count) => {
+            let names: Vec<String> = listed.iter().map(|rule| format!("{rule} ({})", rule.text)).collect();
+            let more = count - listed.len();
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            format!("one of {count} REJECT rules (inferred, of {}): {}{more}", rules(of), names.join("; "))
+        }
+    };
+    for problem in &suspects.problems {
+        text.push_str("; there may be others: ");
+        text.push_str(problem);
+    }
+    text
 }
 
 /// How the entry ended that a packet came too late for.

@@ -13,18 +13,23 @@
 //! without its trailing zero bytes; all other frames hold one JSON object. A reader skips kinds that it does not know
 //! and ignores JSON members that it does not know; a change that an old reader would misunderstand changes [`VERSION`].
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use tracer_common::Hook;
 use tracer_common::counter;
 
+use self::rules::RulesDto;
 use crate::capture::{
     Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull, Was,
 };
+use crate::census::{Census, Service};
 use crate::conntrack::{Status, TcpState, Tuple};
 use crate::kernel::era::Era;
+use crate::ruleset::Rules;
 use crate::time::{ClockOffset, Instant};
+
+mod rules;
 
 /// How a recording starts. The line ends and the 0x1a show a transfer that mangled it, as in PNG.
 pub const MAGIC: &[u8; 12] = b"whyrst\r\n\x1a\n\0\0";
@@ -54,6 +59,10 @@ pub mod kind {
     pub const LOOKED_UP: u8 = 6;
     /// The capture ended in good order.
     pub const ENDED: u8 = 7;
+    /// The rules of a namespace that can answer with a RST.
+    pub const RULES: u8 = 8;
+    /// Who holds the entries of a table.
+    pub const CENSUS: u8 = 9;
 }
 
 /// Everything but a record, as JSON.
@@ -71,6 +80,8 @@ pub(super) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
         Item::Counters(counters) => (kind::COUNTERS, serde_json::to_vec(&CountersDto::from(counters))?),
         Item::Netns(netns) => (kind::NETNS, serde_json::to_vec(&NetnsDto::from(netns))?),
         Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(answer))?),
+        Item::Rules(rules) => (kind::RULES, serde_json::to_vec(&RulesDto::from(rules))?),
+        Item::Census(census) => (kind::CENSUS, serde_json::to_vec(&CensusDto::from(census))?),
         Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&EndedDto { at_ns: at.0 })?),
     })
 }
@@ -88,6 +99,8 @@ pub(super) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Fram
         kind::COUNTERS => Some(Frame::Item(Item::Counters(serde_json::from_slice::<CountersDto>(payload)?.into()))),
         kind::NETNS => Some(Frame::Item(Item::Netns(serde_json::from_slice::<NetnsDto>(payload)?.into()))),
         kind::LOOKED_UP => Some(Frame::Item(Item::LookedUp(serde_json::from_slice::<LookedUpDto>(payload)?.into()))),
+        kind::RULES => Some(Frame::Item(Item::Rules(Rules::from(serde_json::from_slice::<RulesDto>(payload)?)))),
+        kind::CENSUS => Some(Frame::Item(Item::Census(serde_json::from_slice::<CensusDto>(payload)?.into()))),
         kind::ENDED => Some(Frame::Item(Item::Ended(Instant(serde_json::from_slice::<EndedDto>(payload)?.at_ns)))),
         _ => None,
     })
@@ -400,6 +413,54 @@ impl From<LookedUpDto> for LookedUp {
                 OutcomeDto::Gone { was } => Outcome::Gone { was: was.map(Into::into) },
                 OutcomeDto::Failed { because } => Outcome::Failed { because },
             },
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct CensusDto {
+    netns: u32,
+    at_ns: u64,
+    entries: u64,
+    #[serde(default)]
+    problem: Option<String>,
+    sources: Vec<(IpAddr, u64)>,
+    services: Vec<(ServiceDto, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct ServiceDto {
+    protocol: u8,
+    address: IpAddr,
+    #[serde(default)]
+    port: Option<u16>,
+}
+
+impl From<&Census> for CensusDto {
+    fn from(census: &Census) -> Self {
+        let service =
+            |service: Service| ServiceDto { protocol: service.protocol, address: service.address, port: service.port };
+        Self {
+            netns: census.netns,
+            at_ns: census.at.0,
+            entries: census.entries,
+            problem: census.problem.clone(),
+            sources: census.sources.clone(),
+            services: census.services.iter().map(|(of, count)| (service(*of), *count)).collect(),
+        }
+    }
+}
+
+impl From<CensusDto> for Census {
+    fn from(dto: CensusDto) -> Self {
+        let service = |dto: ServiceDto| Service { protocol: dto.protocol, address: dto.address, port: dto.port };
+        Self {
+            netns: dto.netns,
+            at: Instant(dto.at_ns),
+            entries: dto.entries,
+            problem: dto.problem,
+            sources: dto.sources,
+            services: dto.services.into_iter().map(|(of, count)| (service(of), count)).collect(),
         }
     }
 }

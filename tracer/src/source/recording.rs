@@ -354,9 +354,11 @@ mod tests {
     use crate::capture::{
         Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull,
     };
+    use crate::census::{Census, Service};
     use crate::conntrack::{Status, TcpState, Tuple};
     use crate::decode::trimmed;
     use crate::kernel::era::Era;
+    use crate::ruleset::{Backend, Family, Hooks, Key, Rule, Rules, Test};
     use crate::testing::{Build, GATEWAY, REPLY};
     use crate::time::{ClockOffset, Instant};
 
@@ -407,6 +409,18 @@ mod tests {
                 invalid: Some(3),
                 sysctls: vec![("nf_conntrack_tcp_be_liberal".to_owned(), 0)],
             }),
+            Item::Rules(rules()),
+            Item::Census(Census {
+                netns: GATEWAY,
+                at: Instant(9),
+                entries: 7,
+                problem: Some("the table was not read to its end".to_owned()),
+                sources: vec![("10.0.0.2".parse().unwrap(), 5), ("fd00::2".parse().unwrap(), 1)],
+                services: vec![
+                    (Service { protocol: 6, address: "192.0.2.2".parse().unwrap(), port: Some(443) }, 4),
+                    (Service { protocol: 1, address: "192.0.2.2".parse().unwrap(), port: None }, 1),
+                ],
+            }),
             Item::LookedUp(LookedUp { look_up, at: Instant(9), outcome: found }),
             Item::LookedUp(LookedUp { look_up, at: Instant(10), outcome: Outcome::Gone { was: None } }),
             Item::LookedUp(LookedUp {
@@ -426,6 +440,44 @@ mod tests {
             }),
             Item::Ended(Instant(14)),
         ]
+    }
+
+    fn rules() -> Rules {
+        let keys = [
+            Key::InputName,
+            Key::OutputName,
+            Key::Transport,
+            Key::Family,
+            Key::EtherType,
+            Key::State,
+            Key::NetworkHeader { offset: 12 },
+            Key::TransportHeader { offset: 2 },
+            Key::Unknown,
+        ];
+        let test = |key| Test { mask: vec![255, 0], inside: false, ..Test::is(key, vec![1, 2]) };
+        let rule = Rule {
+            backend: Backend::IptablesNft,
+            family: Family::Ip,
+            table: "filter".to_owned(),
+            chain: "FORWARD".to_owned(),
+            handle: Some(7),
+            number: Some(2),
+            place: 1,
+            hooks: Hooks(4),
+            tests: keys.map(test).into(),
+            complete: true,
+            packets: Some(u64::MAX),
+            text: "tcp dport 443 REJECT --reject-with tcp-reset".to_owned(),
+        };
+        Rules {
+            netns: GATEWAY,
+            began: Instant(8),
+            at: Instant(9),
+            generation: Some(3),
+            bridged: true,
+            rules: vec![rule],
+            problems: vec!["the ruleset changed while it was read".to_owned()],
+        }
     }
 
     fn recording() -> Vec<u8> {

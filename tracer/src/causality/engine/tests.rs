@@ -446,7 +446,7 @@ fn the_client_is_named_by_a_look_up() {
     let requests = engine.requests(Instant(1_000));
     let asked = requests.iter().find_map(|request| match request {
         Request::LookUp(look_up) => Some(*look_up),
-        Request::Netns(_) => None,
+        Request::Netns(_) | Request::Rules(_) | Request::Census(_) => None,
     });
     let look_up = asked.unwrap();
     assert_eq!(look_up.tuple.src.to_string(), "192.0.2.2:443");
@@ -463,6 +463,22 @@ fn the_client_is_named_by_a_look_up() {
     assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
     assert_eq!(flow.key.nat().unwrap().to_string(), "192.0.2.1:34567");
     assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+}
+
+/// The rules of a namespace are asked for when one of them rejects for the first time, and when the capture ends.
+#[test]
+fn rules_are_asked_for_once_and_at_the_end() {
+    let mut engine = engine(Era::E1);
+    let rejected = |skb: u64| Build::from_server(Hook::RejectV4, skb, 1_000 + skb, OLD, CLIENT_END).event();
+    let asked = |requests: Vec<Request>| requests.iter().filter(|request| **request == Request::Rules(GATEWAY)).count();
+    engine.event(reset(1_000).event());
+    assert_eq!(asked(engine.requests(Instant(1_000))), 0, "the stack's RST has no rule behind it");
+    engine.event(rejected(1));
+    assert_eq!(engine.next_request(), Some(Instant(0)));
+    assert_eq!(asked(engine.requests(Instant(2_000))), 1);
+    engine.event(rejected(2));
+    assert_eq!(asked(engine.requests(Instant(3_000))), 0);
+    assert_eq!(asked(engine.last_requests()), 1);
 }
 
 /// Look-ups go on until the entry's end is known, and only changes are kept.

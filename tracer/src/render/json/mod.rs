@@ -8,7 +8,7 @@ use super::words;
 use crate::capture::{HookState, Host, Outcome};
 use crate::causality::engine::{Kind, Observed};
 use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset, Tally};
-use crate::cause::{Cause, Diagnosis, ResetBy};
+use crate::cause::{Cause, Confidence, Diagnosis, ResetBy};
 
 use crate::conntrack::window::{BoundSource, Explanation};
 use crate::conntrack::{Direction, EndedBy, Gone, Nfct, Seen, TcpState, Verdict};
@@ -18,6 +18,7 @@ use crate::explain::{Group, LogReport};
 use crate::kernel::era::Era;
 use crate::packet::Packet;
 use crate::report::{FlowReport, HookLine, Origin, Report};
+use crate::ruleset::{Rule, Suspects};
 use crate::time::{ClockOffset, Instant};
 
 /// The schema's identifier.
@@ -222,6 +223,7 @@ impl<'a> types::Flow<'a> {
             }),
             confidence: types::Confidence(story.confidence),
             reset_by: flow.reset_by().map(types::ResetBy),
+            rule: report.suspects.as_ref().map(reject_rule),
             reset_effect: story.reset.as_ref().map(|reset| reset.effect.name()),
             invalid_packets: tally.invalid,
             ignored_packets: tally.ignored,
@@ -426,6 +428,30 @@ fn reset_sent<'a>(reset: &Reset, packet_shown: bool, host: &'a Host, flow: Optio
             .map(|process| types::Process { pid: process.pid, name: process.comm.to_string() }),
         kernel_reason: event.reset_reason.and_then(|value| host.reset_reason(value)),
         doubtful: reset.doubtful,
+    }
+}
+
+fn reject_rule(suspects: &Suspects) -> types::RejectRule<'_> {
+    types::RejectRule {
+        named: suspects.only().map(named_rule).unwrap_or_default(),
+        certainty: Confidence::Inferred.name(),
+        candidates: suspects.rules.iter().map(named_rule).collect(),
+        candidate_count: suspects.count,
+        of: suspects.of,
+        problems: &suspects.problems,
+        meaning: words::suspects(suspects),
+    }
+}
+
+fn named_rule(rule: &Rule) -> types::NamedRule<'_> {
+    types::NamedRule {
+        backend: Some(rule.backend.name()),
+        family: Some(rule.family.name()),
+        table: Some(&rule.table),
+        chain: Some(&rule.chain),
+        handle: rule.handle,
+        number: rule.number,
+        text: Some(&rule.text),
     }
 }
 

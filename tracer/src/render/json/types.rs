@@ -91,7 +91,8 @@ pub(super) struct Capture<'a> {
     pub(super) hooks: Vec<HookUse<'a>>,
     /// Events in all.
     pub(super) events: u64,
-    /// Events lost because they came faster than they could be read.
+    /// Events lost because they came faster than they could be read, and searches of a full table whose namespace was
+    /// missed; the finding `events-lost` tells them apart.
     pub(super) events_lost: u64,
     /// Events that were counted without being described one by one.
     pub(super) events_suppressed: u64,
@@ -170,6 +171,9 @@ pub(super) struct Flow<'a> {
     pub(super) confidence: Confidence,
     /// Null where nobody was seen to send a RST.
     pub(super) reset_by: Option<ResetBy>,
+    /// The rule that rejected, where one did; absent where the ruleset was not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) rule: Option<RejectRule<'a>>,
     /// What the RST does to the peer that it was sent to: `kills`, `may-kill`, `challenge-ack`, `dropped`,
     /// `closed` (the connection had been closed before), `unknown`.
     pub(super) reset_effect: Option<&'static str>,
@@ -207,6 +211,44 @@ pub(super) enum FlowReason<'a> {
     Word(Reason),
     /// With `local-socket`: the kernel's own reason, `enum sk_rst_reason` without its prefix, in kebab-case (6.10 and later).
     Kernel(std::borrow::Cow<'a, str>),
+}
+
+/// The rule that rejected: found by matching the ruleset with the packet, because the kernel does not say which it was.
+///
+/// The fields that name a rule are null where several can have done it, or none was found.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct RejectRule<'a> {
+    #[serde(flatten)]
+    pub(super) named: NamedRule<'a>,
+    /// Always `inferred`.
+    pub(super) certainty: &'static str,
+    /// The rules that can have done it, at most eight.
+    pub(super) candidates: Vec<NamedRule<'a>>,
+    /// How many they are.
+    pub(super) candidate_count: usize,
+    /// How many rules of the namespace answer with a RST at all.
+    pub(super) of: usize,
+    /// Why there may be others: what could not be read, or changed.
+    pub(super) problems: &'a [String],
+    /// It in a sentence.
+    pub(super) meaning: String,
+}
+
+/// A rule of nftables or iptables.
+#[derive(Debug, Default, Serialize, JsonSchema)]
+pub(super) struct NamedRule<'a> {
+    /// `nftables`, `iptables-nft` or `iptables-legacy`.
+    pub(super) backend: Option<&'static str>,
+    /// `ip`, `ip6` or `inet`.
+    pub(super) family: Option<&'static str>,
+    pub(super) table: Option<&'a str>,
+    pub(super) chain: Option<&'a str>,
+    /// As `nft -a` shows it.
+    pub(super) handle: Option<u64>,
+    /// As `iptables -L --line-numbers` shows it.
+    pub(super) number: Option<u32>,
+    /// The rule in short.
+    pub(super) text: Option<&'a str>,
 }
 
 /// Counts under one cause.

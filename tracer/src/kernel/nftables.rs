@@ -1,0 +1,231 @@
+//! The nftables ruleset of a namespace, as far as it can answer a packet with a RST (`net/netfilter/nf_tables_api.c`).
+//!
+//! Names of constants are those of `include/uapi/linux/netfilter/nf_tables.h`. Rules of iptables-nft are here too: they
+//! are nftables rules whose matches and targets are those of xtables (`nft_compat`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use super::nfnetlink::{End, Message, Nfnetlink, attribute, dump_of, long, message, number, request, string};
+use crate::ruleset::{Backend, Chains, Family, Hooks, Rule};
+use expressions::Expressions;
+
+mod expressions;
+mod sets;
+
+/// `NFNL_SUBSYS_NFTABLES`, in the high byte of a message's type.
+const SUBSYSTEM: u16 = 10 << 8;
+const NFT_MSG_GETTABLE: u16 = SUBSYSTEM | 1;
+const NFT_MSG_GETCHAIN: u16 = SUBSYSTEM | 4;
+const NFT_MSG_GETRULE: u16 = SUBSYSTEM | 7;
+const NFT_MSG_GETGEN: u16 = SUBSYSTEM | 16;
+
+/// How often it is read again when it changed meanwhile.
+const ATTEMPTS: usize = 3;
+/// Most rules that are kept; with [`expressions::TESTS`] they fit into one frame of a recording.
+const MOST: usize = 256;
+
+/// Most elements of sets that are kept, of all rules.
+const ELEMENTS: usize = 2_048;
+
+/// What was read.
+#[derive(Debug, Default)]
+pub(super) struct Ruleset {
+    /// The number of the ruleset; it grows with each change.
+    pub(super) generation: Option<u32>,
+    /// The rules that can answer with a RST.
+    pub(super) rules: Vec<Rule>,
+    /// Why there may be others.
+    pub(super) problems: Vec<String>,
+}
+
+/// Whether nftables is there. Asking it anything where it is not would make the kernel load it.
+pub(super) fn is_there() -> bool {
+    // Only modules with parameters have a directory when they are built in.
+    let built_in = || {
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let list = std::fs::read_to_string(Path::new("/lib/modules").join(release).join("modules.builtin"));
+        list.is_ok_and(|list| list.lines().any(|module| module.ends_with("/nf_tables.ko")))
+    };
+    Path::new("/sys/module/nf_tables").exists() || built_in()
+}
+
+/// Reads the ruleset of the calling thread's network namespace, as much of it as can be read before the deadline.
+pub(super) fn read(deadline: Instant) -> io::Result<Ruleset> {
+    let mut attempts = ATTEMPTS;
+    loop {
+        attempts -= 1;
+        let before = generation()?;
+        let mut reader = Reader::default();
+        let end = reader.dump(deadline)?;
+        reader.sets(deadline);
+        let changed = end == End::Changed || generation()? != before;
+        if changed && attempts > 0 && Instant::now() < deadline {
+            continue;
+        }
+        let mut problems = Vec::new();
+        if end == End::Cut {
+            problems.push("the ruleset is too large to be read whole".to_owned());
+        } else if changed {
+            problems.push("the ruleset changed while it was read".to_owned());
+        }
+        return Ok(Ruleset { generation: before, rules: reader.finish(), problems });
+    }
+}
+
+fn generation() -> io::Result<Option<u32>> {
+    const NFTA_GEN_ID: u16 = 1;
+    let answer = Nfnetlink::open()?.exchange(&request(NFT_MSG_GETGEN, 0, 0, &[]))?;
+    Ok(attribute(message(&answer)?.attributes, NFTA_GEN_ID).and_then(number))
+}
+
+/// A family's number and a table's name.
+type Table = (u8, String);
+
+/// Puts a ruleset together from its dumps.
+#[derive(Debug, Default)]
+struct Reader {
+    dormant: BTreeSet<Table>,
+    chains: BTreeMap<Table, Chains>,
+    /// Rules of each chain so far.
+    places: BTreeMap<(Table, String), u32>,
+    rules: Vec<Rejecting>,
+}
+
+/// A rule that answers with a RST.
+#[derive(Debug)]
+struct Rejecting {
+    key: Table,
+    rule: Rule,
+    read: Expressions,
+}
+
+impl Reader {
+    fn dump(&mut self, deadline: Instant) -> io::Result<End> {
+        let mut ends = Vec::new();
+        for (kind, take) in [
+            (NFT_MSG_GETTABLE, Self::table as fn(&mut Self, Message<'_>)),
+            (NFT_MSG_GETCHAIN, Self::chain),
+            (NFT_MSG_GETRULE, Self::rule),
+        ] {
+            let end = Nfnetlink::open()?.dump(&dump_of(kind), Some(deadline), |message| {
+                take(self, message);
+                Ok(if self.rules.len() > MOST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+            ends.push(end);
+        }
+        let worst = [End::Cut, End::Changed].into_iter().find(|end| ends.contains(end));
+        Ok(worst.unwrap_or(End::Whole))
+    }
+
+    fn table(&mut self, message: Message<'_>) {
+        const NFTA_TABLE_NAME: u16 = 1;
+        const NFTA_TABLE_FLAGS: u16 = 2;
+        const NFT_TABLE_F_DORMANT: u32 = 1;
+        let flags = attribute(message.attributes, NFTA_TABLE_FLAGS).and_then(number).unwrap_or(0);
+        if let Some(name) = attribute(message.attributes, NFTA_TABLE_NAME)
+            && flags & NFT_TABLE_F_DORMANT != 0
+        {
+            self.dormant.insert((message.family, string(name)));
+        }
+    }
+
+    fn chain(&mut self, message: Message<'_>) {
+        const NFTA_CHAIN_TABLE: u16 = 1;
+        const NFTA_CHAIN_NAME: u16 = 3;
+        const NFTA_CHAIN_HOOK: u16 = 4;
+        const NFTA_HOOK_HOOKNUM: u16 = 1;
+        let found = |kind| attribute(message.attributes, kind);
+        let (Some(table), Some(name)) = (found(NFTA_CHAIN_TABLE), found(NFTA_CHAIN_NAME)) else { return };
+        let hook = found(NFTA_CHAIN_HOOK).and_then(|hook| attribute(hook, NFTA_HOOK_HOOKNUM)).and_then(number);
+        self.chains.entry((message.family, string(table))).or_default().chain(&string(name), hook);
+    }
+
+    fn rule(&mut self, message: Message<'_>) {
+        const NFTA_RULE_TABLE: u16 = 1;
+        const NFTA_RULE_CHAIN: u16 = 2;
+        const NFTA_RULE_HANDLE: u16 = 3;
+        const NFTA_RULE_EXPRESSIONS: u16 = 4;
+        const NFPROTO_INET: u8 = 1;
+        const NFPROTO_IPV4: u8 = 2;
+        const NFPROTO_IPV6: u8 = 10;
+        let family = match message.family {
+            NFPROTO_INET => Family::Inet,
+            NFPROTO_IPV4 => Family::Ip,
+            NFPROTO_IPV6 => Family::Ip6,
+            // Of ARP, bridges and devices: their rules do not call nf_send_reset.
+            _ => return,
+        };
+        let found = |kind| attribute(message.attributes, kind);
+        let (Some(table), Some(chain)) = (found(NFTA_RULE_TABLE).map(string), found(NFTA_RULE_CHAIN).map(string))
+        else {
+            return;
+        };
+        let key = (message.family, table.clone());
+        let counter = self.places.entry((key.clone(), chain.clone())).or_default();
+        let place = *counter;
+        *counter += 1;
+        let read = Expressions::read(found(NFTA_RULE_EXPRESSIONS).unwrap_or_default(), family);
+        let chains = self.chains.entry(key.clone()).or_default();
+        for to in &read.jumps {
+            chains.jump(&chain, to);
+        }
+        if read.anywhere {
+            chains.anywhere(&chain);
+        }
+        let Some(backend) = read.rejects else { return };
+        let rule = Rule {
+            backend,
+            family,
+            table,
+            chain,
+            handle: found(NFTA_RULE_HANDLE).and_then(long),
+            number: (backend == Backend::IptablesNft).then_some(place + 1),
+            place,
+            hooks: Hooks::default(),
+            text: String::new(),
+            tests: Vec::new(),
+            complete: false,
+            packets: read.packets,
+        };
+        self.rules.push(Rejecting { key, rule, read });
+    }
+
+    /// Reads the anonymous sets of the rules that reject, as many as a frame of a recording has room for.
+    fn sets(&mut self, deadline: Instant) {
+        let mut room = ELEMENTS;
+        for Rejecting { key, rule, read } in &mut self.rules {
+            for lookup in std::mem::take(&mut read.lookups) {
+                let elements = sets::read(key, &lookup.set, deadline).unwrap_or_else(|error| {
+                    // It went with its rule.
+                    tracing::debug!("set {} of table {}: {error}", lookup.set, key.1);
+                    None
+                });
+                let elements = elements.filter(|elements| elements.len() <= room);
+                room -= elements.as_ref().map_or(0, Vec::len);
+                read.resolve(lookup, elements, rule.family);
+            }
+        }
+    }
+
+    fn finish(self) -> Vec<Rule> {
+        let reached: BTreeMap<Table, BTreeMap<String, Hooks>> =
+            self.chains.into_iter().map(|(table, chains)| (table, chains.reached())).collect();
+        let awake = self.rules.into_iter().filter(|rejecting| !self.dormant.contains(&rejecting.key));
+        awake
+            .take(MOST)
+            .map(|Rejecting { key, rule, read }| {
+                let hooks = reached.get(&key).and_then(|chains| chains.get(&rule.chain)).copied().unwrap_or_default();
+                // What could not be read of its sets is not understood.
+                let complete = read.complete && read.lookups.is_empty();
+                Rule { hooks, text: read.words(), complete, tests: read.tests, ..rule }
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
