@@ -4,6 +4,7 @@
 //! are nftables rules whose matches and targets are those of xtables (`nft_compat`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -47,10 +48,11 @@ pub(super) fn is_there() -> bool {
     // Only modules with parameters have a directory when they are built in.
     let built_in = || {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
-        let list = std::fs::read_to_string(Path::new("/lib/modules").join(release).join("modules.builtin"));
+        let list = fs::read_to_string(Path::new("/lib/modules").join(release).join("modules.builtin"));
         list.is_ok_and(|list| list.lines().any(|module| module.ends_with("/nf_tables.ko")))
     };
-    Path::new("/sys/module/nf_tables").exists() || built_in()
+    let listed = || fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| symbols.contains(" nf_tables_newrule"));
+    Path::new("/sys/module/nf_tables").exists() || built_in() || listed()
 }
 
 /// Reads the ruleset of the calling thread's network namespace, as much of it as can be read before the deadline.

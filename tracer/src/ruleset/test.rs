@@ -76,6 +76,20 @@ impl Test {
         Self { key: Key::State, mask: bits.to_ne_bytes().to_vec(), bounds: vec![(none.clone(), none)], inside }
     }
 
+    /// Both tests as one, where both ask the same bytes to be within bounds.
+    pub(crate) fn and(&self, other: &Self) -> Option<Self> {
+        let plain = |test: &Self| test.mask.is_empty() && test.inside;
+        match (&self.bounds[..], &other.bounds[..]) {
+            ([(from, to)], [(other_from, other_to)])
+                if plain(self) && plain(other) && self.key == other.key && from.len() == other_from.len() =>
+            {
+                let bounds = vec![(from.max(other_from).clone(), to.min(other_to).clone())];
+                Some(Self { bounds, ..self.clone() })
+            }
+            _ => None,
+        }
+    }
+
     /// Bytes that are compared.
     fn length(&self) -> usize {
         self.bounds.first().map_or(0, |(from, _)| from.len())

@@ -174,7 +174,15 @@ impl Expressions {
         self.text.push(text);
     }
 
-    fn test(&mut self, test: Test, family: Family) {
+    fn test(&mut self, mut test: Test, family: Family) {
+        // A range is written as two comparisons, one after the other.
+        if let Some(both) = self.tests.last().and_then(|last| last.and(&test))
+            && self.tests.last().map(|last| Shown(last, family).to_string()).as_ref() == self.text.last()
+        {
+            self.tests.pop();
+            self.text.pop();
+            test = both;
+        }
         self.text.push(Shown(&test, family).to_string());
         if self.tests.len() < TESTS {
             self.tests.push(test);

@@ -126,6 +126,7 @@ fn a_rule_of_nft() {
 #[case::whole_bytes(&[payload(1, 16, 1), cmp(0, &[10])], "ip daddr 10.0.0.0/8", true)]
 #[case::ports(&[payload(2, 0, 2), expression("range", &[number(1, 1), number(2, 0), value(3, &[0, 1]), value(4, &[4, 0])])],
     "tcp sport 1-1024", true)]
+#[case::between(&[payload(2, 2, 2), cmp(5, &[1, 187]), cmp(3, &[1, 189])], "tcp dport 443-445", true)]
 #[case::above(&[payload(2, 2, 2), cmp(4, &[4, 0])], "tcp dport != 0-1024", true)]
 #[case::a_set(&[payload(2, 2, 2), expression("lookup", &[text(1, "blocked"), number(2, 1)])], "tcp dport @blocked", false)]
 #[case::an_unread_set(&[payload(2, 2, 2), expression("lookup", &[text(1, "__set0"), number(2, 1)])], "tcp dport @__set0", false)]
