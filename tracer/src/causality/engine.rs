@@ -2,7 +2,7 @@
 
 mod judge;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 
 use super::Limits;
@@ -101,7 +101,8 @@ pub struct Engine {
     /// Both tuples of every flow, per namespace; the zone of a packet without an entry is not known.
     by_tuple: HashMap<(Option<u32>, Tuple), FlowId>,
     /// The same tuples, of flows that conntrack knows, as the ends of the connection see them from other namespaces.
-    by_wire: HashMap<Tuple, FlowId>,
+    /// Several gateways of this host may have the same addresses.
+    by_wire: HashMap<Tuple, Vec<FlowId>>,
     /// Order in which flows are forgotten: those that were not reset first, then the one idle longest.
     idle: BTreeSet<(bool, Instant, FlowId)>,
     next_id: u64,
@@ -381,24 +382,34 @@ impl Engine {
 
     /// The flow of a gateway on this host that has the sender of this RST for one of its ends.
     ///
-    /// Only where conntrack did not look at the answered segment: where it did, this namespace is a gateway itself.
+    /// Only where conntrack did not look at the answered segment: where it did, this namespace is a gateway itself. And only
+    /// where the segment goes on with the connection: other connections of this host may have the same addresses and ports.
     fn flow_of_peer(&mut self, event: &Event) -> Option<FlowId> {
         let packet = event.packet?;
         if event.nfct != Some(Nfct::None) || matches!(event.hook, Hook::RejectV4 | Hook::RejectV6) {
             return None;
         }
-        let id = *self.by_wire.get(&packet.tuple())?;
+        let elsewhere = |id: &&FlowId| self.flows.get(id).is_some_and(|flow| flow.key.netns != event.netns);
+        let candidates: Vec<FlowId> = self.by_wire.get(&packet.tuple())?.iter().filter(elsewhere).copied().collect();
+        let gap = |id: &FlowId| self.flows.get(id).and_then(|flow| flow.gap_to(&packet));
+        let id = match candidates[..] {
+            [only] if gap(&only).is_none() => only,
+            _ => {
+                let near = |id: FlowId| Some((gap(&id).filter(|gap| gap.small)?.bytes, id));
+                candidates.into_iter().filter_map(near).min()?.1
+            }
+        };
         let flow = self.flows.get_mut(&id)?;
-        if flow.key.netns == event.netns {
-            return None;
-        }
         flow.peer_reset.get_or_insert(PeerReset { at: event.at, netns: event.netns, answered: packet });
         Some(id)
     }
 
     fn index_wire(&mut self, key: &FlowKey, id: FlowId) {
         for tuple in wire_tuples(key) {
-            self.by_wire.insert(tuple, id);
+            let flows = self.by_wire.entry(tuple).or_default();
+            if !flows.contains(&id) {
+                flows.push(id);
+            }
         }
     }
 
@@ -530,8 +541,11 @@ impl Engine {
             }
         }
         for tuple in wire_tuples(key) {
-            if self.by_wire.get(&tuple) == Some(&id) {
-                self.by_wire.remove(&tuple);
+            if let hash_map::Entry::Occupied(mut flows) = self.by_wire.entry(tuple) {
+                flows.get_mut().retain(|known| *known != id);
+                if flows.get().is_empty() {
+                    flows.remove();
+                }
             }
         }
     }

@@ -317,6 +317,41 @@ fn the_server_s_own_rst_is_an_effect() {
     assert!(flow.is_untracked_here());
 }
 
+/// Two gateways of one host have a connection each between the same addresses and ports, and reset both. The servers' own
+/// RSTs come in the other order: which gateway each belongs to is told by the sequence numbers, also where those are near.
+#[rstest]
+#[case::opened_a_minute_apart(1_000_000_000)]
+#[case::opened_a_millisecond_apart(15_625)]
+fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
+    let (twin, server, other_server) = (GATEWAY + 7, GATEWAY + 1, GATEWAY + 8);
+    let mut engine = engine(Era::E1);
+    let of_twin = |hook, time| {
+        let (server_end, client_end) = (SERVER_END.wrapping_add(apart), CLIENT_END.wrapping_add(apart));
+        let segment = Build::from_server(hook, SKB + 0x100, time, OLD.wrapping_add(apart), client_end).netns(twin);
+        segment.entry(REPLY, server_end, client_end)
+    };
+    engine.event(refusal(1_000).event());
+    engine.event(reset(2_000).event());
+    engine.event(of_twin(Hook::CtInvalid, 3_000).words("%s", SEQ_UNDER, 0).event());
+    let mut answered = of_twin(Hook::ResetV4, 4_000);
+    answered.record.nfct = 0;
+    answered.record.present &= !tracer_common::wire::present::CONNTRACK;
+    engine.event(answered.event());
+    let of_server = |netns, seq: u32, time| {
+        let segment = Build::from_server(Hook::ResetV4, 9, time, seq, 1);
+        segment.between(([192, 0, 2, 1], 34567), ([192, 0, 2, 2], 443)).netns(netns).event()
+    };
+    engine.event(of_server(other_server, CLIENT_END.wrapping_add(apart), 5_000));
+    engine.event(of_server(server, CLIENT_END.wrapping_add(20), 6_000));
+    // A third connection between the same addresses and ports, that no gateway has touched.
+    let stranger = engine.event(of_server(server, CLIENT_END.wrapping_sub(100_000), 7_000));
+    assert!(matches!(stranger.kind, Kind::Reset(..)));
+    let [one, other, rest] = flows(engine).try_into().unwrap();
+    assert_eq!(one.peer_reset.unwrap().netns, Some(server));
+    assert_eq!((other.key.netns, other.peer_reset.unwrap().netns), (Some(twin), Some(other_server)));
+    assert!(rest.is_untracked_here());
+}
+
 /// Two gateways with the same addresses, in two namespaces of one host.
 #[test]
 fn namespaces_are_told_apart() {
