@@ -58,9 +58,14 @@ fn log_invalid(lab: &Lab) -> Result<()> {
         .map(drop)
 }
 
-fn seq_over_to(context: &Context<'_>, lab: &Lab, address: SocketAddr, from_outside: bool) -> Result<()> {
+pub(super) fn seq_over_to(context: &Context<'_>, lab: &Lab, address: SocketAddr, from_outside: bool) -> Result<()> {
     let namespace = (!from_outside).then_some(&lab.gateway);
     let capture = Capture::start(namespace, &context.artifacts, &[])?;
+    seq_over_during(context, lab, address, capture)
+}
+
+/// The same during a capture that is going on.
+pub(super) fn seq_over_during(context: &Context<'_>, lab: &Lab, address: SocketAddr, capture: Capture) -> Result<()> {
     let mut connection = Connection::open(lab, address)?;
     let traffic = connection.traffic()?;
     let segment = traffic.from_server.forge(
