@@ -382,21 +382,27 @@ impl Engine {
 
     /// The flow of a gateway on this host that has the sender of this RST for one of its ends.
     ///
-    /// Only where conntrack did not look at the answered segment: where it did, this namespace is a gateway itself. And only
-    /// where the segment goes on with the connection: other connections of this host may have the same addresses and ports.
+    /// Only where conntrack did not look at the answered segment, or found nothing wrong with it: one that it refused or
+    /// had never heard of makes this namespace a gateway itself. And only where the segment goes on with the connection:
+    /// other connections of this host may have the same addresses and ports.
     fn flow_of_peer(&mut self, event: &Event) -> Option<FlowId> {
         let packet = event.packet?;
-        if event.nfct != Some(Nfct::None) || matches!(event.hook, Hook::RejectV4 | Hook::RejectV6) {
+        // A known segment that is delivered here, untranslated or translated back: this namespace is an end of it.
+        let known = matches!(event.nfct, Some(Nfct::Entry(info)) if info != CtInfo::New);
+        let is_gateway = event.nfct != Some(Nfct::None) && !known;
+        if is_gateway || matches!(event.hook, Hook::RejectV4 | Hook::RejectV6) {
             return None;
         }
         let elsewhere = |id: &&FlowId| self.flows.get(id).is_some_and(|flow| flow.key.netns != event.netns);
         let candidates: Vec<FlowId> = self.by_wire.get(&packet.tuple())?.iter().filter(elsewhere).copied().collect();
         let gap = |id: &FlowId| self.flows.get(id).and_then(|flow| flow.gap_to(&packet));
         let id = match candidates[..] {
-            [only] if gap(&only).is_none() => only,
+            [only] if !known && gap(&only).is_none() => only,
             _ => {
+                // An end that tracks its connections has reasons of its own, unless the gateway has reset it.
+                let was_reset = |id: &FlowId| self.flows.get(id).is_some_and(|flow| flow.story.reset.is_some());
                 let near = |id: FlowId| Some((gap(&id).filter(|gap| gap.small)?.bytes, id));
-                candidates.into_iter().filter_map(near).min()?.1
+                candidates.into_iter().filter(|id| !known || was_reset(id)).filter_map(near).min()?.1
             }
         };
         let flow = self.flows.get_mut(&id)?;

@@ -29,6 +29,8 @@ const OLD: u32 = 3_270_668_047;
 const ESTABLISHED: u8 = 3;
 const TIME_WAIT: u8 = 7;
 const CLOSE: u8 = 8;
+/// `IP_CT_ESTABLISHED`.
+const ESTABLISHED_ORIGINAL: u64 = 0;
 const SKB: u64 = 0xffff_8881_0000_0100;
 
 fn engine(era: Era) -> Engine {
@@ -294,13 +296,22 @@ fn a_rule_that_rejects_invalid() {
 }
 
 /// Client and server may live in namespaces of the same host. The server's own RST, after the gateway's has killed it,
-/// is an effect; the same RST for a connection that the gateway has not touched is the server's business.
-#[test]
-fn the_server_s_own_rst_is_an_effect() {
+/// is an effect, also where the server tracks its connections; the same RST for a connection that the gateway has not
+/// touched is the server's business.
+#[rstest]
+#[case::untracked(false)]
+#[case::tracked(true)]
+fn the_server_s_own_rst_is_an_effect(#[case] tracked: bool) {
     let server = GATEWAY + 1;
     let answer = || {
         let segment = Build::from_server(Hook::ResetV4, 9, 3_000, CLIENT_END, SERVER_END);
-        segment.between(([192, 0, 2, 1], 34567), ([192, 0, 2, 2], 443)).netns(server)
+        let segment = segment.between(([192, 0, 2, 1], 34567), ([192, 0, 2, 2], 443)).netns(server);
+        if !tracked {
+            return segment;
+        }
+        let mut known = segment.entry(ESTABLISHED_ORIGINAL, SERVER_END, CLIENT_END);
+        known.record.ct.tuples[0].src[..4].copy_from_slice(&[192, 0, 2, 1]);
+        known
     };
     let mut with_gateway = engine(Era::E1);
     with_gateway.event(refusal(1_000).event());
@@ -311,10 +322,17 @@ fn the_server_s_own_rst_is_an_effect() {
     assert_eq!(flow.tally().resets, 1);
     assert_eq!(flow.peer_reset.unwrap().netns, Some(server));
 
+    // A remark on one of its segments is no reason for the server's RST.
+    let mut beside = engine(Era::E3);
+    beside
+        .event(segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END).words("%s", SEQ_UNDER, 0).event());
+    beside.event(answer().event());
+    assert_eq!(flows(beside).len(), 1 + usize::from(tracked));
+
     let mut alone = engine(Era::E1);
     alone.event(answer().event());
     let [flow] = flows(alone).try_into().unwrap();
-    assert!(flow.is_untracked_here());
+    assert_eq!(flow.is_untracked_here(), !tracked);
 }
 
 /// Two gateways of one host have a connection each between the same addresses and ports, and reset both. The servers' own
