@@ -140,8 +140,17 @@ impl Lab {
     /// Puts the client some way off: `milliseconds` from the gateway. A download then always has segments on their way,
     /// whose acknowledgements reach the server after it has been reset.
     pub fn distant_client(&self, milliseconds: u32) -> Result<()> {
+        self.delay("lan0", milliseconds)
+    }
+
+    /// The same for the server: what the client sends is on its way for a while.
+    pub fn distant_server(&self, milliseconds: u32) -> Result<()> {
+        self.delay("wan0", milliseconds)
+    }
+
+    fn delay(&self, interface: &str, milliseconds: u32) -> Result<()> {
         let delay = format!("{milliseconds}ms");
-        let qdisc = ["tc", "qdisc", "add", "dev", "lan0", "root", "netem", "delay", &delay, "limit", "10000"];
+        let qdisc = ["tc", "qdisc", "add", "dev", interface, "root", "netem", "delay", &delay, "limit", "10000"];
         self.gateway.run(&qdisc).map(drop)
     }
 

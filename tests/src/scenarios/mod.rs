@@ -304,12 +304,18 @@ pub const ALL: &[Scenario] = &[
         Several(&[(2, REJECTED)]),
     ),
     scenario(
+        "reject-forward-reply",
+        "nft rejects what comes back: the server is cut off",
+        reject::forward_reply,
+        Each(REJECTED),
+    ),
+    scenario(
         "reject-input",
         "nft rejects a port of the gateway itself, where a service listens",
         reject::input_nft,
-        Each(REJECTED),
+        Several(&[(2, REJECTED)]),
     ),
-    scenario("reject-input-iptables", "the same with iptables", reject::input_iptables, Each(REJECTED)),
+    scenario("reject-input-iptables", "the same with iptables", reject::input_iptables, Several(&[(2, REJECTED)])),
     scenario("reject-icmp", "rules that reject by ICMP: no RST", reject::by_icmp, Nothing),
     scenario(
         "server-refuses",
@@ -364,6 +370,12 @@ pub const ALL: &[Scenario] = &[
     scenario("vlan-ingress", "seq-over on a VLAN", topologies::vlan_ingress, Each(SEQ_OVER)),
     scenario("bridge-ingress", "seq-over on a bridge", topologies::bridge_ingress, Each(SEQ_OVER)),
     scenario("bridge-netfilter", "the same with br_netfilter", topologies::bridge_netfilter, Each(SEQ_OVER)),
+    scenario(
+        "tracked-ends",
+        "seq-over between ends that have firewalls of their own",
+        topologies::tracked_ends,
+        Each(SEQ_OVER),
+    ),
     scenario(
         "two-nat-rules",
         "one rule translates the destination, another the source and its port",

@@ -68,11 +68,11 @@ fn aborts(context: &Context<'_>, ends: fn(Connection) -> (TcpStream, TcpStream))
     expect.verdict()
 }
 
-/// The server gives up while the client is sending, from afar: every segment that is still on its way is answered by a RST
-/// of the server's stack, with the function that is hooked.
+/// The server, far away, gives up while the client is sending: what its last acknowledgements have called forth is on its
+/// way then, and is answered by RSTs of the server's stack, with the function that is hooked.
 pub(super) fn server_aborts_upload(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
-    lab.distant_client(20)?;
+    lab.distant_server(50)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let Connection { mut client, mut server, server_address, tap, .. } = Connection::open(&lab, server(443))?;
     let error = thread::scope(|scope| -> Result<ErrorKind> {

@@ -1,6 +1,6 @@
 //! Rules that reject, made by each tool, at each hook.
 
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use anyhow::{Context as _, Result, bail};
@@ -42,6 +42,11 @@ fn xtables(gateway: &Namespace, program: &str, hook: &str, matching: &str, with:
     gateway.run(&words).map(drop)
 }
 
+/// The server's port.
+const SERVICE: u16 = 443;
+/// A service of the gateway itself.
+const OWN_SERVICE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1)), 4_433);
+
 pub(super) fn forward_nft(context: &Context<'_>) -> Result<()> {
     forward(context, Tool::Nft, SERVER)
 }
@@ -66,39 +71,52 @@ pub(super) fn input_iptables(context: &Context<'_>) -> Result<()> {
     input(context, Tool::Xtables("iptables-nft"))
 }
 
-/// What conntrack refuses meets a rule of iptables'.
-pub(super) fn invalid_iptables(context: &Context<'_>) -> Result<()> {
+/// The gateway does not forward to a port any more.
+fn forward(context: &Context<'_>, tool: Tool, address: IpAddr) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
-    xtables(&lab.gateway, "iptables-nft", "input", "-m conntrack --ctstate INVALID", "tcp-reset")?;
-    refused_and_rejected(context, &lab)
+    tried_by(context, &lab, tool, "forward", (&lab.server, "s0"), SocketAddr::new(address, SERVICE))
 }
 
-/// The gateway does not forward to a port any more. A connection that is established dies with the client's next segment,
-/// and the server hears nothing of it; a new one is refused.
-fn forward(context: &Context<'_>, tool: Tool, address: IpAddr) -> Result<()> {
-    let target = SocketAddr::new(address, 443);
+/// The gateway does not let anybody at a service of its own any more. There is a listener: it is not a closed port.
+fn input(context: &Context<'_>, tool: Tool) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
+    tried_by(context, &lab, tool, "input", (&lab.gateway, "lan0"), OWN_SERVICE)
+}
+
+/// A connection that is established dies with the client's next segment, and the server hears nothing of it; a new one is
+/// refused although somebody listens.
+fn tried_by(
+    context: &Context<'_>,
+    lab: &Lab,
+    tool: Tool,
+    hook: &str,
+    (home, interface): (&Namespace, &str),
+    target: SocketAddr,
+) -> Result<()> {
     let at_client = Tap::open(&lab.client, "c0")?;
-    let mut connection = Connection::open(&lab, target)?;
-    tool.reject(&lab.gateway, "forward", target.port())?;
+    let mut connection = Connection::open_to(&lab.client, target, (home, interface), target)?;
+    let listener = home.enter(|| TcpListener::bind(target))?.context("listening again")?;
+    tool.reject(&lab.gateway, hook, target.port())?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let cut = connection.client_learns()?;
     let refused = refusal(&lab.client, target)?;
     context.step(format!("the established connection: {cut}; a new one: {refused}"));
-    let others = at_client.wait("two RSTs", |segments| {
+    let told = at_client.wait("two RSTs", |segments| {
         let resets: Vec<SocketAddr> =
             segments.iter().filter(|segment| segment.has(flag::RST)).map(|segment| segment.dst).collect();
         (resets.len() == 2).then_some(resets)
     })?;
-    connection.server.set_nonblocking(true)?;
-    let server = connection.server.read(&mut [0; 1]).map_err(|error| error.kind());
+    let server = hears_nothing(&mut connection.server)?;
+    listener.set_nonblocking(true)?;
+    let accepted = listener.accept();
     let captured = capture.stop()?;
 
     let mut expect = Expect::new();
     expect.that(cut == ErrorKind::ConnectionReset, || format!("the client saw {cut}"));
     expect.that(refused == ErrorKind::ConnectionRefused, || format!("the new connection: {refused}"));
-    expect.that(server == Err(ErrorKind::WouldBlock), || format!("the server saw {server:?}"));
-    let other = others.into_iter().find(|other| *other != connection.client_address);
+    expect.that(server, || "the server heard of it".to_owned());
+    expect.that(accepted.is_err(), || format!("the new connection reached the listener: {accepted:?}"));
+    let other = told.into_iter().find(|client| *client != connection.client_address);
     let other = other.context("both RSTs went to the established connection")?;
     let report = &captured.report;
     flows(&mut expect, report, 2);
@@ -109,30 +127,41 @@ fn forward(context: &Context<'_>, tool: Tool, address: IpAddr) -> Result<()> {
     expect.verdict()
 }
 
-/// A service of the gateway itself that a rule keeps from being reached. There is a listener: it is not a closed port.
-fn input(context: &Context<'_>, tool: Tool) -> Result<()> {
-    let target = SocketAddr::from(([10, 0, 0, 1], 4_433));
+/// What conntrack refuses meets a rule of iptables'.
+pub(super) fn invalid_iptables(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
-    let at_client = Tap::open(&lab.client, "c0")?;
-    let listener = lab.gateway.enter(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 4_433)))?.context("listening")?;
-    tool.reject(&lab.gateway, "input", target.port())?;
+    xtables(&lab.gateway, "iptables-nft", "input", "-m conntrack --ctstate INVALID", "tcp-reset")?;
+    refused_and_rejected(context, &lab)
+}
+
+/// The gateway forwards nothing more from a port: the server's next segment is rejected. The RST is translated like the
+/// client's own segments would be, and the client hears nothing of it.
+pub(super) fn forward_reply(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let mut connection = Connection::open(&lab, server(443))?;
+    filter_rule(&lab.gateway, "forward", "tcp sport 443 reject with tcp reset")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
-    let refused = refusal(&lab.client, target)?;
-    context.step(format!("connecting to {target}: {refused}"));
-    let reset = at_client.wait("the RST", |segments| {
-        segments.iter().find(|segment| segment.has(flag::RST) && segment.src == target).cloned()
-    })?;
-    listener.set_nonblocking(true)?;
-    let accepted = listener.accept().map_err(|error| error.kind());
+    connection.server.write_all(b"may I?")?;
+    let reset = connection.reset_to_server()?;
+    let cut = Connection::error_of(&mut connection.server)?;
+    context.step(format!("the server's next segment is answered by {}: {cut}", reset.src));
+    let client = hears_nothing(&mut connection.client)?;
     let captured = capture.stop()?;
 
     let mut expect = Expect::new();
-    expect.that(refused == ErrorKind::ConnectionRefused, || format!("the client saw {refused}"));
-    expect.that(matches!(accepted, Err(ErrorKind::WouldBlock)), || format!("the service saw {accepted:?}"));
+    expect.that(cut == ErrorKind::ConnectionReset, || format!("the server saw {cut}"));
+    expect.that(client, || "the client heard of it".to_owned());
+    expect.that(reset.src == connection.nat_address, || format!("the RST comes from {}", reset.src));
     flows(&mut expect, &captured.report, 1);
-    Who::direct(reset.dst, target, lab.gateway.inode()?).is_told(&mut expect, &captured.report, &REJECTED);
+    Who::of(&connection, &lab.gateway)?.is_told(&mut expect, &captured.report, &REJECTED);
     captured.replay()?;
     expect.verdict()
+}
+
+/// Whether nothing came for a socket so far, neither data nor an end.
+fn hears_nothing(stream: &mut TcpStream) -> Result<bool> {
+    stream.set_nonblocking(true)?;
+    Ok(stream.read(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock))
 }
 
 /// Rules that reject by ICMP send no RST: the connections fail just as well, and whyrst has nothing to say.

@@ -1,5 +1,6 @@
 //! The same incidents in other networks: who is named must be right whatever the gateway is made of.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
@@ -13,13 +14,14 @@ use socket2::{Domain, Socket, Type};
 
 use super::Context;
 use super::connection::Connection;
+use super::rules::filter_rule;
 use super::told::{DELETED, NO_LISTENER, SEQ_OVER, Who, flows};
 use super::window::{seq_over_during, seq_over_to};
 use crate::command;
 use crate::expect::Expect;
 use crate::netns::{IP, Namespace};
 use crate::topology::{INNER, Ingress, Lab, NAT, Nat, SERVER6, Wiring, server};
-use crate::whyrst::Capture;
+use crate::whyrst::{self, Capture};
 use crate::wire::PATIENCE;
 
 /// Both ends have seen the connection reset.
@@ -84,6 +86,16 @@ fn wan(context: &Context<'_>, wan: Ingress) -> Result<()> {
     let lab = Lab::wire(Wiring { wan, ..Wiring::default() })?;
     lab.translate(Nat::NftMasquerade)?;
     seq_over_to(context, &lab, server(443), false)
+}
+
+/// Client and server have firewalls of their own, on the same kernel: what they send once the gateway has reset the server is
+/// an effect, although their namespaces track connections as the gateway's does.
+pub(super) fn tracked_ends(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    for end in [&lab.client, &lab.server] {
+        filter_rule(end, "input", "ct state established accept")?;
+    }
+    seq_over_to(context, &lab, server(443), true)
 }
 
 /// A port forward by one rule; another translates the source to a range of ports that the client's is not in.
@@ -301,6 +313,11 @@ pub(super) fn twin_gateways_both(context: &Context<'_>) -> Result<()> {
         let of_server = flow.map(servers).unwrap_or_default();
         expect.that(of_server == [own], || format!("{gateway}: the server's RST is of {of_server:?}, expected {own}"));
     }
+    // Of two flows that look the same the text says which is whose.
+    let (_, text, _) = whyrst::run(&["report", "--from", &captured.recording.display().to_string()])?;
+    let heads = text.lines().filter(|line| line.starts_with('#'));
+    let places: BTreeSet<&str> = heads.filter_map(|line| line.rsplit(' ').next()).collect();
+    expect.that(places == BTreeSet::from(["gateway-a", "gateway-b"]), || format!("the text tells of {places:?}"));
     captured.replay()?;
     expect.verdict()
 }
