@@ -24,6 +24,9 @@ pub const NAT6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 
 /// The server's IPv6 address.
 pub const SERVER6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2));
 
+/// Another machine on the client's network.
+pub const INNER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 3));
+
 /// How the gateway translates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Nat {
@@ -31,6 +34,29 @@ pub enum Nat {
     NftMasquerade,
     /// iptables, SNAT to [`NAT`].
     IptablesSnat,
+}
+
+/// What an interface of the gateway is made of. It has the same name in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ingress {
+    /// One end of a cable.
+    #[default]
+    Cable,
+    /// A VLAN on the cable; the other end speaks it too.
+    Vlan,
+    /// A bridge that the cable is a port of.
+    Bridge,
+}
+
+/// How a lab is wired up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wiring {
+    /// What the names of its namespaces end with, so that there can be two labs at once.
+    pub suffix: &'static str,
+    /// The gateway's interface to the client.
+    pub lan: Ingress,
+    /// The gateway's interface to the server.
+    pub wan: Ingress,
 }
 
 /// The three namespaces, wired up.
@@ -45,17 +71,24 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Builds the network.
+    /// Builds the network, with a gateway that translates.
     pub fn build(nat: Nat) -> Result<Self> {
+        let lab = Self::wire(Wiring::default())?;
+        lab.translate(nat)?;
+        Ok(lab)
+    }
+
+    /// Builds the network; the gateway forwards, without a look at connections.
+    pub fn wire(wiring: Wiring) -> Result<Self> {
+        let name = |role: &str| format!("{role}{}", wiring.suffix);
         let lab = Self {
-            client: Namespace::create("client")?,
-            gateway: Namespace::create("gateway")?,
-            server: Namespace::create("server")?,
+            client: Namespace::create(&name("client"))?,
+            gateway: Namespace::create(&name("gateway"))?,
+            server: Namespace::create(&name("server"))?,
         };
         let Self { client, gateway, server } = &lab;
-        // Both ends are made inside; a name in the host's namespace would be in the way of the next lab.
-        client.ip("link add c0 type veth peer name lan0 netns gateway")?;
-        server.ip("link add s0 type veth peer name wan0 netns gateway")?;
+        connect((client, "c0"), (gateway, "lan0"), wiring.lan)?;
+        connect((server, "s0"), (gateway, "wan0"), wiring.wan)?;
         for (namespace, interface, addresses) in [
             (client, "c0", ["10.0.0.2/24", "fd00:1::2/64"]),
             (gateway, "lan0", ["10.0.0.1/24", "fd00:1::1/64"]),
@@ -67,16 +100,18 @@ impl Lab {
                 let nodad = if address.contains(':') { "nodad" } else { "" };
                 namespace.ip(&format!("address add {address} dev {interface} {nodad}"))?;
             }
-            namespace.ip(&format!("link set {interface} up"))?;
-            // What is seen on a tap is what a wire carries: single segments with real checksums.
-            let off = ["tso", "gso", "gro", "tx", "rx"].map(|feature| [feature, "off"]).concat();
-            namespace.run(&[&["ethtool", "-K", interface], off.as_slice()].concat())?;
         }
         client.ip("route add default via 10.0.0.1")?;
         client.ip("-6 route add default via fd00:1::1")?;
         for sysctl in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
             gateway.sysctl(sysctl, "1")?;
         }
+        Ok(lab)
+    }
+
+    /// Makes the gateway translate.
+    pub fn translate(&self, nat: Nat) -> Result<()> {
+        let gateway = &self.gateway;
         match nat {
             Nat::NftMasquerade => {
                 gateway.run(&["nft", "add table inet nat"])?;
@@ -89,14 +124,33 @@ impl Lab {
                 gateway.run(&[&["iptables"], rule.as_slice()].concat())?;
             }
         }
-        Ok(lab)
+        Ok(())
+    }
+
+    /// Puts another machine on the client's network, where the gateway's interface is a bridge: [`INNER`], on `n0`.
+    pub fn neighbour(&self) -> Result<Namespace> {
+        let neighbour = Namespace::create("neighbour")?;
+        cable((&neighbour, "n0"), (&self.gateway, "lan2"))?;
+        self.gateway.ip("link set lan2 master lan0")?;
+        neighbour.ip(&format!("address add {INNER}/24 dev n0"))?;
+        neighbour.ip("route add default via 10.0.0.1")?;
+        Ok(neighbour)
     }
 
     /// Puts the client some way off: `milliseconds` from the gateway. A download then always has segments on their way,
     /// whose acknowledgements reach the server after it has been reset.
     pub fn distant_client(&self, milliseconds: u32) -> Result<()> {
+        self.delay("lan0", milliseconds)
+    }
+
+    /// The same for the server: what the client sends is on its way for a while.
+    pub fn distant_server(&self, milliseconds: u32) -> Result<()> {
+        self.delay("wan0", milliseconds)
+    }
+
+    fn delay(&self, interface: &str, milliseconds: u32) -> Result<()> {
         let delay = format!("{milliseconds}ms");
-        let qdisc = ["tc", "qdisc", "add", "dev", "lan0", "root", "netem", "delay", &delay, "limit", "10000"];
+        let qdisc = ["tc", "qdisc", "add", "dev", interface, "root", "netem", "delay", &delay, "limit", "10000"];
         self.gateway.run(&qdisc).map(drop)
     }
 
@@ -109,4 +163,47 @@ impl Lab {
 /// The server's address with a port.
 pub const fn server(port: u16) -> SocketAddr {
     SocketAddr::new(SERVER, port)
+}
+
+/// An interface in a namespace.
+type At<'a> = (&'a Namespace, &'a str);
+
+/// Connects an end to the gateway.
+fn connect((end, interface): At<'_>, (gateway, of_gateway): At<'_>, ingress: Ingress) -> Result<()> {
+    const VLAN: u32 = 100;
+    let port = format!("{of_gateway}-port");
+    match ingress {
+        Ingress::Cable => cable((end, interface), (gateway, of_gateway)),
+        Ingress::Vlan => {
+            let lower = format!("{interface}-port");
+            cable((end, &lower), (gateway, &port))?;
+            for (namespace, lower, vlan) in [(end, &lower, interface), (gateway, &port, of_gateway)] {
+                namespace.ip(&format!("link add link {lower} name {vlan} type vlan id {VLAN}"))?;
+                up(namespace, vlan)?;
+            }
+            Ok(())
+        }
+        Ingress::Bridge => {
+            cable((end, interface), (gateway, &port))?;
+            gateway.ip(&format!("link add {of_gateway} type bridge"))?;
+            gateway.ip(&format!("link set {port} master {of_gateway}"))?;
+            up(gateway, of_gateway)
+        }
+    }
+}
+
+/// A cable between two namespaces.
+fn cable((one, interface): At<'_>, (other, of_other): At<'_>) -> Result<()> {
+    // Both ends are made inside; a name in the host's namespace would be in the way of the next lab.
+    one.ip(&format!("link add {interface} type veth peer name {of_other} netns {}", other.name()))?;
+    up(one, interface)?;
+    up(other, of_other)
+}
+
+/// Switches an interface on.
+fn up(namespace: &Namespace, interface: &str) -> Result<()> {
+    namespace.ip(&format!("link set {interface} up"))?;
+    // What is seen on a tap is what a wire carries: single segments with real checksums.
+    let off = ["tso", "gso", "gro", "tx", "rx"].map(|feature| [feature, "off"]).concat();
+    namespace.run(&[&["ethtool", "-K", interface], off.as_slice()].concat()).map(drop)
 }

@@ -36,30 +36,39 @@ impl Confusion {
     }
 
     fn add_scenario(&mut self, scenario: &Scenario, era: &str, report: &Value) {
-        let (expected, least, tolerant) = match scenario.named {
-            Named::Refusing(label) if matches!(era, "e1" | "e2") => (label, 1, false),
-            Named::NotE1(_) if era == "e1" => (NOTHING, 0, false),
-            Named::Nothing | Named::Refusing(_) => (NOTHING, 0, false),
-            Named::Each(label) | Named::IfAny(label) | Named::NotE1(label) => (label, 1, false),
-            Named::ByEra { refusing, .. } if matches!(era, "e1" | "e2") => (refusing, 1, false),
-            Named::ByEra { lenient, .. } => (lenient, 1, false),
-            Named::AtLeast(least, label) => (label, least, true),
+        let (expected, tolerant): (Vec<(usize, &str)>, bool) = match scenario.named {
+            Named::Refusing(label) if matches!(era, "e1" | "e2") => (vec![(1, label)], false),
+            Named::NotE1(_) if era == "e1" => (Vec::new(), false),
+            Named::Nothing | Named::Refusing(_) => (Vec::new(), false),
+            Named::Each(label) | Named::IfAny(label) | Named::NotE1(label) => (vec![(1, label)], false),
+            Named::ByEra { refusing, .. } if matches!(era, "e1" | "e2") => (vec![(1, refusing)], false),
+            Named::ByEra { lenient, .. } => (vec![(1, lenient)], false),
+            Named::Several(labels) => (labels.to_vec(), false),
+            Named::AtLeast(least, label) => (vec![(least, label)], true),
         };
         let labels = report["flows"].as_array().into_iter().flatten().map(label);
-        let counted = labels.filter(|reported| !(tolerant && reported.ends_with(" accepted")));
-        let (matching, others): (Vec<String>, Vec<String>) = counted.partition(|reported| reported == expected);
-        let right = if tolerant { matching.len() } else { matching.len().min(least) };
-        self.add(expected, expected, right);
-        self.add(NOTHING, expected, matching.len() - right);
-        // A flow that is said to be something else stands for one that is missing; what is left over is one too many.
-        let mut missing = least.saturating_sub(right);
-        for reported in &others {
-            self.add(if missing > 0 { expected } else { NOTHING }, reported, 1);
-            missing = missing.saturating_sub(1);
+        let mut others: Vec<String> =
+            labels.filter(|reported| !(tolerant && reported.ends_with(" accepted"))).collect();
+        let mut missing = Vec::new();
+        for (least, label) in &expected {
+            let (matching, rest): (Vec<String>, Vec<String>) =
+                others.into_iter().partition(|reported| reported == label);
+            others = rest;
+            let right = if tolerant { matching.len() } else { matching.len().min(*least) };
+            self.add(label, label, right);
+            self.add(NOTHING, label, matching.len() - right);
+            missing.extend(std::iter::repeat_n(*label, least.saturating_sub(right)));
         }
-        self.add(expected, NOTHING, missing);
-        if least == 0 && others.is_empty() {
+        if expected.is_empty() && others.is_empty() {
             self.add(NOTHING, NOTHING, 1);
+        }
+        // A flow that is said to be something else stands for one that is missing; what is left over is one too many.
+        let mut missing = missing.into_iter();
+        for reported in &others {
+            self.add(missing.next().unwrap_or(NOTHING), reported, 1);
+        }
+        for label in missing {
+            self.add(label, NOTHING, 1);
         }
     }
 
@@ -154,5 +163,16 @@ mod tests {
         assert!(compare("table-evicts", "e1", &Value::from(vec![evicted.clone(); 60])).is_empty());
         assert_eq!(compare("table-evicts", "e1", &Value::from(vec![evicted; 49])).len(), 1);
         assert_eq!(compare("late-retransmission", "e4", &json!([over])).len(), 1);
+    }
+
+    #[test]
+    fn flows_of_several_kinds_are_counted_by_kind() {
+        let over = flow("out-of-window", "seq-over", Some("gateway-stack"));
+        let deleted = flow("no-entry", "deleted", Some("gateway-stack"));
+        let both = |flows: Value| compare("twin-gateways-both", "e4", &flows).len();
+        assert_eq!(both(json!([deleted, over])), 0);
+        assert_eq!(both(json!([over, over])), 2, "one too many of this kind, one missing of that");
+        assert_eq!(both(json!([over])), 1);
+        assert_eq!(both(json!([over, flow("no-entry", "expired", Some("gateway-stack"))])), 1);
     }
 }

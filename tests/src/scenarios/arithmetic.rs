@@ -13,7 +13,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use super::Context;
 use super::connection::{Connection, Traffic};
 use super::no_entry::gone;
-use super::rules::input_rule;
+use super::rules::filter_rule;
 use super::window::{FAR, both_died, one_flow, one_reset, out_of_window};
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, server};
@@ -408,7 +408,7 @@ fn send_overshot(context: &Context<'_>, lab: &Lab, beyond: u32) -> Result<(Conne
 pub(super) fn overshot_then_dropped(context: &Context<'_>) -> Result<()> {
     const REPLY: usize = 333;
     let lab = Lab::build(Nat::NftMasquerade)?;
-    input_rule(&lab, "ct state invalid drop")?;
+    filter_rule(&lab.gateway, "input", "ct state invalid drop")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let inside = Tap::open(&lab.client, "c0")?;
     let (mut connection, Overshot { traffic, .. }) = send_overshot(context, &lab, 1)?;

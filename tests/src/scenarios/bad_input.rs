@@ -10,7 +10,6 @@ use rustix::process::Signal;
 
 use super::Context;
 use super::connection::Connection;
-use super::rules::far_ahead;
 use crate::command;
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, server};
@@ -96,7 +95,7 @@ pub(super) fn without_kprobes(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &["--without-kprobes"])?;
     let connection = Connection::open(&lab, server(443))?;
-    connection.tap.send(&far_ahead(&connection)?)?;
+    connection.tap.send(&connection.far_ahead()?)?;
     connection.reset_to_server()?;
     context.step("a segment far ahead is refused and answered");
     let captured = capture.stop()?;

@@ -6,6 +6,7 @@ use std::{panic, thread};
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::netns::Namespace;
 use crate::topology::Lab;
 use crate::wire::{PATIENCE, Segment, Tap, flag};
 
@@ -17,6 +18,8 @@ pub(super) struct Connection {
     pub(super) client_address: SocketAddr,
     pub(super) nat_address: SocketAddr,
     pub(super) server_address: SocketAddr,
+    /// The server as the client knows it.
+    pub(super) service_address: SocketAddr,
     /// The tap on the server's interface: it sees the gateway's address, not the client's.
     pub(super) tap: Tap,
 }
@@ -53,9 +56,28 @@ impl Connection {
         server: SocketAddr,
         connect: impl FnOnce() -> io::Result<TcpStream> + Send,
     ) -> Result<Self> {
-        let tap = Tap::open(&lab.server, "s0")?;
-        let listener = lab.server.enter(|| TcpListener::bind(server))?.context("listening")?;
-        let mut client = lab.client.enter(connect)?.context("connecting")?;
+        Self::open_at(&lab.client, connect, (&lab.server, "s0"), server)
+    }
+
+    /// The same for a server in any namespace, on an interface of it.
+    pub(super) fn open_to(
+        client: &Namespace,
+        service: SocketAddr,
+        home: (&Namespace, &str),
+        server: SocketAddr,
+    ) -> Result<Self> {
+        Self::open_at(client, || TcpStream::connect(service), home, server)
+    }
+
+    fn open_at(
+        client: &Namespace,
+        connect: impl FnOnce() -> io::Result<TcpStream> + Send,
+        (home, interface): (&Namespace, &str),
+        server: SocketAddr,
+    ) -> Result<Self> {
+        let tap = Tap::open(home, interface)?;
+        let listener = home.enter(|| TcpListener::bind(server))?.context("listening")?;
+        let mut client = client.enter(connect)?.context("connecting")?;
         let (mut accepted, _) = listener.accept().context("accepting")?;
         for stream in [&client, &accepted] {
             stream.set_nodelay(true)?;
@@ -69,6 +91,7 @@ impl Connection {
             client_address: client.local_addr()?,
             nat_address: accepted.peer_addr()?,
             server_address: accepted.local_addr()?,
+            service_address: client.peer_addr()?,
             client,
             server: accepted,
             tap,
@@ -89,6 +112,22 @@ impl Connection {
         self.tap.wait("what the client has sent", |segments| {
             summarise(segments, server).filter(|traffic| traffic.client_end == client_end)
         })
+    }
+
+    /// A segment of the server's so far ahead that it is refused on every kernel.
+    pub(super) fn far_ahead(&self) -> Result<Segment> {
+        const FAR: u32 = 20_000_000;
+        let traffic = self.traffic()?;
+        let seq = traffic.server_end.wrapping_add(FAR);
+        traffic.from_server.forge(seq, traffic.client_end, flag::ACK | flag::PSH, &[b'!'; 400])
+    }
+
+    /// The incident that is the same on every kernel: such a segment arrives, the gateway resets the server, and the
+    /// server, once the client speaks, the client. Gives the errors of the server and the client.
+    pub(super) fn is_reset(&mut self) -> Result<[io::ErrorKind; 2]> {
+        self.tap.send(&self.far_ahead()?)?;
+        self.reset_to_server()?;
+        Ok([Self::error_of(&mut self.server)?, self.client_learns()?])
     }
 
     /// Waits for a RST that the gateway sends to the server.
@@ -155,7 +194,8 @@ fn pump(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> Result<()> {
     })
 }
 
-fn talk(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> Result<()> {
+/// Sends from one end to the other, who reads all of it.
+pub(super) fn talk(from: &mut TcpStream, to: &mut TcpStream, bytes: usize) -> Result<()> {
     from.write_all(&vec![b'x'; bytes]).context("writing")?;
     to.read_exact(&mut vec![0; bytes]).context("reading")
 }

@@ -12,11 +12,16 @@ mod late_retransmission;
 mod local;
 mod malformed;
 mod no_entry;
+mod peers;
+mod reject;
 mod reject_rule;
 mod rules;
+mod scale;
 mod state;
 mod table;
 mod tap;
+mod told;
+mod topologies;
 mod window;
 
 use std::fmt::Write as _;
@@ -27,7 +32,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
-use self::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing, Refusing};
+use self::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing, Refusing, Several};
 use crate::protocol::Message;
 
 /// What a scenario is run with.
@@ -88,9 +93,17 @@ pub enum Named {
     NotE1(&'static str),
     /// One on kernels that refuse it, none on later ones, which can be told to let it pass.
     Refusing(&'static str),
+    /// So many of each, the same on every kernel.
+    Several(&'static [(usize, &'static str)]),
     /// So many or more, all the same; what was accepted besides does not count.
     AtLeast(usize, &'static str),
 }
+
+/// Of more than one scenario.
+const SEQ_OVER: &str = "out-of-window/seq-over by gateway-stack";
+const DELETED: &str = "no-entry/deleted by gateway-stack";
+const REJECTED: &str = "reject-rule by gateway-reject-rule";
+const NO_LISTENER: &str = "no-listener by gateway-stack";
 
 const fn scenario(
     name: &'static str,
@@ -108,6 +121,13 @@ pub const ALL: &[Scenario] = &[
         "before nf_conntrack is loaded: exit status 3, and --wait waits",
         bad_input::no_conntrack,
         Nothing,
+    ),
+    // It takes the module out again, which later scenarios make ever harder.
+    scenario(
+        "module-after-start",
+        "whyrst waits for nf_conntrack, the gateway begins to translate, and then there is an incident",
+        topologies::module_after_start,
+        Each(SEQ_OVER),
     ),
     scenario(
         "late-retransmission",
@@ -454,7 +474,118 @@ pub const ALL: &[Scenario] = &[
         reject_rule::legacy,
         Each("reject-rule by gateway-reject-rule"),
     ),
-    // Behind the scenario that waits for the REJECT modules: this one loads them.
+    // Behind the scenario that waits for the REJECT modules: these load them.
+    scenario(
+        "invalid-rejected-iptables",
+        "the same with a rule of iptables'",
+        reject::invalid_iptables,
+        Each(REJECTED),
+    ),
+    scenario(
+        "reject-forward",
+        "nft rejects a port on the way through: one connection is cut, a new one refused",
+        reject::forward_nft,
+        Several(&[(2, REJECTED)]),
+    ),
+    scenario("reject-forward-iptables", "the same with iptables", reject::forward_iptables, Several(&[(2, REJECTED)])),
+    scenario(
+        "reject-forward-legacy",
+        "the same with iptables that knows no nftables",
+        reject::forward_legacy,
+        Several(&[(2, REJECTED)]),
+    ),
+    scenario(
+        "reject-forward-ip6tables",
+        "the same with ip6tables",
+        reject::forward_ip6tables,
+        Several(&[(2, REJECTED)]),
+    ),
+    scenario(
+        "reject-forward-reply",
+        "nft rejects what comes back: the server is cut off",
+        reject::forward_reply,
+        Each(REJECTED),
+    ),
+    scenario(
+        "reject-input",
+        "nft rejects a port of the gateway itself, where a service listens",
+        reject::input_nft,
+        Several(&[(2, REJECTED)]),
+    ),
+    scenario("reject-input-iptables", "the same with iptables", reject::input_iptables, Several(&[(2, REJECTED)])),
+    scenario("reject-icmp", "rules that reject by ICMP: no RST", reject::by_icmp, Nothing),
+    scenario(
+        "server-refuses",
+        "a closed port of the server: the RST is the server's, not the gateway's",
+        peers::server_refuses,
+        Nothing,
+    ),
+    scenario("server-aborts", "the server's program gives up: its RST is forwarded", peers::server_aborts, Nothing),
+    scenario("client-aborts", "the client's program gives up: its RST is forwarded", peers::client_aborts, Nothing),
+    scenario(
+        "server-aborts-upload",
+        "the server's program gives up in the middle of an upload: its stack answers what was on its way",
+        peers::server_aborts_upload,
+        Nothing,
+    ),
+    scenario(
+        "hairpin",
+        "a client reaches its neighbour by the gateway's public address; a segment far beyond the window",
+        topologies::hairpin,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "host-beside",
+        "the gateway is in a namespace; the host has RSTs of its own between the same addresses and ports",
+        topologies::host_beside,
+        Several(&[(1, NO_LISTENER), (1, SEQ_OVER)]),
+    ),
+    scenario(
+        "host-beside-untracked",
+        "the same, and the host tracks nothing",
+        topologies::host_beside_untracked,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "twin-gateways",
+        "two gateways with the same addresses and ports, one disturbed",
+        topologies::twin_gateways,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "twin-gateways-both",
+        "the same, each disturbed in its own way",
+        topologies::twin_gateways_both,
+        Several(&[(1, SEQ_OVER), (1, DELETED)]),
+    ),
+    scenario(
+        "ipv6-no-entry",
+        "conntrack -D takes the entry of an IPv6 connection",
+        topologies::ipv6_no_entry,
+        Each(DELETED),
+    ),
+    scenario("vlan-ingress", "seq-over on a VLAN", topologies::vlan_ingress, Each(SEQ_OVER)),
+    scenario("bridge-ingress", "seq-over on a bridge", topologies::bridge_ingress, Each(SEQ_OVER)),
+    scenario("bridge-netfilter", "the same with br_netfilter", topologies::bridge_netfilter, Each(SEQ_OVER)),
+    scenario(
+        "tracked-ends",
+        "seq-over between ends that have firewalls of their own",
+        topologies::tracked_ends,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "two-nat-rules",
+        "one rule translates the destination, another the source and its port",
+        topologies::two_nat_rules,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "many-flows",
+        "200 connections at once, 7 victims of 4 causes",
+        scale::many_flows,
+        Several(&[(2, SEQ_OVER), (2, DELETED), (2, REJECTED), (1, "not-tracked by gateway-stack")]),
+    ),
+    scenario("many-clean", "2,000 short connections: nothing happened", scale::many_clean, Nothing),
     scenario(
         "kernel-types",
         "offsets and prototypes that whyrst resolves are those of this kernel",

@@ -8,24 +8,25 @@ use serde_json::{Value, json};
 use super::Context;
 use super::connection::Connection;
 use crate::expect::Expect;
+use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, server};
 use crate::whyrst::Capture;
 
 /// A table with an empty chain, both named as usual.
-pub(super) fn chain(lab: &Lab, hook: &str) -> Result<()> {
-    lab.gateway.run(&["nft", "add table inet filter"])?;
+pub(super) fn chain(gateway: &Namespace, hook: &str) -> Result<()> {
+    gateway.run(&["nft", "add table inet filter"])?;
     let base = format!("add chain inet filter {hook} {{ type filter hook {hook} priority 0; }}");
-    lab.gateway.run(&["nft", &base]).map(drop)
+    gateway.run(&["nft", &base]).map(drop)
 }
 
 /// A rule of that chain.
-pub(super) fn rule(lab: &Lab, chain: &str, rule: &str) -> Result<()> {
-    lab.gateway.run(&["nft", &format!("add rule inet filter {chain} {rule}")]).map(drop)
+pub(super) fn rule(gateway: &Namespace, chain: &str, rule: &str) -> Result<()> {
+    gateway.run(&["nft", &format!("add rule inet filter {chain} {rule}")]).map(drop)
 }
 
 /// The handle of the rule with `text` in it, as nft shows it.
-pub(super) fn handle(lab: &Lab, chain: &str, text: &str) -> Result<u64> {
-    let list = lab.gateway.run(&["nft", "-a", "list", "chain", "inet", "filter", chain])?;
+pub(super) fn handle(gateway: &Namespace, chain: &str, text: &str) -> Result<u64> {
+    let list = gateway.run(&["nft", "-a", "list", "chain", "inet", "filter", chain])?;
     let line = list.lines().find(|line| line.contains(text)).with_context(|| format!("no `{text}` in:\n{list}"))?;
     let (_, handle) = line.rsplit_once("# handle ").with_context(|| format!("no handle in: {line}"))?;
     Ok(handle.trim().parse()?)
@@ -67,12 +68,12 @@ pub(super) fn two_rules(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connections = [Connection::open(&lab, server(443))?, Connection::open(&lab, server(8443))?];
-    chain(&lab, "input")?;
-    chain(&lab, "forward")?;
-    rule(&lab, "input", "meta l4proto tcp reject with tcp reset")?;
-    rule(&lab, "forward", "tcp dport { 8443, 9000-9100 } counter reject with tcp reset")?;
-    rule(&lab, "forward", "iifname lan0 tcp dport { 80, 443 } reject with tcp reset")?;
-    let handles = [handle(&lab, "forward", "{ 80, 443 }")?, handle(&lab, "forward", "8443")?];
+    chain(&lab.gateway, "input")?;
+    chain(&lab.gateway, "forward")?;
+    rule(&lab.gateway, "input", "meta l4proto tcp reject with tcp reset")?;
+    rule(&lab.gateway, "forward", "tcp dport { 8443, 9000-9100 } counter reject with tcp reset")?;
+    rule(&lab.gateway, "forward", "iifname lan0 tcp dport { 80, 443 } reject with tcp reset")?;
+    let handles = [handle(&lab.gateway, "forward", "{ 80, 443 }")?, handle(&lab.gateway, "forward", "8443")?];
     let mut errors = Vec::new();
     for connection in &mut connections {
         errors.push(connection.client_learns()?);

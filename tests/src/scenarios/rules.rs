@@ -10,30 +10,23 @@ use super::Context;
 use super::connection::Connection;
 use super::reject_rule;
 use crate::expect::Expect;
+use crate::netns::Namespace;
 use crate::topology::{CLIENT, Lab, NAT, Nat, server};
 use crate::whyrst::Capture;
-use crate::wire::{Segment, flag};
 
-/// A segment of the server's that is refused on every kernel.
-pub(super) fn far_ahead(connection: &Connection) -> Result<Segment> {
-    let traffic = connection.traffic()?;
-    let seq = traffic.server_end.wrapping_add(20_000_000);
-    traffic.from_server.forge(seq, traffic.client_end, flag::ACK | flag::PSH, &[b'!'; 400])
-}
-
-/// An INPUT chain with one rule.
-pub(super) fn input_rule(lab: &Lab, rule: &str) -> Result<()> {
-    reject_rule::chain(lab, "input")?;
-    reject_rule::rule(lab, "input", rule)
+/// A filter chain at a hook, with one rule.
+pub(super) fn filter_rule(gateway: &Namespace, hook: &str, rule: &str) -> Result<()> {
+    reject_rule::chain(gateway, hook)?;
+    reject_rule::rule(gateway, hook, rule)
 }
 
 /// The cure at work: what is refused is dropped before the stack can answer it.
 pub(super) fn invalid_dropped(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
-    input_rule(&lab, "ct state invalid drop")?;
+    filter_rule(&lab.gateway, "input", "ct state invalid drop")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
-    connection.tap.send(&far_ahead(&connection)?)?;
+    connection.tap.send(&connection.far_ahead()?)?;
     connection.is_alive()?;
     context.step("a segment far ahead is refused and dropped; both ends still talk to each other");
     let captured = capture.stop()?;
@@ -54,11 +47,22 @@ pub(super) fn invalid_dropped(context: &Context<'_>) -> Result<()> {
 /// A rule rejects what conntrack has refused: the rule is who sent the RST, not the stack.
 pub(super) fn invalid_rejected(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
-    input_rule(&lab, "ct state invalid meta l4proto tcp reject with tcp reset")?;
-    let handle = reject_rule::handle(&lab, "input", "reject with tcp reset")?;
+    filter_rule(&lab.gateway, "input", "ct state invalid meta l4proto tcp reject with tcp reset")?;
+    let handle = reject_rule::handle(&lab.gateway, "input", "reject with tcp reset")?;
+    refused_and_rejected(context, &lab, |expect, report| {
+        reject_rule::names(expect, report, "/flows/0", "input", handle);
+    })
+}
+
+/// The same where the rule is there already, whoever made it, and whatever else the report says of it.
+pub(super) fn refused_and_rejected(
+    context: &Context<'_>,
+    lab: &Lab,
+    of_rule: impl FnOnce(&mut Expect, &Value),
+) -> Result<()> {
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
-    let mut connection = Connection::open(&lab, server(443))?;
-    connection.tap.send(&far_ahead(&connection)?)?;
+    let mut connection = Connection::open(lab, server(443))?;
+    connection.tap.send(&connection.far_ahead()?)?;
     connection.reset_to_server()?;
     let server_error = Connection::error_of(&mut connection.server)?;
     context.step(format!("a segment far ahead is refused and rejected: {server_error}"));
@@ -76,7 +80,7 @@ pub(super) fn invalid_rejected(context: &Context<'_>) -> Result<()> {
     expect.is(report, "/flows/0/resets", 1);
     expect.is(report, "/flows/0/chain/0/step", "conntrack-invalid");
     expect.is(report, "/flows/0/rule/of", 1);
-    reject_rule::names(&mut expect, report, "/flows/0", "input", handle);
+    of_rule(&mut expect, report);
     captured.replay()?;
     expect.verdict()
 }
@@ -184,7 +188,7 @@ pub(super) fn be_liberal(context: &Context<'_>) -> Result<()> {
     lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_be_liberal", "1")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
-    connection.tap.send(&far_ahead(&connection)?)?;
+    connection.tap.send(&connection.far_ahead()?)?;
     connection.is_alive()?;
     context.step("a segment far ahead passes; both ends still talk to each other");
     let captured = capture.stop()?;

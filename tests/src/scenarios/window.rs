@@ -59,9 +59,14 @@ fn log_invalid(lab: &Lab) -> Result<()> {
         .map(drop)
 }
 
-fn seq_over_to(context: &Context<'_>, lab: &Lab, address: SocketAddr, from_outside: bool) -> Result<()> {
+pub(super) fn seq_over_to(context: &Context<'_>, lab: &Lab, address: SocketAddr, from_outside: bool) -> Result<()> {
     let namespace = (!from_outside).then_some(&lab.gateway);
     let capture = Capture::start(namespace, &context.artifacts, &[])?;
+    seq_over_during(context, lab, address, capture)
+}
+
+/// The same during a capture that is going on.
+pub(super) fn seq_over_during(context: &Context<'_>, lab: &Lab, address: SocketAddr, capture: Capture) -> Result<()> {
     let mut connection = Connection::open(lab, address)?;
     let traffic = connection.traffic()?;
     let segment = traffic.from_server.forge(
@@ -289,9 +294,9 @@ pub(super) fn reject_module_later(context: &Context<'_>) -> Result<()> {
     let was_loaded = std::path::Path::new("/sys/module/nf_reject_ipv4").exists();
     let mut capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
-    reject_rule::chain(&lab, "forward")?;
-    reject_rule::rule(&lab, "forward", "tcp dport 443 reject with tcp reset")?;
-    let handle = reject_rule::handle(&lab, "forward", "reject with tcp reset")?;
+    reject_rule::chain(&lab.gateway, "forward")?;
+    reject_rule::rule(&lab.gateway, "forward", "tcp dport 443 reject with tcp reset")?;
+    let handle = reject_rule::handle(&lab.gateway, "forward", "reject with tcp reset")?;
     if !was_loaded {
         capture.wait_for("watching nf_send_reset now")?;
     }

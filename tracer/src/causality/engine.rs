@@ -3,7 +3,7 @@
 mod arrival;
 mod judge;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque, hash_map};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,7 +123,8 @@ pub struct Engine {
     /// Both tuples of every flow, per namespace; the zone of a packet without an entry is not known.
     by_tuple: HashMap<(Option<u32>, Tuple), FlowId>,
     /// The same tuples, of flows that conntrack knows, as the ends of the connection see them from other namespaces.
-    by_wire: HashMap<Tuple, FlowId>,
+    /// Several gateways of this host may have the same addresses.
+    by_wire: HashMap<Tuple, Vec<FlowId>>,
     /// Order in which flows are forgotten: those that were not reset first, then the one idle longest.
     idle: BTreeSet<(bool, Instant, FlowId)>,
     next_id: u64,
@@ -443,18 +444,32 @@ impl Engine {
 
     /// The flow of a gateway on this host that has the sender of this RST for one of its ends.
     ///
-    /// Only where conntrack did not look at the answered segment: where it did, this namespace is a gateway itself.
+    /// Only where conntrack did not look at the answered segment, or found nothing wrong with it: one that it refused or
+    /// had never heard of makes this namespace a gateway itself. And only where the segment goes on with the connection:
+    /// other connections of this host may have the same addresses and ports.
     fn flow_of_peer(&mut self, event: &Event) -> Option<FlowId> {
-        let looked_at = event.nfct != Some(Nfct::None) && own_socket(event).is_none();
-        if looked_at || event.hook.is_reject() {
+        // A known segment that is delivered here, untranslated or translated back: this namespace is an end of it.
+        let known = matches!(event.nfct, Some(Nfct::Entry(info)) if info != CtInfo::New);
+        let is_gateway = event.nfct != Some(Nfct::None) && !known && own_socket(event).is_none();
+        if is_gateway || event.hook.is_reject() {
             return None;
         }
         let tuple = event.tuple()?;
-        let id = *self.by_wire.get(&tuple)?;
+        let elsewhere = |id: &&FlowId| self.flows.get(id).is_some_and(|flow| flow.key.netns != event.netns);
+        let candidates: Vec<FlowId> = self.by_wire.get(&tuple)?.iter().filter(elsewhere).copied().collect();
+        // Where the end that sent the segment was: a socket that answers none expects it there.
+        let next = event.packet.map(|packet| packet.seq).or_else(|| own_socket(event).map(|own| own.rcv_nxt))?;
+        let gap = |id: &FlowId| self.flows.get(id).and_then(|flow| flow.gap_to(tuple, next));
+        let id = match candidates[..] {
+            [only] if !known && gap(&only).is_none() => only,
+            _ => {
+                // An end that tracks its connections has reasons of its own, unless the gateway has reset it.
+                let was_reset = |id: &FlowId| self.flows.get(id).is_some_and(|flow| flow.story.reset.is_some());
+                let near = |id: FlowId| Some((gap(&id).filter(|gap| gap.small)?.bytes, id));
+                candidates.into_iter().filter(|id| !known || was_reset(id)).filter_map(near).min()?.1
+            }
+        };
         let flow = self.flows.get_mut(&id)?;
-        if flow.key.netns == event.netns {
-            return None;
-        }
         let seen = PeerSeen::Made { netns: event.netns, answered: event.packet };
         flow.peer_reset.get_or_insert(PeerReset { at: event.at, tuple: tuple.reversed(), seen });
         Some(id)
@@ -462,7 +477,10 @@ impl Engine {
 
     fn index_wire(&mut self, key: &FlowKey, id: FlowId) {
         for tuple in wire_tuples(key) {
-            self.by_wire.insert(tuple, id);
+            let flows = self.by_wire.entry(tuple).or_default();
+            if !flows.contains(&id) {
+                flows.push(id);
+            }
         }
     }
 
@@ -596,8 +614,11 @@ impl Engine {
             }
         }
         for tuple in wire_tuples(key) {
-            if self.by_wire.get(&tuple) == Some(&id) {
-                self.by_wire.remove(&tuple);
+            if let hash_map::Entry::Occupied(mut flows) = self.by_wire.entry(tuple) {
+                flows.get_mut().retain(|known| *known != id);
+                if flows.get().is_empty() {
+                    flows.remove();
+                }
             }
         }
     }

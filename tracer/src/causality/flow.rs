@@ -7,7 +7,7 @@ use super::effect::Effect;
 use crate::capture::Outcome;
 use crate::cause::{Confidence, Diagnosis, ResetBy};
 use crate::conntrack::window::{Explanation, Failure};
-use crate::conntrack::{Direction, Entry, Gone, Nfct, TcpState, Tuple, Verdict};
+use crate::conntrack::{Direction, Entry, Gone, Nfct, Seq, TcpState, Tuple, Verdict};
 use crate::event::{Event, Interface, Words};
 use crate::packet::{Packet, ResetSegment};
 use crate::time::Instant;
@@ -142,6 +142,15 @@ pub enum PeerSeen {
         /// The RST.
         packet: Packet,
     },
+}
+
+/// How far a segment is from what was seen of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Gap {
+    /// In bytes, to either side.
+    pub(super) bytes: u32,
+    /// It may be the connection's: not more than a window.
+    pub(super) small: bool,
 }
 
 /// How far a story goes; the furthest is told.
@@ -294,6 +303,32 @@ impl Flow {
         self.last_refusal.is_none()
             && self.story.refusal.is_none()
             && self.story.reset.as_ref().is_some_and(|reset| untracked(reset))
+    }
+
+    /// How far a segment that one of its ends has sent, with these endpoints and this sequence number, is from where that end
+    /// was; `None` where that is not known.
+    ///
+    /// What a flow's end sends next is within a window of that. Connections of one host between the same addresses and
+    /// ports have starting numbers that differ by 16 bytes for every microsecond between them (`secure_tcp_seq`).
+    pub(super) fn gap_to(&self, segment: Tuple, seq: Seq) -> Option<Gap> {
+        /// The least that conntrack takes for a window (`MAXACKWINCONST`).
+        const WINDOW: u32 = 66_000;
+        let reset = self.story.reset.as_ref();
+        let entry = self.story.trigger().and_then(Event::connection);
+        // The RST took its number from the peer, who had it from the other end: there that end goes on.
+        let answered = reset.and_then(|reset| Some((reset.event.packet?, reset.answer?)));
+        let of_reset = answered
+            .filter(|(offender, answer)| offender.src == segment.dst && answer.ack.is_none())
+            .map(|(_, answer)| answer.seq);
+        let of_entry = || {
+            let entry = entry?;
+            let sent = |side: &Direction| [entry.tuple(*side), entry.tuple(side.other()).reversed()].contains(&segment);
+            let seen = entry.side([Direction::Original, Direction::Reply].into_iter().find(sent)?);
+            (seen.td_maxwin != 0).then_some(seen.td_end)
+        };
+        let bytes = seq.since(of_reset.or_else(of_entry)?).unsigned_abs();
+        let windows = entry.into_iter().flat_map(|entry| entry.seen).map(|seen| seen.td_maxwin);
+        Some(Gap { bytes, small: bytes <= windows.fold(WINDOW, u32::max) })
     }
 
     /// All its counts.

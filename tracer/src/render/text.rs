@@ -213,7 +213,8 @@ impl Text<'_> {
             Confidence::Proven => format!("{GOOD}proven{GOOD:#}"),
             Confidence::Inferred => format!("{WARN}inferred{WARN:#}"),
         };
-        writeln!(self.to, "\n{STRONG}#{number}  {path}{STRONG:#}      {what}      {sure}")?;
+        let place = self.place(report);
+        writeln!(self.to, "\n{STRONG}#{number}  {path}{STRONG:#}      {what}      {sure}{place}")?;
         let counts = flow.tally();
         if counts.invalid + counts.resets + counts.ignored + counts.forwarded > 2 {
             self.row("", "", " ", &tally_words(flow))?;
@@ -250,6 +251,19 @@ impl Text<'_> {
             first = false;
         }
         self.below(report)
+    }
+
+    /// The flow's namespace, where the report tells of more than one: addresses do not say which.
+    fn place(&self, report: &FlowReport) -> String {
+        let here = report.flow.key.netns;
+        if self.report.flows.iter().all(|other| other.flow.key.netns == here) {
+            return String::new();
+        }
+        match (&report.netns_name, here) {
+            (Some(name), _) => format!("      in {name}"),
+            (None, Some(inode)) => format!("      in netns {inode}"),
+            (None, None) => String::new(),
+        }
     }
 
     /// The packet, and what conntrack said of it.

@@ -29,6 +29,8 @@ const OLD: u32 = 3_270_668_047;
 const ESTABLISHED: u8 = 3;
 const TIME_WAIT: u8 = 7;
 const CLOSE: u8 = 8;
+/// `IP_CT_ESTABLISHED`.
+const ESTABLISHED_ORIGINAL: u64 = 0;
 const SKB: u64 = 0xffff_8881_0000_0100;
 
 fn engine(era: Era) -> Engine {
@@ -53,6 +55,14 @@ fn flows(engine: Engine) -> Vec<Flow> {
 
 fn diagnosis(cause: Cause, reason: Reason) -> Diagnosis {
     Diagnosis { cause, reason: Some(reason) }
+}
+
+/// The namespace that the end's RST was made in.
+fn made_in(flow: &Flow) -> Option<u32> {
+    match flow.peer_reset?.seen {
+        PeerSeen::Made { netns, answered: Some(_) } => netns,
+        PeerSeen::Made { .. } | PeerSeen::Arrived { .. } => None,
+    }
 }
 
 /// The incident: conntrack refuses the late copy, the stack answers the same buffer.
@@ -381,13 +391,22 @@ fn a_rule_that_rejects_invalid() {
 }
 
 /// Client and server may live in namespaces of the same host. The server's own RST, after the gateway's has killed it,
-/// is an effect; the same RST for a connection that the gateway has not touched is the server's business.
-#[test]
-fn the_server_s_own_rst_is_an_effect() {
+/// is an effect, also where the server tracks its connections; the same RST for a connection that the gateway has not
+/// touched is the server's business.
+#[rstest]
+#[case::untracked(false)]
+#[case::tracked(true)]
+fn the_server_s_own_rst_is_an_effect(#[case] tracked: bool) {
     let server = GATEWAY + 1;
     let answer = || {
         let segment = Build::from_server(Hook::ResetV4, 9, 3_000, CLIENT_END, SERVER_END);
-        segment.between(([192, 0, 2, 1], 34567), ([192, 0, 2, 2], 443)).netns(server)
+        let segment = segment.between(([192, 0, 2, 1], 34567), ([192, 0, 2, 2], 443)).netns(server);
+        if !tracked {
+            return segment;
+        }
+        let mut known = segment.entry(ESTABLISHED_ORIGINAL, SERVER_END, CLIENT_END);
+        known.record.ct.tuples[0].src[..4].copy_from_slice(&[192, 0, 2, 1]);
+        known
     };
     let mut with_gateway = engine(Era::E1);
     with_gateway.event(refusal(1_000).event());
@@ -396,13 +415,54 @@ fn the_server_s_own_rst_is_an_effect() {
     assert!(matches!(observed.kind, Kind::PeerReset(_)));
     let [flow] = flows(with_gateway).try_into().unwrap();
     assert_eq!(flow.tally().resets, 1);
-    let seen = flow.peer_reset.unwrap().seen;
-    assert!(matches!(seen, PeerSeen::Made { netns, answered: Some(_) } if netns == Some(server)), "{seen:?}");
+    assert_eq!(made_in(&flow), Some(server));
+
+    // A remark on one of its segments is no reason for the server's RST.
+    let mut beside = engine(Era::E3);
+    beside
+        .event(segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END).words("%s", SEQ_UNDER, 0).event());
+    beside.event(answer().event());
+    assert_eq!(flows(beside).len(), 1 + usize::from(tracked));
 
     let mut alone = engine(Era::E1);
     alone.event(answer().event());
     let [flow] = flows(alone).try_into().unwrap();
-    assert!(flow.is_untracked_here());
+    assert_eq!(flow.is_untracked_here(), !tracked);
+}
+
+/// Two gateways of one host have a connection each between the same addresses and ports, and reset both. The servers' own
+/// RSTs come in the other order: which gateway each belongs to is told by the sequence numbers, also where those are near.
+#[rstest]
+#[case::opened_a_minute_apart(1_000_000_000)]
+#[case::opened_a_millisecond_apart(15_625)]
+fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
+    let (twin, server, other_server) = (GATEWAY + 7, GATEWAY + 1, GATEWAY + 8);
+    let mut engine = engine(Era::E1);
+    let of_twin = |hook, time| {
+        let (server_end, client_end) = (SERVER_END.wrapping_add(apart), CLIENT_END.wrapping_add(apart));
+        let segment = Build::from_server(hook, SKB + 0x100, time, OLD.wrapping_add(apart), client_end).netns(twin);
+        segment.entry(REPLY, server_end, client_end)
+    };
+    engine.event(refusal(1_000).event());
+    engine.event(reset(2_000).event());
+    engine.event(of_twin(Hook::CtInvalid, 3_000).words("%s", SEQ_UNDER, 0).event());
+    let mut answered = of_twin(Hook::ResetV4, 4_000);
+    answered.record.nfct = 0;
+    answered.record.present &= !tracer_common::wire::present::CONNTRACK;
+    engine.event(answered.event());
+    let of_server = |netns, seq: u32, time| {
+        let segment = Build::from_server(Hook::ResetV4, 9, time, seq, 1);
+        segment.between(([192, 0, 2, 1], 34567), ([192, 0, 2, 2], 443)).netns(netns).event()
+    };
+    engine.event(of_server(other_server, CLIENT_END.wrapping_add(apart), 5_000));
+    engine.event(of_server(server, CLIENT_END.wrapping_add(20), 6_000));
+    // A third connection between the same addresses and ports, that no gateway has touched.
+    let stranger = engine.event(of_server(server, CLIENT_END.wrapping_sub(100_000), 7_000));
+    assert!(matches!(stranger.kind, Kind::Reset(..)));
+    let [one, other, rest] = flows(engine).try_into().unwrap();
+    assert_eq!(made_in(&one), Some(server));
+    assert_eq!((other.key.netns, made_in(&other)), (Some(twin), Some(other_server)));
+    assert!(rest.is_untracked_here());
 }
 
 /// Two gateways with the same addresses, in two namespaces of one host.
