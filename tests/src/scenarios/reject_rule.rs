@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Context;
 use super::connection::Connection;
+use crate::command;
 use crate::expect::Expect;
 use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, server};
@@ -66,6 +67,8 @@ fn shown_by(expect: &mut Expect, report: &Value, command: &str) {
 /// Two connections, two rules in one chain and one elsewhere: each connection's own rule is named.
 pub(super) fn two_rules(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
+    // Hooked from the start, whatever ran before.
+    command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connections = [Connection::open(&lab, server(443))?, Connection::open(&lab, server(8443))?];
     chain(&lab.gateway, "input")?;
@@ -112,6 +115,8 @@ pub(super) fn legacy(context: &Context<'_>) -> Result<()> {
 
 fn iptables_rule(context: &Context<'_>, program: &str, backend: &str) -> Result<()> {
     let lab = Lab::build(Nat::IptablesSnat)?;
+    // Hooked from the start, whatever ran before.
+    command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
     let forward = |rule: &str| {
