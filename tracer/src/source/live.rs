@@ -38,7 +38,7 @@ const OBJECT: &Object<[u8]> = &Object(*include_bytes!(env!("WHYRST_BPF_OBJECT"))
 pub const ABSENT_BECAUSE: &str = env!("WHYRST_BPF_ABSENT_BECAUSE");
 
 /// How often modules are looked for that hooks wait for.
-const LOOK_FOR_MODULES: Duration = Duration::from_millis(200);
+const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
 /// How often the programs' own debug lines are passed on, where they are wanted.
