@@ -357,9 +357,21 @@ pub const ALL: &[Scenario] = &[
         Each("no-entry/deleted by gateway-stack"),
     ),
     scenario(
+        "entry-flushed-strict",
+        "the same with tcp_loose=0",
+        no_entry::flushed_strict,
+        Each("no-entry/deleted by gateway-stack"),
+    ),
+    scenario(
         "address-removed",
         "the masquerading address goes and comes back",
         no_entry::address_removed,
+        Each("no-entry/deleted by gateway-stack"),
+    ),
+    scenario(
+        "address-removed-strict",
+        "the same with tcp_loose=0",
+        no_entry::address_removed_strict,
         Each("no-entry/deleted by gateway-stack"),
     ),
     scenario(
@@ -446,9 +458,9 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario(
         "new-refused",
-        "a FIN and a segment from the middle of forgotten connections, with tcp_loose=0 and --new-refused",
+        "a segment from the middle of a forgotten connection, with tcp_loose=0 and --new-refused",
         no_entry::new_refused,
-        AtLeast(1, "no-entry/never-seen by gateway-stack"),
+        Each("no-entry/never-seen by gateway-stack"),
     ),
     scenario(
         "reject-on-bridge",

@@ -66,6 +66,14 @@ pub(super) fn address_removed(context: &Context<'_>) -> Result<()> {
     check(context, How::AddressRemoved, true, "deleted")
 }
 
+pub(super) fn flushed_strict(context: &Context<'_>) -> Result<()> {
+    check(context, How::Flush, false, "deleted")
+}
+
+pub(super) fn address_removed_strict(context: &Context<'_>) -> Result<()> {
+    check(context, How::AddressRemoved, false, "deleted")
+}
+
 pub(super) fn older(context: &Context<'_>) -> Result<()> {
     check(context, How::BeforeStart, true, "never-seen")
 }
