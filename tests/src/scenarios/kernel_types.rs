@@ -4,6 +4,7 @@ use anyhow::{Context as _, Result};
 use tracer::attach::{Kernel, symbols};
 use tracer::kernel::btf::KernelBtf;
 use tracer_common::Hook;
+use tracer_common::hook::Method;
 
 use super::Context;
 use crate::command;
@@ -114,7 +115,8 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     context.step(format!("{compared} offsets are where they should be"));
 
     let mut described = 0;
-    for hook in Hook::ALL {
+    let functions = |hook: &Hook| matches!(hook.spec().method, Method::Kprobe | Method::Kretprobe);
+    for hook in Hook::ALL.into_iter().filter(functions) {
         let spec = hook.spec();
         let module = match spec.module {
             Some(module) => btf.module(module)?,

@@ -262,8 +262,10 @@ impl Engine {
     }
 
     fn look_up(&self, id: FlowId) -> Option<Request> {
-        let key = self.flows.get(&id)?.key;
-        Some(Request::LookUp(LookUp { netns: key.netns?, zone: key.zone, tuple: key.original }))
+        let Flow { key, known, seen, .. } = self.flows.get(&id)?;
+        // An entry is found by its own tuples alone; of a flow that is known by a packet that is the packet's.
+        let tuple = if *known { key.original } else { seen.unwrap_or(key.original) };
+        Some(Request::LookUp(LookUp { netns: key.netns?, zone: key.zone, tuple }))
     }
 
     /// conntrack's log functions ran.
@@ -519,7 +521,20 @@ impl Engine {
         if picked_up && let Some(&id) = self.by_tuple.get(&(key.netns, key.original)) {
             return Some(id);
         }
+        if let Some(id) = self.stranger(&key) {
+            self.adopt(id, key.original, key.reply);
+            return Some(id);
+        }
         self.create(key, true, event, story)
+    }
+
+    /// A flow that is known by a packet alone, and turns out to be the one with this entry.
+    fn stranger(&self, key: &FlowKey) -> Option<FlowId> {
+        [key.reply, key.original].into_iter().find_map(|tuple| {
+            let id = *self.by_tuple.get(&(key.netns, tuple))?;
+            let flow = self.flows.get(&id)?;
+            (!flow.known && flow.seen == Some(tuple) && key.zone == flow.key.zone).then_some(id)
+        })
     }
 
     fn flow_of_packet(&mut self, event: &Event, story: &Story) -> Option<FlowId> {
@@ -551,6 +566,7 @@ impl Engine {
                 id,
                 key,
                 known,
+                seen: event.tuple(),
                 state: None,
                 assured: None,
                 first: event.at,
@@ -643,6 +659,8 @@ impl Engine {
     }
 }
 
+#[cfg(test)]
+mod arrivals;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -265,6 +265,8 @@ pub struct Flow {
     pub key: FlowKey,
     /// The endpoints come from a conntrack entry, not from the packet alone.
     pub known: bool,
+    /// The endpoints of its first packet.
+    pub seen: Option<Tuple>,
     /// State of the TCP tracker, as last seen by a hook.
     pub state: Option<TcpState>,
     /// Whether the handshake was completed, as last seen.

@@ -198,12 +198,15 @@ fn endpoints(flows: &[Flow], namespaces: &BTreeMap<u32, Netns>) -> Option<Findin
         *per_namespace.entry(name).or_default() += flow.tally().resets;
     }
     let (first, _) = per_namespace.first_key_value()?;
+    let were = match per_namespace.values().sum::<u64>() {
+        1 => "1 RST was".to_owned(),
+        more => format!("{more} RSTs were"),
+    };
     Some(Finding {
         id: "endpoint-resets",
         severity: Severity::Info,
         title: format!(
-            "{} RSTs were sent in network namespaces of this host that track no connections: endpoints, not gateways",
-            per_namespace.values().sum::<u64>()
+            "{were} sent in network namespaces of this host that track no connections: endpoints, not gateways"
         ),
         advice: vec![format!("`--netns {first}` tells their flows")],
         evidence: per_namespace.into_iter().map(|(name, resets)| (name, resets.to_string())).collect(),

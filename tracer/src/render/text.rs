@@ -7,6 +7,7 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use textwrap::Options;
+use tracer_common::Hook;
 
 use super::json::{nat_skipped, reset_passed_through};
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
@@ -270,7 +271,8 @@ impl Text<'_> {
     fn refusal(&mut self, refusal: &Refusal, flow: &Flow) -> fmt::Result {
         let event = &refusal.event;
         self.trigger(event)?;
-        let quoted = event.words.map_or_else(String::new, |words| format!(" \"{}\"", words.to_string().trim_end()));
+        let silent = if event.hook == Hook::NewRefused { " without a word, by tcp_new" } else { "" };
+        let quoted = event.words.map_or(silent.to_owned(), |words| format!(" \"{}\"", words.to_string().trim_end()));
         let (style, symbol, verdict) = match refusal.verdict {
             Verdict::Invalid => (BAD, self.look.pick("✗", "x"), "INVALID"),
             Verdict::Ignored => (GOOD, self.look.pick("✓", "ok"), "accepted in spite of"),
@@ -395,9 +397,9 @@ impl Text<'_> {
                 PeerSeen::Made { answered: Some(_), .. } => format!("RST {arrow} {to}: it has no connection any more"),
                 PeerSeen::Made { answered: None, .. } => format!("RST {arrow} {to}: it ends the connection"),
                 PeerSeen::Arrived { input, packet } => {
-                    let by = input.map_or_else(String::new, |input| format!(" in by {input}"));
-                    let what = if packet.refuses() { ": nothing listens there" } else { "" };
                     let dot = self.look.dot();
+                    let by = input.map_or_else(String::new, |input| format!(" {dot} in by {input}"));
+                    let what = if packet.refuses() { ": nothing listens there" } else { "" };
                     format!(
                         "RST {arrow} {to}  [{}] seq {} {dot} ttl {}{by}{what}",
                         packet.flags, packet.seq, packet.ttl

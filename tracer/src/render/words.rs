@@ -129,9 +129,9 @@ pub(super) fn effect(reset: &Reset, peer: &str) -> String {
     }
 }
 
-/// Which end of the flow a RST was sent to.
+/// Which end of the flow a RST was sent to. Of a flow that is known by a packet alone it is not known who opened it.
 pub(super) fn peer(flow: Option<&Flow>, reset: &Reset) -> &'static str {
-    match (flow, reset.event.tuple()) {
+    match (flow.filter(|flow| flow.known), reset.event.tuple()) {
         (Some(flow), Some(tuple)) if tuple.src == flow.key.server() => "server",
         (Some(flow), Some(tuple)) if tuple.src == flow.key.client() => "client",
         _ => "peer",
