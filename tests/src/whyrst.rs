@@ -31,6 +31,15 @@ pub struct Capture {
     recording: PathBuf,
 }
 
+/// What the kernel has counted of BPF programs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Runs {
+    /// How often they ran.
+    pub count: u64,
+    /// For how long.
+    pub time: Duration,
+}
+
 /// A capture that has ended.
 #[derive(Debug)]
 pub struct Captured {
@@ -89,6 +98,27 @@ impl Capture {
                 Err(_) => bail!("whyrst did not say `{text}` but:\n{}", self.said.join("\n")),
             }
         }
+    }
+
+    /// How often its BPF programs have run so far, and for how long, by the kernel's own count.
+    ///
+    /// Needs `kernel.bpf_stats_enabled`. What it takes to get into a program and out of it is not in the time.
+    pub fn bpf_runs(&self) -> Result<Runs> {
+        let directory = PathBuf::from(format!("/proc/{}/fdinfo", self.child.id()));
+        let mut sum = Runs::default();
+        for entry in fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
+            // A descriptor may be gone again.
+            let text = fs::read_to_string(entry?.path()).unwrap_or_default();
+            let number = |name: &str| -> u64 {
+                let value = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+                value.and_then(|value| value.parse().ok()).unwrap_or_default()
+            };
+            if text.contains("prog_type:") {
+                sum.count += number("run_cnt:");
+                sum.time += Duration::from_nanos(number("run_time_ns:"));
+            }
+        }
+        Ok(sum)
     }
 
     /// Ends the capture as Ctrl-C would.

@@ -597,6 +597,12 @@ pub const ALL: &[Scenario] = &[
         scale::many_flows,
         Several(&[(2, SEQ_OVER), (2, DELETED), (2, REJECTED), (1, "not-tracked by gateway-stack")]),
     ),
+    scenario(
+        "new-refused-cost",
+        "the same as many-clean with --new-refused: two programs run per connection",
+        scale::new_refused_cost,
+        Nothing,
+    ),
     scenario("many-clean", "2,000 short connections: nothing happened", scale::many_clean, Nothing),
     scenario(
         "kernel-types",

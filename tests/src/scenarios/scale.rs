@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::{panic, thread};
+use std::time::{Duration, Instant};
+use std::{fs, panic, thread};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -15,7 +16,7 @@ use super::told::{DELETED, NOT_TRACKED, REJECTED, SEQ_OVER, What, Who, flows};
 use crate::expect::Expect;
 use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, server};
-use crate::whyrst::Capture;
+use crate::whyrst::{Capture, Captured, Runs};
 use crate::wire::{PATIENCE, Segment, Tap, flag};
 
 /// One of many connections. All share a tap.
@@ -152,43 +153,85 @@ fn disturb(lab: &Lab, tap: &Tap, member: &mut Member, what: &What) -> Result<Err
     Connection::error_of(&mut member.server)
 }
 
+/// Connections of `many-clean` and `new-refused-cost`.
+const SHORT: usize = 2_000;
+
 /// Two thousand connections that are opened, used and closed, one after the other. No program runs for any of their
 /// packets; the table keeps them all.
 pub(super) fn many_clean(context: &Context<'_>) -> Result<()> {
-    const CONNECTIONS: usize = 2_000;
+    let short = short_connections(context, &[])?;
+    let mut expect = Expect::new();
+    // Newer kernels choose a port again while the table remembers its last connection: that entry ends for the new one.
+    let reused = SHORT - short.ports.len();
+    expect.that(short.runs.count == reused as u64, || {
+        format!("BPF programs ran {} times, and {reused} entries ended", short.runs.count)
+    });
+    nothing_happened(&mut expect, &short.captured.report);
+    short.captured.replay()?;
+    expect.verdict()
+}
+
+/// The same with `--new-refused`: two programs run for each new connection, and none for any other packet. What they take is
+/// told as a share of what a connection takes, both ends and the gateway on one processor.
+pub(super) fn new_refused_cost(context: &Context<'_>) -> Result<()> {
+    let short = short_connections(context, &["--new-refused"])?;
+    let mut expect = Expect::new();
+    let expected = (2 * SHORT + SHORT - short.ports.len()) as u64;
+    expect
+        .that(short.runs.count == expected, || format!("BPF programs ran {} times, not {expected}", short.runs.count));
+    let share = short.runs.time.as_secs_f64() / short.took.as_secs_f64() * 100.0;
+    let each = short.runs.time / u32::try_from(SHORT)?;
+    context.step(format!("{each:?} of BPF programs per connection, {share:.2} % of all its time"));
+    nothing_happened(&mut expect, &short.captured.report);
+    short.captured.replay()?;
+    expect.verdict()
+}
+
+/// Connections that were opened, used and closed.
+struct Short {
+    ports: HashSet<u16>,
+    runs: Runs,
+    took: Duration,
+    captured: Captured,
+}
+
+fn short_connections(context: &Context<'_>, arguments: &[&str]) -> Result<Short> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let listener = lab.server.enter(|| TcpListener::bind(server(80)))?.context("listening")?;
-    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    fs::write("/proc/sys/kernel/bpf_stats_enabled", "1").context("bpf_stats_enabled")?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, arguments)?;
+    let started = Instant::now();
     let ports = thread::scope(|scope| -> Result<HashSet<u16>> {
         let serving = scope.spawn(|| -> Result<()> {
-            for stream in listener.incoming().take(CONNECTIONS) {
+            for stream in listener.incoming().take(SHORT) {
                 let mut stream = stream?;
                 stream.read_exact(&mut [0; 100]).context("the server's read")?;
                 stream.write_all(&[b'.'; 1_000]).context("the server's write")?;
             }
             Ok(())
         });
-        let ports = lab.client.enter(|| (0..CONNECTIONS).map(use_once).collect::<Result<_>>())??;
+        let ports = lab.client.enter(|| (0..SHORT).map(use_once).collect::<Result<_>>())??;
         serving.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))?;
         Ok(ports)
     })?;
+    let took = started.elapsed();
+    let runs = capture.bpf_runs()?;
     let count = lab.gateway.run(&["conntrack", "-C"])?;
-    context.step(format!("{CONNECTIONS} connections of {} ports; the table holds {}", ports.len(), count.trim()));
+    context.step(format!("{SHORT} connections of {} ports; the table holds {}", ports.len(), count.trim()));
     let captured = capture.stop()?;
-
-    let mut expect = Expect::new();
+    fs::write("/proc/sys/kernel/bpf_stats_enabled", "0").context("bpf_stats_enabled")?;
     let kept: usize = count.trim().parse().with_context(|| format!("conntrack -C: {count}"))?;
-    // Newer kernels choose a port again while the table remembers its last connection.
-    expect.that(kept >= ports.len(), || format!("the table holds {kept} of {}", ports.len()));
-    expect.that(ports.len() > CONNECTIONS / 2, || format!("only {} ports were used", ports.len()));
-    let report = &captured.report;
+    ensure!(kept >= ports.len(), "the table holds {kept} of {}", ports.len());
+    ensure!(ports.len() > SHORT / 2, "only {} ports were used", ports.len());
+    Ok(Short { ports, runs, took, captured })
+}
+
+fn nothing_happened(expect: &mut Expect, report: &Value) {
     expect.is(report, "/flows", Value::Array(Vec::new()));
     expect.is(report, "/findings", Value::Array(Vec::new()));
     expect.is(report, "/capture/events", 0);
     expect.is(report, "/capture/events_lost", 0);
     expect.is(report, "/summary/table_full_drops", 0);
-    captured.replay()?;
-    expect.verdict()
 }
 
 /// One short connection, inside the client's namespace: a request, an answer, and both ends close. Gives its port.
