@@ -14,7 +14,7 @@ const SCENARIO: &str = "late-retransmission";
 
 pub(crate) fn run() -> Result<()> {
     setup::run()?;
-    let payload = dist::payload()?;
+    let payload = dist::payload("demo")?;
     let [spec] = kernels::select(&["5.10".to_owned()])?[..] else { bail!("5.10 is not one kernel") };
     let kernel = spec.fetch(false)?;
     let home = target().join("demo");

@@ -25,10 +25,11 @@ pub(crate) fn run() -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Builds what goes into the guest: faster to build than the binary that is given away, and otherwise the same.
-pub(crate) fn payload() -> Result<Payload> {
-    build("vm", &["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bins"])?;
-    let binary = |name: &str| target().join(TARGET).join("vm").join(name);
+/// Builds what goes into the guest, by one of the profiles for it: faster to build than the binary that is given away, and
+/// otherwise the same.
+pub(crate) fn payload(profile: &str) -> Result<Payload> {
+    build(profile, &["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bins"])?;
+    let binary = |name: &str| target().join(TARGET).join(profile).join(name);
     let payload = Payload { whyrst: binary("whyrst"), init: binary("init"), lab: binary("lab") };
     for path in [&payload.whyrst, &payload.init, &payload.lab] {
         is_static(path)?;

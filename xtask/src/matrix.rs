@@ -78,7 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     let names = scenario_names(&arguments.scenario)?;
     let specs = kernels::select(&arguments.kernel)?;
-    let mut payload = dist::payload()?;
+    let mut payload = dist::payload("vm")?;
     if arguments.dist {
         payload.whyrst = dist::run()?;
     }
