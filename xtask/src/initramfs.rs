@@ -135,12 +135,15 @@ pub(crate) fn base(kernel: &Kernel) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The whole initramfs: the base, the project's binaries, and the plan.
-pub(crate) fn build(base: &Path, files: &[(&str, &Path)], plan: &[u8], to: &Path) -> Result<()> {
+/// The whole initramfs: the base, the project's binaries, further programs of the host, and the plan.
+pub(crate) fn build(base: &Path, files: &[(&str, &Path)], programs: &[PathBuf], plan: &[u8], to: &Path) -> Result<()> {
     let overlay = to.with_extension("overlay");
     let mut archive = Archive::create(&overlay)?;
     for (path, from) in files {
         archive.file(Path::new(path), EXECUTABLE, from)?;
+    }
+    for (path, from) in with_libraries(programs)? {
+        archive.file(&path, EXECUTABLE, &from)?;
     }
     archive.bytes(Path::new(whyrst_tests::protocol::PLAN), READABLE, plan)?;
     archive.finish()?;
@@ -154,31 +157,32 @@ pub(crate) fn build(base: &Path, files: &[(&str, &Path)], plan: &[u8], to: &Path
 
 /// Where each tool goes and where it comes from, shared libraries and iptables' extensions included.
 fn tools() -> Result<BTreeMap<PathBuf, PathBuf>> {
-    let mut files = BTreeMap::new();
+    let programs: Vec<PathBuf> = PROGRAMS.iter().map(PathBuf::from).filter(|program| program.exists()).collect();
+    let mut files = with_libraries(&programs)?;
     files.insert(PathBuf::from("/bin/busybox"), PathBuf::from("/usr/bin/busybox"));
-    let mut needed = BTreeSet::new();
-    for program in PROGRAMS {
-        let path = PathBuf::from(program);
-        if !path.exists() {
-            continue;
-        }
-        // A link's name decides what iptables and kmod do; the file behind it is what there is to copy.
-        let file = fs::canonicalize(&path).with_context(|| format!("finding {program}"))?;
-        needed.extend(libraries(&file)?);
-        files.insert(path, file);
-    }
     let extensions = Path::new("/usr/lib/x86_64-linux-gnu/xtables");
     for entry in fs::read_dir(extensions).with_context(|| format!("reading {}", extensions.display()))?.flatten() {
         files.insert(entry.path(), entry.path());
-    }
-    for library in needed {
-        let file = fs::canonicalize(&library).with_context(|| format!("finding {}", library.display()))?;
-        files.insert(library, file);
     }
     for table in ["/etc/protocols", "/etc/services", "/etc/ethertypes", "/etc/xtables/connlabel.conf"] {
         if Path::new(table).exists() {
             files.insert(table.into(), table.into());
         }
+    }
+    Ok(files)
+}
+
+/// Programs of the host with everything they are linked to: where each file goes and where it comes from.
+fn with_libraries(programs: &[PathBuf]) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for program in programs {
+        // A link's name decides what iptables and kmod do; the file behind it is what there is to copy.
+        let file = fs::canonicalize(program).with_context(|| format!("finding {}", program.display()))?;
+        for library in libraries(&file)? {
+            let behind = fs::canonicalize(&library).with_context(|| format!("finding {}", library.display()))?;
+            files.insert(library, behind);
+        }
+        files.insert(program.clone(), file);
     }
     Ok(files)
 }

@@ -36,6 +36,9 @@ pub(crate) struct Arguments {
     /// Open a shell in the guest instead
     #[arg(long, conflicts_with_all = ["scenario", "bless"])]
     shell: bool,
+    /// Put further programs of this machine into the guest, with the libraries they are linked to
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    with: Vec<PathBuf>,
     /// Look for newer kernels than those in the cache
     #[arg(long)]
     refresh: bool,
@@ -82,6 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.dist {
         payload.whyrst = dist::run()?;
     }
+    payload.programs.clone_from(&arguments.with);
     if arguments.shell {
         let [spec] = specs[..] else { bail!("--shell wants one kernel") };
         let kernel = spec.fetch(arguments.refresh)?;
@@ -89,15 +93,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return Guest::new(&kernel, plan(&kernel, Vec::new(), true), &payload, &directory)?.shell();
     }
     let kernels = specs.iter().map(|spec| spec.fetch(arguments.refresh)).collect::<Result<Vec<_>>>()?;
+    let jobs = jobs(&kernels, &names);
     let next = AtomicUsize::new(0);
     let sums = Mutex::new(Vec::new());
     // A guest has one processor; as many run at once as there are.
-    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(kernels.len());
+    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(jobs.len());
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
-                while let Some(kernel) = kernels.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let totals = one_kernel(kernel, &names, &payload, arguments);
+                while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let totals = job.run(&payload, arguments);
                     sums.lock().unwrap_or_else(PoisonError::into_inner).push(totals);
                 }
             });
@@ -114,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             fs::write(&path, format!("{MATRIX}\n{table}")).with_context(|| format!("writing {}", path.display()))?;
         }
     }
-    println!("vm: {passed} passed, {failed} failed on {} kernels", sums.len());
+    println!("vm: {passed} passed, {failed} failed on {} kernels", kernels.len());
     if failed > 0 || passed == 0 {
         bail!("the VM scenarios have not passed");
     }
@@ -150,6 +155,9 @@ fn plan(kernel: &Kernel, scenarios: Vec<String>, shell: bool) -> Plan {
     Plan { kernel: kernel.spec.name.to_owned(), era: kernel.spec.era.to_owned(), scenarios, shell }
 }
 
+/// More scenarios than these are worth a second boot, which takes seconds.
+const WORTH_TWO_BOOTS: usize = 20;
+
 /// How docs/matrix.md begins.
 const MATRIX: &str = "\
 # The matrix, as run
@@ -177,38 +185,62 @@ fn table(names: &[String], kernels: &[Kernel], sums: &[Totals]) -> String {
     format!("{text}\n{}", confusion.table())
 }
 
-/// Runs scenarios on one kernel; whatever goes wrong counts as a failure.
-fn one_kernel(kernel: &Kernel, names: &[String], payload: &Payload, arguments: &Arguments) -> Totals {
-    let name = kernel.spec.name;
-    let directory = target().join("vm").join(name);
-    let mut totals = Totals { kernel: kernel.release.clone(), ..Totals::default() };
-    let result = boot(kernel, names, payload, &directory, |scenario, outcome| match outcome.failure {
-        None => {
-            totals.passed += 1;
-            totals.good.push(scenario.to_owned());
+/// Scenarios that one boot of a kernel runs.
+struct Job<'a> {
+    kernel: &'a Kernel,
+    names: &'a [String],
+    directory: PathBuf,
+}
+
+/// The boots that all scenarios on all kernels take. Each kernel is booted twice where there is enough to do: in smaller
+/// pieces the work is spread more evenly over the processors.
+fn jobs<'a>(kernels: &'a [Kernel], names: &'a [String]) -> Vec<Job<'a>> {
+    let most = if names.len() > WORTH_TWO_BOOTS { names.len().div_ceil(2) } else { names.len() };
+    let parts: Vec<&[String]> = names.chunks(most).collect();
+    let of_kernel = |kernel: &'a Kernel| {
+        parts.iter().enumerate().map(move |(part, names)| {
+            let name = kernel.spec.name;
+            let name = if part == 0 { name.to_owned() } else { format!("{name}.{}", part + 1) };
+            Job { kernel, names, directory: target().join("vm").join(name) }
+        })
+    };
+    kernels.iter().flat_map(of_kernel).collect()
+}
+
+impl Job<'_> {
+    /// Runs the scenarios; whatever goes wrong counts as a failure.
+    fn run(&self, payload: &Payload, arguments: &Arguments) -> Totals {
+        let Self { kernel, names, directory } = self;
+        let name = kernel.spec.name;
+        let mut totals = Totals { kernel: kernel.release.clone(), ..Totals::default() };
+        let result = boot(kernel, names, payload, directory, |scenario, outcome| match outcome.failure {
+            None => {
+                totals.passed += 1;
+                totals.good.push(scenario.to_owned());
+            }
+            Some(_) => totals.failed += 1,
+        })
+        .and_then(|artifacts| {
+            let checked = validate(&artifacts, &payload.whyrst)?;
+            println!("{name}: {checked} reports fit the schema");
+            totals.confusion = Confusion::of_artifacts(&artifacts, names, kernel.spec.era)?;
+            let mistakes = totals.confusion.mistakes();
+            if !mistakes.is_empty() {
+                bail!("flows are not what they should be:\n{}", mistakes.join("\n"));
+            }
+            if arguments.bless { take_golden(&artifacts, kernel) } else { Ok(()) }
+        });
+        if let Err(error) = result {
+            println!("{name}: FAILED\n{error:#}");
+            totals.failed += 1;
         }
-        Some(_) => totals.failed += 1,
-    })
-    .and_then(|artifacts| {
-        let checked = validate(&artifacts, &payload.whyrst)?;
-        println!("{name}: {checked} reports fit the schema");
-        totals.confusion = Confusion::of_artifacts(&artifacts, names, kernel.spec.era)?;
-        let mistakes = totals.confusion.mistakes();
-        if !mistakes.is_empty() {
-            bail!("flows are not what they should be:\n{}", mistakes.join("\n"));
+        if totals.failed > 0 || arguments.keep_logs {
+            println!("{name}: logs are in {}", directory.display());
+        } else if let Err(error) = fs::remove_dir_all(directory) {
+            println!("{name}: {} stays: {error}", directory.display());
         }
-        if arguments.bless { take_golden(&artifacts, kernel) } else { Ok(()) }
-    });
-    if let Err(error) = result {
-        println!("{name}: FAILED\n{error:#}");
-        totals.failed += 1;
+        totals
     }
-    if totals.failed > 0 || arguments.keep_logs {
-        println!("{name}: logs are in {}", directory.display());
-    } else if let Err(error) = fs::remove_dir_all(&directory) {
-        println!("{name}: {} stays: {error}", directory.display());
-    }
-    totals
 }
 
 /// Boots a kernel, runs scenarios and streams what they tell. Gives the directory of what they left.

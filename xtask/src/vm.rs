@@ -42,6 +42,8 @@ pub(crate) struct Payload {
     pub(crate) init: PathBuf,
     /// The lab.
     pub(crate) lab: PathBuf,
+    /// Further programs of the host.
+    pub(crate) programs: Vec<PathBuf>,
 }
 
 /// A guest that is to be booted.
@@ -67,7 +69,8 @@ impl<'a> Guest<'a> {
         let base = initramfs::base(kernel)?;
         let files =
             [("/init", payload.init.as_path()), ("/lab", payload.lab.as_path()), ("/whyrst", payload.whyrst.as_path())];
-        initramfs::build(&base, &files, &serde_json::to_vec(&guest.plan)?, &guest.path("initramfs.cpio"))?;
+        let plan = serde_json::to_vec(&guest.plan)?;
+        initramfs::build(&base, &files, &payload.programs, &plan, &guest.path("initramfs.cpio"))?;
         Ok(guest)
     }
 
