@@ -193,7 +193,7 @@ mod tests {
     use bytes::Bytes;
     use proptest::prelude::*;
     use tracer_common::Hook;
-    use tracer_common::wire::{RECORD_SIZE, present};
+    use tracer_common::wire::{RECORD_SIZE, VERSION, present};
 
     use super::{DecodeError, decode, trimmed};
     use crate::conntrack::entry::CtInfo;
@@ -322,8 +322,9 @@ mod tests {
         #[test]
         fn any_bytes(mut bytes in prop::collection::vec(any::<u8>(), 0..RECORD_SIZE + 8), known in any::<bool>()) {
             if known && bytes.len() >= 36 {
-                let hook = bytes[34] % 14;
-                bytes[32..36].copy_from_slice(&[3, 0, hook, 0]);
+                let hook = u16::from(bytes[34]) % Hook::ALL.len() as u16;
+                bytes[32..34].copy_from_slice(&VERSION.to_le_bytes());
+                bytes[34..36].copy_from_slice(&hook.to_le_bytes());
             }
             if let Ok(event) = decode(&Bytes::from(bytes)) {
                 // Everything that is printed of it can be printed.

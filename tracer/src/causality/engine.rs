@@ -1,28 +1,29 @@
 //! The engine: events in, flows with stories out.
 
 mod arrival;
+mod flows;
 mod judge;
 
-use std::collections::{BTreeSet, HashMap, VecDeque, hash_map};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Limits;
 use super::effect::{self, Effect};
-use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, PeerSeen, Refusal, Reset, Story, Strength, Tally};
+use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, PeerSeen, Refusal, Reset, Story, Tally};
 use super::follow::Follow;
 use super::pending::Pending;
 use crate::capture::{LookUp, LookedUp, Outcome};
 use crate::cause::{Confidence, Diagnosis, ResetBy};
 use crate::conntrack::entry::CtInfo;
-use crate::conntrack::{End, Entry, Message, Nfct, Seq, Tuple, Verdict};
+use crate::conntrack::{End, Message, Nfct, Seq, Tuple, Verdict};
 use crate::event::Event;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::time::Instant;
 use judge::{
-    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, numbers, of_message, of_reset,
-    opener_first, opens, own_socket, wire_tuples,
+    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, numbers, of_message, of_reset, opens,
+    own_socket,
 };
 use tracer_common::Hook;
 
@@ -288,16 +289,7 @@ impl Engine {
             Verdict::Ignored => Tally { ignored: 1, ..Tally::default() },
             Verdict::Unknown => Tally { undecided: 1, ..Tally::default() },
         };
-        let story = Story {
-            diagnosis,
-            confidence: Confidence::Proven,
-            refusal: Some(Arc::clone(&refusal)),
-            follows: Vec::new(),
-            remark: None,
-            reset: None,
-            departure: None,
-            peer: None,
-        };
+        let story = Story { refusal: Some(Arc::clone(&refusal)), ..Story::new(diagnosis, Confidence::Proven) };
         let flow = self.account(&refusal.event, diagnosis, tally, story.clone());
         if let Some(id) = flow {
             self.pending.insert(id, Arc::clone(&refusal));
@@ -378,16 +370,8 @@ impl Engine {
         };
         let doubtful = by == ResetBy::GatewayStack && event.packet.is_some_and(|packet| packet.options.signed());
         let reset = Arc::new(Reset { answer: numbers(&event), event, by, effect, doubtful });
-        let story = Story {
-            diagnosis,
-            confidence,
-            refusal: refusal.cloned(),
-            follows: Vec::new(),
-            remark: None,
-            reset: Some(Arc::clone(&reset)),
-            departure: None,
-            peer: None,
-        };
+        let story =
+            Story { refusal: refusal.cloned(), reset: Some(Arc::clone(&reset)), ..Story::new(diagnosis, confidence) };
         let tally = Tally { resets: u64::from(!doubtful), ..Tally::default() };
         let flow = match refused {
             Some((flow, ..)) => {
@@ -477,15 +461,6 @@ impl Engine {
         Some(id)
     }
 
-    fn index_wire(&mut self, key: &FlowKey, id: FlowId) {
-        for tuple in wire_tuples(key) {
-            let flows = self.by_wire.entry(tuple).or_default();
-            if !flows.contains(&id) {
-                flows.push(id);
-            }
-        }
-    }
-
     fn remember_sent(&mut self, flow: FlowId, reset: &Reset) {
         let (Some(tuple), Some(answer)) = (reset.event.tuple(), reset.answer) else { return };
         let at = reset.event.at;
@@ -496,171 +471,12 @@ impl Engine {
         }
         self.sent.push_back(Sent { at, netns: reset.event.netns, tuple: tuple.reversed(), seq: answer.seq, flow });
     }
-
-    /// Puts an event to its flow, which is made if there is none; `None` where the filter does not want it.
-    fn account(&mut self, event: &Event, diagnosis: Diagnosis, tally: Tally, story: Story) -> Option<FlowId> {
-        let id = match event.connection() {
-            Some(entry) => self.flow_of_entry(event, entry, &story),
-            None => self.flow_of_packet(event, &story),
-        };
-        match id {
-            Some(id) => self.update(id, event, diagnosis, tally, story),
-            None => self.totals.unwanted += 1,
-        }
-        id
-    }
-
-    fn flow_of_entry(&mut self, event: &Event, entry: &Entry, story: &Story) -> Option<FlowId> {
-        let key = opener_first(event, key_of_entry(event, entry));
-        if let Some(&id) = self.by_key.get(&key) {
-            return Some(id);
-        }
-        // A segment for which there was no entry makes one of its own. Where the connection that it really belongs to is
-        // known, that is its flow.
-        let picked_up = event.gone.is_none() && event.nfct == Some(Nfct::Entry(CtInfo::New));
-        if picked_up && let Some(&id) = self.by_tuple.get(&(key.netns, key.original)) {
-            return Some(id);
-        }
-        if let Some(id) = self.stranger(&key) {
-            self.adopt(id, key.original, key.reply);
-            return Some(id);
-        }
-        self.create(key, true, event, story)
-    }
-
-    /// A flow that is known by a packet alone, and turns out to be the one with this entry.
-    fn stranger(&self, key: &FlowKey) -> Option<FlowId> {
-        [key.reply, key.original].into_iter().find_map(|tuple| {
-            let id = *self.by_tuple.get(&(key.netns, tuple))?;
-            let flow = self.flows.get(&id)?;
-            (!flow.known && flow.seen == Some(tuple) && key.zone == flow.key.zone).then_some(id)
-        })
-    }
-
-    fn flow_of_packet(&mut self, event: &Event, story: &Story) -> Option<FlowId> {
-        let tuple = event.tuple()?;
-        if let Some(&id) = self.by_tuple.get(&(event.netns, tuple)) {
-            return Some(id);
-        }
-        let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
-        let key = opener_first(event, key);
-        self.create(key, false, event, story)
-    }
-
-    fn create(&mut self, key: FlowKey, known: bool, event: &Event, story: &Story) -> Option<FlowId> {
-        if !self.filter.matches(&key) {
-            return None;
-        }
-        if self.flows.len() >= self.limits.flows {
-            self.forget();
-        }
-        let id = FlowId(self.next_id);
-        self.next_id += 1;
-        self.by_key.insert(key, id);
-        self.by_tuple.insert((key.netns, key.original), id);
-        self.by_tuple.insert((key.netns, key.reply), id);
-        self.idle.insert((story.strength() == Strength::Killed, event.at, id));
-        self.flows.insert(
-            id,
-            Flow {
-                id,
-                key,
-                known,
-                seen: event.tuple(),
-                state: None,
-                assured: None,
-                first: event.at,
-                last: event.at,
-                causes: Vec::new(),
-                story: story.clone(),
-                last_refusal: None,
-                let_pass: Default::default(),
-                fates: Vec::new(),
-                looked_up: None,
-                peer_reset: None,
-                last_arrival: None,
-            },
-        );
-        if known {
-            self.index_wire(&key, id);
-        }
-        Some(id)
-    }
-
-    fn update(&mut self, id: FlowId, event: &Event, diagnosis: Diagnosis, tally: Tally, story: Story) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
-        self.idle.remove(&(flow.was_reset(), flow.last, id));
-        flow.last = flow.last.max(event.at);
-        flow.first = flow.first.min(event.at);
-        if let Some(entry) = event.connection() {
-            flow.state = Some(entry.state);
-            flow.assured = Some(entry.status.assured());
-        }
-        flow.count(diagnosis, tally);
-        flow.tell(story);
-        self.idle.insert((flow.was_reset(), flow.last, id));
-    }
-
-    /// Forgets the flow that is missed least and keeps its counts.
-    fn forget(&mut self) {
-        let Some((_, _, id)) = self.idle.pop_first() else { return };
-        let Some(flow) = self.flows.remove(&id) else { return };
-        self.follow.stop(id);
-        self.unindex(&flow.key, id);
-        let forgotten = &mut self.totals.forgotten;
-        forgotten.flows += 1;
-        forgotten.reset += u64::from(flow.was_reset());
-        let (diagnosis, tally) = (flow.story.diagnosis, flow.tally());
-        match forgotten.causes.iter_mut().find(|(known, _, _)| *known == diagnosis) {
-            Some((_, flows, sum)) => {
-                *flows += 1;
-                sum.add(tally);
-            }
-            None => forgotten.causes.push((diagnosis, 1, tally)),
-        }
-    }
-
-    fn unindex(&mut self, key: &FlowKey, id: FlowId) {
-        if self.by_key.get(key) == Some(&id) {
-            self.by_key.remove(key);
-        }
-        for tuple in [key.original, key.reply] {
-            if self.by_tuple.get(&(key.netns, tuple)) == Some(&id) {
-                self.by_tuple.remove(&(key.netns, tuple));
-            }
-        }
-        for tuple in wire_tuples(key) {
-            if let hash_map::Entry::Occupied(mut flows) = self.by_wire.entry(tuple) {
-                flows.get_mut().retain(|known| *known != id);
-                if flows.get().is_empty() {
-                    flows.remove();
-                }
-            }
-        }
-    }
-
-    /// Gives a flow that was known by a packet alone the endpoints of the entry that the kernel has for it.
-    fn adopt(&mut self, id: FlowId, original: Tuple, reply: Tuple) {
-        let Some(flow) = self.flows.get(&id) else { return };
-        if flow.known {
-            return;
-        }
-        let old = flow.key;
-        let key = FlowKey { original, reply, ..old };
-        self.unindex(&old, id);
-        if let Some(flow) = self.flows.get_mut(&id) {
-            flow.key = key;
-            flow.known = true;
-        }
-        self.by_key.entry(key).or_insert(id);
-        self.by_tuple.entry((key.netns, original)).or_insert(id);
-        self.by_tuple.entry((key.netns, reply)).or_insert(id);
-        self.index_wire(&key, id);
-    }
 }
 
 #[cfg(test)]
 mod arrivals;
+#[cfg(test)]
+mod endings;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -192,6 +192,20 @@ pub struct Story {
 }
 
 impl Story {
+    /// A story of which nothing but the answer is known yet.
+    pub(super) const fn new(diagnosis: Diagnosis, confidence: Confidence) -> Self {
+        Self {
+            diagnosis,
+            confidence,
+            refusal: None,
+            follows: Vec::new(),
+            remark: None,
+            reset: None,
+            departure: None,
+            peer: None,
+        }
+    }
+
     /// How far it goes.
     pub fn strength(&self) -> Strength {
         match (&self.reset, &self.refusal) {

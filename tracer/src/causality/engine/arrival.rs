@@ -27,17 +27,8 @@ impl Engine {
         let seen = PeerSeen::Arrived { input: event.input, packet };
         let peer = PeerReset { at: event.at, tuple: packet.tuple(), seen };
         let diagnosis = Diagnosis::plain(Cause::PeerReset);
-        let story = Story {
-            diagnosis,
-            // Until a look-up shows that conntrack knows the connection.
-            confidence: Confidence::Inferred,
-            refusal: None,
-            remark: None,
-            reset: None,
-            departure: None,
-            peer: Some(peer),
-            follows: Vec::new(),
-        };
+        // Until a look-up shows that conntrack knows the connection.
+        let story = Story { peer: Some(peer), ..Story::new(diagnosis, Confidence::Inferred) };
         let tally = Tally { forwarded: 1, ..Tally::default() };
         let flow = self.account(&event, diagnosis, tally, story);
         if let Some(id) = flow
