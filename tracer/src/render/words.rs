@@ -1,5 +1,8 @@
 //! Sentences that several formats share.
 
+mod headlines;
+mod steps;
+
 use crate::capture::Host;
 use crate::causality::effect::Effect;
 use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset};
@@ -14,6 +17,9 @@ use crate::event::OwnSocket;
 use crate::packet::Flags;
 use crate::ruleset::Suspects;
 use crate::time::Instant;
+
+pub(super) use headlines::headlines;
+pub(super) use steps::{Mark, steps};
 
 /// Which end of a connection sends packets of a direction.
 pub(super) const fn end_of(direction: Direction) -> &'static str {
