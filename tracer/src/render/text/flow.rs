@@ -1,206 +1,24 @@
-//! The report for a terminal: what happened in one screen, then each flow step by step.
-//!
-//! Colours are always written; `anstream` takes them out where they are not wanted.
+//! A flow, step by step.
 
-use std::collections::BTreeMap;
 use std::fmt::{self, Write};
-use std::time::Duration;
 
-use textwrap::Options;
 use tracer_common::Hook;
 
-use super::json::{nat_skipped, reset_passed_through};
-use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
-use super::words::{counted, effect, ended, kernel_reason, peer, story, suspects, unaccounted, unanswered, window};
-use crate::capture::{HookState, Outcome};
-use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset, Strength};
-use crate::cause::{Cause, Confidence, ResetBy};
+use super::Text;
+use crate::capture::Outcome;
+use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset};
+use crate::cause::{Confidence, ResetBy};
 use crate::conntrack::{Direction, Nfct, TcpState, Verdict};
-use crate::diagnosis::Severity;
 use crate::event::Event;
 use crate::packet::Flags;
-use crate::report::{FlowReport, HookLine, Report};
+use crate::render::json::{nat_skipped, reset_passed_through};
+use crate::render::style::{BAD, GOOD, STRONG, WARN};
+use crate::render::words::{counted, effect, ended, kernel_reason, peer, suspects, unaccounted, unanswered, window};
+use crate::report::FlowReport;
 use crate::time::Instant;
 
-/// Columns of the time of a step.
-const TIME: usize = 15;
-/// Columns of who takes a step.
-const WHO: usize = 9;
-/// Columns before the text of a step: margin, time, gap, who, gap, symbol, gap.
-const INDENT: usize = 2 + TIME + 2 + WHO + 1 + 1 + 1;
-/// Flows that nothing happened to that are named.
-const NAMED: usize = 5;
-/// Flows that are told step by step unless all are asked for.
-const TOLD: usize = 20;
-
-/// Renders the report.
-pub fn render(report: &Report, look: Look, all: bool) -> String {
-    let mut text = String::new();
-    // Writing to a String does not fail.
-    let _infallible = Text { to: &mut text, report, look }.report(all);
-    text
-}
-
-struct Text<'a> {
-    to: &'a mut String,
-    report: &'a Report,
-    look: Look,
-}
-
 impl Text<'_> {
-    fn report(&mut self, all: bool) -> fmt::Result {
-        self.header()?;
-        self.headlines()?;
-        let told: Vec<&FlowReport> =
-            self.report.flows.iter().filter(|flow| all || flow.flow.story.strength() > Strength::Ignored).collect();
-        let most = if all { usize::MAX } else { TOLD };
-        for (index, flow) in told.iter().take(most).enumerate() {
-            self.flow(index + 1, flow)?;
-        }
-        let folded = told.len().saturating_sub(most);
-        if folded > 0 {
-            let more = counted(folded as u64, "flow", "flows");
-            writeln!(self.to, "\n{} and {more} like these; --verbose tells all.", self.look.pick("…", "..."))?;
-        }
-        self.findings()?;
-        self.cures()
-    }
-
-    fn header(&mut self) -> fmt::Result {
-        let report = self.report;
-        let host = &report.host;
-        let attached = report.hooks.iter().filter(|line| line.state == HookState::Attached).count();
-        let dot = self.look.dot();
-        let start = host.clock.wall(report.started).strftime("%Y-%m-%d %H:%M:%S UTC");
-        writeln!(
-            self.to,
-            "{FAINT}whyrst {} {dot} {} {dot} Linux {} {dot} {start} {dot} {} {dot} {} {dot} {}, {} lost{FAINT:#}",
-            host.tool,
-            host.hostname,
-            host.kernel,
-            seconds(report.duration()),
-            counted(attached as u64, "hook", "hooks"),
-            counted(report.events, "event", "events"),
-            report.lost,
-        )?;
-        if let Some(hidden) = report.filtered {
-            writeln!(
-                self.to,
-                "{FAINT}filtered: {} of other flows left out{FAINT:#}",
-                counted(hidden, "event", "events")
-            )?;
-        }
-        writeln!(self.to)
-    }
-
-    /// What happened, one paragraph per kind of thing.
-    fn headlines(&mut self) -> fmt::Result {
-        let mut groups: BTreeMap<(std::cmp::Reverse<Strength>, Cause, String), Vec<&Flow>> = BTreeMap::new();
-        for flow in self.report.flows.iter().map(|flow| &flow.flow) {
-            let strength = flow.story.strength();
-            let what = if strength >= Strength::Forwarded { story(flow) } else { String::new() };
-            groups.entry((std::cmp::Reverse(strength), flow.story.diagnosis.cause, what)).or_default().push(flow);
-        }
-        let dropped = self.report.summary.table_full_drops;
-        if dropped > 0 {
-            let packets = counted(dropped, "packet of a new connection was", "packets of new connections were");
-            writeln!(self.to, "{STRONG}{packets} dropped: the conntrack table was full.{STRONG:#}")?;
-        }
-        if groups.is_empty() && dropped > 0 {
-            return Ok(());
-        }
-        if groups.is_empty() {
-            return writeln!(self.to, "{GOOD}Nothing was reset and no packet was refused.{GOOD:#}");
-        }
-        for ((strength, cause, what), flows) in groups {
-            self.headline(strength.0, cause, &what, &flows)?;
-        }
-        Ok(())
-    }
-
-    fn headline(&mut self, strength: Strength, cause: Cause, what: &str, flows: &[&Flow]) -> fmt::Result {
-        let count = flows.len() as u64;
-        let was = if count == 1 { "was" } else { "were" };
-        let packets = |select: fn(&Flow) -> u64| flows.iter().map(|flow| select(flow)).sum::<u64>();
-        match strength {
-            Strength::Killed => {
-                let connections = counted(count, "connection", "connections");
-                let who = match cause {
-                    Cause::NoListener => "refused by this gateway itself",
-                    Cause::RejectRule => "reset by a REJECT rule of this gateway",
-                    Cause::LocalSocket => "reset by a socket of this gateway itself",
-                    _ => "reset by this gateway, not by either end",
-                };
-                writeln!(self.to, "{STRONG}{connections} {was} {who}.{STRONG:#}")?;
-                self.paragraph(what)
-            }
-            Strength::Forwarded => {
-                let connections = counted(count, "connection", "connections");
-                writeln!(self.to, "{STRONG}{connections} {was} reset by an end, not by this gateway.{STRONG:#}")?;
-                self.paragraph(what)
-            }
-            Strength::Answered => {
-                let resets = counted(packets(|flow| flow.tally().resets), "RST", "RSTs");
-                writeln!(
-                    self.to,
-                    "{STRONG}{resets} of this gateway cannot have ended the connection{} that {}.{STRONG:#}",
-                    if count == 1 { "" } else { "s" },
-                    if count == 1 { "it was sent to" } else { "they were sent to" }
-                )?;
-                self.paragraph(what)
-            }
-            Strength::Refused => {
-                let refused = counted(packets(|flow| flow.tally().invalid), "packet", "packets");
-                let of = counted(count, "connection", "connections");
-                writeln!(self.to, "{STRONG}conntrack refused {refused} of {of} ({cause}); no RST answered.{STRONG:#}")?;
-                // Where it is known what became of the packet, the flow says so.
-                let told = |flow: &&Flow| flow.story.refusal.as_ref().is_some_and(|it| unanswered(flow, it).is_some());
-                if flows.iter().all(told) {
-                    return Ok(());
-                }
-                self.paragraph("A rule dropped what was refused, or it went on untranslated.")
-            }
-            Strength::Undecided => {
-                let remarks = counted(packets(|flow| flow.tally().undecided), "packet", "packets");
-                writeln!(
-                    self.to,
-                    "{STRONG}conntrack remarked on {remarks}; this kernel's words do not say what it did with it.{STRONG:#}"
-                )
-            }
-            Strength::Ignored => {
-                let ignored = counted(packets(|flow| flow.tally().ignored), "packet", "packets");
-                writeln!(
-                    self.to,
-                    "{GOOD}conntrack remarked on {ignored} ({cause}) and accepted {}: forwarded as usual, nothing was reset.{GOOD:#}",
-                    if packets(|flow| flow.tally().ignored) == 1 { "it" } else { "them" }
-                )?;
-                self.accepted(flows)
-            }
-        }
-    }
-
-    /// Flows that nothing happened to, a line each.
-    fn accepted(&mut self, flows: &[&Flow]) -> fmt::Result {
-        for flow in flows.iter().take(NAMED) {
-            let reason = flow.story.diagnosis.reason.map_or_else(String::new, |reason| format!(" {reason}"));
-            let count = counted(flow.tally().ignored, "packet", "packets");
-            writeln!(self.to, "  {}  {FAINT}{count}{reason}{FAINT:#}", self.path(flow))?;
-        }
-        match flows.len().saturating_sub(NAMED) {
-            0 => Ok(()),
-            more => writeln!(self.to, "  {FAINT}and {more} more; --verbose tells all{FAINT:#}"),
-        }
-    }
-
-    /// The endpoints of a flow, as a packet of the client's meets them.
-    fn path(&self, flow: &Flow) -> String {
-        let key = &flow.key;
-        let stations = [Some(key.client()), key.nat(), key.service(), Some(key.server())];
-        let stations: Vec<String> = stations.into_iter().flatten().map(|endpoint| endpoint.to_string()).collect();
-        stations.join(&format!(" {} ", self.look.arrow()))
-    }
-
-    fn flow(&mut self, number: usize, report: &FlowReport) -> fmt::Result {
+    pub(super) fn flow(&mut self, number: usize, report: &FlowReport) -> fmt::Result {
         let flow = &report.flow;
         let path = self.path(flow);
         let diagnosis = flow.story.diagnosis;
@@ -447,89 +265,6 @@ impl Text<'_> {
         }
         Ok(())
     }
-
-    fn findings(&mut self) -> fmt::Result {
-        for finding in &self.report.findings {
-            let style = match finding.severity {
-                Severity::Critical => BAD,
-                Severity::Warning => WARN,
-                Severity::Info => FAINT,
-            };
-            write!(self.to, "\n{style}{}{style:#}: {}", finding.severity.name(), finding.title)?;
-            for advice in &finding.advice {
-                write!(self.to, "\n  {advice}")?;
-            }
-            writeln!(self.to)?;
-        }
-        let waiting: Vec<&HookLine> =
-            self.report.hooks.iter().filter(|line| line.state != HookState::Attached).collect();
-        if waiting.is_empty() || self.report.flows.is_empty() {
-            return Ok(());
-        }
-        let names: Vec<&str> = waiting.iter().map(|line| line.hook.spec().symbol).collect();
-        writeln!(self.to, "\n{FAINT}not attached: {}{FAINT:#}", names.join(", "))
-    }
-
-    fn cures(&mut self) -> fmt::Result {
-        for mitigation in &self.report.mitigations {
-            writeln!(self.to, "\n{STRONG}{}{STRONG:#}  {}", mitigation.id.name(), mitigation.title)?;
-            for command in &mitigation.commands {
-                writeln!(self.to, "  {command}")?;
-            }
-            for effect in &mitigation.side_effects {
-                self.labelled("price: ", effect)?;
-            }
-            for command in &mitigation.undo {
-                writeln!(self.to, "  undo: {command}")?;
-            }
-        }
-        Ok(())
-    }
-
-    /// One step, wrapped below its own text.
-    fn row(&mut self, time: &str, who: &str, symbol: &str, text: &str) -> fmt::Result {
-        let first = format!("  {FAINT}{time:>TIME$}{FAINT:#}  {who:<WHO$} {symbol} ");
-        let mut lines = self.wrap(text, INDENT).into_iter();
-        writeln!(self.to, "{first}{}", lines.next().unwrap_or_default())?;
-        lines.try_for_each(|line| writeln!(self.to, "{:INDENT$}{line}", ""))
-    }
-
-    fn labelled(&mut self, label: &str, text: &str) -> fmt::Result {
-        let indent = 2 + label.len();
-        let mut lines = self.wrap(text, indent).into_iter();
-        writeln!(self.to, "  {FAINT}{label}{FAINT:#}{}", lines.next().unwrap_or_default())?;
-        lines.try_for_each(|line| writeln!(self.to, "{:indent$}{line}", ""))
-    }
-
-    fn paragraph(&mut self, text: &str) -> fmt::Result {
-        self.wrap(text, 2).into_iter().try_for_each(|line| writeln!(self.to, "  {line}"))
-    }
-
-    /// A time of the day.
-    fn wall(&self, at: Instant) -> String {
-        self.report.host.clock.wall(at).strftime("%H:%M:%S%.6f").to_string()
-    }
-
-    /// A time after the beginning of a story: `+19 µs`, `+2.07 s`.
-    fn after(&self, began: Instant, at: Instant) -> String {
-        let elapsed = at - began;
-        let micros = elapsed.as_micros();
-        match micros {
-            0..10_000 => format!("+{micros} {}", self.look.pick("µs", "us")),
-            10_000..1_000_000 => format!("+{} ms", micros / 1_000),
-            _ => format!("+{:.2} s", elapsed.as_secs_f64()),
-        }
-    }
-
-    fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
-        match self.look.width.and_then(|width| width.checked_sub(indent)).filter(|width| *width >= 20) {
-            Some(width) => {
-                let options = Options::new(width).break_words(false);
-                textwrap::wrap(text, options).into_iter().map(std::borrow::Cow::into_owned).collect()
-            }
-            None => vec![text.to_owned()],
-        }
-    }
 }
 
 /// A step after the RST.
@@ -551,8 +286,4 @@ fn tally_words(flow: &Flow) -> String {
     let parts: Vec<String> =
         parts.into_iter().filter(|(n, ..)| *n > 0).map(|(n, one, many)| counted(n, one, many)).collect();
     format!("{}; the first that did harm:", parts.join(", "))
-}
-
-fn seconds(duration: Duration) -> String {
-    format!("{:.1} s", duration.as_secs_f64())
 }
