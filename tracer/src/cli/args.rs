@@ -123,6 +123,7 @@ pub(super) struct Explain {
 Examples:
   whyrst report                                  until Ctrl-C
   whyrst report --duration 60s --format json -o report.json
+  whyrst report --from incident.whyrst --format html -o incident.html
   whyrst report --server 203.0.113.0/24 --port 443
   whyrst report --record incident.whyrst         and keep the evidence
   whyrst report --from incident.whyrst           on any machine, without root")]
@@ -135,8 +136,8 @@ pub(super) struct Report {
     #[arg(long, value_name = "FILE", conflicts_with = "from")]
     pub(super) record: Option<PathBuf>,
     /// Format of the report
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    pub(super) format: Format,
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub(super) format: ReportFormat,
     /// Write the report to this file instead of standard output
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
@@ -284,7 +285,18 @@ impl FilterArgs {
     }
 }
 
-/// Formats of a report.
+/// Formats of `whyrst report`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ReportFormat {
+    /// For eyes
+    Text,
+    /// For programs, see `whyrst schema`
+    Json,
+    /// A page with pictures, in one file, for a browser and for others
+    Html,
+}
+
+/// Formats of everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
     /// For eyes

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
-use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, Trace};
+use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Trace};
 use super::{FOUND, Stop, output};
 use crate::attach::{self, Choice, Kernel};
 use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
@@ -23,7 +23,7 @@ use crate::kernel::era::Era;
 use crate::kernel::netns::{home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::symbols::Symbols;
-use crate::render::{json, text, trace as lines};
+use crate::render::{html, json, text, trace as lines};
 use crate::report::Origin;
 use crate::session::{self, Session};
 use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
@@ -65,8 +65,9 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
     output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
-        Format::Json => json::write(&report, to),
-        Format::Text => {
+        ReportFormat::Json => json::write(&report, to),
+        ReportFormat::Html => html::write(&report, to),
+        ReportFormat::Text => {
             let look = output::look(arguments.output.is_some());
             to.write_all(text::render(&report, look, arguments.verbose).as_bytes())
         }

@@ -18,8 +18,10 @@ use crate::packet::Flags;
 use crate::ruleset::Suspects;
 use crate::time::Instant;
 
-pub(super) use headlines::headlines;
-pub(super) use steps::{Mark, steps};
+pub(super) use headlines::{Headline, headlines};
+pub(super) use steps::{
+    Mark, Step, after, found, header, numbers, of_end, passed_through, segment, skipped, steps, verdict, wall,
+};
 
 /// Which end of a connection sends packets of a direction.
 pub(super) const fn end_of(direction: Direction) -> &'static str {
@@ -40,35 +42,49 @@ pub(super) fn inequality(window: &Explanation) -> String {
     }
 }
 
-/// The failed inequality with its numbers: what was compared with what, and by how much it failed.
-pub(super) fn window(window: &Explanation) -> String {
+/// By how much a segment missed the window check, in words.
+pub(super) fn missed(window: &Explanation) -> String {
+    let receiver = end_of(window.direction.other());
+    let distance = bytes(u64::from(window.distance));
+    match window.failure {
+        Failure::SeqOver => format!("the segment starts {distance} after the window"),
+        Failure::Overshot => {
+            format!("the segment starts {distance} after the window, by less than the window's size")
+        }
+        Failure::SeqUnder => format!("the segment ends {distance} before the window"),
+        Failure::AckOver => format!("it acknowledges {distance} that conntrack has not seen the {receiver} send"),
+        Failure::AckUnder => format!("its acknowledgement is {distance} too old"),
+    }
+}
+
+/// Where the bound of a window check comes from: a sum in the entry's terms.
+pub(super) fn bound(window: &Explanation) -> String {
     let (sender, receiver) = (end_of(window.direction), end_of(window.direction.other()));
     let (s, r) = (&window.sender, &window.receiver);
-    let distance = bytes(u64::from(window.distance));
-    let (value, bound) = (window.value, window.bound);
-    let sum = match window.failure {
+    let bound = window.bound;
+    // The entry had moved on when it was read: the kernel's number stands alone.
+    if window.source == BoundSource::Kernel {
+        return format!("{bound} (the kernel's number)");
+    }
+    match window.failure {
         Failure::SeqOver | Failure::Overshot => format!("{bound} = {sender}.td_maxend"),
         Failure::SeqUnder => format!("{bound} = {sender}.td_end {} - {receiver}.td_maxwin {}", s.td_end, r.td_maxwin),
         Failure::AckOver => format!("{bound} = {receiver}.td_end"),
         Failure::AckUnder => {
             format!("{bound} = {receiver}.td_end {} - {}", r.td_end, s.td_maxwin.max(MAX_ACK_WINDOW))
         }
-    };
-    // The entry had moved on when it was read: the kernel's number stands alone.
-    let sum = if window.source == BoundSource::Kernel { format!("{bound} (the kernel's number)") } else { sum };
-    match window.failure {
-        Failure::SeqOver => format!("the segment starts {distance} after the window: seq {value} > {sum}"),
-        Failure::Overshot => {
-            format!(
-                "the segment starts {distance} after the window, by less than the window's size: seq {value} > {sum}"
-            )
-        }
-        Failure::SeqUnder => format!("the segment ends {distance} before the window: end {value} < {sum}"),
-        Failure::AckOver => {
-            format!("it acknowledges {distance} that conntrack has not seen the {receiver} send: ack {value} > {sum}")
-        }
-        Failure::AckUnder => format!("its acknowledgement is {distance} too old: ack {value} < {sum}"),
     }
+}
+
+/// The failed inequality with its numbers: what was compared with what, and by how much it failed.
+pub(super) fn window(window: &Explanation) -> String {
+    let (what, sign) = match window.failure {
+        Failure::SeqOver | Failure::Overshot => ("seq", '>'),
+        Failure::SeqUnder => ("end", '<'),
+        Failure::AckOver => ("ack", '>'),
+        Failure::AckUnder => ("ack", '<'),
+    };
+    format!("{}: {what} {} {sign} {}", missed(window), window.value, bound(window))
 }
 
 /// What follows from a packet that was let pass in spite of the window check.

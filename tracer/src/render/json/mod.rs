@@ -31,8 +31,17 @@ pub const EXPLAIN_SCHEMA: &str = "whyrst.explain.v1";
 
 /// Writes the report.
 pub fn write(report: &Report, to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &types::Report::new(report))?;
+    serde_json::to_writer_pretty(&mut *to, &types::Report::new(report, report.flows.iter()))?;
     writeln!(to)
+}
+
+/// Writes the report with these of its flows alone, in one line.
+pub(super) fn write_of<'a>(
+    report: &'a Report,
+    flows: impl Iterator<Item = &'a FlowReport>,
+    to: &mut dyn io::Write,
+) -> io::Result<()> {
+    Ok(serde_json::to_writer(to, &types::Report::new(report, flows))?)
 }
 
 /// Writes the JSON Schema of the report.
@@ -158,7 +167,7 @@ impl<'a> types::Trace<'a> {
 }
 
 impl<'a> types::Report<'a> {
-    fn new(report: &'a Report) -> Self {
+    fn new(report: &'a Report, flows: impl Iterator<Item = &'a FlowReport>) -> Self {
         let clock = report.host.clock;
         Self {
             schema: SCHEMA,
@@ -195,7 +204,7 @@ impl<'a> types::Report<'a> {
                 by_cause: report.summary.by_cause.iter().map(|(cause, flows)| (cause.name(), *flows)).collect(),
                 table_full_drops: report.summary.table_full_drops,
             },
-            flows: report.flows.iter().map(|flow| types::Flow::new(flow, report)).collect(),
+            flows: flows.map(|flow| types::Flow::new(flow, report)).collect(),
             findings: report.findings.iter().map(finding).collect(),
             mitigations: report.mitigations.iter().map(mitigation).collect(),
         }
