@@ -3,7 +3,9 @@
 mod args;
 mod capture;
 mod explain;
+mod netns;
 mod output;
+mod suggest;
 
 use std::io::Write;
 use std::process::ExitCode;

@@ -2,6 +2,7 @@
 
 pub mod json;
 pub mod log;
+pub mod plain;
 pub mod style;
 pub mod text;
 pub mod trace;

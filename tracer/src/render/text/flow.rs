@@ -2,9 +2,11 @@
 
 use std::fmt::{self, Write};
 
+use anstyle::Style;
 use tracer_common::Hook;
 
 use super::Text;
+use super::layout::TIED;
 use crate::capture::Outcome;
 use crate::causality::flow::{Flow, PeerSeen, Refusal, Reset};
 use crate::cause::{Confidence, ResetBy};
@@ -12,7 +14,7 @@ use crate::conntrack::{Direction, Nfct, TcpState, Verdict};
 use crate::event::Event;
 use crate::packet::Flags;
 use crate::render::json::{nat_skipped, reset_passed_through};
-use crate::render::style::{BAD, GOOD, STRONG, WARN};
+use crate::render::style::{BAD, GOOD, WARN};
 use crate::render::words::{counted, effect, ended, kernel_reason, peer, suspects, unaccounted, unanswered, window};
 use crate::report::FlowReport;
 use crate::time::Instant;
@@ -29,39 +31,42 @@ impl Text<'_> {
             None => diagnosis.cause.to_string(),
         };
         let sure = match flow.story.confidence {
-            Confidence::Proven => format!("{GOOD}proven{GOOD:#}"),
-            Confidence::Inferred => format!("{WARN}inferred{WARN:#}"),
+            Confidence::Proven => GOOD,
+            Confidence::Inferred => WARN,
         };
-        let place = self.place(report);
-        writeln!(self.to, "\n{STRONG}#{number}  {path}{STRONG:#}      {what}      {sure}{place}")?;
+        let sure = (sure, flow.story.confidence.to_string());
+        self.heading(number, &path, &[(Style::new(), what), sure, (Style::new(), self.place(report))])?;
         let counts = flow.tally();
         if counts.invalid + counts.resets + counts.ignored + counts.forwarded > 2 {
-            self.row("", "", " ", &tally_words(flow))?;
+            self.more(&tally_words(flow))?;
         }
         let began = flow.story.began().unwrap_or(flow.first);
+        if let Some(day) = self.day(began) {
+            self.row(&day, "", " ", "")?;
+        }
         for before in &flow.story.follows {
             self.refusal(before, flow)?;
             if let Some(consequence) = unaccounted(before) {
-                self.row("", "", " ", &consequence)?;
+                self.more(&consequence)?;
             }
         }
         if let Some(refusal) = &flow.story.refusal {
             self.refusal(refusal, flow)?;
             if let Some(remark) = flow.story.remark {
-                self.row("", "", " ", &format!("and \"{remark}\""))?;
+                self.more(&format!("and \"{remark}\""))?;
             }
             if !flow.story.follows.is_empty() {
-                self.row("", "", " ", "conntrack let these bytes pass above, without recording them")?;
+                self.more("conntrack let these bytes pass above, without recording them")?;
             }
             if let Some(text) = unanswered(flow, refusal).filter(|_| flow.story.reset.is_none()) {
-                self.row("", "", " ", &text)?;
+                self.more(&text)?;
             }
         }
         if let Some(reset) = &flow.story.reset {
             self.reset(reset, flow, began)?;
         }
         if let Some(found) = &report.suspects {
-            self.row("", "", " ", &suspects(found))?;
+            self.more(&suspects(found))?;
         }
         let mut first = flow.story.refusal.is_none() && flow.story.reset.is_none();
         for Later { at, who, symbol, text } in self.aftermath(flow, began) {
@@ -74,13 +79,10 @@ impl Text<'_> {
 
     /// The flow's namespace, where the report tells of more than one: addresses do not say which.
     fn place(&self, report: &FlowReport) -> String {
-        let here = report.flow.key.netns;
-        if self.report.flows.iter().all(|other| other.flow.key.netns == here) {
-            return String::new();
-        }
-        match (&report.netns_name, here) {
-            (Some(name), _) => format!("      in {name}"),
-            (None, Some(inode)) => format!("      in netns {inode}"),
+        match (&report.netns_name, report.flow.key.netns) {
+            _ if !self.several => String::new(),
+            (Some(name), _) => format!("in {name}"),
+            (None, Some(inode)) => format!("in netns {inode}"),
             (None, None) => String::new(),
         }
     }
@@ -103,11 +105,11 @@ impl Text<'_> {
             &format!("{verdict}{quoted}"),
         )?;
         if let Some(explained) = &refusal.window {
-            self.row("", "", " ", &window(explained))?;
+            self.more(&window(explained))?;
         }
         if refusal.verdict == Verdict::Invalid && refusal.direction == Some(Direction::Original) {
             let source = flow.key.client();
-            self.row("", "", " ", &format!("a refused packet of the client's side keeps its private source {source}"))?;
+            self.more(&format!("a refused packet of the client's side keeps its private source {source}"))?;
         }
         Ok(())
     }
@@ -118,7 +120,7 @@ impl Text<'_> {
             None => "a segment whose headers are out of reach".to_owned(),
             Some(packet) => {
                 let mut text = format!(
-                    "{} {} {}  [{}] seq {}..{}",
+                    "{} {} {}  [{}] seq{TIED}{}..{}",
                     packet.src,
                     self.look.arrow(),
                     packet.dst,
@@ -127,15 +129,15 @@ impl Text<'_> {
                     packet.end()
                 );
                 if packet.flags.has(Flags::ACK) {
-                    write!(text, " ack {}", packet.ack)?;
+                    write!(text, " ack{TIED}{}", packet.ack)?;
                 }
-                write!(text, " win {} len {}", packet.window, packet.payload_len)?;
+                write!(text, " win{TIED}{} len{TIED}{}", packet.window, packet.payload_len)?;
                 for (left, right) in packet.options.sack_blocks() {
-                    write!(text, " sack {left}..{right}")?;
+                    write!(text, " sack{TIED}{left}..{right}")?;
                 }
-                write!(text, " {} ttl {}", self.look.dot(), packet.ttl)?;
+                write!(text, " {} ttl{TIED}{}", self.look.dot(), packet.ttl)?;
                 if let Some(interface) = event.input {
-                    write!(text, " {} in by {interface}", self.look.dot())?;
+                    write!(text, " {} in{TIED}by{TIED}{interface}", self.look.dot())?;
                 }
                 text
             }
@@ -178,8 +180,8 @@ impl Text<'_> {
         let mut text = format!("RST {} {to}", self.look.arrow());
         if let Some(answer) = reset.answer {
             match answer.ack {
-                None => write!(text, " seq {} (the segment's ack)", answer.seq)?,
-                Some(ack) => write!(text, " seq {} ack {ack}", answer.seq)?,
+                None => write!(text, " seq{TIED}{} (the{TIED}segment's{TIED}ack)", answer.seq)?,
+                Some(ack) => write!(text, " seq{TIED}{} ack{TIED}{ack}", answer.seq)?,
             }
         }
         write!(text, ": {}", effect(reset, peer(Some(flow), reset)))?;
