@@ -42,15 +42,14 @@ pub(super) struct Global {
     #[arg(short, long, global = true)]
     pub(super) quiet: bool,
     /// Diagnostics on standard error: a level, or `target=level,…` (bpf=debug lets the BPF programs speak)
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILTER",
-        default_value = "warn",
-        env = "WHYRST_LOG",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
     pub(super) log: String,
+    /// Read defaults of options from this file [default: /etc/whyrst.toml, where it is there]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "no_config")]
+    pub(super) config: Option<PathBuf>,
+    /// Read no configuration file
+    #[arg(long, global = true)]
+    pub(super) no_config: bool,
 }
 
 /// When to use colours.
@@ -79,12 +78,32 @@ pub(super) enum Command {
     Trace(Trace),
     Record(Record),
     Explain(Explain),
+    /// Print the defaults in force, and where each comes from
+    ///
+    /// Options that are not given take their value from the environment (variables such as `WHYRST_REPORT_DURATION`), else
+    /// from the configuration file, else what is built in. The output has the form of a configuration file.
+    #[command(after_help = "\
+Examples:
+  whyrst config
+  whyrst config --no-config > whyrst.toml        a file to begin with
+  whyrst config --config whyrst.toml             is it right?")]
+    Config,
     /// Print the JSON Schema of an output
+    #[command(after_help = "\
+Examples:
+  whyrst schema report > whyrst.report.v1.json")]
     Schema {
         /// Which output
         #[arg(value_enum)]
         name: SchemaName,
     },
+}
+
+impl Command {
+    /// Whether it says the same on every host, whatever is configured.
+    pub(super) const fn is_timeless(&self) -> bool {
+        matches!(self, Self::Schema { .. })
+    }
 }
 
 /// Outputs that have a schema.
