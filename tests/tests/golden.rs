@@ -19,11 +19,9 @@ const JSON_OF: [&str; 2] = ["5.10", "7"];
 /// The report of a recording, and its trace.
 fn tell(path: &Path) -> (Report, Vec<String>) {
     let mut reader = Reader::open(path).unwrap();
-    let mut lines = Vec::new();
+    let (drawn, mut lines) = (trace::Lines::default(), Vec::new());
     let session = replay(&mut reader, Filter::default(), |_, observed, session| -> io::Result<()> {
-        let line = observed
-            .and_then(|observed| trace::line(observed, observed.flow.and_then(|id| session.flow(id)), session.host()));
-        lines.extend(line);
+        lines.extend(observed.and_then(|observed| drawn.line(observed, session)));
         Ok(())
     })
     .unwrap();
@@ -55,7 +53,7 @@ fn reports_of_all_recordings() {
         if JSON_OF.iter().any(|kernel| path.parent().is_some_and(|parent| parent.ends_with(kernel))) {
             insta::assert_snapshot!("json", String::from_utf8(bytes).unwrap());
         }
-        let look = Look { width: Some(100), symbols: true };
+        let look = Look { width: Some(100), ..Look::default() };
         let text = text::render(&report, look, true);
         insta::assert_snapshot!("text", plain(&format!("{text}\n{}", lines.join("\n"))));
         seen += 1;
@@ -92,7 +90,7 @@ fn trace_lines_fit_their_schema() {
 fn narrow_and_ascii() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/5.10/late-retransmission.whyrst");
     let (report, _) = tell(&path);
-    let look = Look { width: Some(60), symbols: false };
+    let look = Look { width: Some(60), symbols: false, ..Look::default() };
     let narrow = plain(&text::render(&report, look, false));
     assert!(narrow.is_ascii(), "{narrow}");
     let commands = |line: &&str| line.contains("nft ") || line.contains("sysctl ");

@@ -165,6 +165,11 @@ impl Session {
         self.engine.flow(id)
     }
 
+    /// The name of a network namespace, where it is known and has one.
+    pub fn netns_name(&self, inode: u32) -> Option<&str> {
+        self.namespaces.get(&inode)?.name.as_deref()
+    }
+
     /// Events and RSTs so far.
     pub fn progress(&self) -> (u64, u64) {
         (self.engine.totals().events, self.resets)

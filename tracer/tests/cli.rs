@@ -8,7 +8,12 @@ use rstest::rstest;
 
 fn whyrst(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_whyrst"));
-    command.args(arguments).env_remove("WHYRST_LOG").env_remove("NO_COLOR").env("LC_ALL", "C.UTF-8");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("WHYRST_")) {
+            command.env_remove(name);
+        }
+    }
+    command.args(arguments).env("WHYRST_CONFIG", "/dev/null").env_remove("NO_COLOR").env("LC_ALL", "C.UTF-8");
     command
 }
 

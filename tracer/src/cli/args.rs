@@ -1,18 +1,16 @@
 //! The command line.
 
-use std::path::PathBuf;
-use std::str::FromStr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
+use super::netns::{self, NetnsArg};
 use crate::cause::Cause;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
-use crate::kernel::netns::inode_of_name;
 
 /// Says who reset a TCP connection behind this Linux gateway, and why.
 ///
@@ -37,19 +35,21 @@ pub(super) struct Global {
     /// When to use colours
     #[arg(long, value_enum, default_value_t = Color::Auto, global = true, value_name = "WHEN")]
     pub(super) color: Color,
+    /// Whose time the text outputs tell; JSON is always UTC
+    #[arg(long, value_enum, default_value_t = Time::Utc, global = true, value_name = "ZONE")]
+    pub(super) time: Time,
     /// Say nothing on standard error but errors
     #[arg(short, long, global = true)]
     pub(super) quiet: bool,
     /// Diagnostics on standard error: a level, or `target=level,…` (bpf=debug lets the BPF programs speak)
-    #[arg(
-        long,
-        global = true,
-        value_name = "FILTER",
-        default_value = "warn",
-        env = "WHYRST_LOG",
-        hide_env_values = true
-    )]
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
     pub(super) log: String,
+    /// Read defaults of options from this file [default: /etc/whyrst.toml, where it is there]
+    #[arg(long, global = true, value_name = "FILE", conflicts_with = "no_config")]
+    pub(super) config: Option<PathBuf>,
+    /// Read no configuration file
+    #[arg(long, global = true)]
+    pub(super) no_config: bool,
 }
 
 /// When to use colours.
@@ -63,18 +63,47 @@ pub(super) enum Color {
     Never,
 }
 
+/// Whose time is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Time {
+    /// UTC
+    Utc,
+    /// This machine's (TZ, /etc/localtime), with its offset
+    Local,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     Report(Report),
     Trace(Trace),
     Record(Record),
     Explain(Explain),
+    /// Print the defaults in force, and where each comes from
+    ///
+    /// Options that are not given take their value from the environment (variables such as `WHYRST_REPORT_DURATION`), else
+    /// from the configuration file, else what is built in. The output has the form of a configuration file.
+    #[command(after_help = "\
+Examples:
+  whyrst config
+  whyrst config --no-config > whyrst.toml        a file to begin with
+  whyrst config --config whyrst.toml             is it right?")]
+    Config,
     /// Print the JSON Schema of an output
+    #[command(after_help = "\
+Examples:
+  whyrst schema report > whyrst.report.v1.json")]
     Schema {
         /// Which output
         #[arg(value_enum)]
         name: SchemaName,
     },
+}
+
+impl Command {
+    /// Whether it says the same on every host, whatever is configured.
+    pub(super) const fn is_timeless(&self) -> bool {
+        matches!(self, Self::Schema { .. })
+    }
 }
 
 /// Outputs that have a schema.
@@ -236,7 +265,8 @@ pub(super) struct FilterArgs {
     /// A port of any of the endpoints
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Vec<u16>,
-    /// A network namespace: its inode number, or its name as `ip netns` knows it
+    /// A network namespace: its inode number, its name as `ip netns` knows it (or as the recording does), or a path such
+    /// as /proc/PID/ns/net
     #[arg(long, value_name = "NETNS")]
     netns: Vec<NetnsArg>,
     /// A cause
@@ -244,36 +274,13 @@ pub(super) struct FilterArgs {
     cause: Vec<Cause>,
 }
 
-/// A namespace as the user names it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum NetnsArg {
-    Inode(u32),
-    Name(String),
-}
-
-impl FromStr for NetnsArg {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(text.parse().map_or_else(|_| Self::Name(text.to_owned()), Self::Inode))
-    }
-}
-
 impl FilterArgs {
-    /// Resolves names of namespaces on this host; in a recording of another host they mean nothing.
-    pub(super) fn resolve(&self, recorded: bool) -> anyhow::Result<Filter> {
-        let mut netns = Vec::new();
-        for selector in &self.netns {
-            netns.push(match selector {
-                NetnsArg::Inode(inode) => *inode,
-                NetnsArg::Name(name) if recorded => {
-                    bail!("--netns {name}: give the inode number; a recording knows namespaces by number")
-                }
-                NetnsArg::Name(name) => {
-                    inode_of_name(name).with_context(|| format!("--netns {name}: no such network namespace"))?
-                }
-            });
-        }
+    /// Resolves names of namespaces: on this host, or in a recording.
+    pub(super) fn resolve(&self, recording: Option<&Path>) -> anyhow::Result<Filter> {
+        let netns = match recording {
+            Some(path) => netns::in_recording(&self.netns, path)?,
+            None => netns::on_this_host(&self.netns)?,
+        };
         Ok(Filter {
             client: self.client.clone(),
             server: self.server.clone(),

@@ -12,18 +12,20 @@ use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Trace};
+use super::netns::Names;
 use super::{FOUND, Stop, output};
 use crate::attach::{self, Choice, Kernel};
 use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
 use crate::causality::engine::{Kind, Observed};
-use crate::causality::flow::{Flow, Strength};
+use crate::causality::flow::Strength;
 use crate::cause::Cause;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
-use crate::kernel::netns::{home, now};
+use crate::kernel::netns::{self, home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::symbols::Symbols;
-use crate::render::{html, json, text, trace as lines};
+use crate::render::trace::{self as lines, Lines};
+use crate::render::{html, json, text};
 use crate::report::Origin;
 use crate::session::{self, Session};
 use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
@@ -49,11 +51,12 @@ trait Sink {
 }
 
 pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, Stop> {
+    let look = output::look(arguments.output.is_some(), global)?;
     let mut recorder = None;
     let (session, origin) = match &arguments.source.from {
         Some(path) => {
             refuse_overwriting(path, arguments.output.as_deref())?;
-            replay(path, &arguments.filter, &mut [])?
+            replay(path, arguments.filter.resolve(Some(path))?, &mut [])?
         }
         None => live(&arguments.source.live, &arguments.filter, global, |session, filter| {
             if let Some(path) = &arguments.record {
@@ -67,10 +70,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
         ReportFormat::Json => json::write(&report, to),
         ReportFormat::Html => html::write(&report, to),
-        ReportFormat::Text => {
-            let look = output::look(arguments.output.is_some());
-            to.write_all(text::render(&report, look, arguments.verbose).as_bytes())
-        }
+        ReportFormat::Text => to.write_all(text::render(&report, look, arguments.verbose).as_bytes()),
     })?;
     if let Some(recorder) = recorder {
         recorder.finish()?;
@@ -83,11 +83,16 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
 }
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {
-    let mut printer = Printer { to: output::stdout(global), format: arguments.format, filter: Filter::default() };
+    let look = output::look(false, global)?;
+    let lines = Lines { look, names: netns::names() };
+    let mut printer =
+        Printer { to: output::stdout(global), format: arguments.format, lines, filter: Filter::default() };
     let (_, origin) = match &arguments.source.from {
         Some(path) => {
-            printer.filter = arguments.filter.resolve(true)?;
-            replay(path, &arguments.filter, &mut [&mut printer])?
+            printer.filter = arguments.filter.resolve(Some(path))?;
+            printer.lines.names = names_in(path, arguments.format)?;
+            let filter = printer.filter.clone();
+            replay(path, filter, &mut [&mut printer])?
         }
         None => live(&arguments.source.live, &arguments.filter, global, |_, filter| {
             printer.filter = filter.clone();
@@ -96,6 +101,11 @@ pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop
     };
     warn_of_damage(&origin, global);
     Ok(ExitCode::SUCCESS)
+}
+
+/// The names of the namespaces that lines are about, known from the first line on. A stream is read only once.
+fn names_in(path: &Path, format: Format) -> anyhow::Result<Names> {
+    if format == Format::Text && path != Path::new("-") { super::netns::names(path) } else { Ok(Names::new()) }
 }
 
 pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, Stop> {
@@ -112,9 +122,9 @@ pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, St
 }
 
 /// Works off a recording.
-fn replay(path: &Path, filter: &FilterArgs, sinks: &mut [&mut dyn Sink]) -> Result<(Session, Origin), Stop> {
+fn replay(path: &Path, filter: Filter, sinks: &mut [&mut dyn Sink]) -> Result<(Session, Origin), Stop> {
     let mut reader = Reader::open(path)?;
-    let session = session::replay(&mut reader, filter.resolve(true)?, |item, observed, session| {
+    let session = session::replay(&mut reader, filter, |item, observed, session| {
         sinks.iter_mut().try_for_each(|sink| sink.item(item, observed, session))
     })
     .with_context(|| format!("reading {}", path.display()))?;
@@ -131,7 +141,7 @@ fn live<'s>(
 ) -> Result<(Session, Origin), Stop> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     runtime.block_on(async {
-        let filter = filter.resolve(false)?;
+        let filter = filter.resolve(None)?;
         // From here on the first Ctrl-C ends the capture and not the program.
         let mut end = EndSignals::new()?;
         let Some((kernel, symbols)) = inspect(arguments, global, &mut end).await? else {
@@ -372,23 +382,26 @@ fn refuse_overwriting(input: &Path, output: Option<&Path>) -> anyhow::Result<()>
 struct Printer<W: Write> {
     to: W,
     format: Format,
+    lines: Lines,
     filter: Filter,
 }
 
 impl<W: Write> Sink for Printer<W> {
     fn item(&mut self, _: &Item, observed: Option<&Observed>, session: &Session) -> anyhow::Result<()> {
         let Some(observed) = observed.filter(|observed| wanted(observed, &self.filter)) else { return Ok(()) };
-        let flow = observed.flow.and_then(|id| session.flow(id));
-        self.print(observed, flow, session.host()).context("writing to standard output")
+        self.print(observed, session).context("writing to standard output")
     }
 }
 
 impl<W: Write> Printer<W> {
-    fn print(&mut self, observed: &Observed, flow: Option<&Flow>, host: &Host) -> io::Result<()> {
+    fn print(&mut self, observed: &Observed, session: &Session) -> io::Result<()> {
         match self.format {
-            Format::Json => json::write_observation(observed, flow, host, &mut self.to)?,
+            Format::Json => {
+                let flow = observed.flow.and_then(|id| session.flow(id));
+                json::write_observation(observed, flow, session.host(), &mut self.to)?;
+            }
             Format::Text => {
-                if let Some(line) = lines::line(observed, flow, host) {
+                if let Some(line) = self.lines.line(observed, session) {
                     writeln!(self.to, "{line}")?;
                 }
             }

@@ -43,9 +43,10 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
         }
     }
     let report = reader.finish(arguments.era);
+    let look = output::look(false, global)?;
     output::deliver(None, global, |to| match arguments.format {
         Format::Json => json::write_log(&report, to),
-        Format::Text => to.write_all(log::render(&report, output::look(false), arguments.verbose).as_bytes()),
+        Format::Text => to.write_all(log::render(&report, look, arguments.verbose).as_bytes()),
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,18 +2,22 @@
 
 mod args;
 mod capture;
+mod config;
 mod explain;
+mod netns;
 mod output;
+mod suggest;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-use clap::error::ErrorKind;
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::kernel::preflight::Obstacle;
 use crate::render::json;
 use args::{Arguments, Command, SchemaName};
+use config::Configuration;
 
 /// Exit status of a report in which a cause of `--fail-on` was found.
 const FOUND: u8 = 1;
@@ -45,16 +49,38 @@ impl<E: Into<anyhow::Error>> From<E> for Stop {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let typed = config::typed(Arguments::command(), &words);
+    let read = config::read(&Arguments::command(), typed.as_ref(), std::env::vars_os());
+    let mut command = match &read {
+        Ok(configuration) => configuration.apply(Arguments::command(), typed.as_ref()),
+        Err(_) => Arguments::command(),
+    };
+    let parsed = command.try_get_matches_from_mut(words).and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => {
-            let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            let printed = error.print().is_ok();
-            return if help && printed { ExitCode::SUCCESS } else { ExitCode::from(FAILED) };
+            let status = print_instead(&error.format(&mut command));
+            if let Err(broken) = read {
+                output::complain(&format!("{broken:#}"));
+            }
+            return status;
         }
     };
+    let configuration = match read {
+        Ok(configuration) => configuration,
+        // What says the same on every host.
+        Err(_) if arguments.command.is_timeless() => Configuration::default(),
+        Err(broken) => {
+            output::complain(&format!("{broken:#}"));
+            return ExitCode::from(FAILED);
+        }
+    };
+    for remark in &configuration.remarks {
+        output::say(&arguments.global, remark);
+    }
     output::start_diagnostics(&arguments.global);
-    match run(&arguments) {
+    match run(&arguments, &configuration) {
         Ok(status) => status,
         Err(Stop::ClosedPipe) => ExitCode::SUCCESS,
         Err(Stop::Failed(error)) => {
@@ -68,12 +94,27 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: &Arguments) -> Result<ExitCode, Stop> {
+/// Prints help, the version, or what is wrong with the command line.
+fn print_instead(error: &clap::Error) -> ExitCode {
+    let closed = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+    match (error.print(), error.use_stderr()) {
+        (_, true) => ExitCode::from(FAILED),
+        (Err(problem), false) if !closed(&problem) => ExitCode::from(FAILED),
+        (_, false) => ExitCode::SUCCESS,
+    }
+}
+
+fn run(arguments: &Arguments, configuration: &Configuration) -> Result<ExitCode, Stop> {
     match &arguments.command {
         Command::Report(report) => capture::report(report, &arguments.global),
         Command::Trace(trace) => capture::trace(trace, &arguments.global),
         Command::Record(record) => capture::record(record, &arguments.global),
         Command::Explain(explain) => explain::run(explain, &arguments.global),
+        Command::Config => {
+            let show = |to: &mut dyn Write| config::show(configuration, &Arguments::command(), to);
+            output::deliver(None, &arguments.global, show)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Schema { name } => {
             let mut out = std::io::stdout().lock();
             match name {

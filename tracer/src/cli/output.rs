@@ -4,14 +4,17 @@ use std::env;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Context as _;
+use jiff::tz::TimeZone;
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Color, Global};
+use super::args::{Color, Global, Time};
 use crate::kernel::preflight::Obstacle;
-use crate::render::style::Look;
+use crate::render::plain::Plain;
+use crate::render::style::{Look, UTC};
 
 /// Columns where nothing says how wide the output will be seen.
 const WIDTH: usize = 100;
@@ -22,10 +25,9 @@ pub(super) fn start_diagnostics(global: &Global) {
         complain(&format!("--log {}: {error}; using warn", global.log));
         EnvFilter::new("warn")
     });
-    let ansi = match global.color {
-        Color::Always => true,
-        Color::Never => false,
-        Color::Auto => io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none(),
+    let ansi = match choice(global.color) {
+        ColorChoice::Auto => AutoStream::choice(&io::stderr()) != ColorChoice::Never,
+        given => given != ColorChoice::Never,
     };
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
 }
@@ -35,10 +37,18 @@ pub(super) fn wants_bpf_log() -> bool {
     tracing::enabled!(target: "bpf", tracing::Level::DEBUG)
 }
 
-/// Prints an error.
+/// Prints an error. Names in it are not obeyed by the terminal.
 pub(super) fn complain(text: &str) {
-    // There is nowhere left to say that standard error is closed.
-    let _closed = writeln!(io::stderr(), "whyrst: {text}");
+    write_plainly("whyrst: ", text);
+}
+
+fn write_plainly(mut lead: &str, text: &str) {
+    let mut error = io::stderr().lock();
+    for line in text.lines() {
+        // There is nowhere left to say that standard error is closed.
+        let _closed = writeln!(error, "{lead}{}", Plain(line));
+        lead = "";
+    }
 }
 
 /// Prints a diagnostic, unless the user wants none.
@@ -52,12 +62,13 @@ pub(super) fn say(global: &Global, text: &str) {
 pub(super) fn complain_of_obstacles(obstacles: &[Obstacle]) {
     complain("this host cannot be traced:");
     for obstacle in obstacles {
-        let _closed = writeln!(io::stderr(), "  - {}\n      {}", obstacle.what, obstacle.fix);
+        write_plainly("  - ", &obstacle.what);
+        write_plainly("      ", &obstacle.fix);
     }
 }
 
 /// How to draw on standard output, or into a file.
-pub(super) fn look(to_file: bool) -> Look {
+pub(super) fn look(to_file: bool, global: &Global) -> anyhow::Result<Look> {
     let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let terminal = || {
         let stdout = io::stdout();
@@ -73,7 +84,20 @@ pub(super) fn look(to_file: bool) -> Look {
         let locale = locale.to_ascii_uppercase();
         locale.contains("UTF-8") || locale.contains("UTF8")
     });
-    Look { width: Some(columns.or_else(terminal).unwrap_or(WIDTH)), symbols }
+    Ok(Look { width: Some(columns.or_else(terminal).unwrap_or(WIDTH)), symbols, zone: zone(global.time)? })
+}
+
+/// The zone of `--time`: that of `TZ`, else of /etc/localtime.
+fn zone(time: Time) -> anyhow::Result<&'static TimeZone> {
+    /// Read once: a look is handed around as a copy.
+    static LOCAL: OnceLock<TimeZone> = OnceLock::new();
+    match time {
+        Time::Utc => Ok(&UTC),
+        Time::Local => {
+            let zone = TimeZone::try_system().context("--time local: TZ and /etc/localtime name no known time zone")?;
+            Ok(LOCAL.get_or_init(|| zone))
+        }
+    }
 }
 
 fn choice(color: Color) -> ColorChoice {

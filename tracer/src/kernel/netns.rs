@@ -1,5 +1,6 @@
 //! Network namespaces: finding one by its inode number, and asking questions inside it.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsFd;
@@ -35,9 +36,24 @@ const SYSCTLS: [&str; 9] = [
     "nf_conntrack_tcp_timeout_close",
 ];
 
-/// The inode number of the namespace named `name`, as `ip netns` names them.
-pub fn inode_of_name(name: &str) -> io::Result<u32> {
-    inode(&Path::new(NAMED).join(name))
+/// The namespaces that have a name, as `ip netns` gives it: inode numbers and names.
+pub fn names() -> BTreeSet<(u32, String)> {
+    let named = |entry: fs::DirEntry| Some((inode(&entry.path()).ok()?, entry.file_name().into_string().ok()?));
+    fs::read_dir(NAMED).into_iter().flatten().flatten().filter_map(named).collect()
+}
+
+/// The inode number of the namespace that a file leads to, such as `/proc/PID/ns/net`.
+pub fn inode_of_path(path: &Path) -> io::Result<u32> {
+    /// `NSFS_MAGIC` (include/uapi/linux/magic.h).
+    const NSFS: i64 = 0x6e73_6673;
+    let file = File::open(path)?;
+    // A link below /proc tells the kind of its namespace.
+    let kind = fs::read_link(path).ok().filter(|_| path.starts_with("/proc"));
+    let other = kind.is_some_and(|kind| !kind.as_os_str().as_encoded_bytes().starts_with(b"net:"));
+    if rustix::fs::fstatfs(&file)?.f_type != NSFS || other {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "this file is not a network namespace"));
+    }
+    u32::try_from(file.metadata()?.ino()).map_err(io::Error::other)
 }
 
 fn inode(path: &Path) -> io::Result<u32> {

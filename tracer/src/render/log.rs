@@ -2,6 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
+use super::plain::Plain;
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
 use super::words::{counted, grouped};
 use crate::cause::{Diagnosis, Reason};
@@ -65,7 +66,7 @@ fn write(to: &mut String, report: &LogReport, look: Look, verbose: bool) -> fmt:
         let lines = counted(report.strange, "line of conntrack was", "lines of conntrack were");
         writeln!(to, "\n{WARN}{lines} not understood{WARN:#}")?;
         for words in &report.strange_words {
-            writeln!(to, "  {words}")?;
+            writeln!(to, "  {}", Plain(words))?;
         }
     }
     Ok(())

@@ -3,6 +3,7 @@
 pub mod html;
 pub mod json;
 pub mod log;
+pub mod plain;
 pub mod style;
 pub mod text;
 pub mod trace;

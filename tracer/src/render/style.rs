@@ -1,6 +1,11 @@
-//! Colours and symbols of the terminal output, and what to use where a terminal has none.
+//! Colours, symbols and times of the terminal output, and what to use where a terminal has none.
 
 use anstyle::{AnsiColor, Style};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, Zoned};
+
+/// UTC.
+pub static UTC: TimeZone = TimeZone::UTC;
 
 /// How text is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,11 +14,13 @@ pub struct Look {
     pub width: Option<usize>,
     /// Symbols beyond ASCII.
     pub symbols: bool,
+    /// The zone in which times are told.
+    pub zone: &'static TimeZone,
 }
 
 impl Default for Look {
     fn default() -> Self {
-        Self { width: None, symbols: true }
+        Self { width: None, symbols: true, zone: &UTC }
     }
 }
 
@@ -21,6 +28,16 @@ impl Look {
     /// The symbol, or its ASCII stand-in.
     pub(super) const fn pick<'a>(self, symbol: &'a str, ascii: &'a str) -> &'a str {
         if self.symbols { symbol } else { ascii }
+    }
+
+    /// A point in time in the zone in which times are told.
+    pub(super) fn local(self, at: Timestamp) -> Zoned {
+        at.to_zoned(self.zone.clone())
+    }
+
+    /// What follows a time of the day, so that it is known whose: nothing for UTC, else the offset from it.
+    pub(super) fn offset(self, at: Timestamp) -> String {
+        if *self.zone == UTC { String::new() } else { self.local(at).strftime("%:z").to_string() }
     }
 
     /// Between endpoints of a path.

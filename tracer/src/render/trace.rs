@@ -3,116 +3,139 @@
 //! A line is: time, hook, verdict, cause and reason, the segment as tcpdump would print it, then `key=value` pairs. What is
 //! not known is left out; nothing ever spans two lines.
 
+use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
 
-use super::style::{BAD, FAINT, GOOD, WARN};
+use super::plain::{Plain, Value};
+use super::style::{BAD, FAINT, GOOD, Look, WARN};
 use super::words;
-use crate::capture::Host;
 use crate::causality::engine::{Kind, Observed};
-use crate::causality::flow::{Flow, Reset};
+use crate::causality::flow::Reset;
 use crate::cause::{Cause, Confidence, ResetBy};
 use crate::conntrack::{Tuple, Verdict};
 use crate::event::Event;
 use crate::packet::Flags;
+use crate::session::Session;
 
-/// The line for an observation, without a line end; `None` for events that the filter does not want.
-pub fn line(observed: &Observed, flow: Option<&Flow>, host: &Host) -> Option<String> {
-    let event = match &observed.kind {
-        Kind::Unwanted => return None,
-        Kind::Refusal(refusal, _) => &refusal.event,
-        Kind::Reset(reset, ..) => &reset.event,
-        Kind::Remark(event) | Kind::Departure(event) | Kind::PeerReset(event) | Kind::Arrival(event) => event,
-    };
-    let mut line = String::new();
-    // Writing to a String does not fail.
-    let _infallible = write(&mut line, observed, event, flow, host);
-    Some(line)
+/// How lines are drawn.
+#[derive(Debug, Clone, Default)]
+pub struct Lines {
+    /// Symbols and times.
+    pub look: Look,
+    /// Names of network namespaces that are known beforehand, by inode number.
+    pub names: BTreeSet<(u32, String)>,
 }
 
-fn write(line: &mut String, observed: &Observed, event: &Event, flow: Option<&Flow>, host: &Host) -> fmt::Result {
-    let time = host.clock.wall(event.at).strftime("%H:%M:%S%.6f").to_string();
-    write!(line, "{FAINT}{time}{FAINT:#} {:<12} ", event.hook.name())?;
-    match &observed.kind {
-        Kind::Unwanted => {}
-        Kind::Refusal(refusal, diagnosis) => {
-            let (style, verdict) = match refusal.verdict {
-                Verdict::Invalid => (BAD, "INVALID"),
-                Verdict::Ignored => (GOOD, "ignored"),
-                Verdict::Unknown => (WARN, "unclear"),
-            };
-            write!(line, "{style}{verdict}{style:#} {diagnosis} ")?;
-            segment(line, event)?;
-            if let Some(window) = &refusal.window {
-                write!(line, " off_by={}", window.distance)?;
+impl Lines {
+    /// The line for an observation, without a line end; `None` for events that the filter does not want.
+    pub fn line(&self, observed: &Observed, session: &Session) -> Option<String> {
+        let event = match &observed.kind {
+            Kind::Unwanted => return None,
+            Kind::Refusal(refusal, _) => &refusal.event,
+            Kind::Reset(reset, ..) => &reset.event,
+            Kind::Remark(event) | Kind::Departure(event) | Kind::PeerReset(event) | Kind::Arrival(event) => event,
+        };
+        let mut line = String::new();
+        // Writing to a String does not fail.
+        let _infallible = self.write(&mut line, observed, event, session);
+        Some(line)
+    }
+
+    fn write(&self, line: &mut String, observed: &Observed, event: &Event, session: &Session) -> fmt::Result {
+        let host = session.host();
+        let at = host.clock.wall(event.at);
+        let (time, offset) = (self.look.local(at), self.look.offset(at));
+        write!(line, "{FAINT}{}{offset}{FAINT:#} {:<12} ", time.strftime("%H:%M:%S%.6f"), event.hook.name())?;
+        match &observed.kind {
+            Kind::Unwanted => {}
+            Kind::Refusal(refusal, diagnosis) => {
+                let (style, verdict) = match refusal.verdict {
+                    Verdict::Invalid => (BAD, "INVALID"),
+                    Verdict::Ignored => (GOOD, "ignored"),
+                    Verdict::Unknown => (WARN, "unclear"),
+                };
+                write!(line, "{style}{verdict}{style:#} {diagnosis} ")?;
+                segment(line, event)?;
+                if let Some(window) = &refusal.window {
+                    write!(line, " off_by={}", window.distance)?;
+                }
+            }
+            Kind::Remark(_) => {
+                write!(line, "remark  - ")?;
+                segment(line, event)?;
+            }
+            Kind::Reset(reset, diagnosis, confidence) => {
+                let style = if reset.effect.may_have_killed() { BAD } else { WARN };
+                write!(line, "{style}RST{style:#}     {diagnosis} ")?;
+                answer(line, reset)?;
+                write!(line, " by={} effect={}", reset.by, reset.effect.name())?;
+                if *confidence == Confidence::Inferred {
+                    line.push_str(" inferred");
+                }
+                if let Some(reason) = event.reset_reason.and_then(|value| host.reset_reason(value)) {
+                    write!(line, " kernel_reason={}", Value(reason))?;
+                }
+                if let Some(process) = event.socket.and_then(|socket| socket.own?.process) {
+                    write!(line, " pid={} comm={}", process.pid, Value(process.comm.as_str()))?;
+                }
+            }
+            Kind::Departure(_) => {
+                write!(line, "left    - ")?;
+                segment(line, event)?;
+            }
+            Kind::PeerReset(_) if event.packet.is_none() => {
+                let own = event.tuple().map(Tuple::reversed);
+                let ends = own.map_or_else(String::new, |own| format!(" {} > {} [R.]", own.src, own.dst));
+                write!(line, "by-peer -{ends}")?;
+            }
+            Kind::PeerReset(_) => {
+                write!(line, "by-peer - answers ")?;
+                segment(line, event)?;
+            }
+            Kind::Arrival(_) => {
+                write!(line, "{WARN}RST{WARN:#}     {} ", Cause::PeerReset)?;
+                segment(line, event)?;
+                write!(line, " by={}", ResetBy::Peer)?;
             }
         }
-        Kind::Remark(_) => {
-            write!(line, "remark  - ")?;
-            segment(line, event)?;
+        if let Some(interface) = event.input {
+            write!(line, " in={}", Value(&interface.to_string()))?;
         }
-        Kind::Reset(reset, diagnosis, confidence) => {
-            let style = if reset.effect.may_have_killed() { BAD } else { WARN };
-            write!(line, "{style}RST{style:#}     {diagnosis} ")?;
-            answer(line, reset)?;
-            write!(line, " by={} effect={}", reset.by, reset.effect.name())?;
-            if *confidence == Confidence::Inferred {
-                line.push_str(" inferred");
+        if let Some(interface) = event.output {
+            write!(line, " out={}", Value(&interface.to_string()))?;
+        }
+        if let Some(entry) = &event.entry {
+            write!(line, " state={}", entry.state)?;
+        }
+        if let Some(flow) = observed.flow.and_then(|id| session.flow(id)) {
+            write!(line, " client={}", flow.key.client())?;
+            if let Some(nat) = flow.key.nat() {
+                write!(line, " nat={nat}")?;
             }
-            if let Some(reason) = event.reset_reason.and_then(|value| host.reset_reason(value)) {
-                write!(line, " kernel_reason={reason}")?;
-            }
-            if let Some(process) = event.socket.and_then(|socket| socket.own?.process) {
-                write!(line, " pid={} comm={}", process.pid, process.comm)?;
+            write!(line, " server={}", flow.key.server())?;
+            if let Some(service) = flow.key.service() {
+                write!(line, " service={service}")?;
             }
         }
-        Kind::Departure(_) => {
-            write!(line, "left    - ")?;
-            segment(line, event)?;
+        if let Some(netns) = event.netns {
+            write!(line, " netns={netns}")?;
+            if let Some(name) = session.netns_name(netns).or_else(|| self.name(netns)) {
+                write!(line, " netns_name={}", Value(name))?;
+            }
         }
-        Kind::PeerReset(_) if event.packet.is_none() => {
-            let own = event.tuple().map(Tuple::reversed);
-            let ends = own.map_or_else(String::new, |own| format!(" {} > {} [R.]", own.src, own.dst));
-            write!(line, "by-peer -{ends}")?;
+        if let Some(text) = event.words {
+            write!(line, " \"{}\"", Plain(&text.to_string()))?;
         }
-        Kind::PeerReset(_) => {
-            write!(line, "by-peer - answers ")?;
-            segment(line, event)?;
+        if event.notes.incomplete {
+            line.push_str(" incomplete");
         }
-        Kind::Arrival(_) => {
-            write!(line, "{WARN}RST{WARN:#}     {} ", Cause::PeerReset)?;
-            segment(line, event)?;
-            write!(line, " by={}", ResetBy::Peer)?;
-        }
+        Ok(())
     }
-    if let Some(interface) = event.input {
-        write!(line, " in={interface}")?;
+
+    /// The name of a namespace, where it is known beforehand.
+    fn name(&self, inode: u32) -> Option<&str> {
+        self.names.iter().find(|(known, _)| *known == inode).map(|(_, name)| name.as_str())
     }
-    if let Some(interface) = event.output {
-        write!(line, " out={interface}")?;
-    }
-    if let Some(entry) = &event.entry {
-        write!(line, " state={}", entry.state)?;
-    }
-    if let Some(flow) = flow {
-        write!(line, " client={}", flow.key.client())?;
-        if let Some(nat) = flow.key.nat() {
-            write!(line, " nat={nat}")?;
-        }
-        write!(line, " server={}", flow.key.server())?;
-        if let Some(service) = flow.key.service() {
-            write!(line, " service={service}")?;
-        }
-    }
-    if let Some(netns) = event.netns {
-        write!(line, " netns={netns}")?;
-    }
-    if let Some(text) = event.words {
-        write!(line, " \"{text}\"")?;
-    }
-    if event.notes.incomplete {
-        line.push_str(" incomplete");
-    }
-    Ok(())
 }
 
 fn segment(line: &mut String, event: &Event) -> fmt::Result {

@@ -18,10 +18,13 @@ use crate::packet::Flags;
 use crate::ruleset::Suspects;
 use crate::time::Instant;
 
-pub(super) use headlines::{Headline, headlines};
+pub(super) use headlines::{Headline, Weight, headlines};
 pub(super) use steps::{
     Mark, Step, after, found, header, numbers, of_end, passed_through, segment, skipped, steps, verdict, wall,
 };
+
+/// A space at which no line ends: between a word and its number.
+pub(super) const TIED: char = '\u{a0}';
 
 /// Which end of a connection sends packets of a direction.
 pub(super) const fn end_of(direction: Direction) -> &'static str {

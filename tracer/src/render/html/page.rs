@@ -17,11 +17,13 @@ use crate::conntrack::window::Explanation;
 use crate::diagnosis::{Finding, Mitigation};
 use crate::render::json;
 use crate::render::style::Look;
-use crate::render::words::{self, Headline, Mark, Step, counted, grouped};
+use crate::render::words::{self, Headline, Mark, Step, Weight, counted, grouped};
 use crate::report::{FlowReport, Origin, Report};
 
 /// Most flows that are told in full. What is drawn of one takes about 30 kB.
 const TOLD: usize = 200;
+/// Headlines of the same cause.
+const STORIES: usize = 10;
 /// Flows of each kind that are told in full before there are more of any kind.
 const OF_EACH_KIND: usize = 10;
 /// Flows that are unfolded from the start; where there are no more than `UNFOLDED_ALL`, all are.
@@ -147,7 +149,7 @@ impl<'a> Page<'a> {
             ended: instant(report.ended),
             duration: format!("{:.1} s", report.duration().as_secs_f64()),
             facts: facts(report),
-            headlines: words::headlines(report),
+            headlines: words::headlines(report, STORIES),
             causes: causes.into_iter().collect(),
             rows: rows.collect(),
             told: told.iter().enumerate().map(|(place, index)| Told::new(report, *index, place, told.len())).collect(),
@@ -243,9 +245,11 @@ impl<'a> Told<'a> {
         let (flow, host) = (&report.flow, &whole.host);
         let number = index + 1;
         let (mut before, mut steps): (Vec<String>, Vec<StepView>) = (Vec::new(), Vec::new());
-        for step in words::steps(report, host, Look::default()) {
+        for mut step in words::steps(report, host, Look::default()) {
+            step.text = step.text.replace(words::TIED, " ");
             match (step.mark, steps.last_mut()) {
                 (Mark::More, Some(last)) => last.more.push(step.text),
+                (Mark::More, None) if step.text.is_empty() => before.push(step.time),
                 (Mark::More, None) => before.push(step.text),
                 _ => steps.push(StepView::new(step)),
             }

@@ -2,9 +2,12 @@
 
 use std::fmt::{self, Write};
 
+use anstyle::Style;
+
 use super::Text;
 use crate::capture::HookState;
 use crate::diagnosis::Severity;
+use crate::render::plain::Plain;
 use crate::render::style::{BAD, FAINT, STRONG, WARN};
 use crate::report::HookLine;
 
@@ -16,11 +19,12 @@ impl Text<'_> {
                 Severity::Warning => WARN,
                 Severity::Info => FAINT,
             };
-            write!(self.to, "\n{style}{}{style:#}: {}", finding.severity.name(), finding.title)?;
-            for advice in &finding.advice {
-                write!(self.to, "\n  {advice}")?;
-            }
             writeln!(self.to)?;
+            let severity = finding.severity.name();
+            self.block(&format!("{style}{severity}{style:#}: "), 2, Style::new(), &finding.title)?;
+            for advice in &finding.advice {
+                self.paragraph(advice)?;
+            }
         }
         let waiting: Vec<&HookLine> =
             self.report.hooks.iter().filter(|line| line.state != HookState::Attached).collect();
@@ -28,20 +32,21 @@ impl Text<'_> {
             return Ok(());
         }
         let names: Vec<&str> = waiting.iter().map(|line| line.hook.spec().symbol).collect();
-        writeln!(self.to, "\n{FAINT}not attached: {}{FAINT:#}", names.join(", "))
+        writeln!(self.to)?;
+        self.line(FAINT, &format!("not attached: {}", names.join(", ")))
     }
 
     pub(super) fn cures(&mut self) -> fmt::Result {
         for mitigation in &self.report.mitigations {
             writeln!(self.to, "\n{STRONG}{}{STRONG:#}  {}", mitigation.id.name(), mitigation.title)?;
             for command in &mitigation.commands {
-                writeln!(self.to, "  {command}")?;
+                writeln!(self.to, "  {}", Plain(command))?;
             }
             for effect in &mitigation.side_effects {
                 self.labelled("price: ", effect)?;
             }
             for command in &mitigation.undo {
-                writeln!(self.to, "  undo: {command}")?;
+                writeln!(self.to, "  undo: {}", Plain(command))?;
             }
         }
         Ok(())

@@ -1,10 +1,12 @@
 //! A flow, step by step.
 
-use std::fmt::{self, Write};
+use std::fmt;
+
+use anstyle::Style;
 
 use super::Text;
 use crate::cause::Confidence;
-use crate::render::style::{BAD, GOOD, STRONG, WARN};
+use crate::render::style::{BAD, GOOD, WARN};
 use crate::render::words::{Mark, kernel_reason, steps};
 use crate::report::FlowReport;
 
@@ -20,11 +22,11 @@ impl Text<'_> {
             None => diagnosis.cause.to_string(),
         };
         let sure = match flow.story.confidence {
-            Confidence::Proven => format!("{GOOD}proven{GOOD:#}"),
-            Confidence::Inferred => format!("{WARN}inferred{WARN:#}"),
+            Confidence::Proven => GOOD,
+            Confidence::Inferred => WARN,
         };
-        let place = self.place(report);
-        writeln!(self.to, "\n{STRONG}#{number}  {path}{STRONG:#}      {what}      {sure}{place}")?;
+        let sure = (sure, flow.story.confidence.to_string());
+        self.heading(number, &path, &[(Style::new(), what), sure, (Style::new(), self.place(report))])?;
         for step in steps(report, &self.report.host, self.look) {
             self.row(&step.time, step.who, &self.symbol(step.mark), &step.text)?;
         }
@@ -33,13 +35,10 @@ impl Text<'_> {
 
     /// The flow's namespace, where the report tells of more than one: addresses do not say which.
     fn place(&self, report: &FlowReport) -> String {
-        let here = report.flow.key.netns;
-        if self.report.flows.iter().all(|other| other.flow.key.netns == here) {
-            return String::new();
-        }
-        match (&report.netns_name, here) {
-            (Some(name), _) => format!("      in {name}"),
-            (None, Some(inode)) => format!("      in netns {inode}"),
+        match (&report.netns_name, report.flow.key.netns) {
+            _ if !self.several => String::new(),
+            (Some(name), _) => format!("in {name}"),
+            (None, Some(inode)) => format!("in netns {inode}"),
             (None, None) => String::new(),
         }
     }

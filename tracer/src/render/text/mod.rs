@@ -6,24 +6,33 @@ mod advice;
 mod flow;
 mod headlines;
 mod layout;
+mod overview;
+#[cfg(test)]
+mod tests;
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::time::Duration;
 
+use self::layout::tied;
+use self::overview::Kind;
 use super::style::{FAINT, Look};
-use super::words::counted;
+use super::words::{TIED, counted};
 use crate::capture::HookState;
 use crate::causality::flow::Strength;
 use crate::report::{FlowReport, Report};
 
-/// Flows that are told step by step unless all are asked for.
-const TOLD: usize = 20;
+/// As many flows are all told step by step; of more, the first of each kind.
+const FEW: usize = 5;
+/// Kinds of which the first flow is told step by step, unless all are asked for.
+const KINDS: usize = 8;
 
 /// Renders the report.
 pub fn render(report: &Report, look: Look, all: bool) -> String {
     let mut text = String::new();
+    let several = report.flows.iter().any(|flow| flow.flow.key.netns != report.flows[0].flow.key.netns);
     // Writing to a String does not fail.
-    let _infallible = Text { to: &mut text, report, look }.report(all);
+    let _infallible = Text { to: &mut text, report, look, all, several }.report();
     text
 }
 
@@ -31,22 +40,32 @@ struct Text<'a> {
     to: &'a mut String,
     report: &'a Report,
     look: Look,
+    /// Nothing is folded.
+    all: bool,
+    /// The flows are of more than one namespace.
+    several: bool,
 }
 
-impl Text<'_> {
-    fn report(&mut self, all: bool) -> fmt::Result {
+impl<'a> Text<'a> {
+    fn report(&mut self) -> fmt::Result {
         self.header()?;
         self.headlines()?;
-        let told: Vec<&FlowReport> =
-            self.report.flows.iter().filter(|flow| all || flow.flow.story.strength() > Strength::Ignored).collect();
-        let most = if all { usize::MAX } else { TOLD };
-        for (index, flow) in told.iter().take(most).enumerate() {
-            self.flow(index + 1, flow)?;
+        // The flows are sorted by how far their stories go.
+        let told: Vec<&'a FlowReport> = self
+            .report
+            .flows
+            .iter()
+            .filter(|flow| self.all || flow.flow.story.strength() > Strength::Ignored)
+            .collect();
+        if told.len() > FEW {
+            self.overview(&told)?;
         }
-        let folded = told.len().saturating_sub(most);
-        if folded > 0 {
-            let more = counted(folded as u64, "flow", "flows");
-            writeln!(self.to, "\n{} and {more} like these; --verbose tells all.", self.look.pick("…", "..."))?;
+        if self.all || told.len() <= FEW {
+            for (index, flow) in told.iter().enumerate() {
+                self.flow(index + 1, flow)?;
+            }
+        } else {
+            self.first_of_each_kind(&told)?;
         }
         self.findings()?;
         self.cures()
@@ -56,27 +75,55 @@ impl Text<'_> {
         let report = self.report;
         let host = &report.host;
         let attached = report.hooks.iter().filter(|line| line.state == HookState::Attached).count();
-        let dot = self.look.dot();
-        let start = host.clock.wall(report.started).strftime("%Y-%m-%d %H:%M:%S UTC");
-        writeln!(
-            self.to,
-            "{FAINT}whyrst {} {dot} {} {dot} Linux {} {dot} {start} {dot} {} {dot} {} {dot} {}, {} lost{FAINT:#}",
-            host.tool,
-            host.hostname,
-            host.kernel,
+        let parts = [
+            format!("whyrst {}", host.tool),
+            host.hostname.clone(),
+            format!("Linux {}", host.kernel),
+            self.started(),
             seconds(report.duration()),
             counted(attached as u64, "hook", "hooks"),
-            counted(report.events, "event", "events"),
-            report.lost,
-        )?;
+            format!("{}, {} lost", counted(report.events, "event", "events"), report.lost),
+        ];
+        let parts: Vec<String> = parts.iter().map(|part| tied(part)).collect();
+        self.line(FAINT, &parts.join(&format!("{}{} ", TIED, self.look.dot())))?;
         if let Some(hidden) = report.filtered {
-            writeln!(
-                self.to,
-                "{FAINT}filtered: {} of other flows left out{FAINT:#}",
-                counted(hidden, "event", "events")
-            )?;
+            self.line(FAINT, &format!("filtered: {} of other flows left out", counted(hidden, "event", "events")))?;
         }
         writeln!(self.to)
+    }
+
+    /// When the capture began, with whose time it is.
+    fn started(&self) -> String {
+        let start = self.local(self.report.started);
+        let offset = self.look.offset(start.timestamp());
+        let zone = if offset.is_empty() { "UTC" } else { offset.as_str() };
+        format!("{} {zone}", start.strftime("%Y-%m-%d %H:%M:%S"))
+    }
+
+    /// The first flow of each kind in full, and how many more there are of it.
+    fn first_of_each_kind(&mut self, told: &[&FlowReport]) -> fmt::Result {
+        let mut kinds: BTreeMap<Kind, (usize, u64)> = BTreeMap::new();
+        for (index, report) in told.iter().enumerate() {
+            kinds.entry(Kind::of(&report.flow, &self.report.host)).or_insert((index, 0)).1 += 1;
+        }
+        let count = kinds.len();
+        let mut firsts: Vec<(usize, u64)> = kinds.into_values().collect();
+        firsts.sort_unstable();
+        let more = self.look.pick("…", "...");
+        for (index, flows) in firsts.into_iter().take(KINDS) {
+            self.flow(index + 1, told[index])?;
+            if flows > 1 {
+                let others = counted(flows - 1, "more flow", "more flows");
+                self.line(FAINT, &format!("  {more} and {others} like #{}; --verbose tells all", index + 1))?;
+            }
+        }
+        let folded = count.saturating_sub(KINDS);
+        if folded > 0 {
+            let kinds = counted(folded as u64, "kind", "kinds");
+            writeln!(self.to)?;
+            self.line(FAINT, &format!("{more} and flows of {kinds} more; --verbose tells all"))?;
+        }
+        Ok(())
     }
 }
 

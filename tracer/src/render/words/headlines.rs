@@ -8,6 +8,17 @@ use crate::causality::flow::{Flow, Strength, Tally};
 use crate::cause::Cause;
 use crate::report::Report;
 
+/// How much a headline weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::render) enum Weight {
+    /// Something was lost.
+    Harm,
+    /// Nothing was lost.
+    Harmless,
+    /// How much there is that is not told here.
+    Folded,
+}
+
 /// One kind of thing that happened, and the flows that it happened to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::render) struct Headline<'a> {
@@ -15,25 +26,30 @@ pub(in crate::render) struct Headline<'a> {
     pub(in crate::render) title: String,
     /// What it came from, where there is more to say.
     pub(in crate::render) paragraph: Option<String>,
-    /// Nothing was lost by it.
-    pub(in crate::render) harmless: bool,
+    /// How much it weighs.
+    pub(in crate::render) weight: Weight,
     /// Its flows, where they are to be named because nothing else tells of them.
     pub(in crate::render) accepted: Vec<&'a Flow>,
 }
 
 impl Headline<'_> {
     fn harm(title: String, paragraph: Option<String>) -> Self {
-        Self { title, paragraph, harmless: false, accepted: Vec::new() }
+        Self { title, paragraph, weight: Weight::Harm, accepted: Vec::new() }
     }
 }
 
-/// The headlines of a report, the worst first; at least one.
-pub(in crate::render) fn headlines(report: &Report) -> Vec<Headline<'_>> {
-    let mut groups: BTreeMap<(Reverse<Strength>, Cause, String), Vec<&Flow>> = BTreeMap::new();
+/// What is told of flows, and of which.
+type Stories<'a> = BTreeMap<String, Vec<&'a Flow>>;
+
+/// The headlines of a report, the worst first; at least one, and of each cause not more than `most`: a story can name a
+/// process or an address, so that there may be as many as flows.
+pub(in crate::render) fn headlines(report: &Report, most: usize) -> Vec<Headline<'_>> {
+    let mut groups: BTreeMap<(Reverse<Strength>, Cause), Stories<'_>> = BTreeMap::new();
     for flow in report.flows.iter().map(|flow| &flow.flow) {
         let strength = flow.story.strength();
         let what = if strength >= Strength::Forwarded { story(flow) } else { String::new() };
-        groups.entry((Reverse(strength), flow.story.diagnosis.cause, what)).or_default().push(flow);
+        let cause = groups.entry((Reverse(strength), flow.story.diagnosis.cause)).or_default();
+        cause.entry(what).or_default().push(flow);
     }
     let mut found = Vec::new();
     let dropped = report.summary.table_full_drops;
@@ -41,10 +57,22 @@ pub(in crate::render) fn headlines(report: &Report) -> Vec<Headline<'_>> {
         let packets = counted(dropped, "packet of a new connection was", "packets of new connections were");
         found.push(Headline::harm(format!("{packets} dropped: the conntrack table was full."), None));
     }
-    found.extend(groups.into_iter().map(|((strength, cause, what), flows)| headline(strength.0, cause, what, flows)));
+    for ((strength, cause), mut stories) in groups {
+        let folded: Vec<usize> = stories.values().skip(most).map(Vec::len).collect();
+        for _ in 0..most {
+            let Some((what, flows)) = stories.pop_first() else { break };
+            found.push(headline(strength.0, cause, what, flows));
+        }
+        if !folded.is_empty() {
+            let others = counted(folded.iter().sum::<usize>() as u64, "connection", "connections");
+            let stories = counted(folded.len() as u64, "other story", "other stories");
+            let title = format!("and {others} of the same cause ({cause}) with {stories}");
+            found.push(Headline { title, paragraph: None, weight: Weight::Folded, accepted: Vec::new() });
+        }
+    }
     if found.is_empty() {
         let title = "Nothing was reset and no packet was refused.".to_owned();
-        found.push(Headline { title, paragraph: None, harmless: true, accepted: Vec::new() });
+        found.push(Headline { title, paragraph: None, weight: Weight::Harmless, accepted: Vec::new() });
     }
     found
 }
@@ -69,11 +97,8 @@ fn headline(strength: Strength, cause: Cause, what: String, flows: Vec<&Flow>) -
         }
         Strength::Answered => {
             let resets = counted(packets(|tally| tally.resets), "RST", "RSTs");
-            let (s, sent) = if count == 1 { ("", "it was sent to") } else { ("s", "they were sent to") };
-            Headline::harm(
-                format!("{resets} of this gateway cannot have ended the connection{s} that {sent}."),
-                Some(what),
-            )
+            let to = if count == 1 { "connection that it was" } else { "connections that they were" };
+            Headline::harm(format!("{resets} of this gateway cannot have ended the {to} sent to."), Some(what))
         }
         Strength::Refused => {
             let refused = counted(packets(|tally| tally.invalid), "packet", "packets");
@@ -96,7 +121,7 @@ fn headline(strength: Strength, cause: Cause, what: String, flows: Vec<&Flow>) -
                 "conntrack remarked on {} ({cause}) and accepted {them}: forwarded as usual, nothing was reset.",
                 counted(number, "packet", "packets")
             );
-            Headline { title, paragraph: None, harmless: true, accepted: flows }
+            Headline { title, paragraph: None, weight: Weight::Harmless, accepted: flows }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracer_common::Hook;
 
-use super::{counted, effect, ended, peer, suspects, unaccounted, unanswered, window};
+use super::{TIED, counted, effect, ended, peer, suspects, unaccounted, unanswered, window};
 use crate::capture::{Host, Outcome};
 use crate::causality::flow::{Fate, Flow, PeerReset, PeerSeen, Refusal, Reset};
 use crate::cause::ResetBy;
@@ -61,9 +61,18 @@ pub(in crate::render) fn steps(report: &FlowReport, host: &Host, look: Look) -> 
     teller.steps
 }
 
-/// The time of the day, to the microsecond.
-pub(in crate::render) fn wall(host: &Host, at: Instant) -> String {
-    host.clock.wall(at).strftime("%H:%M:%S%.6f").to_string()
+/// The time of the day, to the microsecond. The offset from UTC is told where it is not that of the capture's beginning.
+pub(in crate::render) fn wall(host: &Host, at: Instant, look: Look) -> String {
+    let local = |at| look.local(host.clock.wall(at));
+    let (start, at) = (local(host.started), local(at));
+    let offset = if start.offset() == at.offset() { String::new() } else { at.strftime("%:z").to_string() };
+    format!("{}{offset}", at.strftime("%H:%M:%S%.6f"))
+}
+
+/// The day, where it is not the one on which the capture began.
+fn day(host: &Host, at: Instant, look: Look) -> Option<String> {
+    let date = |at| look.local(host.clock.wall(at)).date();
+    (date(host.started) != date(at)).then(|| date(at).to_string())
 }
 
 /// How long after: `+19 µs`, `+2.07 s`.
@@ -84,18 +93,18 @@ pub(in crate::render) fn segment(event: &Event, look: Look) -> String {
 
 /// A segment without its endpoints.
 pub(in crate::render) fn header(packet: &Packet, event: &Event, look: Look) -> String {
-    let mut text = format!("[{}] seq {}..{}", packet.flags, packet.seq, packet.end());
+    let mut text = format!("[{}] seq{TIED}{}..{}", packet.flags, packet.seq, packet.end());
     let mut add = |part: String| text.push_str(&part);
     if packet.flags.has(Flags::ACK) {
-        add(format!(" ack {}", packet.ack));
+        add(format!(" ack{TIED}{}", packet.ack));
     }
-    add(format!(" win {} len {}", packet.window, packet.payload_len));
+    add(format!(" win{TIED}{} len{TIED}{}", packet.window, packet.payload_len));
     for (left, right) in packet.options.sack_blocks() {
-        add(format!(" sack {left}..{right}"));
+        add(format!(" sack{TIED}{left}..{right}"));
     }
-    add(format!(" {} ttl {}", look.dot(), packet.ttl));
+    add(format!(" {} ttl{TIED}{}", look.dot(), packet.ttl));
     if let Some(interface) = event.input {
-        add(format!(" {} in by {interface}", look.dot()));
+        add(format!(" {} in{TIED}by{TIED}{interface}", look.dot()));
     }
     text
 }
@@ -138,8 +147,8 @@ pub(in crate::render) const fn maker(by: ResetBy) -> &'static str {
 pub(in crate::render) fn numbers(reset: &Reset) -> String {
     match reset.answer {
         Some(answer) => match answer.ack {
-            None => format!(" seq {} (the segment's ack)", answer.seq),
-            Some(ack) => format!(" seq {} ack {ack}", answer.seq),
+            None => format!(" seq{TIED}{} (the{TIED}segment's{TIED}ack)", answer.seq),
+            Some(ack) => format!(" seq{TIED}{} ack{TIED}{ack}", answer.seq),
         },
         None => String::new(),
     }
@@ -212,6 +221,9 @@ impl Teller<'_> {
         if let Some(text) = tally(flow) {
             self.more(text);
         }
+        if let Some(day) = day(self.host, self.began, self.look) {
+            self.step(self.began, day, "", Mark::More, String::new());
+        }
         for before in &story.follows {
             self.refusal(before);
             if let Some(consequence) = unaccounted(before) {
@@ -239,7 +251,7 @@ impl Teller<'_> {
         let mut later = self.aftermath();
         // Where nothing was told before, the first of these is when it began.
         if let Some(first) = later.first_mut().filter(|_| story.refusal.is_none() && story.reset.is_none()) {
-            first.time = wall(self.host, first.at);
+            first.time = wall(self.host, first.at, self.look);
         }
         self.steps.append(&mut later);
     }
@@ -259,7 +271,7 @@ impl Teller<'_> {
 
     fn trigger(&mut self, event: &Event) {
         let text = segment(event, self.look);
-        self.step(event.at, wall(self.host, event.at), "", Mark::Segment, text);
+        self.step(event.at, wall(self.host, event.at, self.look), "", Mark::Segment, text);
     }
 
     /// The packet, and what conntrack said of it.
@@ -290,7 +302,7 @@ impl Teller<'_> {
             self.trigger(event);
         }
         let first = flow.story.refusal.is_none() && shown;
-        let time = if first { wall(self.host, event.at) } else { self.after(event.at) };
+        let time = if first { wall(self.host, event.at, self.look) } else { self.after(event.at) };
         if let Some(gone) = flow.story.gone()
             && reset.by == ResetBy::GatewayStack
         {

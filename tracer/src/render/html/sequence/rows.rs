@@ -110,7 +110,8 @@ struct Rows<'a> {
 }
 
 impl Rows<'_> {
-    fn add(&mut self, at: Instant, shown: Shown, known: Known, tone: Tone, text: String) -> &mut Row {
+    fn add(&mut self, at: Instant, shown: Shown, known: Known, tone: Tone, text: &str) -> &mut Row {
+        let text = text.replace(words::TIED, " ");
         self.rows.push(Row { at, shown, known, tone, text, dead: Vec::new(), entry_ends: false });
         let last = self.rows.len() - 1;
         &mut self.rows[last]
@@ -128,7 +129,7 @@ impl Rows<'_> {
             Some(end) => Shown::Arrow(Place::End(end), CONNTRACK),
             None => Shown::Sign(CONNTRACK, Sign::Dot),
         };
-        self.add(event.at, shown, Known::Seen, Tone::Plain, text);
+        self.add(event.at, shown, Known::Seen, Tone::Plain, &text);
     }
 
     fn refusal(&mut self, refusal: &Refusal) {
@@ -143,14 +144,14 @@ impl Rows<'_> {
         if let Some(window) = &refusal.window {
             text = format!("{text}: {}", words::missed(window));
         }
-        self.add(at, Shown::Sign(CONNTRACK, sign), Known::Seen, tone, text);
+        self.add(at, Shown::Sign(CONNTRACK, sign), Known::Seen, tone, &text);
         let to = match (refusal.verdict, refusal.direction) {
             (Verdict::Ignored, Some(Direction::Original)) => "server",
             (Verdict::Ignored, Some(Direction::Reply)) => "client",
             _ => return,
         };
         let on = Shown::Arrow(CONNTRACK, Place::End(to));
-        self.add(at, on, Known::Concluded, Tone::Good, "forwarded as usual".to_owned());
+        self.add(at, on, Known::Concluded, Tone::Good, "forwarded as usual");
     }
 
     fn reset(&mut self, reset: &Reset, report: &FlowReport) {
@@ -161,13 +162,13 @@ impl Rows<'_> {
         let gone = flow.story.gone();
         if let Some(gone) = gone {
             let text = format!("entry ended: {}", gone_by(&words::ended(gone, at)));
-            self.add(gone.at, Shown::Sign(CONNTRACK, Sign::Cross), Known::Seen, Tone::Plain, text).entry_ends = true;
+            self.add(gone.at, Shown::Sign(CONNTRACK, Sign::Cross), Known::Seen, Tone::Plain, &text).entry_ends = true;
         }
         if !told && !own {
             self.segment(event);
         }
         if gone.is_some() && reset.by == ResetBy::GatewayStack && !told {
-            self.add(at, Shown::Sign(CONNTRACK, Sign::Cross), Known::Seen, Tone::Bad, "no entry any more".to_owned());
+            self.add(at, Shown::Sign(CONNTRACK, Sign::Cross), Known::Seen, Tone::Bad, "no entry any more");
         }
         if !own {
             let text = match (words::skipped(flow, reset), reset.by, event.nf_hook) {
@@ -176,10 +177,10 @@ impl Rows<'_> {
                 (None, ResetBy::GatewayRejectRule, None) => "it comes to the rule".to_owned(),
                 (None, ..) => "delivered to this host".to_owned(),
             };
-            self.add(at, Shown::Arrow(CONNTRACK, MAKER), Known::Seen, Tone::Plain, text);
+            self.add(at, Shown::Arrow(CONNTRACK, MAKER), Known::Seen, Tone::Plain, &text);
         }
         if let Some(suspects) = &report.suspects {
-            self.add(at, Shown::Sign(MAKER, Sign::Dot), Known::Concluded, Tone::Plain, words::suspects(suspects));
+            self.add(at, Shown::Sign(MAKER, Sign::Dot), Known::Concluded, Tone::Plain, &words::suspects(suspects));
         }
         let to = event.tuple().and_then(|tuple| flow.end(tuple.src));
         let sent = match to {
@@ -189,7 +190,7 @@ impl Rows<'_> {
         let symbol = event.hook.spec().symbol;
         let text = format!("RST{}, made by {symbol}", words::numbers(reset));
         let known = if reset.doubtful { Known::Concluded } else { Known::SeenInside };
-        self.add(at, sent, known, Tone::Bad, text);
+        self.add(at, sent, known, Tone::Bad, &text);
         self.effect(reset, to, own);
     }
 
@@ -200,7 +201,7 @@ impl Rows<'_> {
         if own && reset.effect == Effect::Kills {
             let process = reset.event.socket.and_then(|socket| socket.own?.process);
             let whose = process.map_or_else(String::new, |process| format!(", closed by {process}"));
-            self.add(at, Shown::Sign(MAKER, Sign::Cross), Known::Seen, Tone::Bad, format!("{text}{whose}"));
+            self.add(at, Shown::Sign(MAKER, Sign::Cross), Known::Seen, Tone::Bad, &format!("{text}{whose}"));
             return;
         }
         let Some(end) = to else { return };
@@ -209,7 +210,7 @@ impl Rows<'_> {
             Effect::MayKill | Effect::Unknown => (Sign::Question, Tone::Plain),
             Effect::Closed | Effect::Dropped | Effect::Challenged => (Sign::Dot, Tone::Good),
         };
-        let row = self.add(at, Shown::Sign(Place::End(end), sign), Known::Concluded, tone, text);
+        let row = self.add(at, Shown::Sign(Place::End(end), sign), Known::Concluded, tone, &text);
         if sign == Sign::Cross {
             row.dead.push(end);
         }
@@ -221,7 +222,7 @@ impl Rows<'_> {
         if let Some(departure) = flow.story.departure {
             let by = departure.output.map_or_else(String::new, |output| format!(" by {output}"));
             let text = format!("the RST left{by}, untranslated");
-            self.add(departure.at, Shown::Sign(CONNTRACK, Sign::Dot), Known::Seen, Tone::Plain, text);
+            self.add(departure.at, Shown::Sign(CONNTRACK, Sign::Dot), Known::Seen, Tone::Plain, &text);
         }
         let mut passes_on = flow.story.strength() == Strength::Forwarded;
         if let Some(reset) = flow.peer_reset {
@@ -235,11 +236,11 @@ impl Rows<'_> {
                 None => Shown::Sign(CONNTRACK, Sign::Dot),
             };
             let text = format!("RST{}", words::of_end(&reset, Look::default()));
-            self.add(reset.at, shown, known, Tone::Bad, text).dead.extend(from);
+            self.add(reset.at, shown, known, Tone::Bad, &text).dead.extend(from);
             passes_on |= flow.fates.iter().any(|fate| words::passed_through(flow, &fate.outcome));
             if let Some(to) = from.filter(|_| passes_on).map(other) {
                 let on = Shown::Arrow(CONNTRACK, Place::End(to));
-                let row = self.add(reset.at, on, Known::Concluded, Tone::Bad, format!("passed on: the {to} is told"));
+                let row = self.add(reset.at, on, Known::Concluded, Tone::Bad, &format!("passed on: the {to} is told"));
                 row.dead.push(to);
             }
         }
@@ -248,7 +249,7 @@ impl Rows<'_> {
             let sign = if matches!(fate.outcome, Outcome::Failed { .. }) { Sign::Question } else { Sign::Dot };
             let text = format!("entry: {}", words::found(flow, &fate.outcome));
             let tone = if through { Tone::Bad } else { Tone::Plain };
-            let row = self.add(fate.at, Shown::Sign(CONNTRACK, sign), Known::Seen, tone, text);
+            let row = self.add(fate.at, Shown::Sign(CONNTRACK, sign), Known::Seen, tone, &text);
             row.entry_ends = matches!(fate.outcome, Outcome::Gone { .. });
             if through {
                 row.dead.extend(["client", "server"]);
@@ -262,7 +263,7 @@ impl Rows<'_> {
 pub(super) fn time(flow: &Flow, host: &Host, at: Instant) -> String {
     let began = flow.story.began().unwrap_or(flow.first);
     match at.cmp(&began) {
-        Ordering::Equal => words::wall(host, at),
+        Ordering::Equal => words::wall(host, at, Look::default()),
         Ordering::Less => words::after(began - at, Look::default()).replacen('+', "−", 1),
         Ordering::Greater => words::after(at - began, Look::default()),
     }

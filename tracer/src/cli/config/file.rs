@@ -1,0 +1,180 @@
+//! The configuration file: TOML, the options of every command at the top, those of a command in a table of its name.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::{Arg, Command};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::options::{self, Key, Place};
+use super::{Origin, Setting, Settings, check};
+use crate::cli::suggest::did_you_mean;
+
+/// The longest file that is read.
+const LONGEST: u64 = 1 << 20;
+/// Bits of a mode that let others than owner and group, and the group, write.
+const OTHERS_WRITE: u32 = 0o002;
+const GROUP_WRITES: u32 = 0o020;
+
+/// The file's text; `None` where there is none, and none must be. /dev/null is none.
+pub(super) fn read(path: &Path, must_be: bool) -> anyhow::Result<Option<String>> {
+    if path == Path::new("/dev/null") {
+        return Ok(None);
+    }
+    let what = || format!("configuration file {}", path.display());
+    // A pipe in its place must not stop the program before it has begun.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound && !must_be => return Ok(None),
+        opened => opened.with_context(what)?,
+    };
+    let facts = file.metadata().with_context(what)?;
+    if !facts.is_file() {
+        bail!("{} is not a regular file", what());
+    }
+    if facts.len() > LONGEST {
+        bail!("{} is {} bytes long; at most {LONGEST} are read", what(), facts.len());
+    }
+    let own = rustix::process::geteuid().as_raw();
+    trusted(facts.uid(), facts.gid(), facts.mode(), own)
+        .map_err(|because| anyhow!("{} is not read: {because}, and who writes it decides what whyrst does", what()))?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).with_context(what)?;
+    Ok(Some(text))
+}
+
+/// Whether nobody but the user and root can have written a file; else why somebody can.
+pub(super) fn trusted(owner: u32, group: u32, mode: u32, own: u32) -> Result<(), String> {
+    let mode = mode & 0o7777;
+    if owner != 0 && owner != own {
+        let may = if own == 0 { "root" } else { "root nor by you" };
+        let neither = if own == 0 { "not" } else { "neither" };
+        return Err(format!("it is owned by user {owner}, {neither} by {may} (chown root it)"));
+    }
+    if mode & OTHERS_WRITE != 0 {
+        return Err(format!("everybody may write it (mode {mode:04o}; chmod go-w it)"));
+    }
+    // A user's own group is the user's own business.
+    if own == 0 && group != 0 && mode & GROUP_WRITES != 0 {
+        return Err(format!("group {group} may write it (mode {mode:04o}; chmod go-w it)"));
+    }
+    Ok(())
+}
+
+/// The settings of a file. All that is wrong with it is told at once.
+pub(super) fn parse(text: &str, path: &Path, command: &Command) -> anyhow::Result<Settings> {
+    let line = |offset: usize| 1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
+    let from = |offset: usize| Origin::File { path: path.to_path_buf(), line: line(offset) };
+    let table = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or_else(|| path.display().to_string(), |span| from(span.start).to_string());
+        anyhow!("{at}: {}", error.message())
+    })?;
+    let (mut settings, mut problems) = (Settings::new(), Vec::new());
+    let mut take = |place: &Place, name: &str, offset: usize, value: &DeValue<'_>| {
+        let from = from(offset);
+        match setting(command, place, name, value, from.clone()) {
+            Ok((key, setting)) => drop(settings.insert(key, setting)),
+            Err(Problem::Located(problem)) => problems.push((offset, problem.to_string())),
+            Err(Problem::Plain(problem)) => problems.push((offset, format!("{from}: {problem}"))),
+        }
+    };
+    for (name, value) in table.get_ref() {
+        let (offset, name) = (name.span().start, name.get_ref().as_ref());
+        match (value.get_ref(), command.find_subcommand(name)) {
+            (DeValue::Table(options), Some(_)) => {
+                let place = Place::Command(name.to_owned());
+                for (name, value) in options {
+                    take(&place, name.get_ref(), name.span().start, value.get_ref());
+                }
+            }
+            (value, _) => take(&Place::Everywhere, name, offset, value),
+        }
+    }
+    problems.sort();
+    let problems: Vec<String> = problems.into_iter().map(|(_, problem)| problem).collect();
+    if problems.is_empty() { Ok(settings) } else { bail!("{}", problems.join("\n")) }
+}
+
+/// What is wrong with a key or its value.
+enum Problem {
+    /// It says where.
+    Located(anyhow::Error),
+    /// It does not.
+    Plain(String),
+}
+
+fn setting(
+    command: &Command,
+    place: &Place,
+    name: &str,
+    value: &DeValue<'_>,
+    from: Origin,
+) -> Result<(Key, Setting), Problem> {
+    let found = options::arguments(command, place).find(|arg| arg.get_long() == Some(name));
+    let arg = found.ok_or_else(|| Problem::Plain(unknown(command, place, name, value)))?;
+    let key = options::key(arg, place)
+        .ok_or_else(|| Problem::Plain(format!("{name} can be given on the command line only, as --{name}")))?;
+    let values = values(arg, value).map_err(|wanted| {
+        let is = value.type_str();
+        Problem::Plain(format!(
+            "{key} takes {wanted}, and this is {} {is}",
+            if is.starts_with(['a', 'i']) { "an" } else { "a" }
+        ))
+    })?;
+    let setting = Setting { values, from };
+    check(command, &key, &setting).map_err(Problem::Located)?;
+    Ok((key, setting))
+}
+
+/// A value as it would be typed; else what would have been a value.
+fn values(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str> {
+    let scalar = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => Some(text.to_string()),
+        // Typed as it would be on the command line: in decimal.
+        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string()),
+        _ => None,
+    };
+    match value {
+        DeValue::Boolean(value) if options::is_flag(arg) => Ok(vec![value.to_string()]),
+        _ if options::is_flag(arg) => Err("true or false"),
+        DeValue::Array(items) if options::is_list(arg) => {
+            let items = items.iter().map(|item: &Spanned<DeValue<'_>>| scalar(item.get_ref()));
+            items.collect::<Option<Vec<String>>>().ok_or("a list of strings or numbers")
+        }
+        value => {
+            let wanted = if options::is_list(arg) { "a string, or a list of strings" } else { "a string" };
+            scalar(value).map(|value| vec![value]).ok_or(wanted)
+        }
+    }
+}
+
+/// What to say of a name that no option has.
+fn unknown(command: &Command, place: &Place, name: &str, value: &DeValue<'_>) -> String {
+    let commands = || command.get_subcommands().map(Command::get_name);
+    match (place, value) {
+        (Place::Everywhere, DeValue::Table(_)) => {
+            format!("there is no command {name}{}", did_you_mean(name, commands()))
+        }
+        (Place::Everywhere, _) => {
+            let has = |place: &Place| options::names(command, place).any(|known| known == name);
+            let of: Vec<&str> = commands().filter(|of| has(&Place::Command((*of).to_owned()))).collect();
+            if of.is_empty() {
+                let meant = did_you_mean(name, options::names(command, place));
+                format!("{name} is no option of every command{meant}")
+            } else {
+                format!("{name} is an option of {}: put it below [{}]", of.join(", "), of[0])
+            }
+        }
+        (Place::Command(of), _) => {
+            let meant = did_you_mean(name, options::names(command, place));
+            if options::names(command, &Place::Everywhere).any(|known| known == name) {
+                return format!("{name} is an option of every command: put it at the top, before the first table");
+            }
+            format!("{of} has no option {name}{meant}")
+        }
+    }
+}

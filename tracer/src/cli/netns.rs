@@ -1,0 +1,141 @@
+//! Network namespaces as a user names them: on this host by number, name or path, in a recording by number or name.
+
+use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+
+use super::suggest;
+use crate::capture::Item;
+use crate::kernel::netns;
+use crate::source::recording::Reader;
+
+/// Numbers and names of network namespaces.
+pub(super) type Names = BTreeSet<(u32, String)>;
+
+/// A namespace as the user names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NetnsArg {
+    /// Its inode number.
+    Inode(u32),
+    /// A file that leads to it: `/run/netns/NAME`, `/proc/PID/ns/net`.
+    Path(PathBuf),
+    /// Its name, as `ip netns` knows it.
+    Name(String),
+}
+
+impl FromStr for NetnsArg {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text.parse() {
+            Ok(inode) => Self::Inode(inode),
+            Err(_) if text.contains('/') => Self::Path(PathBuf::from(text)),
+            Err(_) => Self::Name(text.to_owned()),
+        })
+    }
+}
+
+/// Inode numbers on this host.
+pub(super) fn on_this_host(wanted: &[NetnsArg]) -> anyhow::Result<Vec<u32>> {
+    let inode = |wanted: &NetnsArg| match wanted {
+        NetnsArg::Inode(inode) => Ok(*inode),
+        NetnsArg::Path(path) => netns::inode_of_path(path).with_context(|| format!("--netns {}", path.display())),
+        NetnsArg::Name(name) => {
+            let known = netns::names();
+            let found = known.iter().find(|(_, known)| known == name).map(|(inode, _)| *inode);
+            found.with_context(|| unknown(name, "this host has", &known))
+        }
+    };
+    wanted.iter().map(inode).collect()
+}
+
+/// Inode numbers in a recording. A name may have been given to several namespaces, one after the other.
+pub(super) fn in_recording(wanted: &[NetnsArg], path: &Path) -> anyhow::Result<Vec<u32>> {
+    let mut inodes = Vec::new();
+    let mut known = None;
+    for wanted in wanted {
+        match wanted {
+            NetnsArg::Inode(inode) => inodes.push(*inode),
+            NetnsArg::Path(path) => bail!(
+                "--netns {}: a path leads to a namespace of this host; give the number or name that it has in the recording",
+                path.display()
+            ),
+            NetnsArg::Name(name) if path == Path::new("-") => bail!(
+                "--netns {name}: names are looked up before a recording is read, and standard input can be read only \
+                 once; give the inode number, or a file"
+            ),
+            NetnsArg::Name(name) => {
+                if known.is_none() {
+                    known = Some(names(path)?);
+                }
+                let known = known.iter().flatten();
+                let found: Vec<u32> =
+                    known.clone().filter(|(_, known)| known == name).map(|(inode, _)| *inode).collect();
+                if found.is_empty() {
+                    bail!(unknown(name, "the recording has", &known.cloned().collect()));
+                }
+                inodes.extend(found);
+            }
+        }
+    }
+    Ok(inodes)
+}
+
+/// The names that a recording knows.
+pub(super) fn names(path: &Path) -> anyhow::Result<Names> {
+    let mut reader = Reader::open(path)?;
+    let mut names = Names::new();
+    while let Some(item) = reader.read().with_context(|| format!("reading {}", path.display()))? {
+        if let Item::Netns(facts) = item
+            && let Some(name) = facts.name
+        {
+            names.insert((facts.inode, name));
+        }
+    }
+    Ok(names)
+}
+
+/// That there is no namespace of this name, and which there are.
+fn unknown(name: &str, whose: &str, known: &Names) -> String {
+    /// Names that are listed.
+    const LISTED: usize = 10;
+    let meant = suggest::did_you_mean(name, known.iter().map(|(_, name)| name.as_str()));
+    let mut listed: Vec<String> = known.iter().take(LISTED).map(|(inode, name)| format!("{name} ({inode})")).collect();
+    if known.len() > LISTED {
+        listed.push(format!("{} more", known.len() - LISTED));
+    }
+    let listed = if listed.is_empty() { "none with a name".to_owned() } else { listed.join(", ") };
+    format!("--netns {name}: no network namespace has this name{meant} ({whose} {listed})")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use rstest::rstest;
+
+    use super::{Names, NetnsArg, unknown};
+
+    #[rstest]
+    #[case("4026531840", NetnsArg::Inode(4_026_531_840))]
+    #[case("gateway", NetnsArg::Name("gateway".to_owned()))]
+    #[case("99999999999", NetnsArg::Name("99999999999".to_owned()))]
+    #[case("/proc/1/ns/net", NetnsArg::Path(PathBuf::from("/proc/1/ns/net")))]
+    #[case("../etc/passwd", NetnsArg::Path(PathBuf::from("../etc/passwd")))]
+    fn ways_to_name_one(#[case] text: &str, #[case] expected: NetnsArg) {
+        assert_eq!(text.parse(), Ok(expected));
+    }
+
+    #[test]
+    fn what_there_is_is_listed() {
+        let known: Names = (1..=12).map(|number| (number, format!("gw-{number}"))).collect();
+        let text = unknown("gw-1O", "this host has", &known);
+        assert!(text.contains("did you mean gw-1?"), "{text}");
+        assert!(text.ends_with("gw-10 (10), 2 more)"), "{text}");
+        let text = unknown("gw", "the recording has", &Names::new());
+        assert_eq!(text, "--netns gw: no network namespace has this name (the recording has none with a name)");
+    }
+}
