@@ -135,9 +135,9 @@ impl Text<'_> {
                 for (left, right) in packet.options.sack_blocks() {
                     write!(text, " sack{TIED}{left}..{right}")?;
                 }
-                write!(text, " {} ttl{TIED}{}", self.look.dot(), packet.ttl)?;
+                write!(text, "{TIED}{} ttl{TIED}{}", self.look.dot(), packet.ttl)?;
                 if let Some(interface) = event.input {
-                    write!(text, " {} in{TIED}by{TIED}{interface}", self.look.dot())?;
+                    write!(text, "{TIED}{} in{TIED}by{TIED}{interface}", self.look.dot())?;
                 }
                 text
             }
@@ -259,11 +259,11 @@ impl Text<'_> {
                 .iter()
                 .map(|exclusion| format!("{} ({})", exclusion.cause, exclusion.because))
                 .collect();
-            self.labelled("not the cause: ", &parts.join(&format!(" {dot} ")))?;
+            self.labelled("not the cause: ", &parts.join(&format!("{TIED}{dot} ")))?;
         }
         if !report.mitigations.is_empty() {
             let names: Vec<&str> = report.mitigations.iter().map(|id| id.name()).collect();
-            self.labelled("cures: ", &names.join(&format!(" {dot} ")))?;
+            self.labelled("cures: ", &names.join(&format!("{TIED}{dot} ")))?;
         }
         Ok(())
     }
