@@ -146,6 +146,13 @@ words! {
     }
 }
 
+/// The words of causes and reasons, each once: `invalid-state` is both.
+pub fn words() -> Vec<&'static str> {
+    let causes = Cause::ALL.iter().map(|cause| cause.name());
+    let reasons = Reason::ALL.iter().map(|reason| reason.name()).filter(|word| word.parse::<Cause>().is_err());
+    causes.chain(reasons).collect()
+}
+
 /// A cause, and a reason where the cause has some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Diagnosis {
@@ -197,6 +204,16 @@ impl Diagnosis {
 }
 
 impl Reason {
+    /// The cause that it is a reason of.
+    pub const fn cause(self) -> Cause {
+        match self {
+            Self::SeqOver | Self::SeqUnder | Self::AckOver | Self::AckUnder | Self::Overshot => Cause::OutOfWindow,
+            Self::InvalidState | Self::InvalidRst | Self::InvalidNew => Cause::InvalidState,
+            Self::BadChecksum | Self::Truncated | Self::BadFlags => Cause::Malformed,
+            Self::Expired | Self::Closed | Self::Evicted | Self::Deleted | Self::NeverSeen => Cause::NoEntry,
+        }
+    }
+
     /// The reason that a missed inequality is.
     pub const fn of_failure(failure: Failure) -> Self {
         match failure {

@@ -1,14 +1,17 @@
 //! The command line.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
 use ipnet::IpNet;
 
 use super::netns::{self, NetnsArg};
-use crate::cause::Cause;
+use crate::cause::{Cause, Reason};
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 
@@ -18,7 +21,7 @@ use crate::kernel::era::Era;
 /// say about the same packet, and tells the story of each flow: which packet, why it was refused, who answered with a RST,
 /// whether that killed the connection, and what would cure it. A packet that conntrack finds valid costs nothing.
 #[derive(Debug, Parser)]
-#[command(name = "whyrst", version, max_term_width = 100, arg_required_else_help = true, after_help = EXIT_STATUS)]
+#[command(name = "whyrst", version, max_term_width = 100, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
@@ -26,29 +29,39 @@ pub(super) struct Arguments {
     pub(super) global: Global,
 }
 
-const EXIT_STATUS: &str = "\
+const AFTER_HELP: &str = "\
+Examples:
+  whyrst report --duration 60s                   who reset connections in this minute, and why
+  whyrst record -o incident.whyrst               keep the evidence; Ctrl-C ends
+  whyrst report --from incident.whyrst           on any machine, without root
+  whyrst explain seq-under                       what a word of the report means
+
 Exit status: 0 done; 1 a cause of --fail-on was found; 2 usage or run-time error; 3 this host cannot be traced.";
+
+/// Above the options of every command in `--help`.
+const EVERYWHERE: &str = "Options of every command";
 
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(super) struct Global {
     /// When to use colours
-    #[arg(long, value_enum, default_value_t = Color::Auto, global = true, value_name = "WHEN")]
+    #[arg(long, value_enum, default_value_t = Color::Auto, global = true, help_heading = EVERYWHERE, value_name = "WHEN")]
     pub(super) color: Color,
     /// Whose time the text outputs tell; JSON is always UTC
-    #[arg(long, value_enum, default_value_t = Time::Utc, global = true, value_name = "ZONE")]
+    #[arg(long, value_enum, default_value_t = Time::Utc, global = true, help_heading = EVERYWHERE, value_name = "ZONE")]
     pub(super) time: Time,
     /// Say nothing on standard error but errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     pub(super) quiet: bool,
-    /// Diagnostics on standard error: a level, or `target=level,…` (bpf=debug lets the BPF programs speak)
-    #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
+    /// Diagnostics on standard error: error, warn, info, debug or trace, or `target=level,…` (bpf=debug lets the BPF
+    /// programs speak)
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILTER", default_value = "warn")]
     pub(super) log: String,
     /// Read defaults of options from this file [default: /etc/whyrst.toml, where it is there]
-    #[arg(long, global = true, value_name = "FILE", conflicts_with = "no_config")]
+    #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "no_config")]
     pub(super) config: Option<PathBuf>,
     /// Read no configuration file
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(super) no_config: bool,
 }
 
@@ -88,6 +101,30 @@ Examples:
   whyrst config --no-config > whyrst.toml        a file to begin with
   whyrst config --config whyrst.toml             is it right?")]
     Config,
+    /// Print what completes command lines in a shell
+    #[command(after_help = "\
+Examples:
+  whyrst completions bash > /etc/bash_completion.d/whyrst
+  whyrst completions zsh > /usr/local/share/zsh/site-functions/_whyrst
+  whyrst completions fish > /etc/fish/completions/whyrst.fish")]
+    Completions {
+        /// Which shell
+        #[arg(value_enum)]
+        shell: CompletedShell,
+    },
+    /// Print a man page, or write all of them
+    #[command(after_help = "\
+Examples:
+  whyrst man report | man -l -
+  whyrst man -o /usr/local/share/man/man1")]
+    Man {
+        /// Of which command [default: of whyrst itself]
+        #[arg(conflicts_with = "output")]
+        command: Option<String>,
+        /// Write the pages of all commands into this directory [default: print one page]
+        #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+        output: Option<PathBuf>,
+    },
     /// Print the JSON Schema of an output
     #[command(after_help = "\
 Examples:
@@ -102,7 +139,28 @@ Examples:
 impl Command {
     /// Whether it says the same on every host, whatever is configured.
     pub(super) const fn is_timeless(&self) -> bool {
-        matches!(self, Self::Schema { .. })
+        matches!(self, Self::Schema { .. } | Self::Completions { .. } | Self::Man { .. })
+    }
+}
+
+/// Shells whose command lines can be completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum CompletedShell {
+    /// GNU Bash, with the package bash-completion or without
+    Bash,
+    /// Z shell
+    Zsh,
+    /// fish
+    Fish,
+}
+
+impl From<CompletedShell> for Shell {
+    fn from(shell: CompletedShell) -> Self {
+        match shell {
+            CompletedShell::Bash => Self::Bash,
+            CompletedShell::Zsh => Self::Zsh,
+            CompletedShell::Fish => Self::Fish,
+        }
     }
 }
 
@@ -131,12 +189,13 @@ Examples:
   whyrst explain /var/log/kern.log")]
 pub(super) struct Explain {
     /// A cause or reason, or a file; `-` is standard input
-    #[arg(value_name = "WORD|FILE")]
+    #[arg(value_name = "WORD|FILE", value_hint = ValueHint::AnyPath)]
     pub(super) what: Option<String>,
     /// Format of what a log says
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
-    /// Which kernel wrote the log, where its words do not tell: e1 (5.10), e2 (5.15 to 6.0), e3 or e4 (6.1 and later)
+    /// Which kernel wrote the log, where its words do not tell: e1 (5.10), e2 (5.15 to 6.0), e3 or e4 (6.1 and later) [default: what its
+    /// words tell]
     #[arg(long, value_name = "ERA", value_parser = PossibleValuesParser::new(["e1", "e2", "e3", "e4"]).map(|word| Era::from_name(&word).unwrap_or(Era::Unknown)))]
     pub(super) era: Option<Era>,
     /// List every flow
@@ -161,19 +220,19 @@ pub(super) struct Report {
     pub(super) source: Source,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
-    /// Also write the events to this file, for `--from`
-    #[arg(long, value_name = "FILE", conflicts_with = "from")]
+    /// Also write the events to this file, for `--from` [default: none]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "from")]
     pub(super) record: Option<PathBuf>,
     /// Format of the report
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub(super) format: ReportFormat,
-    /// Write the report to this file instead of standard output
-    #[arg(short, long, value_name = "FILE")]
+    /// Write the report to this file [default: standard output]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) output: Option<PathBuf>,
     /// Tell every flow, also those that nothing happened to
     #[arg(short, long)]
     pub(super) verbose: bool,
-    /// Exit with status 1 if a flow has one of these causes
+    /// Exit with status 1 if a flow has one of these causes [default: none]
     #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = cause_parser())]
     pub(super) fail_on: Vec<Cause>,
 }
@@ -207,7 +266,7 @@ Examples:
   ssh gateway whyrst record -o - | whyrst report --from -")]
 pub(super) struct Record {
     /// The file; `-` is standard output
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) output: PathBuf,
     #[command(flatten)]
     pub(super) live: LiveArgs,
@@ -218,8 +277,9 @@ pub(super) struct Record {
 /// Where events come from.
 #[derive(Debug, Args)]
 pub(super) struct Source {
-    /// Read a recording instead of the running kernel; `-` is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "wait", "tap", "new_refused", "without_kprobes"])]
+    /// Read a recording; `-` is standard input [default: the running kernel]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
+        conflicts_with_all = ["duration", "wait", "tap", "new_refused", "without_kprobes"])]
     pub(super) from: Option<PathBuf>,
     #[command(flatten)]
     pub(super) live: LiveArgs,
@@ -229,7 +289,7 @@ pub(super) struct Source {
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Debug, Args)]
 pub(super) struct LiveArgs {
-    /// End after this time, e.g. 60s, 5m, 1h30m [default: at Ctrl-C or SIGTERM]
+    /// End after this time, e.g. 60s, 5m, 1h30m; a bare number is seconds [default: at Ctrl-C or SIGTERM]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(super) duration: Option<Duration>,
     /// Wait for nf_conntrack to be loaded, if it is not
@@ -249,28 +309,30 @@ pub(super) struct LiveArgs {
     pub(super) without_kprobes: bool,
 }
 
+/// Above the filters in `--help`.
+const FILTERS: &str = "Filters (each may be given several times; any value matches)";
+
 /// Which flows to look at.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Filters (each may be given several times; any value matches)")]
 pub(super) struct FilterArgs {
-    /// The side that opened the connection, before NAT: an address or a network
-    #[arg(long, value_name = "CIDR", value_parser = network)]
+    /// The side that opened the connection, before NAT: an address or a network [default: any]
+    #[arg(long, help_heading = FILTERS, value_name = "CIDR", value_parser = network)]
     client: Vec<IpNet>,
-    /// The other side
-    #[arg(long, value_name = "CIDR", value_parser = network)]
+    /// The other side, behind any destination NAT: an address or a network [default: any]
+    #[arg(long, help_heading = FILTERS, value_name = "CIDR", value_parser = network)]
     server: Vec<IpNet>,
-    /// The client's address as the server sees it
-    #[arg(long, value_name = "CIDR", value_parser = network)]
+    /// The client's address as the server sees it: an address or a network [default: any]
+    #[arg(long, help_heading = FILTERS, value_name = "CIDR", value_parser = network)]
     nat: Vec<IpNet>,
-    /// A port of any of the endpoints
-    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    /// A port of any of the endpoints [default: any]
+    #[arg(long, help_heading = FILTERS, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     port: Vec<u16>,
     /// A network namespace: its inode number, its name as `ip netns` knows it (or as the recording does), or a path such
-    /// as /proc/PID/ns/net
-    #[arg(long, value_name = "NETNS")]
+    /// as /proc/PID/ns/net [default: any]
+    #[arg(long, help_heading = FILTERS, value_name = "NETNS")]
     netns: Vec<NetnsArg>,
-    /// A cause
-    #[arg(long, value_name = "CAUSE", value_delimiter = ',', value_parser = cause_parser())]
+    /// A cause [default: any]
+    #[arg(long, help_heading = FILTERS, value_name = "CAUSE", value_delimiter = ',', value_parser = cause_parser())]
     cause: Vec<Cause>,
 }
 
@@ -313,7 +375,40 @@ pub(super) enum Format {
 }
 
 fn cause_parser() -> impl TypedValueParser<Value = Cause> {
-    PossibleValuesParser::new(Cause::ALL.iter().map(|cause| cause.name())).try_map(|word| word.parse::<Cause>())
+    CauseParser
+}
+
+/// Takes causes; of reasons it says what they are reasons of.
+#[derive(Clone)]
+struct CauseParser;
+
+impl CauseParser {
+    fn words() -> PossibleValuesParser {
+        PossibleValuesParser::new(Cause::ALL.iter().map(|cause| cause.name()))
+    }
+}
+
+impl TypedValueParser for CauseParser {
+    type Value = Cause;
+
+    fn parse_ref(&self, command: &clap::Command, arg: Option<&Arg>, value: &OsStr) -> Result<Cause, clap::Error> {
+        let word = value.to_str().unwrap_or_default();
+        if let Ok(cause) = word.parse() {
+            return Ok(cause);
+        }
+        if let Ok(reason) = word.parse::<Reason>() {
+            let text = format!("'{word}' is a reason, not a cause: its cause is {}", reason.cause());
+            return Err(clap::Error::raw(ErrorKind::ValueValidation, text).with_cmd(command));
+        }
+        // Says which there are, and which may have been meant.
+        Self::words().parse_ref(command, arg, value)?;
+        Err(clap::Error::new(ErrorKind::InvalidValue).with_cmd(command))
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        let words: Vec<PossibleValue> = Cause::ALL.iter().map(|cause| PossibleValue::new(cause.name())).collect();
+        Some(Box::new(words.into_iter()))
+    }
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

@@ -52,6 +52,9 @@ trait Sink {
 
 pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, Stop> {
     let look = output::look(arguments.output.is_some(), global)?;
+    if arguments.source.from.is_none() {
+        output::expect_writable(arguments.output.as_deref())?;
+    }
     let mut recorder = None;
     let (session, origin) = match &arguments.source.from {
         Some(path) => {

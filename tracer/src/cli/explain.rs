@@ -9,7 +9,8 @@ use anyhow::{Context as _, anyhow};
 use super::Stop;
 use super::args::{Explain, Format, Global};
 use super::output;
-use crate::cause::{Cause, Reason};
+use super::suggest::did_you_mean;
+use crate::cause::words;
 use crate::explain::LogReader;
 use crate::pages::page;
 use crate::render::{json, log};
@@ -27,7 +28,7 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
     match what {
         None | Some("-") => {
             if what.is_none() && io::stdin().is_terminal() {
-                return Err(anyhow!("explain what? {}", words()).into());
+                return Err(anyhow!("explain what? the words {}; or a kernel log", words().join(", ")).into());
             }
             lines(&mut io::stdin().lock(), &mut reader).context("reading standard input")?;
         }
@@ -36,7 +37,9 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
                 if path.contains(['/', '.']) {
                     path.to_owned()
                 } else {
-                    format!("`{path}` is no file, and none of {}", words())
+                    let words = words();
+                    let meant = did_you_mean(path, words.iter().copied());
+                    format!("`{path}` is no file, and none of the words {}{meant}", words.join(", "))
                 }
             })?;
             lines(&mut BufReader::new(file), &mut reader).with_context(|| format!("reading {path}"))?;
@@ -61,13 +64,4 @@ fn lines(from: &mut dyn BufRead, reader: &mut LogReader) -> io::Result<()> {
         }
         reader.line(String::from_utf8_lossy(&line).trim_end());
     }
-}
-
-/// The words that can be explained.
-fn words() -> String {
-    let causes = Cause::ALL.iter().map(|cause| cause.name());
-    // `invalid-state` is both; it is said once.
-    let reasons = Reason::ALL.iter().map(|reason| reason.name()).filter(|word| word.parse::<Cause>().is_err());
-    let words: Vec<&str> = causes.chain(reasons).collect();
-    format!("the words {}; or a kernel log", words.join(", "))
 }

@@ -4,6 +4,7 @@ mod args;
 mod capture;
 mod config;
 mod explain;
+mod manual;
 mod netns;
 mod output;
 mod suggest;
@@ -113,6 +114,22 @@ fn run(arguments: &Arguments, configuration: &Configuration) -> Result<ExitCode,
         Command::Config => {
             let show = |to: &mut dyn Write| config::show(configuration, &Arguments::command(), to);
             output::deliver(None, &arguments.global, show)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Completions { shell } => {
+            let command = Arguments::command();
+            output::deliver(None, &arguments.global, |to| manual::completions(&command, (*shell).into(), to))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { command, output: Some(directory) } => {
+            debug_assert!(command.is_none(), "clap sees to it");
+            let count = manual::pages(&Arguments::command(), directory)?;
+            output::say(&arguments.global, &format!("{count} pages in {}", directory.display()));
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man { command, output: None } => {
+            let page = manual::page(&Arguments::command(), command.as_deref())?;
+            output::deliver(None, &arguments.global, |to| to.write_all(&page))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Schema { name } => {

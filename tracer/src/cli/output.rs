@@ -1,7 +1,7 @@
 //! Standard output and standard error: colours, widths, diagnostics, and errors that name what and where.
 
 use std::env;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -111,6 +111,15 @@ fn choice(color: Color) -> ColorChoice {
 /// Standard output, taking colours out where they are not wanted.
 pub(super) fn stdout(global: &Global) -> AutoStream<io::Stdout> {
     AutoStream::new(io::stdout(), choice(global.color))
+}
+
+/// Whether a file can be written, before the work is done that it is for.
+pub(super) fn expect_writable(path: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(path) = path.filter(|path| *path != Path::new("-")) {
+        let opened = OpenOptions::new().append(true).create(true).open(path);
+        opened.with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(())
 }
 
 /// Writes a whole output to a file or to standard output.

@@ -9,7 +9,7 @@ pub(super) fn did_you_mean<'a>(written: &str, words: impl IntoIterator<Item = &'
 }
 
 /// The word most like the one that was written, where one is like it.
-fn similar<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn similar<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let alike = words.into_iter().map(|word| (strsim::jaro(written, word), word)).filter(|(alike, _)| *alike > ALIKE);
     alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, word)| word)
 }

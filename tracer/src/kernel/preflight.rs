@@ -73,7 +73,7 @@ impl Host {
             if !missing.is_empty() {
                 return Some(Obstacle::new(
                     format!("this process may not load BPF programs: it has not got {}", missing.join(", ")),
-                    "run whyrst as root",
+                    "run whyrst as root: `sudo whyrst …`",
                 ));
             }
         }

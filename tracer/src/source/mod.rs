@@ -2,6 +2,7 @@
 //!
 //! Both deliver the same [`Item`](crate::capture::Item)s; nothing behind them knows which it was.
 
+mod foreign;
 pub mod format;
 mod gone_maps;
 pub mod kernel_log;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::foreign;
 use super::format::{self, FRAME_HEADER, FRAME_MAX, Frame, MAGIC, VERSION, kind};
 use crate::capture::{Host, Item};
 
@@ -251,10 +252,9 @@ fn looks_like(start: &[u8]) -> &'static str {
         [] => ": it is empty",
         [0xd4, 0xc3, 0xb2, 0xa1, ..] | [0x4d, 0x3c, 0xb2, 0xa1, ..] | [0xa1, 0xb2, ..] => ": it looks like a pcap file",
         [0x0a, 0x0d, 0x0d, 0x0a, ..] => ": it looks like a pcapng file",
-        [b'{', ..] => ": it looks like JSON; --from takes what `whyrst record` wrote",
         [0x28, 0xb5, 0x2f, 0xfd, ..] => ": it is compressed with zstd; decompress it first",
         [0x1f, 0x8b, ..] => ": it is compressed with gzip; decompress it first",
-        _ => "",
+        text => foreign::text(text),
     }
 }
 

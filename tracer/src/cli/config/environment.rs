@@ -8,12 +8,12 @@ use clap::Command;
 
 use super::options::{self, Key};
 use super::{Origin, Setting, Settings, check};
-use crate::cli::suggest::did_you_mean;
+use crate::cli::suggest::similar;
 
 /// What the names begin with.
 const PREFIX: &str = "WHYRST_";
-/// Variables of the same beginning that mean something else: to those who build whyrst.
-const OTHERS: [&str; 1] = ["WHYRST_BPF_TOOLCHAIN"];
+/// What those begin with that mean something to those who build whyrst.
+const OF_THE_BUILD: &str = "WHYRST_BPF_";
 
 /// The variable of an option.
 pub(super) fn variable(key: &Key) -> String {
@@ -30,11 +30,11 @@ pub(super) fn read(command: &Command, variables: Vec<(OsString, OsString)>) -> a
         .collect();
     let (mut settings, mut remarks) = (Settings::new(), Vec::new());
     for (name, value) in variables {
-        let Some(name) = name.to_str().filter(|name| name.starts_with(PREFIX) && !OTHERS.contains(name)) else {
-            continue;
-        };
+        let ours = |name: &&str| name.starts_with(PREFIX) && !name.starts_with(OF_THE_BUILD);
+        let Some(name) = name.to_str().filter(ours) else { continue };
         let Some(key) = keys.get(name) else {
-            let meant = did_you_mean(name, keys.keys().map(String::as_str));
+            let meant = similar(&name[PREFIX.len()..], keys.keys().map(|key| &key[PREFIX.len()..]));
+            let meant = meant.map_or_else(String::new, |word| format!("; did you mean {PREFIX}{word}?"));
             remarks.push(format!("the environment variable {name} names no option{meant}"));
             continue;
         };

@@ -159,6 +159,14 @@ fn keys_of(command: &Command, typed: &ArgMatches) -> Vec<Key> {
     keys
 }
 
+/// The environment variables of a command's own options, or of the program's, and the long names of those.
+pub(super) fn variables(all: &Command, command: &Command) -> Vec<(String, String)> {
+    let own = all.get_subcommands().any(|sub| sub.get_name() == command.get_name());
+    let place = if own { Place::Command(command.get_name().to_owned()) } else { Place::Everywhere };
+    let keys = options::arguments(all, &place).filter(|arg| !own || !arg.is_global_set());
+    keys.filter_map(|arg| options::key(arg, &place)).map(|key| (environment::variable(&key), key.option)).collect()
+}
+
 /// What was typed, as far as it can be understood before the defaults are known.
 pub(super) fn typed(command: Command, words: &[OsString]) -> Option<ArgMatches> {
     let lenient = command.ignore_errors(true).disable_help_flag(true).disable_version_flag(true);

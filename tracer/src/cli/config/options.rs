@@ -126,6 +126,11 @@ fn why(error: &Error) -> String {
         _ => Vec::new(),
     };
     let value = text(ContextKind::InvalidValue).join(", ");
+    if value.is_empty() {
+        // A parser's own words.
+        let text = error.to_string();
+        return text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+    }
     if let Some(source) = std::error::Error::source(error) {
         return format!("`{value}`: {source}");
     }

@@ -7,6 +7,7 @@ use toml::Value;
 
 use super::options::{self, Place};
 use super::{Configuration, FILE, environment};
+use crate::render::plain::Plain;
 
 /// Columns before the remark on a line.
 const REMARK: usize = 36;
@@ -17,7 +18,7 @@ pub(in crate::cli) fn show(configuration: &Configuration, command: &Command, to:
         || format!("no configuration file was read ({FILE} is not there, or not wanted)"),
         |path| format!("{} was read", path.display()),
     );
-    writeln!(to, "# What is in force: {read}.")?;
+    writeln!(to, "# What is in force: {}.", Plain(&read))?;
     for place in options::places(command) {
         let options: Vec<&Arg> =
             options::arguments(command, &place).filter(|arg| options::key(arg, &place).is_some()).collect();
@@ -36,7 +37,7 @@ fn line(configuration: &Configuration, arg: &Arg, place: &Place, to: &mut dyn Wr
     let name = &key.option;
     if let Some(setting) = configuration.settings.get(&key) {
         let text = format!("{name} = {}", value(arg, &setting.values));
-        return writeln!(to, "{text:REMARK$}  # {}", setting.from);
+        return writeln!(to, "{text:REMARK$}  # {}", Plain(&setting.from.to_string()));
     }
     let built_in: Vec<String> =
         arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();

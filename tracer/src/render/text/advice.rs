@@ -21,7 +21,8 @@ impl Text<'_> {
             };
             writeln!(self.to)?;
             let severity = finding.severity.name();
-            self.block(&format!("{style}{severity}{style:#}: "), 2, Style::new(), &finding.title)?;
+            let indent = severity.len() + 2;
+            self.block(&format!("{style}{severity}{style:#}: "), indent, Style::new(), &finding.title)?;
             for advice in &finding.advice {
                 self.paragraph(advice)?;
             }

@@ -7,7 +7,7 @@ use anstyle::Style;
 use super::Text;
 use crate::cause::Confidence;
 use crate::render::style::{BAD, GOOD, WARN};
-use crate::render::words::{Mark, kernel_reason, steps};
+use crate::render::words::{Mark, TIED, kernel_reason, steps};
 use crate::report::FlowReport;
 
 impl Text<'_> {
@@ -68,11 +68,11 @@ impl Text<'_> {
                 .iter()
                 .map(|exclusion| format!("{} ({})", exclusion.cause, exclusion.because))
                 .collect();
-            self.labelled("not the cause: ", &parts.join(&format!(" {dot} ")))?;
+            self.labelled("not the cause: ", &parts.join(&format!("{TIED}{dot} ")))?;
         }
         if !report.mitigations.is_empty() {
             let names: Vec<&str> = report.mitigations.iter().map(|id| id.name()).collect();
-            self.labelled("cures: ", &names.join(&format!(" {dot} ")))?;
+            self.labelled("cures: ", &names.join(&format!("{TIED}{dot} ")))?;
         }
         Ok(())
     }

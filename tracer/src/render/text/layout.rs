@@ -56,7 +56,9 @@ impl Text<'_> {
         if self.look.width.is_none_or(|width| columns <= width) {
             return writeln!(self.to, "{STRONG}{label}{path}{STRONG:#}{GAP}{}", styled.join(GAP));
         }
-        self.block(&format!("{STRONG}{label}{STRONG:#}"), indent, STRONG, path)?;
+        let arrow = self.look.arrow();
+        let path = path.replace(&format!(" {arrow}"), &format!("{TIED}{arrow}"));
+        self.block(&format!("{STRONG}{label}{STRONG:#}"), indent, STRONG, &path)?;
         writeln!(self.to, "{:indent$}{}", "", styled.join("  "))
     }
 

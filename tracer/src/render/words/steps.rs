@@ -102,9 +102,9 @@ pub(in crate::render) fn header(packet: &Packet, event: &Event, look: Look) -> S
     for (left, right) in packet.options.sack_blocks() {
         add(format!(" sack{TIED}{left}..{right}"));
     }
-    add(format!(" {} ttl{TIED}{}", look.dot(), packet.ttl));
+    add(format!("{TIED}{} ttl{TIED}{}", look.dot(), packet.ttl));
     if let Some(interface) = event.input {
-        add(format!(" {} in{TIED}by{TIED}{interface}", look.dot()));
+        add(format!("{TIED}{} in{TIED}by{TIED}{interface}", look.dot()));
     }
     text
 }

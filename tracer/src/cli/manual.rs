@@ -1,0 +1,277 @@
+//! Man pages and completions, made of the command line's own description: they cannot tell anything else than `--help`.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::Path;
+
+use anyhow::Context as _;
+use clap::builder::{PossibleValuesParser, Str};
+use clap::{Arg, Command};
+use clap_complete::{Shell, generate};
+use roff::{Roff, bold, roman};
+use textwrap::{Options, WordSplitter};
+
+use super::config::{self, FILE};
+use super::suggest::did_you_mean;
+use crate::cause::words;
+
+/// The program's name.
+const NAME: &str = "whyrst";
+/// What the exit status of every command means.
+const EXIT_STATUS: [(&str, &str); 4] = [
+    ("0", "Done. For a report also: whatever it tells of."),
+    ("1", "What --fail-on asks for was found."),
+    ("2", "The command line, the environment or the configuration file is wrong, or something failed on the way."),
+    ("3", "This host cannot be traced; standard error says what is missing, and how to get it."),
+];
+/// Variables that are not about one option.
+const ENVIRONMENT: [(&str, &str); 5] = [
+    ("WHYRST_CONFIG", "The configuration file, unless --config names one; /dev/null is none."),
+    ("NO_COLOR, CLICOLOR, CLICOLOR_FORCE", "Whether --color auto uses colours."),
+    ("COLUMNS", "Columns to wrap text at."),
+    ("LC_ALL, LC_CTYPE, LANG", "Symbols beyond ASCII are used only where the locale is UTF-8."),
+    ("TZ", "The time zone of --time local."),
+];
+/// What the configuration file is for.
+const CONFIGURATION: &str = "Defaults of options, in TOML: those of every command at the top, those of one in a table of its \
+    name, by their long names. The command line and the environment come first. \"whyrst config\" prints what is in force.";
+/// When what these pages tell was last changed.
+const DATE: &str = "2026-11-21";
+/// Columns of the pages' source.
+const SOURCE_WIDTH: usize = 72;
+/// Tools that are at hand beside this one.
+const OTHERS: [&str; 5] = ["conntrack(8)", "ip-netns(8)", "iptables(8)", "nft(8)", "tcpdump(8)"];
+
+/// The man page of a command, or of the program.
+pub(super) fn page(command: &Command, of: Option<&str>) -> anyhow::Result<Vec<u8>> {
+    let all = prepared(command);
+    let page = match of {
+        None => &all,
+        Some(name) => all.find_subcommand(name).with_context(|| {
+            let names: Vec<&str> = all.get_subcommands().map(Command::get_name).collect();
+            let meant = did_you_mean(name, names.iter().copied());
+            format!("there is no command {name}{meant} (there are {})", names.join(", "))
+        })?,
+    };
+    let mut text = Vec::new();
+    write(&all, page, &mut text)?;
+    Ok(text)
+}
+
+/// Writes all man pages into a directory; tells how many.
+pub(super) fn pages(command: &Command, directory: &Path) -> anyhow::Result<usize> {
+    let all = prepared(command);
+    fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
+    let pages: Vec<&Command> = std::iter::once(&all).chain(all.get_subcommands()).collect();
+    for page in &pages {
+        let path = directory.join(format!("{}.1", title(page)));
+        let mut text = Vec::new();
+        write(&all, page, &mut text)?;
+        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
+    Ok(pages.len())
+}
+
+/// The script that completes command lines in a shell.
+pub(super) fn completions(command: &Command, shell: Shell, to: &mut dyn Write) -> io::Result<()> {
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    let command = command.clone().mut_subcommand("man", |man| {
+        man.mut_arg("command", |command| command.value_parser(PossibleValuesParser::new(names)))
+    });
+    // zsh takes the words for all that there is; the argument can be a file as well.
+    let mut command = if shell == Shell::Zsh {
+        command
+    } else {
+        command.mut_subcommand("explain", |explain| {
+            explain.mut_arg("what", |what| what.value_parser(PossibleValuesParser::new(words())))
+        })
+    };
+    // clap_complete panics where it cannot write; a buffer always can be written to.
+    let mut script = Vec::new();
+    generate(shell, &mut command, NAME, &mut script);
+    to.write_all(&script)
+}
+
+/// The description with what clap adds to it last, but without its command `help`.
+fn prepared(command: &Command) -> Command {
+    let mut command = command.clone().disable_help_subcommand(true);
+    command.build();
+    command
+}
+
+/// `whyrst`, `whyrst-report`.
+fn title(command: &Command) -> &str {
+    command.get_display_name().unwrap_or_else(|| command.get_name())
+}
+
+fn write(all: &Command, command: &Command, to: &mut dyn Write) -> io::Result<()> {
+    let mut page = Roff::new();
+    let (title, version) = (title(command), format!("{NAME} {}", env!("CARGO_PKG_VERSION")));
+    page.control("TH", [title.to_uppercase().as_str(), "1", DATE, &version, "Network diagnosis"]);
+    // Words are to be copied: they are neither broken nor pulled apart.
+    page.control("nh", []);
+    page.control("ad", ["l"]);
+    page.control("SH", ["NAME"]);
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    page.text([roman(format!("{title} - {}", about.trim_end_matches('.')))]);
+    page.control("SH", ["SYNOPSIS"]);
+    let usage = command.clone().render_usage().to_string();
+    page.text([bold(usage.trim_start_matches("Usage: "))]);
+    page.control("SH", ["DESCRIPTION"]);
+    let about = command.get_long_about().map(ToString::to_string).unwrap_or(about);
+    for (index, paragraph) in about.split("\n\n").enumerate() {
+        if index > 0 {
+            page.control("PP", []);
+        }
+        prose(&mut page, paragraph);
+    }
+    let commands = command
+        .get_subcommands()
+        .map(|sub| (format!("{}(1)", self::title(sub)), sub.get_about().map(ToString::to_string).unwrap_or_default()));
+    tagged(&mut page, "COMMANDS", commands);
+    let visible: Vec<&Arg> = command.get_arguments().filter(|arg| !arg.is_hide_set()).collect();
+    let mut headings: Vec<Option<&str>> = Vec::new();
+    for arg in &visible {
+        if !headings.contains(&arg.get_help_heading()) {
+            headings.push(arg.get_help_heading());
+        }
+    }
+    for heading in headings {
+        let arguments = visible.iter().filter(|arg| arg.get_help_heading() == heading);
+        tagged(&mut page, &heading.unwrap_or("Options").to_uppercase(), arguments.map(|arg| (name(arg), help(arg))));
+    }
+    let text = |(tag, text): (&str, &str)| (tag.to_owned(), text.to_owned());
+    tagged(&mut page, "EXIT STATUS", EXIT_STATUS.map(text));
+    let variables = config::variables(all, command).into_iter();
+    let variables = variables.map(|(variable, option)| (variable, format!("The default of --{option}.")));
+    tagged(&mut page, "ENVIRONMENT", variables.chain(ENVIRONMENT.map(text)));
+    tagged(&mut page, "FILES", [(FILE.to_owned(), CONFIGURATION.to_owned())]);
+    if let Some(examples) = examples(command) {
+        page.control("SH", ["EXAMPLES"]);
+        page.control("nf", []);
+        for line in examples.lines() {
+            page.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
+        }
+        page.control("fi", []);
+    }
+    page.control("SH", ["SEE ALSO"]);
+    let own = std::iter::once(all).chain(all.get_subcommands()).map(self::title).filter(|other| *other != title);
+    let also: Vec<String> = own.map(|other| format!("{other}(1)")).chain(OTHERS.map(str::to_owned)).collect();
+    prose(&mut page, &also.join(", "));
+    // groff takes ASCII alone unless it is told otherwise.
+    for character in page.to_roff().chars() {
+        match character {
+            ascii if ascii.is_ascii() => write!(to, "{ascii}")?,
+            other => write!(to, "\\[u{:04X}]", u32::from(other))?,
+        }
+    }
+    Ok(())
+}
+
+/// How an argument is given: `-o, --output FILE`.
+fn name(arg: &Arg) -> String {
+    let values: Vec<&str> = arg.get_value_names().unwrap_or_default().iter().map(Str::as_str).collect();
+    let values = if arg.is_positional() || arg.get_action().takes_values() { values.join(" ") } else { String::new() };
+    let short = arg.get_short().map(|short| format!("-{short}"));
+    let long = arg.get_long().map(|long| format!("--{long}"));
+    let names: Vec<String> = short.into_iter().chain(long).collect();
+    format!("{} {values}", names.join(", ")).trim().to_owned()
+}
+
+/// What an argument is for, with its values and its default.
+fn help(arg: &Arg) -> String {
+    let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
+    let values: Vec<String> = arg
+        .get_possible_values()
+        .iter()
+        .filter(|_| arg.get_action().takes_values())
+        .map(|value| match value.get_help() {
+            Some(help) => format!("{} ({help})", value.get_name()),
+            None => value.get_name().to_owned(),
+        })
+        .collect();
+    let values = if values.is_empty() { String::new() } else { format!(" [possible values: {}]", values.join(", ")) };
+    let defaults: Vec<&str> = arg.get_default_values().iter().filter_map(|value| value.to_str()).collect();
+    let takes = arg.get_action().takes_values() && !defaults.is_empty();
+    let defaults = if takes { format!(" [default: {}]", defaults.join(", ")) } else { String::new() };
+    format!("{help}{values}{defaults}")
+}
+
+/// A section of tags and what they mean; none where there are none.
+fn tagged(page: &mut Roff, heading: &str, entries: impl IntoIterator<Item = (String, String)>) {
+    let mut entries = entries.into_iter().peekable();
+    if entries.peek().is_some() {
+        page.control("SH", [heading]);
+    }
+    for (tag, text) in entries {
+        page.control("TP", []);
+        page.text([bold(tag)]);
+        prose(page, &text);
+    }
+}
+
+/// Text in lines that people who look at the source can read.
+fn prose(page: &mut Roff, text: &str) {
+    let options = Options::new(SOURCE_WIDTH).break_words(false).word_splitter(WordSplitter::NoHyphenation);
+    for line in textwrap::wrap(text, options) {
+        page.text([roman(line.trim())]);
+    }
+}
+
+/// The examples of a command's help.
+pub(super) fn examples(command: &Command) -> Option<String> {
+    let help = command.get_after_help()?.to_string();
+    let (_, examples) = help.split_once("Examples:\n")?;
+    Some(examples.split("\n\n").next().unwrap_or_default().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory as _};
+
+    use super::{examples, prepared};
+    use crate::cli::args::Arguments;
+
+    /// The command lines of an example: without the remark beside it, without other programs, without redirections.
+    fn commands(line: &str) -> impl Iterator<Item = Vec<&str>> {
+        let typed = line.trim_start().split("   ").next().unwrap_or_default();
+        typed
+            .split(" | ")
+            .filter_map(|part| part.find("whyrst ").map(|at| &part[at..]))
+            .map(|part| part.split_once(" > ").map_or(part, |(command, _)| command).split_whitespace().collect())
+    }
+
+    /// Every command has examples, and every example is understood.
+    #[test]
+    fn examples_can_be_typed() {
+        let all = prepared(&Arguments::command());
+        for command in std::iter::once(&all).chain(all.get_subcommands()) {
+            let name = command.get_name();
+            let examples = examples(command).unwrap_or_else(|| panic!("{name} --help has no examples"));
+            let mut typed = examples.lines().flat_map(commands).peekable();
+            assert!(typed.peek().is_some(), "{name}: {examples}");
+            for words in typed {
+                if let Err(error) = Arguments::command().try_get_matches_from(&words) {
+                    panic!("an example of {name}, {words:?}: {error}");
+                }
+            }
+        }
+    }
+
+    /// Every option says what it is for, and every one with a value what it is when it is not given.
+    #[test]
+    fn options_tell_their_defaults() {
+        let all = prepared(&Arguments::command());
+        let mut silent = Vec::new();
+        for command in std::iter::once(&all).chain(all.get_subcommands()) {
+            for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                let told = help.contains("[default") || !arg.get_default_values().is_empty();
+                if help.is_empty() || !(told || !arg.get_action().takes_values() || arg.is_required_set()) {
+                    silent.push(format!("{} --{}: {help}", Command::get_name(command), arg.get_long().unwrap()));
+                }
+            }
+        }
+        assert_eq!(silent, [""; 0], "{silent:#?}");
+    }
+}

@@ -1,0 +1,281 @@
+//! How the program behaves among others: colours, pipes, times, completions, man pages, configuration.
+
+mod common;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{stderr, whyrst};
+use rstest::rstest;
+
+/// A recording that there is, of a namespace named `gateway`.
+const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/7/ipv6-seq-over.whyrst");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_whyrst");
+
+fn stdout(command: &mut assert_cmd::Command) -> String {
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[rstest]
+#[case::pipe(&[], &[], false)]
+#[case::forced(&[("CLICOLOR_FORCE", "1")], &[], true)]
+#[case::no_color_wins(&[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")], &[], false)]
+#[case::always(&[("NO_COLOR", "1")], &["--color", "always"], true)]
+#[case::never(&[("CLICOLOR_FORCE", "1")], &["--color", "never"], false)]
+fn colours_into_a_pipe(#[case] environment: &[(&str, &str)], #[case] arguments: &[&str], #[case] coloured: bool) {
+    for command in ["report", "trace"] {
+        let mut whyrst = whyrst(&[&[command, "--from", RECORDING], arguments].concat());
+        whyrst.env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE").envs(environment.iter().copied());
+        assert_eq!(stdout(&mut whyrst).contains('\u{1b}'), coloured, "{command}");
+    }
+}
+
+#[rstest]
+#[case::terminal(&[], &[], true)]
+#[case::no_color(&[("NO_COLOR", "1")], &[], false)]
+#[case::no_color_empty(&[("NO_COLOR", "")], &[], true)]
+#[case::clicolor(&[("CLICOLOR", "0")], &[], false)]
+#[case::dumb(&[("TERM", "dumb")], &[], false)]
+#[case::never(&[], &["--color", "never"], false)]
+fn colours_on_a_terminal(#[case] environment: &[(&str, &str)], #[case] arguments: &[&str], #[case] coloured: bool) {
+    let words = [&[PROGRAM, "report", "--from", RECORDING], arguments].concat().join(" ");
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--return", "--command", &words, "/dev/null"]).stdin(Stdio::null());
+    script.env_remove("NO_COLOR").env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm-256color");
+    script.env("WHYRST_CONFIG", "/dev/null").env("LC_ALL", "C.UTF-8").envs(environment.iter().copied());
+    let output = script.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("was reset by this gateway"), "{text}");
+    assert_eq!(text.contains('\u{1b}'), coloured, "{text}");
+}
+
+/// Whoever closes the pipe has read enough: no complaint, and no failure.
+#[rstest]
+#[case(&["report", "--from", RECORDING])]
+#[case(&["trace", "--from", RECORDING])]
+#[case(&["explain", "seq-under"])]
+#[case(&["schema", "report"])]
+#[case(&["config"])]
+#[case(&["man"])]
+#[case(&["completions", "bash"])]
+#[case(&["--help"])]
+#[case(&["--version"])]
+fn a_closed_pipe_ends_quietly(#[case] arguments: &[&str]) {
+    let (reader, writer) = io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(PROGRAM);
+    let output = command.args(arguments).env("WHYRST_CONFIG", "/dev/null").stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+}
+
+/// A disk that is full is another matter.
+#[test]
+fn what_cannot_be_written_is_told() {
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let mut command = Command::new(PROGRAM);
+    let output = command.args(["report", "--from", RECORDING]).stdout(full).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("writing to standard output: No space left on device"), "{text}");
+}
+
+#[test]
+fn times_are_utc_unless_local_ones_are_asked_for() {
+    let told = |command: &str, arguments: &[&str]| {
+        stdout(whyrst(&[&[command, "--from", RECORDING], arguments].concat()).env("TZ", "NST3:30"))
+    };
+    assert!(told("report", &[]).contains("2026-11-21 09:40:52 UTC"));
+    assert!(told("report", &["--time", "local"]).contains("2026-11-21 06:10:52 -03:30"));
+    assert!(told("trace", &[]).starts_with("09:40:52.755251 ct-invalid"));
+    assert!(told("trace", &["--time", "local"]).starts_with("06:10:52.755251-03:30 ct-invalid"));
+    let json = told("report", &["--time", "local", "--format", "json"]);
+    assert!(json.contains("2026-11-21T09:40:52") && !json.contains("03:30"), "JSON is always UTC");
+    let text = stderr(whyrst(&["report", "--time", "local", "--from", RECORDING]).env("TZ", "Nowhere/City"), 2);
+    assert!(text.contains("--time local: TZ and /etc/localtime name no known time zone"), "{text}");
+}
+
+#[test]
+fn namespaces_have_names_in_recordings() {
+    let told = |netns: &str| stdout(&mut whyrst(&["trace", "--from", RECORDING, "--netns", netns]));
+    let (by_name, by_number) = (told("gateway"), told("4026532184"));
+    assert_eq!(by_name, by_number);
+    let named = |line: &&str| line.contains("netns=4026532184 netns_name=gateway");
+    assert_eq!(by_name.lines().filter(named).count(), 3, "from the first line on: {by_name}");
+    assert_eq!(stdout(&mut whyrst(&["trace", "--from", RECORDING, "--netns", "4026531992"])), "");
+}
+
+#[rstest]
+#[case::name(&["--from", RECORDING, "--netns", "gatewya"], "no network namespace has this name; did you mean gateway? (the recording has gateway (4026532184)")]
+#[case::path(&["--from", RECORDING, "--netns", "/proc/1/ns/net"], "a path leads to a namespace of this host")]
+#[case::stream(&["--from", "-", "--netns", "gateway"], "give the inode number, or a file")]
+#[case::no_such_name(&["--netns", "no such namespace"], "no network namespace has this name (this host has ")]
+#[case::no_such_path(&["--netns", "/run/netns/none"], "--netns /run/netns/none: No such file or directory")]
+#[case::no_namespace(&["--netns", "/etc/passwd"], "--netns /etc/passwd: this file is not a network namespace")]
+#[case::another_kind(&["--netns", "/proc/self/ns/mnt"], "this file is not a network namespace")]
+#[case::hostile(&["--from", RECORDING, "--netns", "a\u{1b}[31m\u{202e}"], "--netns a\\u{1b}[31m\\u{202e}: no network")]
+fn namespaces_that_are_not_there(#[case] arguments: &[&str], #[case] expected: &str) {
+    let text = stderr(whyrst(&[&["trace"], arguments].concat()).write_stdin(""), 2);
+    assert!(text.contains(expected), "{text}");
+    assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
+}
+
+#[test]
+fn a_reason_is_no_cause() {
+    let text = stderr(&mut whyrst(&["report", "--cause", "seq-under"]), 2);
+    assert!(text.contains("'seq-under' is a reason, not a cause: its cause is out-of-window"), "{text}");
+}
+
+/// Minutes of capturing are not thrown away for a file that cannot be written.
+#[test]
+fn where_the_report_goes_is_tried_first() {
+    let text = stderr(&mut whyrst(&["report", "-o", "/nonexistent/report"]), 2);
+    assert_eq!(text, "whyrst: writing /nonexistent/report: No such file or directory (os error 2)\n");
+}
+
+/// Completes a command line as bash does: by the function that the script registers.
+fn completed(words: &[&str]) -> Vec<String> {
+    const COMPLETE: &str = r#"
+        source <("$0" completions bash) || exit 1
+        COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+        function=$(complete -p whyrst | sed 's/.*-F \([^ ]*\).*/\1/')
+        "$function" whyrst "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
+        printf '%s\n' "${COMPREPLY[@]}""#;
+    let mut bash = Command::new("bash");
+    bash.args(["--norc", "-c", COMPLETE, PROGRAM]).args(words).env("WHYRST_CONFIG", "/dev/null");
+    let output = bash.output().unwrap();
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
+}
+
+#[rstest]
+#[case::command(&["whyrst", "rep"], &["report"])]
+#[case::option(&["whyrst", "report", "--dur"], &["--duration"])]
+#[case::cause(&["whyrst", "report", "--cause", "in"], &["invalid-state"])]
+#[case::reason(&["whyrst", "explain", "seq-"], &["seq-over", "seq-under"])]
+#[case::page(&["whyrst", "man", "rec"], &["record"])]
+#[case::value(&["whyrst", "trace", "--format", "j"], &["json"])]
+fn bash_completes(#[case] words: &[&str], #[case] expected: &[&str]) {
+    assert_eq!(completed(words), expected);
+}
+
+#[test]
+fn every_shell_has_a_script() {
+    for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef whyrst"), ("fish", "complete -c whyrst")] {
+        let script = stdout(&mut whyrst(&["completions", shell]));
+        assert!(script.contains(mark) && script.contains("out-of-window"), "{shell}");
+    }
+}
+
+#[test]
+fn every_command_has_a_man_page() {
+    const SECTIONS: [&str; 9] =
+        ["NAME", "SYNOPSIS", "DESCRIPTION", "OPTIONS", "EXIT STATUS", "ENVIRONMENT", "FILES", "EXAMPLES", "SEE ALSO"];
+    let directory = tempfile::tempdir().unwrap();
+    let pages = directory.path().join("man/man1");
+    let mut man = whyrst(&["man", "--quiet", "-o", pages.to_str().unwrap()]);
+    assert_eq!(stdout(&mut man), "");
+    let help = stdout(&mut whyrst(&["--help"]));
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    let commands = commands.filter_map(|line| line.split_whitespace().next()).filter(|command| *command != "help");
+    let mut names: Vec<String> = commands.map(|command| format!("whyrst-{command}.1")).collect();
+    names.push("whyrst.1".to_owned());
+    assert!(names.len() > 5, "{names:?}");
+    assert_eq!(fs::read_dir(&pages).unwrap().count(), names.len());
+    for name in names {
+        let page = fs::read_to_string(pages.join(&name)).unwrap();
+        assert!(page.is_ascii(), "{name}");
+        for section in SECTIONS {
+            let there =
+                page.lines().any(|line| line.strip_prefix(".SH ").is_some_and(|it| it.trim_matches('"') == section));
+            assert!(there, "{name} has no {section}");
+        }
+        // One page alone is the same page.
+        let words: Vec<&str> = name.trim_end_matches(".1").splitn(2, '-').skip(1).collect();
+        let alone = stdout(&mut whyrst(&[&["man"], words.as_slice()].concat()));
+        assert_eq!(alone, page, "{name}");
+    }
+    let text = stderr(&mut whyrst(&["man", "reprot"]), 2);
+    assert!(text.contains("there is no command reprot; did you mean report?"), "{text}");
+}
+
+/// A configuration file with this text and mode.
+fn configured(directory: &Path, text: &str, mode: u32) -> String {
+    let path = directory.join("whyrst.toml");
+    fs::write(&path, text).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_configuration_file_sets_defaults() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = configured(directory.path(), "[report]\nformat = \"json\"\nduration = 60\n", 0o600);
+    let json = |command: &mut assert_cmd::Command| stdout(command).starts_with('{');
+    let report = ["report", "--from", RECORDING];
+    assert!(json(&mut whyrst(&[&report[..], &["--config", &file]].concat())));
+    assert!(json(whyrst(&report).env("WHYRST_CONFIG", &file)));
+    assert!(!json(whyrst(&[&report[..], &["--no-config"]].concat()).env("WHYRST_CONFIG", &file)));
+    assert!(!json(whyrst(&report).env("WHYRST_CONFIG", &file).env("WHYRST_REPORT_FORMAT", "text")));
+    assert!(json(whyrst(&[&report[..], &["--format", "json"]].concat()).env("WHYRST_REPORT_FORMAT", "text")));
+    let help = stdout(&mut whyrst(&["report", "--config", &file, "--help"]));
+    assert!(help.contains("[default: json]"), "{help}");
+    let told = stdout(&mut whyrst(&["config", "--config", &file]));
+    assert!(told.contains(&format!("format = \"json\"                       # {file}:2")), "{told}");
+    // What is printed can be read back, and says the same.
+    let again = configured(directory.path(), &told, 0o600);
+    let settings = |text: &str| -> Vec<String> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split("  #").next().unwrap().trim_end().to_owned()).collect()
+    };
+    assert_eq!(settings(&stdout(&mut whyrst(&["config", "--config", &again]))), settings(&told));
+}
+
+#[test]
+fn a_broken_configuration_is_told_and_help_still_works() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = configured(directory.path(), "[report]\nformt = \"json\"\n", 0o600);
+    let expected = format!("whyrst: {file}:2: report has no option formt; did you mean format?\n");
+    assert_eq!(stderr(&mut whyrst(&["report", "--config", &file, "--from", RECORDING]), 2), expected);
+    let output = whyrst(&["report", "--config", &file, "--help"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("Usage: whyrst report"));
+    assert_eq!(String::from_utf8_lossy(&output.stderr), expected);
+    assert!(stdout(&mut whyrst(&["completions", "bash", "--config", &file])).contains("complete -F"));
+    let value = configured(directory.path(), "color = \"\\u001b[31m\"\n", 0o600);
+    let text = stderr(&mut whyrst(&["config", "--config", &value]), 2);
+    assert!(text.contains("color: `\\u{1b}[31m` is none of auto, always, never"), "{text:?}");
+}
+
+#[rstest]
+#[case::writable(0o602, "is not read: everybody may write it (mode 0602; chmod go-w it)")]
+fn a_configuration_that_others_write_is_not_read(#[case] mode: u32, #[case] expected: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = configured(directory.path(), "", mode);
+    let text = stderr(&mut whyrst(&["config", "--config", &file]), 2);
+    assert!(text.contains(expected), "{text}");
+}
+
+#[rstest]
+#[case::nothing("/nonexistent.toml", "No such file or directory")]
+#[case::directory("/tmp", "is not a regular file")]
+#[case::device("/dev/zero", "is not a regular file")]
+fn configurations_that_are_no_files(#[case] path: &str, #[case] expected: &str) {
+    let text = stderr(&mut whyrst(&["config", "--config", path]), 2);
+    assert!(text.starts_with(&format!("whyrst: configuration file {path}")) && text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_variable_that_names_no_option_is_told() {
+    let mut command = whyrst(&["report", "--from", RECORDING]);
+    let text = stderr(command.env("WHYRST_REPORT_FROMAT", "json"), 0);
+    let expected = "the environment variable WHYRST_REPORT_FROMAT names no option; did you mean WHYRST_REPORT_FORMAT?";
+    assert_eq!(text, format!("whyrst: {expected}\n"));
+    let mut quiet = whyrst(&["report", "--quiet", "--from", RECORDING]);
+    assert_eq!(stderr(quiet.env("WHYRST_REPORT_FROMAT", "json"), 0), "");
+}
