@@ -2,6 +2,7 @@
 
 mod args;
 mod capture;
+mod doctor;
 mod explain;
 mod output;
 
@@ -74,12 +75,14 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Stop> {
         Command::Trace(trace) => capture::trace(trace, &arguments.global),
         Command::Record(record) => capture::record(record, &arguments.global),
         Command::Explain(explain) => explain::run(explain, &arguments.global),
+        Command::Doctor(doctor) => doctor::run(doctor, &arguments.global),
         Command::Schema { name } => {
             let mut out = std::io::stdout().lock();
             match name {
                 SchemaName::Report => json::write_schema(&mut out)?,
                 SchemaName::Trace => json::write_trace_schema(&mut out)?,
                 SchemaName::Explain => json::write_log_schema(&mut out)?,
+                SchemaName::Doctor => json::doctor::write_schema(&mut out)?,
             }
             out.flush()?;
             Ok(ExitCode::SUCCESS)
