@@ -13,6 +13,7 @@ pub mod diagnosis;
 pub mod event;
 pub mod explain;
 pub mod filter;
+pub mod health;
 pub mod kernel;
 pub mod packet;
 pub mod pages;
@@ -20,6 +21,7 @@ pub mod render;
 pub mod report;
 pub mod ruleset;
 pub mod session;
+pub mod shell;
 pub mod source;
 #[cfg(test)]
 mod testing;

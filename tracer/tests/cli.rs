@@ -19,7 +19,7 @@ use rstest::rstest;
 #[case::no_output(&["record"], "--output <FILE>")]
 #[case::live_and_recorded(&["report", "--from", "x", "--duration", "1s"], "cannot be used with '--duration")]
 #[case::record_of_recorded(&["report", "--from", "x", "--record", "y"], "cannot be used with '--record")]
-#[case::unknown_schema(&["schema", "resport"], "possible values: report, trace, explain")]
+#[case::unknown_schema(&["schema", "resport"], "possible values: report, trace, explain, doctor")]
 fn wrong_usage_is_status_2(#[case] arguments: &[&str], #[case] expected: &str) {
     let text = stderr(&mut whyrst(arguments), 2);
     assert!(text.contains(expected), "{text}");
@@ -133,4 +133,50 @@ fn explain_knows_the_words_of_the_report() {
     assert!(text.contains("`seq-unter` is no file, and none of the words out-of-window"), "{text}");
     let text = stderr(&mut whyrst(&["explain", "/nonexistent/kern.log"]), 2);
     assert!(text.contains("/nonexistent/kern.log: No such file"), "{text}");
+}
+
+fn doctor(arguments: &[&str]) -> std::process::Output {
+    whyrst(&[&["doctor", "--interval", "50ms"], arguments].concat()).output().unwrap()
+}
+
+/// Whatever the privileges and the host: it says what it sees, and what it does not.
+#[test]
+fn the_doctor_writes_what_its_schema_says() {
+    let schema = whyrst(&["schema", "doctor"]).output().unwrap().stdout;
+    let schema = jsonschema::validator_for(&serde_json::from_slice(&schema).unwrap()).unwrap();
+    for arguments in [&["--format", "json"][..], &["--format", "json", "--all-netns"]] {
+        let output = doctor(arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let wrong: Vec<String> = schema.iter_errors(&found).map(|error| error.to_string()).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        assert_eq!(found["schema"], "whyrst.doctor.v1");
+    }
+}
+
+#[test]
+fn the_doctor_fails_on_what_it_was_told_to() {
+    let json = doctor(&["--format", "json"]).stdout;
+    let found: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let has = |severities: &[&str]| {
+        let findings = found["findings"].as_array().unwrap();
+        findings.iter().any(|finding| severities.contains(&finding["severity"].as_str().unwrap()))
+    };
+    for (level, severities) in [("critical", &["critical"][..]), ("warning", &["critical", "warning"])] {
+        let status = doctor(&["--fail-on", level]).status.code();
+        assert_eq!(status, Some(i32::from(has(severities))), "--fail-on {level}");
+    }
+}
+
+#[rstest]
+#[case::no_such_netns(&["--netns", "no such"], "--netns no such: no such network namespace")]
+#[case::no_such_inode(&["--netns", "7"], "--netns 7: no name and no process leads there")]
+#[case::both(&["--netns", "7", "--all-netns"], "cannot be used with '--all-netns'")]
+#[case::info(&["--fail-on", "info"], "possible values: warning, critical")]
+#[case::unwritable(&["-o", "/nonexistent/file"], "writing /nonexistent/file")]
+fn wrong_usage_of_the_doctor(#[case] arguments: &[&str], #[case] expected: &str) {
+    let output = doctor(arguments);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains(expected), "{text}");
 }

@@ -15,6 +15,7 @@ const PURE: &[&str] = &[
     "tracer/src/causality",
     "tracer/src/conntrack",
     "tracer/src/diagnosis",
+    "tracer/src/health",
     "tracer/src/decode.rs",
     "tracer/src/event.rs",
     "tracer/src/packet.rs",
@@ -52,6 +53,7 @@ const RULES: &[Rule] = &[
         below: &["tracer/src"],
         words: &["Serialize", "serde_json"],
         except: &[
+            "tracer/src/render/json/doctor.rs",
             "tracer/src/render/json/mod.rs",
             "tracer/src/render/json/types.rs",
             "tracer/src/source/format.rs",

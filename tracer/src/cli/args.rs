@@ -125,6 +125,7 @@ Examples:
         #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
         output: Option<PathBuf>,
     },
+    Doctor(Doctor),
     /// Print the JSON Schema of an output
     #[command(after_help = "\
 Examples:
@@ -173,6 +174,54 @@ pub(super) enum SchemaName {
     Trace,
     /// `whyrst explain --format json`
     Explain,
+    /// `whyrst doctor --format json`
+    Doctor,
+}
+
+/// Tell whether this host can be traced, and whether its conntrack is healthy
+///
+/// Looks at the table, its counters (twice, to know how fast they grow), the sysctls, the rules and the NAT ports, and says
+/// what is wrong, the most urgent first, with the numbers behind it and the commands that help. It changes nothing. As root
+/// it sees everything; without privileges it says what it could not read. docs/doctor.md explains each finding.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  whyrst doctor                                  the network namespace that whyrst runs in
+  whyrst doctor --netns gateway                  another one, by its name or inode number
+  whyrst doctor --all-netns --interval 10s       all that can be found; rates over ten seconds
+  whyrst doctor --fail-on critical --quiet       for monitoring: exit status 1
+  whyrst doctor --format json | jq '.findings[].id'")]
+pub(super) struct Doctor {
+    /// Format of the result
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+    /// A network namespace: its inode number, or its name as `ip netns` knows it; may be given several times
+    #[arg(long, value_name = "NETNS", conflicts_with = "all_netns")]
+    pub(super) netns: Vec<NetnsArg>,
+    /// Every network namespace that has a name or a process
+    #[arg(long)]
+    pub(super) all_netns: bool,
+    /// Exit with status 1 if there is a finding of this severity or above
+    #[arg(long, value_name = "SEVERITY", value_enum)]
+    pub(super) fail_on: Option<Urgency>,
+    /// Time between the two looks at the counters, e.g. 1s, 500ms, 1m
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
+    pub(super) interval: Duration,
+    /// Write the result to this file instead of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// List every hook, sysctl and rule
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+}
+
+/// Severities that a check can fail on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Urgency {
+    /// Connections fail, or are about to, or whyrst cannot see why.
+    Warning,
+    /// Connections fail.
+    Critical,
 }
 
 /// Explain a cause, a reason, or the kernel's own log lines

@@ -261,26 +261,30 @@ impl EndSignals {
     }
 }
 
+/// What is in the way of tracing, besides that conntrack may not be loaded.
+pub(super) fn obstacles(without_kprobes: bool) -> Vec<Obstacle> {
+    let host = preflight::Host::running();
+    let mut obstacles = host.obstacles();
+    if !without_kprobes {
+        obstacles.extend(host.kprobes());
+    }
+    if !ABSENT_BECAUSE.is_empty() {
+        obstacles.push(Obstacle {
+            id: "no-bpf-programs",
+            what: format!("this whyrst was built without its BPF programs: {ABSENT_BECAUSE}"),
+            fix: "build it again after `cargo xtask setup`, or take a released binary".to_owned(),
+        });
+    }
+    if obstacles.is_empty() { bpf_obstacles() } else { obstacles }
+}
+
 /// Looks whether this host can be traced; `None` where the user lost patience while waiting.
 async fn inspect(
     arguments: &LiveArgs,
     global: &Global,
     end: &mut EndSignals,
 ) -> Result<Option<(Kernel, Symbols)>, Stop> {
-    let host = preflight::Host::running();
-    let mut obstacles = host.obstacles();
-    if !arguments.without_kprobes {
-        obstacles.extend(host.kprobes());
-    }
-    if !ABSENT_BECAUSE.is_empty() {
-        obstacles.push(Obstacle {
-            what: format!("this whyrst was built without its BPF programs: {ABSENT_BECAUSE}"),
-            fix: "build it again after `cargo xtask setup`, or take a released binary".to_owned(),
-        });
-    }
-    if obstacles.is_empty() {
-        obstacles = bpf_obstacles();
-    }
+    let mut obstacles = obstacles(arguments.without_kprobes);
     let mut symbols = attach::symbols().context("/proc/kallsyms")?;
     if !attach::conntrack_is_loaded(&symbols) {
         if arguments.wait && obstacles.is_empty() {
@@ -297,6 +301,7 @@ async fn inspect(
             }
         } else {
             obstacles.push(Obstacle {
+                id: "conntrack-not-loaded",
                 what: "nf_conntrack is not loaded: nothing on this host tracks connections".to_owned(),
                 fix: "load the ruleset first, or give --wait to start when it is loaded".to_owned(),
             });
@@ -318,6 +323,7 @@ fn tapped(arguments: &LiveArgs, filter: &Filter) -> anyhow::Result<Vec<u32>> {
 
 fn untraceable(error: &StartError) -> Stop {
     Stop::Untraceable(vec![Obstacle {
+        id: "not-attached",
         what: preflight::chain(error),
         fix: "see docs/limits.md; `--log debug` tells more".to_owned(),
     }])

@@ -3,6 +3,7 @@
 mod args;
 mod capture;
 mod config;
+mod doctor;
 mod explain;
 mod manual;
 mod netns;
@@ -132,12 +133,14 @@ fn run(arguments: &Arguments, configuration: &Configuration) -> Result<ExitCode,
             output::deliver(None, &arguments.global, |to| to.write_all(&page))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Doctor(doctor) => doctor::run(doctor, &arguments.global),
         Command::Schema { name } => {
             let mut out = std::io::stdout().lock();
             match name {
                 SchemaName::Report => json::write_schema(&mut out)?,
                 SchemaName::Trace => json::write_trace_schema(&mut out)?,
                 SchemaName::Explain => json::write_log_schema(&mut out)?,
+                SchemaName::Doctor => json::doctor::write_schema(&mut out)?,
             }
             out.flush()?;
             Ok(ExitCode::SUCCESS)

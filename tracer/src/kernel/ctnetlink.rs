@@ -23,11 +23,11 @@ use crate::conntrack::{Status, TcpState, Tuple};
 /// `CTA_ZONE`.
 const CTA_ZONE: u16 = 18;
 /// Subsystem `NFNL_SUBSYS_CTNETLINK`, message `IPCTNL_MSG_CT_GET_STATS_CPU`.
-const STATISTICS: u16 = 1 << 8 | 4;
+pub(super) const STATISTICS: u16 = 1 << 8 | 4;
 /// Subsystem `NFNL_SUBSYS_CTNETLINK`, message `IPCTNL_MSG_CT_GET`.
-const ENTRIES: u16 = 1 << 8 | 1;
+pub(super) const ENTRIES: u16 = 1 << 8 | 1;
 /// Likewise, `IPCTNL_MSG_CT_NEW`: an entry of a dump.
-const NEW: u16 = 1 << 8;
+pub(super) const NEW: u16 = 1 << 8;
 /// Most entries of a table that are counted.
 const MOST_COUNTED: u64 = 4_000_000;
 /// `ENOENT`.
@@ -84,29 +84,54 @@ pub fn count(patience: Duration) -> io::Result<(Counting, Option<String>)> {
 /// The source of an entry's original direction, and what it goes to.
 fn whose(entry: &[u8]) -> (Option<IpAddr>, Option<Service>) {
     const CTA_TUPLE_ORIG: u16 = 1;
+    let tuple = ends(attribute(entry, CTA_TUPLE_ORIG).unwrap_or_default());
+    (tuple.source, tuple.service())
+}
+
+/// A direction of an entry, of any protocol.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    pub(super) source: Option<IpAddr>,
+    pub(super) destination: Option<IpAddr>,
+    pub(super) protocol: Option<u8>,
+    pub(super) source_port: Option<u16>,
+    pub(super) destination_port: Option<u16>,
+}
+
+impl Ends {
+    /// What it goes to.
+    pub(super) fn service(&self) -> Option<Service> {
+        let (protocol, address) = self.protocol.zip(self.destination)?;
+        Some(Service { protocol, address, port: self.destination_port })
+    }
+}
+
+/// Reads a tuple.
+pub(super) fn ends(tuple: &[u8]) -> Ends {
     const CTA_TUPLE_IP: u16 = 1;
     const CTA_TUPLE_PROTO: u16 = 2;
     const CTA_PROTO_NUM: u16 = 1;
+    const CTA_PROTO_SRC_PORT: u16 = 2;
     const CTA_PROTO_DST_PORT: u16 = 3;
-    let tuple = attribute(entry, CTA_TUPLE_ORIG).unwrap_or_default();
-    let (mut source, mut destination) = (None, None);
+    let mut ends = Ends::default();
     for (kind, value) in attributes(attribute(tuple, CTA_TUPLE_IP).unwrap_or_default()) {
         // CTA_IP_V4_SRC, CTA_IP_V4_DST, CTA_IP_V6_SRC, CTA_IP_V6_DST.
         match kind {
-            1 | 3 => source = address(value),
-            2 | 4 => destination = address(value),
+            1 | 3 => ends.source = address(value),
+            2 | 4 => ends.destination = address(value),
             _ => {}
         }
     }
-    let protocol = attribute(tuple, CTA_TUPLE_PROTO).unwrap_or_default();
-    let number = attribute(protocol, CTA_PROTO_NUM).and_then(|value| value.first().copied());
-    let port = attribute(protocol, CTA_PROTO_DST_PORT).and_then(|value| value.first_chunk());
-    let service = number.zip(destination).map(|(protocol, address)| Service {
-        protocol,
-        address,
-        port: port.map(|bytes| u16::from_be_bytes(*bytes)),
-    });
-    (source, service)
+    let port = |value: &[u8]| value.first_chunk().map(|bytes| u16::from_be_bytes(*bytes));
+    for (kind, value) in attributes(attribute(tuple, CTA_TUPLE_PROTO).unwrap_or_default()) {
+        match kind {
+            CTA_PROTO_NUM => ends.protocol = value.first().copied(),
+            CTA_PROTO_SRC_PORT => ends.source_port = port(value),
+            CTA_PROTO_DST_PORT => ends.destination_port = port(value),
+            _ => {}
+        }
+    }
+    ends
 }
 
 fn address(value: &[u8]) -> Option<IpAddr> {
@@ -248,7 +273,7 @@ mod tests {
         let found = attribute(2, &[0, 0, 0, 99]);
         let refused = attribute(4, &[0, 0, 1, 2]);
         let attributes = [found, refused].concat();
-        let message = |kind| Message { kind, family: 0, attributes: &attributes };
+        let message = |kind| Message { kind, attributes: &attributes, ..Message::default() };
         assert_eq!(invalid(message(STATISTICS)).unwrap(), 256 + 2);
         assert!(invalid(message(1 << 8)).is_err());
     }

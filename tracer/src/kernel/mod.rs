@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod ctnetlink;
 pub mod era;
+pub mod health;
 mod iptables;
 pub mod layout;
 pub mod netns;
@@ -10,3 +11,4 @@ mod nfnetlink;
 mod nftables;
 pub mod preflight;
 pub mod symbols;
+mod table;

@@ -22,7 +22,7 @@ use crate::ruleset::audit::{Audit, Found};
 use crate::time::Instant;
 
 /// Where `ip netns` keeps the names.
-const NAMED: &str = "/run/netns";
+pub(super) const NAMED: &str = "/run/netns";
 /// The sysctls that decide what conntrack does with a TCP packet, below `net.netfilter`.
 const SYSCTLS: [&str; 9] = [
     "nf_conntrack_count",
@@ -56,7 +56,7 @@ pub fn inode_of_path(path: &Path) -> io::Result<u32> {
     u32::try_from(file.metadata()?.ino()).map_err(io::Error::other)
 }
 
-fn inode(path: &Path) -> io::Result<u32> {
+pub(super) fn inode(path: &Path) -> io::Result<u32> {
     u32::try_from(fs::metadata(path)?.ino()).map_err(io::Error::other)
 }
 
@@ -213,7 +213,7 @@ fn rules_here(netns: u32) -> Rules {
 }
 
 /// Reads what the rules of the calling thread's namespace do to tracked connections.
-pub fn audit_here(netns: u32, deadline: std::time::Instant) -> Audit {
+pub(super) fn audit_here(netns: u32, deadline: std::time::Instant) -> Audit {
     let mut found = Found::default();
     if nftables::is_there() {
         match nftables::read(nftables::Wanted::Audit, deadline) {

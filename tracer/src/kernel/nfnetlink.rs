@@ -24,12 +24,14 @@ pub(super) struct Nfnetlink {
 }
 
 /// A message of a subsystem.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Message<'a> {
     /// Subsystem and message.
     pub(super) kind: u16,
     /// `NFPROTO_*`.
     pub(super) family: u8,
+    /// `res_id` of its header, which subsystems use as they like: a CPU, or the generation of a ruleset.
+    pub(super) resource: u16,
     /// Its attributes; [`attributes`] takes them apart.
     pub(super) attributes: &'a [u8],
 }
@@ -147,7 +149,7 @@ pub(super) fn part(
             }
             kind => {
                 if let Some((header, attributes)) = payload.split_at_checked(NFGENMSG)
-                    && each(Message { kind, family: header[0], attributes })?.is_break()
+                    && each(Message { kind, family: header[0], resource: resource(header), attributes })?.is_break()
                 {
                     return Ok(Part::Enough);
                 }
@@ -169,7 +171,12 @@ pub(super) fn message(answer: &[u8]) -> io::Result<Message<'_>> {
     }
     let (header, attributes) =
         payload.split_at_checked(NFGENMSG).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-    Ok(Message { kind: packet.message_type(), family: header[0], attributes })
+    Ok(Message { kind: packet.message_type(), family: header[0], resource: resource(header), attributes })
+}
+
+/// `nfgenmsg.res_id`, big-endian.
+fn resource(header: &[u8]) -> u16 {
+    header.last_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes))
 }
 
 /// Attributes, up to the first that is broken.

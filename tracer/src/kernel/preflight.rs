@@ -12,6 +12,8 @@ use flate2::read::GzDecoder;
 /// Something that keeps whyrst from tracing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
+    /// A word that scripts can rely on.
+    pub id: &'static str,
     /// What is in the way, with what shows it.
     pub what: String,
     /// How to get it out of the way.
@@ -19,8 +21,8 @@ pub struct Obstacle {
 }
 
 impl Obstacle {
-    fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { what: what.into(), fix: fix.into() }
+    fn new(id: &'static str, what: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { id, what: what.into(), fix: fix.into() }
     }
 }
 
@@ -72,6 +74,7 @@ impl Host {
                 .collect();
             if !missing.is_empty() {
                 return Some(Obstacle::new(
+                    "no-privileges",
                     format!("this process may not load BPF programs: it has not got {}", missing.join(", ")),
                     "run whyrst as root: `sudo whyrst …`",
                 ));
@@ -81,6 +84,7 @@ impl Host {
         let initial = map.split_ascii_whitespace().eq(["0", "0", "4294967295"]);
         (!map.is_empty() && !initial).then(|| {
             Obstacle::new(
+                "user-namespace",
                 "this process is root in a user namespace of its own, which gives no right to trace the kernel",
                 "run whyrst as root of the host, outside the container",
             )
@@ -91,6 +95,7 @@ impl Host {
         let modes = self.read("/sys/kernel/security/lockdown")?;
         modes.contains("[confidentiality]").then(|| {
             Obstacle::new(
+                "kernel-lockdown",
                 "kernel lockdown is in confidentiality mode (/sys/kernel/security/lockdown): BPF may not read kernel memory",
                 "boot without lockdown=confidentiality; integrity mode does not disturb whyrst",
             )
@@ -103,6 +108,7 @@ impl Host {
             let armed = self.read("/sys/kernel/debug/kprobes/enabled");
             return (armed.as_deref().map(str::trim) == Some("0")).then(|| {
                 Obstacle::new(
+                    "kprobes-disarmed",
                     "kprobes are switched off (/sys/kernel/debug/kprobes/enabled is 0)",
                     "echo 1 > /sys/kernel/debug/kprobes/enabled",
                 )
@@ -122,6 +128,7 @@ impl Host {
             None => "/sys/bus/event_source/devices/kprobe is missing".to_owned(),
         };
         Some(Obstacle::new(
+            "no-kprobes",
             format!("this kernel has no kprobes: {shown}"),
             "boot a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y, as the distributions' own have them; from Linux \
              6.10 on, --without-kprobes tells who sent a RST, though not why",
@@ -131,6 +138,7 @@ impl Host {
     fn btf(&self) -> Option<Obstacle> {
         (!self.exists("/sys/kernel/btf/vmlinux")).then(|| {
             Obstacle::new(
+                "no-btf",
                 "this kernel does not describe its types: /sys/kernel/btf/vmlinux is missing",
                 "boot a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian 11, Ubuntu 20.10, RHEL 8.2 and later have it)",
             )
@@ -158,20 +166,27 @@ pub fn bpf_obstacles() -> Vec<Obstacle> {
     let fix = "boot Linux 5.10 or later with CONFIG_BPF_SYSCALL=y and CONFIG_BPF_EVENTS=y";
     match is_program_supported(ProgramType::KProbe) {
         Ok(true) => {}
-        Ok(false) => obstacles.push(Obstacle::new("this kernel has no BPF programs of type kprobe", fix)),
+        Ok(false) => {
+            obstacles.push(Obstacle::new("bpf-refused", "this kernel has no BPF programs of type kprobe", fix));
+        }
         Err(error) => {
-            obstacles.push(Obstacle::new(format!("this kernel refuses BPF programs: {}", chain(&error)), fix));
+            obstacles.push(Obstacle::new(
+                "bpf-refused",
+                format!("this kernel refuses BPF programs: {}", chain(&error)),
+                fix,
+            ));
         }
     }
     if !obstacles.is_empty() {
         return obstacles;
     }
     if matches!(is_map_supported(MapType::RingBuf), Ok(false)) {
-        obstacles.push(Obstacle::new("this kernel has no BPF ring buffer (Linux 5.8)", fix));
+        obstacles.push(Obstacle::new("bpf-refused", "this kernel has no BPF ring buffer (Linux 5.8)", fix));
     }
     let read_kernel = BpfHelper::BPF_FUNC_probe_read_kernel;
     if matches!(is_helper_supported(ProgramType::KProbe, read_kernel), Ok(false)) {
         obstacles.push(Obstacle::new(
+            "bpf-refused",
             "BPF programs may not read kernel memory here (bpf_probe_read_kernel is refused)",
             "boot without lockdown=confidentiality",
         ));

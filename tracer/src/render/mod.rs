@@ -1,5 +1,6 @@
 //! From a report to bytes: the only place that knows a format.
 
+pub mod doctor;
 pub mod html;
 pub mod json;
 pub mod log;

@@ -12,6 +12,7 @@ mod test;
 use std::fmt;
 
 use crate::event::NfHook;
+use crate::shell::word;
 use crate::time::Instant;
 
 pub use chains::Chains;
@@ -82,7 +83,7 @@ impl Rule {
 
     /// The command that shows it in its chain.
     pub fn shown_by(&self) -> String {
-        let Self { table, chain, family, .. } = self;
+        let (table, chain, family) = (word(&self.table), word(&self.chain), self.family);
         let program = match (self.backend, family) {
             (Backend::Nftables, _) => return format!("nft -a list chain {family} {table} {chain}"),
             (Backend::IptablesNft, Family::Ip6) => "ip6tables",
@@ -184,6 +185,12 @@ impl Hooks {
     /// The hook with this number alone; a number that no hook has gives an empty set.
     pub const fn only(number: u32) -> Self {
         if number < 8 { Self(1 << number) } else { Self(0) }
+    }
+
+    /// The names that nft has for those in it.
+    pub fn names(self) -> Vec<&'static str> {
+        let all = ["prerouting", "input", "forward", "output", "postrouting"];
+        all.into_iter().zip(0..).filter(|(_, number)| self.0 & (1 << number) != 0).map(|(name, _)| name).collect()
     }
 
     /// Whether a hook is in it.

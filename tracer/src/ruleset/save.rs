@@ -365,7 +365,7 @@ COMMIT
     #[case("-m state --state NEW,UNTRACKED", "ct state new,untracked", true)]
     #[case("-m conntrack --ctstate SNAT", "", false)]
     #[case("-m conntrack --ctdir ORIGINAL", "", false)]
-    #[case("-p udp -m udp --dport 53", "meta l4proto 17", false)]
+    #[case("-p udp -m udp --dport 53", "meta l4proto udp", false)]
     #[case("-m limit --limit 1/sec", "", false)]
     #[case("-m string --string \"-i lan0 --dport 1\" --algo bm", "", false)]
     #[case("-m multiport --dports 80,443", "", false)]

@@ -15,6 +15,8 @@ const NAME: usize = 16;
 const SHOWN: usize = 4;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+const UDP: u8 = 17;
 /// `NF_CT_STATE_INVALID_BIT` and `NF_CT_STATE_UNTRACKED_BIT` (`include/net/netfilter/nf_conntrack.h` and
 /// `include/uapi/linux/netfilter/nf_conntrack_common.h`), with the words for them and the states between.
 const STATES: [(u32, &str); 5] =
@@ -245,6 +247,7 @@ impl Key {
                 format!("\"{}{more}\"", name.escape_ascii())
             }
             (Self::Transport | Self::NetworkHeader { offset: 9 }, [TCP]) => "tcp".to_owned(),
+            (Self::Transport | Self::NetworkHeader { offset: 9 }, [UDP]) => "udp".to_owned(),
             (Self::Transport | Self::NetworkHeader { offset: 9 }, [other]) => other.to_string(),
             (Self::Family, [2]) => "ipv4".to_owned(),
             (Self::Family, [10]) => "ipv6".to_owned(),

@@ -523,15 +523,26 @@ impl Expressions {
     }
 
     /// Its words, without those that others of them imply.
-    fn tidy(&self) -> Vec<&str> {
+    fn tidy(&self) -> Vec<String> {
+        let has = |words: &str| self.text.iter().any(|known| known == words);
         let begins = |with: &str| self.text.iter().any(|words| words.starts_with(with));
+        // A test of the transport header is written as if it were TCP's; a rule that answers with a RST sees no other.
+        let transport = if has("meta l4proto udp") || has("ip protocol udp") {
+            "udp "
+        } else if self.rejects.is_some() || has("meta l4proto tcp") || has("ip protocol tcp") {
+            "tcp "
+        } else {
+            "th "
+        };
         let implied = |words: &str| match words {
-            "meta l4proto tcp" | "ip protocol tcp" => begins("tcp "),
+            "meta l4proto tcp" | "ip protocol tcp" | "meta l4proto udp" | "ip protocol udp" => begins("tcp "),
             "meta nfproto ipv4" => begins("ip "),
             "meta nfproto ipv6" => begins("ip6 "),
             _ => false,
         };
-        self.text.iter().map(String::as_str).filter(|words| !implied(words)).collect()
+        let kept = self.text.iter().filter(|words| !implied(words));
+        kept.map(|words| words.strip_prefix("tcp ").map_or_else(|| words.clone(), |rest| format!("{transport}{rest}")))
+            .collect()
     }
 }
 

@@ -177,7 +177,9 @@ mod tests {
             let key = attribute(1, &attribute(1, key));
             attribute(1, &[key, attribute(3, &flags.to_be_bytes())].concat())
         };
-        let taken = |list: &[u8]| take(Vec::new(), Message { kind: 0, family: 1, attributes: &attribute(3, list) });
+        let taken = |list: &[u8]| {
+            take(Vec::new(), Message { family: 1, attributes: &attribute(3, list), ..Message::default() })
+        };
         let two = [element(&[0, 80], 0), element(&[0, 81], 1)].concat();
         assert_eq!(taken(&two), Some(elements(&[(80, true), (81, false)])));
         assert_eq!(taken(&element(&[0, 80], 2)), None, "NFT_SET_ELEM_CATCHALL");
@@ -196,7 +198,7 @@ mod tests {
         };
         let mapped = |list: &[Vec<u8>]| {
             let attributes = attribute(3, &list.concat());
-            mapped_from_invalid(Message { kind: 0, family: 1, attributes: &attributes })
+            mapped_from_invalid(Message { family: 1, attributes: &attributes, ..Message::default() })
         };
         assert_eq!(mapped(&[element(2, 1), element(1, 0)]), Some(Verdict::Drop));
         assert_eq!(mapped(&[element(2, 1), element(4, 1)]), None);

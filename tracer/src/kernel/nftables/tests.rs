@@ -75,14 +75,18 @@ fn jump(to: &str) -> Vec<u8> {
 
 fn chain(reader: &mut Reader, family: u8, name: &str, hook: Option<u32>) {
     let hook = hook.map(|hook| attribute(4, &[number(1, hook), number(2, 0)].concat())).unwrap_or_default();
-    reader.chain(Message { kind: 0, family, attributes: &[text(1, "filter"), text(3, name), hook].concat() });
+    reader.chain(Message {
+        family,
+        attributes: &[text(1, "filter"), text(3, name), hook].concat(),
+        ..Message::default()
+    });
 }
 
 fn rule(reader: &mut Reader, family: u8, chain: &str, handle: u64, expressions: &[Vec<u8>]) {
     let attributes =
         [text(1, "filter"), text(2, chain), attribute(3, &handle.to_be_bytes()), attribute(4, &expressions.concat())]
             .concat();
-    reader.rule(Message { kind: 0, family, attributes: &attributes });
+    reader.rule(Message { family, attributes: &attributes, ..Message::default() });
 }
 
 /// The one rule of a chain at INPUT.
@@ -264,7 +268,11 @@ fn hooks_come_from_the_chains_that_jump() {
 #[test]
 fn dormant_tables_reject_nothing() {
     let mut reader = Reader::default();
-    reader.table(Message { kind: 0, family: INET, attributes: &[text(1, "filter"), number(2, 1)].concat() });
+    reader.table(Message {
+        family: INET,
+        attributes: &[text(1, "filter"), number(2, 1)].concat(),
+        ..Message::default()
+    });
     rule(&mut reader, INET, "input", 1, &[reject(1)]);
     assert_eq!(reader.finish().0, []);
 }
@@ -279,7 +287,7 @@ fn broken_messages_are_no_rules() {
         damaged[cut] ^= 0xff;
         for attributes in [&whole[..cut], &damaged] {
             let mut reader = Reader::default();
-            let message = Message { kind: 0, family: INET, attributes };
+            let message = Message { family: INET, attributes, ..Message::default() };
             reader.table(message);
             reader.chain(message);
             reader.rule(message);

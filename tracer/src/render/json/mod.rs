@@ -1,5 +1,6 @@
 //! The report as one JSON object, `whyrst.report.v1`, and the schema that describes it.
 
+pub mod doctor;
 mod types;
 
 use std::io;

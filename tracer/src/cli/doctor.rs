@@ -1,0 +1,78 @@
+//! `whyrst doctor`: facts, findings, and an exit status for monitoring.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, anyhow};
+
+use super::args::{Doctor, Format, Global, Urgency};
+use super::capture::obstacles;
+use super::{FOUND, Stop, netns, output};
+use crate::diagnosis::Severity;
+use crate::health::{Facts, Place, diagnose};
+use crate::kernel::health::{Begun, begin, host, places};
+use crate::kernel::netns::home;
+use crate::render::{doctor as text, json};
+
+pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop> {
+    let look = output::look(arguments.output.is_some(), global)?;
+    let selected = selected(arguments)?;
+    let (machine, tracing) = host::read(obstacles(false)).context("/proc/kallsyms")?;
+    let began = Instant::now();
+    let mut looks: Vec<Begun> = Vec::new();
+    // Without conntrack there is nothing to look at, and asking would load it.
+    if tracing.conntrack {
+        looks.extend(selected.into_iter().map(|(inode, place)| begin(inode, place)));
+        looks.iter_mut().for_each(Begun::look);
+        wait(arguments.interval.saturating_sub(began.elapsed()))?;
+    }
+    let namespaces = looks.into_iter().map(Begun::finish).collect();
+    let facts = Facts { host: machine, tracing, namespaces };
+    let findings = diagnose(&facts);
+    output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
+        Format::Json => json::doctor::write(&facts, &findings, to),
+        Format::Text => to.write_all(text::render(&facts, &findings, look, arguments.verbose).as_bytes()),
+    })?;
+    let worst = findings.iter().map(|finding| finding.severity).min();
+    let fails = match arguments.fail_on {
+        Some(Urgency::Critical) => worst <= Some(Severity::Critical),
+        Some(Urgency::Warning) => worst <= Some(Severity::Warning),
+        None => false,
+    };
+    Ok(if worst.is_some() && fails { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+}
+
+/// The namespaces to look at, and how commands get there.
+fn selected(arguments: &Doctor) -> anyhow::Result<Vec<(u32, Place)>> {
+    let mut places = places().context("finding network namespaces")?;
+    if arguments.all_netns {
+        return Ok(places.into_iter().collect());
+    }
+    let mut wanted = Vec::new();
+    for inode in netns::on_this_host(&arguments.netns)? {
+        if !wanted.contains(&inode) {
+            wanted.push(inode);
+        }
+    }
+    if wanted.is_empty() {
+        wanted.push(home().context("this network namespace")?);
+    }
+    wanted
+        .into_iter()
+        .map(|inode| {
+            let place = places.remove(&inode);
+            place
+                .map(|place| (inode, place))
+                .ok_or_else(|| anyhow!("--netns {inode}: no name and no process leads there"))
+        })
+        .collect()
+}
+
+/// The rest of the interval; Ctrl-C ends the program as ever.
+fn wait(rest: std::time::Duration) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().context("starting the runtime")?;
+    // The timer belongs to the runtime that it is made in.
+    runtime.block_on(async { tokio::time::sleep(rest).await });
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! What the doctor found, for a terminal: the findings first, then the numbers of each namespace.
+//!
+//! Colours are always written; `anstream` takes them out where they are not wanted.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Display, Write};
+
+use textwrap::Options;
+
+use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
+use super::words::{clean, counted, grouped};
+use crate::capture::HookState;
+use crate::diagnosis::{Finding, Severity};
+use crate::health::counters::Counter;
+use crate::health::ports::{DEFAULT, protocol};
+use crate::health::sizing::Sizing;
+use crate::health::sysctls::{ALL, Kind};
+use crate::health::table::Table;
+use crate::health::{Facts, Namespace};
+use crate::ruleset::audit::{Audit, Does};
+
+/// Holders and destinations that are listed unless all are asked for.
+const LISTED: usize = 5;
+/// Rules likewise.
+const RULES: usize = 12;
+/// Columns of the names in lists.
+const NAME: usize = 14;
+
+/// Whether an advice is a command: it begins with a program.
+fn is_command(advice: &str) -> bool {
+    const PROGRAMS: [&str; 13] = [
+        "conntrack",
+        "dmesg",
+        "echo",
+        "ip",
+        "ip6tables",
+        "ip6tables-legacy",
+        "iptables",
+        "iptables-legacy",
+        "nft",
+        "nsenter",
+        "sysctl",
+        "ulimit",
+        "whyrst",
+    ];
+    advice.split(' ').next().is_some_and(|first| PROGRAMS.contains(&first))
+}
+
+/// Renders what was found.
+pub fn render(facts: &Facts, findings: &[Finding], look: Look, all: bool) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _infallible = Text { to: &mut text, facts, look, all }.whole(findings);
+    text
+}
+
+struct Text<'a> {
+    to: &'a mut String,
+    facts: &'a Facts,
+    look: Look,
+    all: bool,
+}
+
+impl Text<'_> {
+    fn whole(&mut self, findings: &[Finding]) -> fmt::Result {
+        self.header()?;
+        self.summary(findings)?;
+        let (urgent, rest): (Vec<&Finding>, Vec<&Finding>) =
+            findings.iter().partition(|finding| finding.severity < Severity::Info);
+        urgent.into_iter().try_for_each(|finding| self.finding(finding))?;
+        for namespace in &self.facts.namespaces {
+            // Of many namespaces most track nothing: that is said in one line, by a finding.
+            if !namespace.is_idle() || self.facts.namespaces.len() == 1 || self.all {
+                self.namespace(namespace)?;
+            }
+        }
+        if self.all {
+            self.hooks()?;
+        }
+        rest.into_iter().try_for_each(|finding| self.finding(finding))
+    }
+
+    fn header(&mut self) -> fmt::Result {
+        let host = &self.facts.host;
+        let dot = self.look.dot();
+        let version = env!("CARGO_PKG_VERSION");
+        let memory = host.memory.map_or_else(String::new, |bytes| format!(" {dot} {} MiB", grouped(bytes >> 20)));
+        let era = host.era.map_or_else(String::new, |era| format!(" {dot} era {era}"));
+        let (hostname, kernel) = (clean(&host.hostname), clean(&host.kernel));
+        writeln!(
+            self.to,
+            "{FAINT}whyrst {version} doctor {dot} {hostname} {dot} Linux {kernel}{era}{memory}{FAINT:#}\n"
+        )
+    }
+
+    fn summary(&mut self, findings: &[Finding]) -> fmt::Result {
+        let tracing = &self.facts.tracing;
+        let attachable = tracing.hooks.iter().filter(|(_, state)| *state == HookState::Attached).count() as u64;
+        if tracing.possible() {
+            let hooks = counted(attachable, "hook is", "hooks are");
+            writeln!(self.to, "{GOOD}This host can be traced.{GOOD:#} {hooks} there.")?;
+        } else {
+            writeln!(self.to, "{WARN}This host cannot be traced by this process.{WARN:#}")?;
+        }
+        if self.facts.namespaces.is_empty() {
+            return Ok(());
+        }
+        let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count() as u64;
+        let (critical, warnings) = (count(Severity::Critical), count(Severity::Warning));
+        match (critical, warnings) {
+            (0, 0) => writeln!(self.to, "{GOOD}Conntrack is healthy as far as could be seen.{GOOD:#}"),
+            (0, _) => writeln!(self.to, "{WARN}{}.{WARN:#}", counted(warnings, "warning", "warnings")),
+            _ => writeln!(self.to, "{BAD}{critical} critical, {}.{BAD:#}", counted(warnings, "warning", "warnings")),
+        }
+    }
+
+    fn finding(&mut self, finding: &Finding) -> fmt::Result {
+        let style = match finding.severity {
+            Severity::Critical => BAD,
+            Severity::Warning => WARN,
+            Severity::Info => FAINT,
+        };
+        let first = format!("{}: {} [{}]", finding.severity.name(), clean(&finding.title), finding.id);
+        let mut lines = self.wrap(&first, 2).into_iter();
+        writeln!(self.to, "\n{style}{}{style:#}", lines.next().unwrap_or_default())?;
+        lines.try_for_each(|line| writeln!(self.to, "  {line}"))?;
+        // What is in the title, or is told in full further down, is not said again.
+        let shown =
+            |name: &str| !matches!(name, "netns" | "remedy" | "entries" | "max" | "percent" | "counted" | "per_s");
+        for (name, value) in finding
+            .evidence
+            .iter()
+            .filter(|(name, _)| shown(name) && finding.severity < Severity::Info || name.starts_with("rule_"))
+        {
+            self.indented(&format!("{name}: {}", clean(value)), 2)?;
+        }
+        finding.advice.iter().try_for_each(|advice| self.advice(&clean(advice)))
+    }
+
+    fn advice(&mut self, advice: &str) -> fmt::Result {
+        // A command is not broken: it is there to be copied.
+        if is_command(advice) {
+            return writeln!(self.to, "    {STRONG}{advice}{STRONG:#}");
+        }
+        let mut lines = self.wrap(advice, 4).into_iter();
+        writeln!(self.to, "  {} {}", self.look.pick("→", "->"), lines.next().unwrap_or_default())?;
+        lines.try_for_each(|line| writeln!(self.to, "    {line}"))
+    }
+
+    fn namespace(&mut self, namespace: &Namespace) -> fmt::Result {
+        let name = match &namespace.place.name {
+            Some(name) => format!("{} (netns {})", clean(name), namespace.inode),
+            None => format!("netns {}", namespace.inode),
+        };
+        writeln!(self.to, "\n{STRONG}{name}{STRONG:#}")?;
+        let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), grouped);
+        let used = namespace.used().map_or_else(String::new, |used| format!(" ({used} %)"));
+        let trend = namespace.trend().map_or_else(String::new, |trend| format!(", {trend:+.1}/s"));
+        let (entries, max) = (number(namespace.entries()), number(namespace.max()));
+        let buckets = number(namespace.number("nf_conntrack_buckets"));
+        self.row("entries", &format!("{entries} of {max}{used}{trend}; {buckets} buckets"))?;
+        if let (Some(memory), Some(max)) = (self.facts.host.memory, namespace.max()) {
+            let sizing = Sizing::of(memory, self.facts.host.entry_bytes);
+            for (index, line) in sizing.shown(max, namespace.number("nf_conntrack_buckets")).iter().enumerate() {
+                self.row(if index == 0 { "sizing" } else { "" }, line)?;
+            }
+        }
+        self.counters(namespace)?;
+        if let Some(table) = &namespace.table {
+            self.table(table)?;
+        }
+        self.sysctls(namespace)?;
+        namespace.audit.as_ref().map_or(Ok(()), |audit| self.rules(audit))
+    }
+
+    fn counters(&mut self, namespace: &Namespace) -> fmt::Result {
+        let known = Counter::ALL.into_iter().filter_map(|counter| Some((counter, namespace.total(counter)?)));
+        let parts: Vec<String> = known
+            .filter(|(_, total)| self.all || *total > 0)
+            .map(|(counter, total)| {
+                let rate = namespace.rate(counter).filter(|rate| *rate > 0.0);
+                let rate = rate.map_or_else(String::new, |rate| format!(" (+{rate:.1}/s)"));
+                format!("{} {}{rate}", counter.name(), grouped(total))
+            })
+            .collect();
+        let none = if namespace.after.counters.is_empty() { "not known" } else { "all zero" };
+        let seconds = namespace.seconds();
+        let text =
+            if parts.is_empty() { none.to_owned() } else { format!("{}; over {seconds:.1} s", parts.join(", ")) };
+        self.row("counters", &text)
+    }
+
+    fn table(&mut self, table: &Table) -> fmt::Result {
+        let total = table.census.entries;
+        let share = |part: u64| (part * 100).checked_div(total).unwrap_or(0);
+        if total == 0 {
+            return Ok(());
+        }
+        let most = if self.all { usize::MAX } else { LISTED };
+        self.holders("sources", &table.census.sources, most)?;
+        self.holders("services", &table.census.services, most)?;
+        let protocols: BTreeMap<String, u64> =
+            table.protocols.iter().map(|(number, count)| (protocol(*number), *count)).collect();
+        self.histogram("protocols", &protocols)?;
+        self.histogram("tcp states", &table.states)?;
+        let (unreplied, assured) = (grouped(table.unreplied), grouped(table.assured));
+        self.row(
+            "of them",
+            &format!(
+                "{unreplied} ({} %) unreplied, {assured} ({} %) assured, {} translated",
+                share(table.unreplied),
+                share(table.assured),
+                grouped(table.translated)
+            ),
+        )?;
+        for (index, usage) in table.ports.iter().take(most.min(LISTED)).enumerate() {
+            let permille = usage.permille();
+            let range = if usage.range == DEFAULT {
+                String::new()
+            } else {
+                format!(" of {}-{}", usage.range.start(), usage.range.end())
+            };
+            let share = format!("{}.{} %", permille / 10, permille % 10);
+            let text = format!(
+                "{}: {} of {} ports{range} ({share})",
+                usage.destination,
+                grouped(usage.used),
+                grouped(usage.usable())
+            );
+            self.row(if index == 0 { "nat ports" } else { "" }, &text)?;
+        }
+        match &table.census.problem {
+            Some(problem) => self.row("", &clean(problem)),
+            None => Ok(()),
+        }
+    }
+
+    fn holders<T: Display>(&mut self, name: &str, holders: &[(T, u64)], most: usize) -> fmt::Result {
+        let listed: Vec<String> =
+            holders.iter().take(most).map(|(what, count)| format!("{what} {}", grouped(*count))).collect();
+        self.row(name, &listed.join(", "))
+    }
+
+    fn histogram<T: Display>(&mut self, name: &str, counts: &BTreeMap<T, u64>) -> fmt::Result {
+        let mut counts: Vec<(&T, &u64)> = counts.iter().collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let listed: Vec<String> = counts.iter().map(|(what, count)| format!("{what} {}", grouped(**count))).collect();
+        if listed.is_empty() { Ok(()) } else { self.row(name, &listed.join(", ")) }
+    }
+
+    /// Those that are not as the kernel sets them, or all.
+    fn sysctls(&mut self, namespace: &Namespace) -> fmt::Result {
+        let mut first = true;
+        for sysctl in ALL {
+            let Some(value) = namespace.sysctl(sysctl.name) else { continue };
+            let usual = match sysctl.kind {
+                Kind::Timeout { default, .. } => value == default,
+                Kind::Size(_) => true,
+                Kind::Switch { .. } => !matches!(
+                    sysctl.name,
+                    "nf_conntrack_tcp_be_liberal" | "nf_conntrack_tcp_loose" | "nf_conntrack_checksum"
+                ),
+            };
+            if usual && !self.all {
+                continue;
+            }
+            let name = sysctl.name.trim_start_matches("nf_conntrack_");
+            self.row(if first { "sysctls" } else { "" }, &format!("{name} {value}: {}", sysctl.says(value)))?;
+            first = false;
+        }
+        Ok(())
+    }
+
+    fn rules(&mut self, audit: &Audit) -> fmt::Result {
+        let most = if self.all { usize::MAX } else { RULES };
+        for (index, noted) in audit.noted.iter().take(most).enumerate() {
+            let rule = &noted.rule;
+            let places = rule.hooks.names().join(", ");
+            let places = if places.is_empty() { "no chain leads to it".to_owned() } else { format!("at {places}") };
+            let more = match &noted.does {
+                Does::SendsInvalid { to } => format!(" to {to}"),
+                _ => String::new(),
+            };
+            let text = format!("{}{more} {places}: {rule}: {}", noted.does.name(), rule.text);
+            self.row(if index == 0 { "rules" } else { "" }, &clean(&text))?;
+        }
+        for chain in &audit.drops {
+            let places = chain.hooks.names().join(", ");
+            let text = format!("policy drop at {places}: {} {} {}", chain.backend.name(), chain.table, chain.name);
+            self.row(if audit.noted.is_empty() { "rules" } else { "" }, &clean(&text))?;
+        }
+        let folded = audit.noted.len().saturating_sub(most) as u64;
+        if folded > 0 {
+            let more = counted(folded, "rule", "rules");
+            self.row("", &format!("{} and {more}; --verbose lists all", self.look.pick("…", "...")))?;
+        }
+        Ok(())
+    }
+
+    fn hooks(&mut self) -> fmt::Result {
+        writeln!(self.to, "\n{STRONG}hooks{STRONG:#}")?;
+        for (hook, state) in &self.facts.tracing.hooks {
+            let spec = hook.spec();
+            let state = match state {
+                HookState::Attached => "there".to_owned(),
+                HookState::Waiting { module } => format!("waits for {module}"),
+                HookState::Unavailable { because } => format!("not here: {because}"),
+            };
+            self.row(spec.name, &format!("{} by {}: {}", spec.symbol, spec.method.name(), clean(&state)))?;
+        }
+        Ok(())
+    }
+
+    /// A name and what it has, wrapped below it.
+    fn row(&mut self, name: &str, text: &str) -> fmt::Result {
+        let mut lines = self.wrap(text, NAME + 2).into_iter();
+        writeln!(self.to, "  {FAINT}{name:<NAME$}{FAINT:#}{}", lines.next().unwrap_or_default())?;
+        lines.try_for_each(|line| writeln!(self.to, "  {:NAME$}{line}", ""))
+    }
+
+    fn indented(&mut self, text: &str, columns: usize) -> fmt::Result {
+        self.wrap(text, columns).iter().try_for_each(|line| writeln!(self.to, "{:columns$}{line}", ""))
+    }
+
+    fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
+        match self.look.width {
+            Some(width) => {
+                let options = Options::new(width.saturating_sub(indent).max(20)).break_words(false);
+                textwrap::wrap(text, options).into_iter().map(std::borrow::Cow::into_owned).collect()
+            }
+            None => vec![text.to_owned()],
+        }
+    }
+}
