@@ -10,31 +10,39 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
-use crate::ruleset::{Family, Rule, parse_saved};
+use crate::ruleset::{Family, Saved, parse_saved};
 
 /// Most bytes that are read of a ruleset.
 const MOST: u64 = 8 << 20;
 
-/// Reads the rules that reject with a RST, of both families, of the calling thread's network namespace; and why there may
-/// be others.
-pub(super) fn read(deadline: Instant) -> (Vec<Rule>, Vec<String>) {
-    let (mut rules, mut problems) = (Vec::new(), Vec::new());
+/// Reads the rules of both families, of the calling thread's network namespace; and why there may be others.
+pub(super) fn read(deadline: Instant) -> (Saved, Vec<String>) {
+    let (mut all, mut problems) = (Saved::default(), Vec::new());
     for (family, names, tools) in [
         (Family::Ip, "ip_tables_names", ["iptables-legacy-save", "iptables-save"]),
         (Family::Ip6, "ip6_tables_names", ["ip6tables-legacy-save", "ip6tables-save"]),
     ] {
         // /proc/net is the namespace of the process, not of the thread.
-        let tables = fs::read_to_string(Path::new("/proc/thread-self/net").join(names)).unwrap_or_default();
+        let tables = fs::read_to_string(Path::new("/proc/thread-self/net").join(names)).unwrap_or_else(|error| {
+            if error.kind() != io::ErrorKind::NotFound {
+                problems.push(format!("whether there are tables of legacy iptables is not known: {names}: {error}"));
+            }
+            String::new()
+        });
         if tables.trim().is_empty() {
             continue;
         }
         match tools.into_iter().find_map(|tool| saved(tool, deadline).transpose()) {
-            Some(Ok(text)) => rules.extend(parse_saved(&text, family)),
+            Some(Ok(text)) => {
+                let saved = parse_saved(&text, family);
+                all.rejecting.extend(saved.rejecting);
+                all.found.extend(saved.found);
+            }
             Some(Err(error)) => problems.push(format!("the tables of legacy iptables could not be read: {error}")),
             None => problems.push(format!("there are tables of legacy iptables, but {} is missing", tools[0])),
         }
     }
-    (rules, problems)
+    (all, problems)
 }
 
 /// What a tool prints; none where it is missing, or is one that writes into nftables.

@@ -7,6 +7,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
@@ -16,6 +17,7 @@ use crate::capture::{Item, LookUp, LookedUp, Netns, Outcome};
 use crate::causality::engine::Request;
 use crate::census::{Census, Counting};
 use crate::ruleset::Rules;
+use crate::ruleset::audit::{Audit, Found};
 use crate::time::Instant;
 
 /// Where `ip netns` keeps the names.
@@ -178,7 +180,7 @@ fn rules_here(netns: u32) -> Rules {
     let mut rules = no_rules(netns);
     let deadline = std::time::Instant::now() + Request::Rules(netns).patience();
     if nftables::is_there() {
-        match nftables::read(deadline) {
+        match nftables::read(nftables::Wanted::Rejecting, deadline) {
             Ok(read) => {
                 rules.generation = read.generation;
                 rules.rules = read.rules;
@@ -188,10 +190,35 @@ fn rules_here(netns: u32) -> Rules {
         }
     }
     let (legacy, problems) = iptables::read(deadline);
-    rules.rules.extend(legacy);
+    rules.rules.extend(legacy.rejecting);
     rules.problems.extend(problems);
     rules.at = now();
     rules
+}
+
+/// Reads what the rules of the calling thread's namespace do to tracked connections.
+pub fn audit_here(netns: u32, deadline: std::time::Instant) -> Audit {
+    let mut found = Found::default();
+    if nftables::is_there() {
+        match nftables::read(nftables::Wanted::Audit, deadline) {
+            Ok(read) => {
+                found.extend(read.found);
+                found.problems.extend(read.problems);
+            }
+            Err(error) => found.problems.push(format!("the nftables ruleset could not be read: {error}")),
+        }
+    }
+    let (legacy, problems) = iptables::read(deadline);
+    found.extend(legacy.found);
+    found.problems.extend(problems);
+    Audit::new(netns, now(), found)
+}
+
+/// Reads what the rules of a namespace do to tracked connections, in as much time.
+pub fn audit(netns: u32, patience: Duration) -> Audit {
+    let deadline = std::time::Instant::now() + patience;
+    enter(netns, || audit_here(netns, deadline))
+        .unwrap_or_else(|error| Audit::failed(netns, now(), format!("network namespace {netns}: {error}")))
 }
 
 fn no_rules(netns: u32) -> Rules {

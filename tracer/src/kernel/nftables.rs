@@ -1,4 +1,5 @@
-//! The nftables ruleset of a namespace, as far as it can answer a packet with a RST (`net/netfilter/nf_tables_api.c`).
+//! The nftables ruleset of a namespace, as far as it can answer a packet with a RST or is noted by an audit
+//! (`net/netfilter/nf_tables_api.c`).
 //!
 //! Names of constants are those of `include/uapi/linux/netfilter/nf_tables.h`. Rules of iptables-nft are here too: they
 //! are nftables rules whose matches and targets are those of xtables (`nft_compat`).
@@ -11,11 +12,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::nfnetlink::{End, Message, Nfnetlink, attribute, dump_of, long, message, number, request, string};
+use crate::ruleset::audit::{BaseChain, Found, Noted};
 use crate::ruleset::{Backend, Chains, Family, Hooks, Rule};
 use expressions::Expressions;
 
+mod endings;
 mod expressions;
 mod sets;
+mod xtables;
 
 /// `NFNL_SUBSYS_NFTABLES`, in the high byte of a message's type.
 const SUBSYSTEM: u16 = 10 << 8;
@@ -28,6 +32,8 @@ const NFT_MSG_GETGEN: u16 = SUBSYSTEM | 16;
 const ATTEMPTS: usize = 3;
 /// Most rules that are kept; with [`expressions::TESTS`] they fit into one frame of a recording.
 const MOST: usize = 256;
+/// Most rules that an audit looks at the sets of.
+const MOST_AUDITED: usize = 16_384;
 
 /// Most elements of sets that are kept, of all rules.
 const ELEMENTS: usize = 2_048;
@@ -39,8 +45,20 @@ pub(super) struct Ruleset {
     pub(super) generation: Option<u32>,
     /// The rules that can answer with a RST.
     pub(super) rules: Vec<Rule>,
+    /// What an audit notes, where one was asked for.
+    pub(super) found: Found,
     /// Why there may be others.
     pub(super) problems: Vec<String>,
+}
+
+/// What the ruleset is read for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The rules that can answer with a RST.
+    #[default]
+    Rejecting,
+    /// These, and what an audit notes.
+    Audit,
 }
 
 /// Whether nftables is there. Asking it anything where it is not would make the kernel load it.
@@ -56,12 +74,12 @@ pub(super) fn is_there() -> bool {
 }
 
 /// Reads the ruleset of the calling thread's network namespace, as much of it as can be read before the deadline.
-pub(super) fn read(deadline: Instant) -> io::Result<Ruleset> {
+pub(super) fn read(wanted: Wanted, deadline: Instant) -> io::Result<Ruleset> {
     let mut attempts = ATTEMPTS;
     loop {
         attempts -= 1;
         let before = generation()?;
-        let mut reader = Reader::default();
+        let mut reader = Reader { wanted, ..Reader::default() };
         let end = reader.dump(deadline)?;
         reader.sets(deadline);
         let changed = end == End::Changed || generation()? != before;
@@ -74,7 +92,8 @@ pub(super) fn read(deadline: Instant) -> io::Result<Ruleset> {
         } else if changed {
             problems.push("the ruleset changed while it was read".to_owned());
         }
-        return Ok(Ruleset { generation: before, rules: reader.finish(), problems });
+        let (rules, found) = reader.finish();
+        return Ok(Ruleset { generation: before, rules, found, problems });
     }
 }
 
@@ -90,16 +109,21 @@ type Table = (u8, String);
 /// Puts a ruleset together from its dumps.
 #[derive(Debug, Default)]
 struct Reader {
+    wanted: Wanted,
     dormant: BTreeSet<Table>,
     chains: BTreeMap<Table, Chains>,
     /// Rules of each chain so far.
     places: BTreeMap<(Table, String), u32>,
-    rules: Vec<Rejecting>,
+    rules: Vec<Candidate>,
+    /// Base chains that drop.
+    drops: Vec<(Table, BaseChain)>,
+    /// Tables that iptables-nft writes.
+    of_xtables: BTreeSet<Table>,
 }
 
-/// A rule that answers with a RST.
+/// A rule that answers with a RST, or may be noted.
 #[derive(Debug)]
-struct Rejecting {
+struct Candidate {
     key: Table,
     rule: Rule,
     read: Expressions,
@@ -115,7 +139,8 @@ impl Reader {
         ] {
             let end = Nfnetlink::open()?.dump(&dump_of(kind), Some(deadline), |message| {
                 take(self, message);
-                Ok(if self.rules.len() > MOST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+                let most = if self.wanted == Wanted::Audit { MOST_AUDITED } else { MOST };
+                Ok(if self.rules.len() > most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
             })?;
             ends.push(end);
         }
@@ -139,11 +164,19 @@ impl Reader {
         const NFTA_CHAIN_TABLE: u16 = 1;
         const NFTA_CHAIN_NAME: u16 = 3;
         const NFTA_CHAIN_HOOK: u16 = 4;
+        const NFTA_CHAIN_POLICY: u16 = 5;
         const NFTA_HOOK_HOOKNUM: u16 = 1;
+        const NF_DROP: u32 = 0;
         let found = |kind| attribute(message.attributes, kind);
         let (Some(table), Some(name)) = (found(NFTA_CHAIN_TABLE), found(NFTA_CHAIN_NAME)) else { return };
         let hook = found(NFTA_CHAIN_HOOK).and_then(|hook| attribute(hook, NFTA_HOOK_HOOKNUM)).and_then(number);
-        self.chains.entry((message.family, string(table))).or_default().chain(&string(name), hook);
+        let (key, name) = ((message.family, string(table)), string(name));
+        self.chains.entry(key.clone()).or_default().chain(&name, hook);
+        let drops = found(NFTA_CHAIN_POLICY).and_then(number) == Some(NF_DROP);
+        if let (Some(hook), Some(family), true) = (hook, family(message.family), drops) {
+            let (table, hooks) = (key.1.clone(), Hooks::only(hook));
+            self.drops.push((key, BaseChain { backend: Backend::Nftables, family, table, name, hooks }));
+        }
     }
 
     fn rule(&mut self, message: Message<'_>) {
@@ -151,16 +184,7 @@ impl Reader {
         const NFTA_RULE_CHAIN: u16 = 2;
         const NFTA_RULE_HANDLE: u16 = 3;
         const NFTA_RULE_EXPRESSIONS: u16 = 4;
-        const NFPROTO_INET: u8 = 1;
-        const NFPROTO_IPV4: u8 = 2;
-        const NFPROTO_IPV6: u8 = 10;
-        let family = match message.family {
-            NFPROTO_INET => Family::Inet,
-            NFPROTO_IPV4 => Family::Ip,
-            NFPROTO_IPV6 => Family::Ip6,
-            // Of ARP, bridges and devices: their rules do not call nf_send_reset.
-            _ => return,
-        };
+        let Some(family) = family(message.family) else { return };
         let found = |kind| attribute(message.attributes, kind);
         let (Some(table), Some(chain)) = (found(NFTA_RULE_TABLE).map(string), found(NFTA_RULE_CHAIN).map(string))
         else {
@@ -178,7 +202,13 @@ impl Reader {
         if read.anywhere {
             chains.anywhere(&chain);
         }
-        let Some(backend) = read.rejects else { return };
+        if read.author.is_some() {
+            self.of_xtables.insert(key.clone());
+        }
+        if read.rejects.is_none() && !(self.wanted == Wanted::Audit && read.may_matter()) {
+            return;
+        }
+        let backend = read.author.unwrap_or(Backend::Nftables);
         let rule = Rule {
             backend,
             family,
@@ -193,13 +223,24 @@ impl Reader {
             complete: false,
             packets: read.packets,
         };
-        self.rules.push(Rejecting { key, rule, read });
+        self.rules.push(Candidate { key, rule, read });
     }
 
-    /// Reads the anonymous sets of the rules that reject, as many as a frame of a recording has room for.
+    /// Reads the anonymous sets of the rules that are kept, as many as a frame of a recording has room for, and the verdict
+    /// maps of an audit.
     fn sets(&mut self, deadline: Instant) {
         let mut room = ELEMENTS;
-        for Rejecting { key, rule, read } in &mut self.rules {
+        for Candidate { key, rule, read } in &mut self.rules {
+            if let Some(map) = read.state_map.take() {
+                match sets::verdict_of_invalid(key, &map, deadline) {
+                    Ok(Some(verdict)) => read.end_with(verdict),
+                    Ok(None) => {}
+                    Err(error) => {
+                        tracing::debug!("map {map} of table {}: {error}", key.1);
+                        read.unclear = true;
+                    }
+                }
+            }
             for lookup in std::mem::take(&mut read.lookups) {
                 let elements = sets::read(key, &lookup.set, deadline).unwrap_or_else(|error| {
                     // It went with its rule.
@@ -213,19 +254,48 @@ impl Reader {
         }
     }
 
-    fn finish(self) -> Vec<Rule> {
+    fn finish(self) -> (Vec<Rule>, Found) {
         let reached: BTreeMap<Table, BTreeMap<String, Hooks>> =
             self.chains.into_iter().map(|(table, chains)| (table, chains.reached())).collect();
-        let awake = self.rules.into_iter().filter(|rejecting| !self.dormant.contains(&rejecting.key));
-        awake
-            .take(MOST)
-            .map(|Rejecting { key, rule, read }| {
-                let hooks = reached.get(&key).and_then(|chains| chains.get(&rule.chain)).copied().unwrap_or_default();
-                // What could not be read of its sets is not understood.
-                let complete = read.complete && read.lookups.is_empty();
-                Rule { hooks, text: read.words(), complete, tests: read.tests, ..rule }
+        let (mut rejecting, mut found) = (Vec::new(), Found::default());
+        for Candidate { key, rule, read } in self.rules {
+            if self.dormant.contains(&key) {
+                continue;
+            }
+            let hooks = reached.get(&key).and_then(|chains| chains.get(&rule.chain)).copied().unwrap_or_default();
+            let (does, rejects, unclear) = (read.does(), read.rejects.is_some(), read.unclear);
+            // What could not be read of its sets is not understood.
+            let complete = read.complete && read.lookups.is_empty();
+            let rule = Rule { hooks, text: read.words(), complete, tests: read.tests, ..rule };
+            if self.wanted == Wanted::Audit {
+                if unclear {
+                    found.problems.push(format!("{rule} is not understood: {}", rule.text));
+                }
+                found.noted.extend(does.map(|does| Noted { does, rule: rule.clone() }));
+            }
+            if rejects && rejecting.len() < MOST {
+                rejecting.push(rule);
+            }
+        }
+        let awake = self.drops.into_iter().filter(|(table, _)| !self.dormant.contains(table));
+        found.drops = awake
+            .map(|(table, chain)| {
+                let backend = if self.of_xtables.contains(&table) { Backend::IptablesNft } else { Backend::Nftables };
+                BaseChain { backend, ..chain }
             })
-            .collect()
+            .collect();
+        (rejecting, found)
+    }
+}
+
+/// The families whose rules are read. Those of ARP, bridges and devices do not call `nf_send_reset`, and conntrack has not
+/// seen their packets yet.
+const fn family(number: u8) -> Option<Family> {
+    match number {
+        1 => Some(Family::Inet),
+        2 => Some(Family::Ip),
+        10 => Some(Family::Ip6),
+        _ => None,
     }
 }
 

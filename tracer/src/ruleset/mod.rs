@@ -3,6 +3,7 @@
 //! Pure. The kernel does not say which rule it was; a rule is only ever left over after all others were excluded by
 //! evidence, and even then it is called inferred.
 
+pub mod audit;
 mod chains;
 mod save;
 mod suspects;
@@ -14,7 +15,7 @@ use crate::event::NfHook;
 use crate::time::Instant;
 
 pub use chains::Chains;
-pub use save::parse as parse_saved;
+pub(crate) use save::{Saved, parse as parse_saved};
 pub use suspects::{LISTED, Looks, Suspects};
 pub(crate) use test::Shown;
 pub use test::{Key, Test};

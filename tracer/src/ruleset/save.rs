@@ -1,27 +1,45 @@
-//! What `iptables-save -c` prints, as far as it can answer a packet with a RST.
+//! What `iptables-save -c` prints, as far as it can answer a packet with a RST or is noted by an [`super::audit`].
+
+mod target;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::audit::{BaseChain, Does, Found, Noted, Verdict};
 use super::{Backend, Chains, Family, Hooks, Key, Rule, Test};
+use target::Target;
 
 /// Most characters that are kept of a rule.
 const WORDS: usize = 160;
 /// Bytes of an interface's name in a register (`IFNAMSIZ`).
 const NAME: usize = 16;
 
-/// The rules that reject with a RST, of tables of the kernel's own, in the order of their chains.
-pub fn parse(text: &str, family: Family) -> Vec<Rule> {
-    let mut all = Vec::new();
+/// The rules of tables of the kernel's own, in the order of their chains.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Saved {
+    /// Those that reject with a RST.
+    pub(crate) rejecting: Vec<Rule>,
+    /// What an audit notes.
+    pub(crate) found: Found,
+}
+
+/// Reads what was printed of one family.
+pub(crate) fn parse(text: &str, family: Family) -> Saved {
+    let mut all = Saved::default();
     let mut table = Table::default();
     for line in text.lines() {
         if let Some(name) = line.strip_prefix('*') {
             table = Table { name: name.trim().to_owned(), ..Table::default() };
         } else if let Some(chain) = line.strip_prefix(':') {
-            let name = chain.split_whitespace().next().unwrap_or_default();
-            table.chains.chain(name, built_in(name));
+            let mut words = chain.split_whitespace();
+            let name = words.next().unwrap_or_default();
+            let hook = built_in(name);
+            table.chains.chain(name, hook);
+            if let Some(hook) = hook.filter(|_| words.next() == Some("DROP")) {
+                table.drops(name, Hooks::only(hook), family);
+            }
         } else if line.trim() == "COMMIT" {
-            all.extend(std::mem::take(&mut table).finish());
+            std::mem::take(&mut table).finish(&mut all);
         } else if let Some(line) = line.strip_prefix('[') {
             table.rule(line, family);
         }
@@ -41,9 +59,17 @@ struct Table {
     chains: Chains,
     places: BTreeMap<String, u32>,
     rules: Vec<Rule>,
+    noted: Vec<Noted>,
+    drops: Vec<BaseChain>,
+    problems: Vec<String>,
 }
 
 impl Table {
+    fn drops(&mut self, chain: &str, hooks: Hooks, family: Family) {
+        let (table, name) = (self.name.clone(), chain.to_owned());
+        self.drops.push(BaseChain { backend: Backend::IptablesLegacy, family, table, name, hooks });
+    }
+
     /// `packets:bytes] -A CHAIN …`.
     fn rule(&mut self, line: &str, family: Family) {
         let Some((counters, rule)) = line.split_once("] -A ") else { return };
@@ -57,13 +83,32 @@ impl Table {
             return;
         };
         let Some((name, options)) = target.split_first() else { return };
-        let with = options.windows(2).find(|pair| pair[0].text == "--reject-with").map(|pair| pair[1].text.as_str());
-        match (name.text.as_str(), with) {
-            ("REJECT", Some("tcp-reset")) => {}
-            (name, _) => return self.chains.jump(chain, name),
-        }
         let (tests, complete) = tests(matches, family);
-        self.rules.push(Rule {
+        let target = target::read(&name.text, options, &tests, family);
+        if let Target::Chain(to) = &target {
+            self.chains.jump(chain, to);
+        }
+        let (resets, verdict) = match &target {
+            Target::Reject { reset } => (*reset, Some(Verdict::Reject)),
+            Target::Ends(verdict) => (false, Some(verdict.clone())),
+            Target::Chain(to) => (false, Some(Verdict::Chain(to.clone()))),
+            Target::Does(_) | Target::Other | Target::Strange => (false, None),
+        };
+        let asks_state =
+            || matches.iter().any(|word| !word.quoted && matches!(word.text.as_str(), "--ctstate" | "--state"));
+        let understood = tests.iter().any(|test| test.key == Key::State) || !asks_state();
+        let does = match &target {
+            Target::Does(does) => Some(does.clone()),
+            _ => verdict.as_ref().and_then(|verdict| Does::to_invalid(verdict, &tests)),
+        };
+        if target == Target::Strange || (verdict.is_some() && !understood) {
+            let tool = if family == Family::Ip6 { "ip6tables" } else { "iptables" };
+            self.problems.push(format!("{tool} {} {chain} rule {number} is not understood", self.name));
+        }
+        if !resets && does.is_none() {
+            return;
+        }
+        let rule = Rule {
             backend: Backend::IptablesLegacy,
             family,
             table: self.name.clone(),
@@ -76,16 +121,22 @@ impl Table {
             complete,
             packets: counters.split(':').next().and_then(|packets| packets.parse().ok()),
             text: rest.chars().take(WORDS).collect(),
-        });
+        };
+        self.noted.extend(does.map(|does| Noted { does, rule: rule.clone() }));
+        if resets {
+            self.rules.push(rule);
+        }
     }
 
-    fn finish(self) -> Vec<Rule> {
+    fn finish(self, all: &mut Saved) {
         let reached = self.chains.reached();
         let with_hooks = |mut rule: Rule| {
             rule.hooks = reached.get(&rule.chain).copied().unwrap_or_default();
             rule
         };
-        self.rules.into_iter().map(with_hooks).collect()
+        let noted = self.noted.into_iter().map(|Noted { does, rule }| Noted { does, rule: with_hooks(rule) });
+        all.found.extend(Found { noted: noted.collect(), drops: self.drops, problems: self.problems });
+        all.rejecting.extend(self.rules.into_iter().map(with_hooks));
     }
 }
 
@@ -266,8 +317,9 @@ fn states(names: &str) -> Option<Test> {
 mod tests {
     use rstest::rstest;
 
+    use super::super::audit::Does;
     use super::super::{Family, Hooks, Shown};
-    use super::{Word, parse, words};
+    use super::{Saved, Word, parse, words};
 
     const SAVED: &str = r#"# Generated by iptables-save v1.8.9 on Sat Nov 21 11:00:00 2026
 *raw
@@ -287,7 +339,7 @@ COMMIT
 
     #[test]
     fn rules_of_a_saved_ruleset() {
-        let rules = parse(SAVED, Family::Ip);
+        let rules = parse(SAVED, Family::Ip).rejecting;
         let names: Vec<String> = rules.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["iptables filter INPUT rule 2", "iptables filter svc rule 1"]);
         assert_eq!([rules[0].hooks, rules[1].hooks], [Hooks::only(1), Hooks::only(2)]);
@@ -321,11 +373,94 @@ COMMIT
     #[case("! ", "", true)]
     fn options_are_understood_or_said_not_to_be(#[case] options: &str, #[case] tests: &str, #[case] complete: bool) {
         let saved = format!("*filter\n[0:0] -A INPUT {options} -j REJECT --reject-with tcp-reset\nCOMMIT\n");
-        let rules = parse(&saved, Family::Ip);
+        let rules = parse(&saved, Family::Ip).rejecting;
         let [rule] = &rules[..] else { panic!("{rules:?}") };
         let shown: Vec<String> = rule.tests.iter().map(|test| Shown(test, Family::Ip).to_string()).collect();
         assert_eq!(shown.join("; "), tests);
         assert_eq!(rule.complete, complete);
+    }
+
+    const GATEWAY: &str = r#"*raw
+:PREROUTING ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+[4:240] -A PREROUTING -p udp -m udp --dport 53 -j CT --notrack
+[0:0] -A OUTPUT -p udp -m udp --sport 53 -j NOTRACK
+[0:0] -A PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp
+COMMIT
+*nat
+:POSTROUTING ACCEPT [0:0]
+:PREROUTING ACCEPT [0:0]
+[1:60] -A POSTROUTING -s 10.0.0.0/8 -o wan0 -p tcp -j SNAT --to-source 192.0.2.1-192.0.2.4:1024-2000 --random
+[1:60] -A POSTROUTING -o wan1 -j MASQUERADE
+[1:60] -A POSTROUTING -o ppp+ -p udp -j MASQUERADE --to-ports 40000-50000
+[1:60] -A PREROUTING -p tcp -m tcp --dport 80 -j DNAT --to-destination 10.0.0.9:8080
+[1:60] -A PREROUTING -p tcp -m tcp --dport 81 -j REDIRECT --to-ports 8081
+[1:60] -A POSTROUTING -j SNAT --to-source what
+COMMIT
+*filter
+:INPUT DROP [0:0]
+:FORWARD ACCEPT [0:0]
+:bad - [0:0]
+[3:180] -A INPUT -i wan0 -m conntrack --ctstate INVALID -m comment --comment "-j ACCEPT" -j DROP
+[0:0] -A INPUT -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT
+[0:0] -A FORWARD -m state --state INVALID -j bad
+[0:0] -A FORWARD -m conntrack ! --ctstate NEW,ESTABLISHED,RELATED -j REJECT --reject-with icmp-port-unreachable
+[0:0] -A FORWARD -m conntrack --ctstate INVALID -j LOG
+[0:0] -A FORWARD -m conntrack --ctstate WHAT -j DROP
+[9:540] -A bad -j DROP
+COMMIT
+"#;
+
+    #[test]
+    fn what_an_audit_notes() {
+        let saved = parse(GATEWAY, Family::Ip);
+        assert_eq!(saved.rejecting, []);
+        let noted: Vec<String> = saved
+            .found
+            .noted
+            .iter()
+            .map(|noted| {
+                let more = match &noted.does {
+                    Does::SendsInvalid { to } => format!(" {to}"),
+                    does => does
+                        .translation()
+                        .map_or_else(String::new, |to| format!(" {to} {}", to.output.as_deref().unwrap_or("anywhere"))),
+                };
+                format!("{}: {}{more} at {}", noted.rule, noted.does.name(), noted.rule.hooks.0)
+            })
+            .collect();
+        let expected = [
+            "iptables raw PREROUTING rule 1: untracks at 1",
+            "iptables raw OUTPUT rule 1: untracks at 8",
+            "iptables nat POSTROUTING rule 1: source-nat 192.0.2.1-192.0.2.4:1024-2000 wan0 at 16",
+            "iptables nat POSTROUTING rule 2: masquerades  wan1 at 16",
+            "iptables nat POSTROUTING rule 3: masquerades :40000-50000 anywhere at 16",
+            "iptables nat PREROUTING rule 1: destination-nat 10.0.0.9:8080 anywhere at 1",
+            "iptables nat PREROUTING rule 2: destination-nat :8081 anywhere at 1",
+            "iptables filter INPUT rule 1: drops-invalid at 2",
+            "iptables filter FORWARD rule 1: sends-invalid bad at 4",
+            "iptables filter FORWARD rule 2: rejects-invalid at 4",
+        ];
+        assert_eq!(noted, expected);
+        let drops: Vec<&str> = saved.found.drops.iter().map(|chain| chain.name.as_str()).collect();
+        assert_eq!(drops, ["INPUT"]);
+        let not_understood = ["nat POSTROUTING rule 4", "filter FORWARD rule 4"]
+            .map(|rule| format!("iptables {rule} is not understood"));
+        assert_eq!(saved.found.problems, not_understood);
+    }
+
+    #[test]
+    fn ipv6_addresses_have_brackets_before_ports() {
+        let translated = |to: &str| {
+            let saved = format!("*nat\n[0:0] -A POSTROUTING -j SNAT --to-source {to}\nCOMMIT\n");
+            let found = parse(&saved, Family::Ip6).found;
+            found.noted.first().and_then(|noted| noted.does.translation().map(ToString::to_string))
+        };
+        for to in ["fd00::1", "[fd00::1]:1024-2000", "fd00::1-fd00::4"] {
+            assert_eq!(translated(to).as_deref(), Some(to));
+        }
+        assert_eq!(translated("192.0.2.1"), None);
+        assert_eq!(translated("[fd00::1"), None);
     }
 
     #[test]
@@ -339,9 +474,9 @@ COMMIT
     #[test]
     fn nonsense_is_no_rule() {
         for saved in ["", "[", "[0:0] -A", "[0:0] -A INPUT -j", "*filter\n[x] -A INPUT -j REJECT\nCOMMIT", "COMMIT"] {
-            assert_eq!(parse(saved, Family::Ip), []);
+            assert_eq!(parse(saved, Family::Ip), Saved::default());
         }
         // A file that is cut before its COMMIT.
-        assert_eq!(parse(&SAVED[..SAVED.len() - 8], Family::Ip), []);
+        assert_eq!(parse(&SAVED[..SAVED.len() - 8], Family::Ip), Saved::default());
     }
 }

@@ -97,14 +97,18 @@ impl Test {
 
     /// Whether it holds for the packet of an event; `None` where the event does not say.
     pub fn holds(&self, event: &Event) -> Option<bool> {
-        let mut bytes = self.key.of(event, self.length())?;
+        Some(self.admits(self.key.of(event, self.length())?))
+    }
+
+    /// Whether it holds for these bytes.
+    pub(super) fn admits(&self, mut bytes: Vec<u8>) -> bool {
         if !self.mask.is_empty() {
             for (byte, mask) in bytes.iter_mut().zip(self.mask.iter().chain(std::iter::repeat(&0))) {
                 *byte &= mask;
             }
         }
         let within = self.bounds.iter().any(|(from, to)| *from <= bytes && bytes <= *to);
-        Some(within == self.inside)
+        within == self.inside
     }
 }
 

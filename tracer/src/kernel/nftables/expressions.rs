@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::super::nfnetlink::{attribute, attributes, long, number, string};
+use super::endings::{Ending, translates};
 use super::sets::Bounds;
+use super::xtables::{xt_conntrack, xt_target, xt_tcp};
+use crate::ruleset::audit::{Does, Verdict, output};
 use crate::ruleset::{Backend, Family, Key, Shown, Test};
 
-/// What a rule does, as far as it is understood, up to where it rejects.
+/// What a rule does, as far as it is understood, up to where it ends.
 #[derive(Debug, Default)]
 pub(super) struct Expressions {
     /// Whether it answers with a RST, and who wrote it.
@@ -24,6 +27,14 @@ pub(super) struct Expressions {
     pub(super) anywhere: bool,
     /// What it looks up in sets whose elements are still to be read.
     pub(super) lookups: Vec<Lookup>,
+    /// What it comes to.
+    pub(super) ending: Option<Ending>,
+    /// An anonymous verdict map that says what becomes of packets by their conntrack state.
+    pub(super) state_map: Option<String>,
+    /// Whether it asks for the conntrack state, or translates, in a way that is not understood.
+    pub(super) unclear: bool,
+    /// Who wrote it, where that shows: matches and targets of xtables are those of iptables-nft.
+    pub(super) author: Option<Backend>,
     /// It in words.
     text: Vec<String>,
 }
@@ -45,11 +56,19 @@ struct Loaded {
     key: Key,
     length: usize,
     mask: Vec<u8>,
+    /// What it is, where the rule itself says so.
+    constant: Option<Vec<u8>>,
+}
+
+impl Loaded {
+    const fn new(key: Key, length: usize) -> Self {
+        Self { key, length, mask: Vec::new(), constant: None }
+    }
 }
 
 /// Registers by their first four bytes: `NFT_REG_1` to `NFT_REG_4` have 16, `NFT_REG32_00` to `NFT_REG32_15` four.
 #[derive(Debug, Default)]
-struct Registers(BTreeMap<u32, Loaded>);
+pub(super) struct Registers(BTreeMap<u32, Loaded>);
 
 /// Bytes that an unknown expression may load: what all registers have.
 const ALL: usize = 64;
@@ -73,7 +92,12 @@ impl Registers {
 
     /// Something that is not understood was loaded.
     fn lose(&mut self, register: u32) {
-        self.load(register, Loaded { key: Key::Unknown, length: ALL, mask: Vec::new() });
+        self.load(register, Loaded::new(Key::Unknown, ALL));
+    }
+
+    /// The bytes in a register, where the rule itself put them there.
+    pub(super) fn constant(&self, register: u32) -> Option<&[u8]> {
+        self.0.get(&Self::unit(register)?)?.constant.as_deref()
     }
 
     fn get(&self, register: u32) -> Option<&Loaded> {
@@ -121,16 +145,46 @@ impl Expressions {
             let length = |(from, to): &(Vec<u8>, Vec<u8>)| from.len() == loaded.length && to.len() == loaded.length;
             bounds.iter().all(|bounds| length(bounds) && (loaded.key != Key::State || bounds.0 == bounds.1))
         };
-        match elements.filter(|elements| fits(elements) && !elements.is_empty() && self.tests.len() < TESTS) {
-            Some(bounds) => {
-                let test = Test { key: loaded.key, mask: loaded.mask, bounds, inside };
-                if let Some(words) = self.text.get_mut(place) {
-                    *words = Shown(&test, family).to_string();
-                }
-                self.tests.push(test);
+        let (of_state, tests) = (loaded.key == Key::State, self.tests.len());
+        let elements = elements.filter(|elements| fits(elements) && !elements.is_empty() && tests < TESTS);
+        if let Some(bounds) = elements {
+            let test = Test { key: loaded.key, mask: loaded.mask, bounds, inside };
+            if let Some(words) = self.text.get_mut(place) {
+                *words = Shown(&test, family).to_string();
             }
-            None => self.complete = false,
+            self.tests.push(test);
+        } else {
+            self.complete = false;
+            self.unclear |= of_state;
         }
+    }
+
+    /// Whether an audit may note it; of the many rules that only accept or drop few do.
+    pub(super) fn may_matter(&self) -> bool {
+        let asks = || self.tests.iter().any(|test| test.key == Key::State);
+        let looks_up = || self.lookups.iter().any(|lookup| lookup.loaded.key == Key::State);
+        let does = matches!(self.ending, Some(Ending::Does(_)));
+        does || self.unclear || self.state_map.is_some() || (self.ending.is_some() && (asks() || looks_up()))
+    }
+
+    /// What an audit notes of it, once its sets are read.
+    pub(super) fn does(&self) -> Option<Does> {
+        let mut ending = self.ending.clone()?;
+        if let Some(translation) = ending.translation() {
+            translation.output = output(&self.tests);
+        }
+        match ending {
+            Ending::Does(does) => Some(does),
+            Ending::Verdict(verdict) => Does::to_invalid(&verdict, &self.tests),
+        }
+    }
+
+    /// Ends with what becomes of packets in the state INVALID by its verdict map.
+    pub(super) fn end_with(&mut self, verdict: Verdict) {
+        let words = Ending::Verdict(verdict.clone()).words();
+        self.text.push(format!("{{ invalid : {words} }}"));
+        self.tests.push(Test::state(1, false));
+        self.ending = Some(Ending::Verdict(verdict));
     }
 
     fn expression(&mut self, name: &str, data: &[u8], registers: &mut Registers, family: Family) -> Goes {
@@ -142,7 +196,7 @@ impl Expressions {
             "cmp" => self.compare(data, registers, family),
             "range" => self.range(data, registers, family),
             "lookup" => self.lookup(data, registers, family),
-            "immediate" => self.immediate(data, registers),
+            "immediate" => return self.immediate(data, registers),
             "counter" => {
                 const NFTA_COUNTER_PACKETS: u16 = 2;
                 self.packets = attribute(data, NFTA_COUNTER_PACKETS).and_then(long);
@@ -154,9 +208,23 @@ impl Expressions {
             "reject" => {
                 const NFTA_REJECT_TYPE: u16 = 1;
                 const NFT_REJECT_TCP_RST: u32 = 1;
+                self.ending = Some(Ending::Verdict(Verdict::Reject));
                 if attribute(data, NFTA_REJECT_TYPE).and_then(number) == Some(NFT_REJECT_TCP_RST) {
                     self.rejects = Some(Backend::Nftables);
                     self.text.push("reject with tcp reset".to_owned());
+                } else {
+                    self.text.push("reject".to_owned());
+                }
+                return Goes::NoFurther;
+            }
+            "notrack" => self.ends(Ending::Does(Does::Untracks)),
+            "nat" | "masq" | "redir" => {
+                match translates(name, data, registers) {
+                    Some((does, known)) => {
+                        self.unclear |= !known;
+                        self.ends(Ending::Does(does));
+                    }
+                    None => self.unclear = true,
                 }
                 return Goes::NoFurther;
             }
@@ -167,6 +235,11 @@ impl Expressions {
             }
         }
         Goes::On
+    }
+
+    fn ends(&mut self, ending: Ending) {
+        self.text.push(ending.words());
+        self.ending = Some(ending);
     }
 
     fn not_understood(&mut self, text: String) {
@@ -207,7 +280,7 @@ impl Expressions {
             Some(16) => (Key::Transport, 1),
             _ => return registers.lose(register),
         };
-        registers.load(register, Loaded { key, length, mask: Vec::new() });
+        registers.load(register, Loaded::new(key, length));
     }
 
     fn ct(&mut self, data: &[u8], registers: &mut Registers) {
@@ -218,7 +291,7 @@ impl Expressions {
             return self.text.push("[ct set]".to_owned());
         };
         if attribute(data, NFTA_CT_KEY).and_then(number) == Some(NFT_CT_STATE) {
-            registers.load(register, Loaded { key: Key::State, length: 4, mask: Vec::new() });
+            registers.load(register, Loaded::new(Key::State, 4));
         } else {
             registers.lose(register);
         }
@@ -243,7 +316,7 @@ impl Expressions {
             _ => return registers.lose(register),
         };
         match length.and_then(|length| usize::try_from(length).ok()) {
-            Some(length) if length <= ALL => registers.load(register, Loaded { key, length, mask: Vec::new() }),
+            Some(length) if length <= ALL => registers.load(register, Loaded::new(key, length)),
             _ => registers.lose(register),
         }
     }
@@ -294,6 +367,7 @@ impl Expressions {
         // Numbers of the host's order are compared for equality alone.
         let ordered = loaded.key != Key::State || from == to;
         if length == 0 || length > loaded.length || to.len() != length || !ordered {
+            self.unclear |= loaded.key == Key::State;
             return self.not_understood("[cmp]".to_owned());
         }
         let mask = loaded.mask.get(..length).unwrap_or(&loaded.mask).to_vec();
@@ -314,6 +388,13 @@ impl Expressions {
         match attribute(data, NFTA_LOOKUP_DREG).and_then(number) {
             Some(NFT_REG_VERDICT) => {
                 self.anywhere = true;
+                if loaded.is_some_and(|loaded| loaded.key == Key::State && loaded.mask.is_empty()) {
+                    if set.starts_with("__map") {
+                        self.state_map = Some(set.clone());
+                    } else {
+                        self.unclear = true;
+                    }
+                }
                 self.not_understood(format!("{what}vmap @{set}"));
             }
             Some(register) => {
@@ -323,6 +404,7 @@ impl Expressions {
             None => {
                 let flags = attribute(data, NFTA_LOOKUP_FLAGS).and_then(number).unwrap_or(0);
                 let text = format!("{what}@{set}");
+                let of_state = loaded.as_ref().is_some_and(|loaded| loaded.key == Key::State);
                 // Named sets change by themselves; the kernel names anonymous ones so, which nobody else can.
                 match loaded.filter(|_| set.starts_with("__set")) {
                     Some(loaded) if self.lookups.len() < TESTS => {
@@ -330,31 +412,42 @@ impl Expressions {
                         self.lookups.push(Lookup { set, loaded, inside, place });
                         self.text.push(text);
                     }
-                    _ => self.not_understood(text),
+                    _ => {
+                        self.unclear |= of_state;
+                        self.not_understood(text);
+                    }
                 }
             }
         }
     }
 
-    fn immediate(&mut self, data: &[u8], registers: &mut Registers) {
+    fn immediate(&mut self, data: &[u8], registers: &mut Registers) -> Goes {
         const NFTA_IMMEDIATE_DREG: u16 = 1;
         const NFTA_IMMEDIATE_DATA: u16 = 2;
-        const NFTA_VERDICT_CODE: u16 = 1;
-        const NFTA_VERDICT_CHAIN: u16 = 2;
-        const NFT_JUMP: i32 = -3;
-        const NFT_GOTO: i32 = -4;
-        let Some(verdict) = attribute(data, NFTA_IMMEDIATE_DATA).and_then(|data| attribute(data, NFTA_DATA_VERDICT))
-        else {
+        let given = attribute(data, NFTA_IMMEDIATE_DATA);
+        let Some(decided) = given.and_then(|data| attribute(data, NFTA_DATA_VERDICT)) else {
             if let Some(register) = attribute(data, NFTA_IMMEDIATE_DREG).and_then(number) {
                 registers.lose(register);
+                let value = given.and_then(|data| attribute(data, NFTA_DATA_VALUE)).filter(|value| value.len() <= ALL);
+                if let Some(value) = value {
+                    let constant = Some(value.to_vec());
+                    registers.load(register, Loaded { constant, ..Loaded::new(Key::Unknown, value.len()) });
+                }
             }
-            return;
+            return Goes::On;
         };
-        let code = attribute(verdict, NFTA_VERDICT_CODE).and_then(number).map(u32::cast_signed);
-        if matches!(code, Some(NFT_JUMP | NFT_GOTO)) {
-            self.jumps.extend(attribute(verdict, NFTA_VERDICT_CHAIN).map(string));
+        match verdict(decided) {
+            Some(verdict) => {
+                if let Verdict::Chain(to) = &verdict {
+                    self.jumps.push(to.clone());
+                    self.complete = false;
+                }
+                self.ends(Ending::Verdict(verdict));
+            }
+            None => self.not_understood("[verdict]".to_owned()),
         }
-        self.not_understood("[verdict]".to_owned());
+        // Of what stands behind a verdict nothing is ever run.
+        Goes::NoFurther
     }
 
     /// A match of xtables.
@@ -362,6 +455,7 @@ impl Expressions {
         const NFTA_MATCH_NAME: u16 = 1;
         const NFTA_MATCH_REV: u16 = 2;
         const NFTA_MATCH_INFO: u16 = 3;
+        self.author = Some(Backend::IptablesNft);
         let name = attribute(data, NFTA_MATCH_NAME).map(string).unwrap_or_default();
         let revision = attribute(data, NFTA_MATCH_REV).and_then(number).unwrap_or(0);
         let info = attribute(data, NFTA_MATCH_INFO).unwrap_or_default();
@@ -371,37 +465,50 @@ impl Expressions {
             ("conntrack", 3) => xt_conntrack(info),
             _ => None,
         };
-        match understood {
-            Some((tests, all)) => {
-                for test in tests {
-                    self.test(test, family);
-                }
-                if !all {
-                    self.not_understood(format!("-m {name} …"));
-                }
+        if let Some((tests, all)) = understood {
+            for test in tests {
+                self.test(test, family);
             }
-            None => self.not_understood(format!("-m {name}")),
+            if !all {
+                self.not_understood(format!("-m {name} …"));
+            }
+        } else {
+            self.unclear |= matches!(name.as_str(), "conntrack" | "state");
+            self.not_understood(format!("-m {name}"));
         }
     }
 
     /// A target of xtables.
     fn xt_target(&mut self, data: &[u8], family: Family) -> Goes {
         const NFTA_TARGET_NAME: u16 = 1;
+        const NFTA_TARGET_REV: u16 = 2;
         const NFTA_TARGET_INFO: u16 = 3;
         /// `linux/netfilter_ipv4/ipt_REJECT.h`.
         const IPT_TCP_RESET: u32 = 7;
         /// `linux/netfilter_ipv6/ip6t_REJECT.h`.
         const IP6T_TCP_RESET: u32 = 6;
         let name = attribute(data, NFTA_TARGET_NAME).map(string).unwrap_or_default();
+        let info = attribute(data, NFTA_TARGET_INFO).unwrap_or_default();
+        self.author = Some(Backend::IptablesNft);
         if name != "REJECT" {
-            self.not_understood(format!("-j {name}"));
+            let revision = attribute(data, NFTA_TARGET_REV).and_then(number).unwrap_or(0);
+            match xt_target(&name, revision, info, family) {
+                Ok(Some(does)) => self.ends(Ending::Does(does)),
+                other => {
+                    self.unclear |= other.is_err();
+                    self.not_understood(format!("-j {name}"));
+                }
+            }
             return Goes::On;
         }
-        let with = attribute(data, NFTA_TARGET_INFO).and_then(|info| info.first_chunk()).copied();
+        self.ending = Some(Ending::Verdict(Verdict::Reject));
+        let with = info.first_chunk().copied();
         let reset = if family == Family::Ip6 { IP6T_TCP_RESET } else { IPT_TCP_RESET };
         if with.map(u32::from_ne_bytes) == Some(reset) {
             self.rejects = Some(Backend::IptablesNft);
             self.text.push("REJECT --reject-with tcp-reset".to_owned());
+        } else {
+            self.text.push("REJECT".to_owned());
         }
         Goes::NoFurther
     }
@@ -428,6 +535,22 @@ impl Expressions {
     }
 }
 
+/// A verdict that decides, or leads elsewhere.
+pub(super) fn verdict(attributes: &[u8]) -> Option<Verdict> {
+    const NFTA_VERDICT_CODE: u16 = 1;
+    const NFTA_VERDICT_CHAIN: u16 = 2;
+    const NF_DROP: i32 = 0;
+    const NF_ACCEPT: i32 = 1;
+    const NFT_JUMP: i32 = -3;
+    const NFT_GOTO: i32 = -4;
+    match attribute(attributes, NFTA_VERDICT_CODE).and_then(number).map(u32::cast_signed)? {
+        NF_DROP => Some(Verdict::Drop),
+        NF_ACCEPT => Some(Verdict::Accept),
+        NFT_JUMP | NFT_GOTO => attribute(attributes, NFTA_VERDICT_CHAIN).map(string).map(Verdict::Chain),
+        _ => None,
+    }
+}
+
 fn bitwise(data: &[u8], registers: &mut Registers) {
     const NFTA_BITWISE_SREG: u16 = 1;
     const NFTA_BITWISE_DREG: u16 = 2;
@@ -448,53 +571,4 @@ fn bitwise(data: &[u8], registers: &mut Registers) {
         }
         _ => registers.lose(register),
     }
-}
-
-/// `struct xt_tcp` (`linux/netfilter/xt_tcpudp.h`): the tests, and whether they are all.
-fn xt_tcp(info: &[u8]) -> Option<(Vec<Test>, bool)> {
-    const XT_TCP_INV_SRCPT: u8 = 1;
-    const XT_TCP_INV_DSTPT: u8 = 2;
-    const XT_TCP_INV_FLAGS: u8 = 4;
-    const FLAGS: Key = Key::TransportHeader { offset: 13 };
-    let info: &[u8; 12] = info.first_chunk()?;
-    let port = |at: usize| u16::from_ne_bytes([info[at], info[at + 1]]);
-    let [option, mask, flags, invert] = [info[8], info[9], info[10], info[11]];
-    let ports = |offset: u32, from: u16, to: u16, inverted: bool| {
-        ((from, to) != (0, u16::MAX) || inverted).then(|| Test {
-            key: Key::TransportHeader { offset },
-            mask: Vec::new(),
-            bounds: vec![(from.to_be_bytes().to_vec(), to.to_be_bytes().to_vec())],
-            inside: !inverted,
-        })
-    };
-    let inverted = invert & XT_TCP_INV_FLAGS != 0;
-    let tests = [
-        ports(0, port(0), port(2), invert & XT_TCP_INV_SRCPT != 0),
-        ports(2, port(4), port(6), invert & XT_TCP_INV_DSTPT != 0),
-        (mask != 0).then(|| Test { mask: vec![mask], inside: !inverted, ..Test::is(FLAGS, vec![flags]) }),
-    ];
-    Some((tests.into_iter().flatten().collect(), option == 0))
-}
-
-/// `struct xt_conntrack_mtinfo3` (`linux/netfilter/xt_conntrack.h`), likewise.
-fn xt_conntrack(info: &[u8]) -> Option<(Vec<Test>, bool)> {
-    const MATCH_FLAGS: usize = 146;
-    const INVERT_FLAGS: usize = 148;
-    const STATE_MASK: usize = 150;
-    const XT_CONNTRACK_STATE: u16 = 1;
-    /// `XT_CONNTRACK_STATE_BIT` of the four states, and `XT_CONNTRACK_STATE_INVALID`.
-    const STATES: u16 = 0xf;
-    const XT_CONNTRACK_STATE_UNTRACKED: u16 = 1 << 8;
-    const NF_CT_STATE_UNTRACKED_BIT: u32 = 1 << 6;
-    let short = |at: usize| Some(u16::from_ne_bytes([*info.get(at)?, *info.get(at + 1)?]));
-    let (asked, inverted, states) = (short(MATCH_FLAGS)?, short(INVERT_FLAGS)?, short(STATE_MASK)?);
-    // SNAT and DNAT are states of their own here; whether a packet's entry has them is not asked.
-    let known = states & !(STATES | XT_CONNTRACK_STATE_UNTRACKED) == 0;
-    if asked & XT_CONNTRACK_STATE == 0 || !known {
-        return Some((Vec::new(), asked == 0));
-    }
-    let untracked = if states & XT_CONNTRACK_STATE_UNTRACKED == 0 { 0 } else { NF_CT_STATE_UNTRACKED_BIT };
-    let bits = u32::from(states & STATES) | untracked;
-    let test = Test::state(bits, inverted & XT_CONNTRACK_STATE != 0);
-    Some((vec![test], asked == XT_CONNTRACK_STATE))
 }

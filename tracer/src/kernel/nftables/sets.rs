@@ -1,4 +1,4 @@
-//! The elements of an anonymous set: what `{ 80, 443, 8000-8999 }` in a rule becomes. It is made with its rule, and never
+//! The elements of anonymous sets and verdict maps: what `{ 80, 443, 8000-8999 }` in a rule becomes. It is made with its rule, and never
 //! changes.
 
 use std::io;
@@ -8,13 +8,19 @@ use std::time::Instant;
 use netlink_packet_core::NLM_F_DUMP;
 
 use super::super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, message, number, request};
+use super::expressions::verdict;
 use super::{SUBSYSTEM, Table};
+use crate::ruleset::audit::Verdict;
 
 const NFT_MSG_GETSET: u16 = SUBSYSTEM | 0xa;
 const NFT_MSG_GETSETELEM: u16 = SUBSYSTEM | 0xd;
 const NFT_SET_ANONYMOUS: u32 = 0x1;
 const NFT_SET_CONSTANT: u32 = 0x2;
 const NFT_SET_INTERVAL: u32 = 0x4;
+
+const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
+const NFTA_SET_ELEM_KEY: u16 = 1;
+const NFTA_DATA_VALUE: u16 = 1;
 
 /// Most elements that are read of a set.
 const MOST: usize = 256;
@@ -28,6 +34,35 @@ struct Element {
     key: Vec<u8>,
     /// False sorts first: where one interval ends another may start.
     starts: bool,
+}
+
+/// What a verdict map of conntrack states says of packets in the state INVALID; none where it says nothing of them.
+pub(super) fn verdict_of_invalid(
+    (family, table): &Table,
+    name: &str,
+    deadline: Instant,
+) -> io::Result<Option<Verdict>> {
+    let wanted = request(NFT_MSG_GETSETELEM, NLM_F_DUMP, *family, &[(1, table.as_str()), (2, name)]);
+    let mut found = None;
+    let end = Nfnetlink::open()?.dump(&wanted, Some(deadline), |message| {
+        found = found.take().or_else(|| mapped_from_invalid(message));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    if end == End::Cut { Err(io::ErrorKind::TimedOut.into()) } else { Ok(found) }
+}
+
+/// The verdict of the element whose key is the state INVALID.
+fn mapped_from_invalid(message: Message<'_>) -> Option<Verdict> {
+    const NFTA_SET_ELEM_DATA: u16 = 2;
+    const NFTA_DATA_VERDICT: u16 = 2;
+    /// `NF_CT_STATE_INVALID_BIT`, of the host's order.
+    const INVALID: [u8; 4] = 1u32.to_ne_bytes();
+    let list = attribute(message.attributes, NFTA_SET_ELEM_LIST_ELEMENTS)?;
+    attributes(list).find_map(|(_, element)| {
+        let key = attribute(element, NFTA_SET_ELEM_KEY).and_then(|key| attribute(key, NFTA_DATA_VALUE))?;
+        let data = attribute(element, NFTA_SET_ELEM_DATA).and_then(|data| attribute(data, NFTA_DATA_VERDICT));
+        data.filter(|_| key == INVALID).and_then(verdict)
+    })
 }
 
 /// Reads a set; none where it is not of the kind that is understood, or has too many elements.
@@ -53,11 +88,8 @@ pub(super) fn read((family, table): &Table, name: &str, deadline: Instant) -> io
 
 /// The elements of a message, added to those before.
 fn take(mut known: Vec<Element>, message: Message<'_>) -> Option<Vec<Element>> {
-    const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
-    const NFTA_SET_ELEM_KEY: u16 = 1;
     const NFTA_SET_ELEM_FLAGS: u16 = 3;
     const NFTA_SET_ELEM_KEY_END: u16 = 10;
-    const NFTA_DATA_VALUE: u16 = 1;
     const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
     for (_, element) in attributes(attribute(message.attributes, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default()) {
         let flags = attribute(element, NFTA_SET_ELEM_FLAGS).and_then(number).unwrap_or(0);
@@ -112,7 +144,8 @@ mod tests {
 
     use super::super::super::nfnetlink::Message;
     use super::super::super::nfnetlink::tests::attribute;
-    use super::{Element, bounds, take};
+    use super::{Element, bounds, mapped_from_invalid, take};
+    use crate::ruleset::audit::Verdict;
 
     fn elements(keys: &[(u16, bool)]) -> Vec<Element> {
         keys.iter().map(|(key, starts)| Element { key: key.to_be_bytes().to_vec(), starts: *starts }).collect()
@@ -151,5 +184,22 @@ mod tests {
         assert_eq!(taken(&attribute(1, &[])), None, "no key");
         assert_eq!(taken(&two.repeat(200)), None, "too many");
         assert_eq!(taken(&[]), Some(Vec::new()));
+    }
+
+    /// `ct state vmap { established : accept, invalid : drop }` as the kernel dumps it.
+    #[test]
+    fn verdict_maps() {
+        let element = |state: u32, code: u32| {
+            let key = attribute(1, &attribute(1, &state.to_ne_bytes()));
+            let data = attribute(2, &attribute(2, &attribute(1, &code.to_be_bytes())));
+            attribute(1, &[key, data].concat())
+        };
+        let mapped = |list: &[Vec<u8>]| {
+            let attributes = attribute(3, &list.concat());
+            mapped_from_invalid(Message { kind: 0, family: 1, attributes: &attributes })
+        };
+        assert_eq!(mapped(&[element(2, 1), element(1, 0)]), Some(Verdict::Drop));
+        assert_eq!(mapped(&[element(2, 1), element(4, 1)]), None);
+        assert_eq!(mapped(&[element(1, 1)]), Some(Verdict::Accept));
     }
 }
