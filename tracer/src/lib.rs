@@ -14,6 +14,7 @@ pub mod event;
 pub mod explain;
 pub mod filter;
 pub mod kernel;
+pub mod mitigate;
 pub mod packet;
 pub mod pages;
 pub mod render;
@@ -21,6 +22,7 @@ pub mod report;
 pub mod ruleset;
 pub mod session;
 pub mod source;
+pub mod surroundings;
 #[cfg(test)]
 mod testing;
 pub mod time;

@@ -3,6 +3,7 @@
 mod args;
 mod capture;
 mod explain;
+mod mitigate;
 mod output;
 
 use std::io::Write;
@@ -74,12 +75,14 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Stop> {
         Command::Trace(trace) => capture::trace(trace, &arguments.global),
         Command::Record(record) => capture::record(record, &arguments.global),
         Command::Explain(explain) => explain::run(explain, &arguments.global),
+        Command::Mitigate(mitigate) => mitigate::run(mitigate, &arguments.global),
         Command::Schema { name } => {
             let mut out = std::io::stdout().lock();
             match name {
                 SchemaName::Report => json::write_schema(&mut out)?,
                 SchemaName::Trace => json::write_trace_schema(&mut out)?,
                 SchemaName::Explain => json::write_log_schema(&mut out)?,
+                SchemaName::Mitigate => json::write_mitigate_schema(&mut out)?,
             }
             out.flush()?;
             Ok(ExitCode::SUCCESS)

@@ -9,4 +9,5 @@ pub mod netns;
 mod nfnetlink;
 mod nftables;
 pub mod preflight;
+mod surroundings;
 pub mod symbols;

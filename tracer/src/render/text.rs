@@ -9,6 +9,7 @@ use std::time::Duration;
 use textwrap::Options;
 use tracer_common::Hook;
 
+use super::cures;
 use super::json::{nat_skipped, reset_passed_through};
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
 use super::words::{counted, effect, ended, kernel_reason, peer, story, suspects, unaccounted, unanswered, window};
@@ -472,18 +473,15 @@ impl Text<'_> {
 
     fn cures(&mut self) -> fmt::Result {
         for mitigation in &self.report.mitigations {
-            writeln!(self.to, "\n{STRONG}{}{STRONG:#}  {}", mitigation.id.name(), mitigation.title)?;
-            for command in &mitigation.commands {
-                writeln!(self.to, "  {command}")?;
-            }
-            for effect in &mitigation.side_effects {
-                self.labelled("price: ", effect)?;
-            }
-            for command in &mitigation.undo {
-                writeln!(self.to, "  undo: {command}")?;
-            }
+            cures::write(self.to, mitigation, self.look)?;
         }
-        Ok(())
+        if self.report.mitigations.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            self.to,
+            "\n{FAINT}more on each: whyrst mitigate ID; --apply does it, measures, and can undo it{FAINT:#}"
+        )
     }
 
     /// One step, wrapped below its own text.
