@@ -57,8 +57,18 @@ pub(super) fn lead(way: &Way) -> Option<Vec<String>> {
 pub(super) fn line<S: AsRef<str>>(way: &Way, words: &[S]) -> Option<String> {
     let mut all = lead(way)?;
     all.extend(words.iter().map(|word| word.as_ref().to_owned()));
+    let words: Option<Vec<String>> = all.iter().map(|word| quoted(word)).collect();
+    Some(words?.join(" "))
+}
+
+/// A word as a shell takes it: as it is where nothing in it means anything to a shell.
+fn quoted(word: &str) -> Option<String> {
+    let plain = |it: char| it.is_ascii_alphanumeric() || "_-+=:,./@%".contains(it);
+    if !word.is_empty() && word.chars().all(plain) {
+        return Some(word.to_owned());
+    }
     // Words without NUL can all be quoted.
-    shlex::try_join(all.iter().map(String::as_str)).ok()
+    shlex::try_quote(word).ok().map(std::borrow::Cow::into_owned)
 }
 
 /// An interface's name as nft takes it, which knows no escapes in quotes and takes a star for a wildcard.

@@ -191,3 +191,6 @@ fn review(places: &[Place<'_>], plan: &mut Plan) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
