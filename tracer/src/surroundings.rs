@@ -192,8 +192,7 @@ impl Surroundings {
     /// What a new rule for this version of IP is to be written with: what translates here, else what holds any rules, else
     /// what is installed.
     pub fn firewall(&self, ipv4: bool) -> Option<Backend> {
-        let sees = |family: Family| family == Family::Inet || (family == Family::Ip) == ipv4;
-        let translating = self.translations.iter().filter(|rule| sees(rule.family)).map(|rule| rule.backend);
+        let translating = self.translations.iter().filter(|rule| rule.family.sees(ipv4)).map(|rule| rule.backend);
         let holding = self.holders.iter().copied();
         let installed = [Some(Backend::Nftables), self.iptables].into_iter().flatten();
         translating.chain(holding).chain(installed).find(|backend| self.tool(*backend, ipv4).is_some())
@@ -203,14 +202,15 @@ impl Surroundings {
     pub fn translated(&self) -> Vec<(Option<String>, IpAddr)> {
         let mut found: Vec<(Option<String>, IpAddr)> = Vec::new();
         for rule in &self.translations {
-            let sees =
-                |address: &IpAddr| rule.family == Family::Inet || (rule.family == Family::Ip) == address.is_ipv4();
             let fixed = rule.to.iter().flat_map(|(first, last)| [*first, *last]).map(|to| (rule.output.clone(), to));
             let on = |interface: &String| match &rule.output {
                 Some(output) => output == interface,
                 None => self.uplinks.contains(interface),
             };
-            let of_interface = self.addresses.iter().filter(|(interface, address)| on(interface) && sees(address));
+            let of_interface = self
+                .addresses
+                .iter()
+                .filter(|(interface, address)| on(interface) && rule.family.sees(address.is_ipv4()));
             let of_interface = of_interface.map(|(interface, address)| (Some(interface.clone()), *address));
             let all: Vec<_> = if rule.to.is_empty() { of_interface.collect() } else { fixed.collect() };
             for target in all {
@@ -224,10 +224,9 @@ impl Surroundings {
 
     /// The rule that already drops refused packets for this address which come in by this interface, if one does.
     pub fn dropped_by(&self, interface: Option<&str>, address: IpAddr) -> Option<&Dropping> {
-        let sees = |family: Family| family == Family::Inet || (family == Family::Ip) == address.is_ipv4();
         self.drops.iter().find(|rule| {
             !rule.narrow
-                && sees(rule.family)
+                && rule.family.sees(address.is_ipv4())
                 && rule.destination.is_none_or(|only| only == address)
                 && rule.input.as_deref().is_none_or(|only| Some(only) == interface)
         })

@@ -245,7 +245,8 @@ fn dropping(rule: &Rule) -> Option<Dropping> {
         return None;
     }
     let mut dropping = Dropping {
-        rule: format!("{rule}: {}", rule.text),
+        // Names in it are whatever somebody chose.
+        rule: format!("{rule}: {}", rule.text).chars().map(|it| if it.is_control() { '?' } else { it }).collect(),
         family: rule.family,
         input: None,
         destination: None,

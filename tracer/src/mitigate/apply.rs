@@ -204,7 +204,10 @@ fn shown(output: Option<&String>) -> String {
     match output {
         None => "nothing is there".to_owned(),
         Some(text) if text.is_empty() => "it is there".to_owned(),
-        Some(text) => format!("`{}`", text.split_whitespace().collect::<Vec<_>>().join(" ")),
+        Some(text) => {
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            format!("`{}`", text.chars().map(|it| if it.is_control() { '?' } else { it }).collect::<String>())
+        }
     }
 }
 

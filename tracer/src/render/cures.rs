@@ -12,7 +12,8 @@ const LABEL: usize = 9;
 
 /// Writes one cure.
 pub(super) fn write(to: &mut String, mitigation: &Mitigation, look: Look) -> fmt::Result {
-    writeln!(to, "\n{STRONG}{}{STRONG:#}  {}", mitigation.id.name(), mitigation.title)?;
+    writeln!(to, "\n{STRONG}{}{STRONG:#}", mitigation.id.name())?;
+    text(to, "what", mitigation.title, look)?;
     commands(to, "run", &mitigation.commands)?;
     for note in &mitigation.notes {
         text(to, "note", note, look)?;

@@ -478,10 +478,7 @@ impl Text<'_> {
         if self.report.mitigations.is_empty() {
             return Ok(());
         }
-        writeln!(
-            self.to,
-            "\n{FAINT}more on each: whyrst mitigate ID; --apply does it, measures, and can undo it{FAINT:#}"
-        )
+        writeln!(self.to, "\n{FAINT}more: whyrst mitigate ID (--apply, --undo){FAINT:#}")
     }
 
     /// One step, wrapped below its own text.

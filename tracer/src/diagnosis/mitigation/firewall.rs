@@ -316,16 +316,7 @@ pub(super) fn change_of(rule: &Rule) -> Option<Vec<String>> {
     words.iter().all(|word| super::prints(word)).then_some(words)
 }
 
-/// Whether a family's rules see packets of this version of IP.
-pub(super) fn sees(family: Family, ipv4: bool) -> bool {
-    match family {
-        Family::Inet => true,
-        Family::Ip => ipv4,
-        Family::Ip6 => !ipv4,
-    }
-}
-
-/// The name of what a place cannot do, where that is known before anything is written.
+/// What owns the rules of a place, and would forget ours.
 pub(super) fn owner(around: Option<&Surroundings>) -> Option<Manager> {
     around.and_then(|around| around.manager)
 }

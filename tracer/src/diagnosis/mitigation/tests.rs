@@ -26,7 +26,7 @@ const UNDER: &str = "SEQ is under the lower bound (already ACKed data retransmit
 const OVER: &str = "SEQ is over the upper bound (over the window of the receiver)";
 
 /// The words of the same message on a kernel of this era.
-fn words(build: Build, era: Era, text: &str) -> Build {
+fn words(build: &Build, era: Era, text: &str) -> Build {
     match (era, text) {
         (Era::E1 | Era::E2, text) => build.words("%s", text, 0),
         (_, OVER) => {
@@ -45,7 +45,7 @@ fn reset(era: Era, text: &str, times: u64) -> Flow {
     for skb in 1..=times {
         let of = |hook: Hook, time: u64| Build::from_server(hook, skb, time, seq, CLIENT_END);
         let refused = of(Hook::CtInvalid, 1_000 * skb).entry(REPLY, SERVER_END, CLIENT_END);
-        engine.event(words(refused, era, text).event());
+        engine.event(words(&refused, era, text).event());
         engine.event(of(Hook::ResetV4, 1_000 * skb + 100).event());
     }
     let [flow] = engine.finish().0.try_into().unwrap();

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use super::command::{Step, line, nft_name};
-use super::firewall::{self, COMMENT, Tool, presence, sees};
+use super::firewall::{self, COMMENT, Tool, presence};
 use super::{Place, Plan};
 use crate::event::NfHook;
 use crate::surroundings::Way;
@@ -88,7 +88,7 @@ fn nft(place: &Place<'_>, service: SocketAddr, plan: &mut Plan) -> Option<()> {
     // First everything lets it pass, then nothing tracks it; the other way round when it is undone.
     let chains = place.around.map(|around| around.chains.as_slice()).unwrap_or_default();
     let filtering = chains.iter().filter(|chain| {
-        sees(chain.family, service.is_ipv4())
+        chain.family.sees(service.is_ipv4())
             && [NfHook::LocalIn, NfHook::Forward, NfHook::LocalOut].into_iter().any(|hook| chain.hooks.has(hook))
     });
     for chain in filtering {

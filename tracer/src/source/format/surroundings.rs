@@ -230,3 +230,71 @@ impl From<SurroundingsDto> for Surroundings {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::SurroundingsDto;
+    use crate::ruleset::{Backend, Family, Hooks};
+    use crate::surroundings::{Dropping, FilterChain, Keeper, Limits, Manager, Surroundings, Translation, Way};
+    use crate::time::Instant;
+
+    fn full() -> Surroundings {
+        Surroundings {
+            netns: 7,
+            at: Instant(8),
+            way: Way::Named("gateway".to_owned()),
+            initial: Way::Process(1),
+            tools: vec!["nft".to_owned()],
+            iptables: Some(Backend::IptablesLegacy),
+            manager: Some(Manager::Ufw),
+            keepers: vec![
+                Keeper::Nftables { file: "/etc/nftables.conf".to_owned() },
+                Keeper::NetfilterPersistent,
+                Keeper::IptablesServices,
+            ],
+            holders: Backend::ALL.to_vec(),
+            translations: vec![Translation {
+                backend: Backend::Nftables,
+                family: Family::Inet,
+                output: Some("wan0".to_owned()),
+                to: vec![("192.0.2.1".parse().unwrap(), "192.0.2.4".parse().unwrap())],
+            }],
+            drops: vec![Dropping {
+                rule: "inet filter input handle 3".to_owned(),
+                family: Family::Ip6,
+                input: Some("wan0".to_owned()),
+                destination: Some("2001:db8::1".parse().unwrap()),
+                narrow: true,
+            }],
+            chains: vec![FilterChain {
+                family: Family::Ip,
+                table: "filter".to_owned(),
+                name: "input".to_owned(),
+                hooks: Hooks(2),
+            }],
+            xtables: vec![(Family::Ip, "nat".to_owned())],
+            uplinks: vec!["wan0".to_owned()],
+            addresses: vec![("wan0".to_owned(), "192.0.2.1".parse().unwrap())],
+            memory: Some(1 << 30),
+            limits: Limits { max: Some(1), buckets: Some(2), own: Some(3) },
+            problems: vec!["too large".to_owned()],
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let json = serde_json::to_vec(&SurroundingsDto::from(&full())).unwrap();
+        assert_eq!(Surroundings::from(serde_json::from_slice::<SurroundingsDto>(&json).unwrap()), full());
+    }
+
+    /// Of a newer version: what is not known is left out.
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let json = r#"{"netns": 7, "at_ns": 8, "way": "here", "initial": "here", "iptables": "iptables-bpf",
+            "keepers": [{"keeper": "new-one", "file": "x"}], "holders": ["eBPF", "nftables"], "new": 1}"#;
+        let read = Surroundings::from(serde_json::from_str::<SurroundingsDto>(json).unwrap());
+        let expected =
+            Surroundings { holders: vec![Backend::Nftables], ..Surroundings::unknown(7, Instant(8), Way::Here) };
+        assert_eq!(read, expected);
+    }
+}
