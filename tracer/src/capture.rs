@@ -9,6 +9,7 @@ use crate::census::Census;
 use crate::conntrack::{Status, TcpState, Tuple};
 use crate::kernel::era::Era;
 use crate::ruleset::Rules;
+use crate::surroundings::Surroundings;
 use crate::time::{ClockOffset, Instant};
 
 /// The host a capture was taken on, fixed when the capture starts.
@@ -232,6 +233,8 @@ pub enum Item {
     Rules(Rules),
     /// Who holds the entries of a table that was full, when the capture ends.
     Census(Census),
+    /// What there is around a namespace's conntrack, when the capture ends.
+    Surroundings(Box<Surroundings>),
     /// The capture ended here, in good order.
     Ended(Instant),
 }

@@ -15,6 +15,7 @@ pub mod explain;
 pub mod filter;
 pub mod health;
 pub mod kernel;
+pub mod mitigate;
 pub mod packet;
 pub mod pages;
 pub mod render;
@@ -23,6 +24,7 @@ pub mod ruleset;
 pub mod session;
 pub mod shell;
 pub mod source;
+pub mod surroundings;
 #[cfg(test)]
 mod testing;
 pub mod time;

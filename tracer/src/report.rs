@@ -9,10 +9,11 @@ use crate::causality::engine::Totals;
 use crate::causality::flow::{Flow, Strength, Tally};
 use crate::cause::{Cause, Diagnosis};
 use crate::census::Census;
-use crate::diagnosis::{self, Exclusion, Finding, Mitigation, MitigationId};
+use crate::diagnosis::{self, Exclusion, Finding, Known, Mitigation, MitigationId};
 use crate::filter::Filter;
 use crate::ruleset::{Looks, Suspects};
 use crate::source::recording::Damage;
+use crate::surroundings::Surroundings;
 use crate::time::Instant;
 
 /// Where the events came from.
@@ -123,6 +124,8 @@ pub struct Ingredients {
     pub rulesets: BTreeMap<u32, Looks>,
     /// Who held the entries of tables that were full, per namespace.
     pub censuses: BTreeMap<u32, Census>,
+    /// What there was around the conntrack of each namespace.
+    pub surroundings: BTreeMap<u32, Surroundings>,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// The engine's flows.
@@ -137,7 +140,7 @@ impl Report {
     /// Puts a report together.
     pub fn new(ingredients: Ingredients) -> Self {
         let Ingredients { host, origin, ended, hooks, counters, namespaces, .. } = ingredients;
-        let Ingredients { rulesets, censuses, undecodable, flows, totals, filter, .. } = ingredients;
+        let Ingredients { rulesets, censuses, surroundings, undecodable, flows, totals, filter, .. } = ingredients;
         let hooks = hook_lines(&hooks, counters.as_ref());
         let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
         // Endpoints on the same host mind their own business, unless the user asks for their namespace.
@@ -166,10 +169,12 @@ impl Report {
             .map(|flow| {
                 let facts = namespace(&flow);
                 let suspects = suspects(&flow, &rulesets);
+                let around = flow.key.netns.and_then(|inode| surroundings.get(&inode));
+                let known = Known { facts, around };
                 FlowReport {
                     netns_name: facts.and_then(|facts| facts.name.clone()),
                     excluded: diagnosis::exclusions(&flow, &hooks, facts),
-                    mitigations: diagnosis::mitigations_for(&flow, host.era, facts, suspects.as_ref()),
+                    mitigations: diagnosis::mitigations_for(&flow, host.era, &known, suspects.as_ref()),
                     suspects,
                     flow,
                 }
@@ -178,7 +183,8 @@ impl Report {
         flows
             .sort_by_key(|report| (std::cmp::Reverse(report.flow.story.strength()), report.flow.first, report.flow.id));
         let lost = hooks.iter().map(|line| line.counters.lost()).sum();
-        let mitigations = diagnosis::mitigations(&flows, &namespaces);
+        let full = table_full.iter().map(|full| full.netns);
+        let mitigations = diagnosis::mitigations(&flows, full, &namespaces, &surroundings);
         let mut report = Self {
             started: host.started,
             host,

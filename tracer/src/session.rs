@@ -1,7 +1,7 @@
 //! What live and recorded captures share: items in, observations on the way, a report at the end.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use crate::capture::{Counters, HookStatus, Host, Item, Netns, TableFull};
@@ -14,11 +14,14 @@ use crate::filter::Filter;
 use crate::report::{Ingredients, Origin, Report};
 use crate::ruleset::Looks;
 use crate::source::recording::Reader;
+use crate::surroundings::Surroundings;
 use crate::time::Instant;
 use tracer_common::Hook;
 
 /// Most full tables whose entries are counted.
 const CENSUSES: usize = 4;
+/// Most namespaces whose surroundings are looked at.
+const SURROUNDINGS: usize = 16;
 
 /// Works off a recording. `each` sees every item, and what the session made of it.
 pub fn replay<E: From<io::Error>>(
@@ -44,6 +47,7 @@ pub struct Session {
     namespaces: BTreeMap<u32, Netns>,
     rulesets: BTreeMap<u32, Looks>,
     censuses: BTreeMap<u32, Census>,
+    surroundings: BTreeMap<u32, Surroundings>,
     undecodable: u64,
     last: Instant,
     resets: u64,
@@ -65,6 +69,7 @@ impl Session {
             namespaces: BTreeMap::new(),
             rulesets: BTreeMap::new(),
             censuses: BTreeMap::new(),
+            surroundings: BTreeMap::new(),
             undecodable: 0,
             resets: 0,
             asked: 0,
@@ -79,7 +84,8 @@ impl Session {
 
     /// Takes an item; a record gives an observation.
     pub fn item(&mut self, item: &Item) -> Option<Observed> {
-        if matches!(item, Item::LookedUp(_) | Item::Netns(_) | Item::Rules(_) | Item::Census(_)) {
+        if matches!(item, Item::LookedUp(_) | Item::Netns(_) | Item::Rules(_) | Item::Census(_) | Item::Surroundings(_))
+        {
             self.answered += 1;
         }
         match item {
@@ -121,6 +127,10 @@ impl Session {
                 self.last = self.last.max(census.at);
                 self.censuses.insert(census.netns, census.clone());
             }
+            Item::Surroundings(around) => {
+                self.last = self.last.max(around.at);
+                self.surroundings.insert(around.netns, Surroundings::clone(around));
+            }
             Item::LookedUp(answer) => {
                 self.last = self.last.max(answer.at);
                 self.engine.looked_up(answer.clone());
@@ -156,6 +166,10 @@ impl Session {
         let mut requests: Vec<Request> =
             full.into_iter().take(CENSUSES).map(|full| Request::Census(full.netns)).collect();
         requests.extend(self.engine.last_requests());
+        let tables = self.counters.iter().flat_map(|counters| &counters.table_full);
+        let tables = tables.map(|full| full.netns).filter(|netns| self.filter.matches_netns(*netns));
+        let harmed: BTreeSet<u32> = self.engine.harmed().into_iter().chain(tables).collect();
+        requests.extend(harmed.into_iter().take(SURROUNDINGS).map(Request::Surroundings));
         self.asked += requests.len();
         requests
     }
@@ -187,6 +201,7 @@ impl Session {
             namespaces: self.namespaces,
             rulesets: self.rulesets,
             censuses: self.censuses,
+            surroundings: self.surroundings,
             undecodable: self.undecodable,
             flows,
             totals,

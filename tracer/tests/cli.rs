@@ -169,7 +169,7 @@ fn the_doctor_fails_on_what_it_was_told_to() {
 }
 
 #[rstest]
-#[case::no_such_netns(&["--netns", "no such"], "--netns no such: no such network namespace")]
+#[case::no_such_netns(&["--netns", "no such"], "--netns no such: no network namespace has this name")]
 #[case::no_such_inode(&["--netns", "7"], "--netns 7: no name and no process leads there")]
 #[case::both(&["--netns", "7", "--all-netns"], "cannot be used with '--all-netns'")]
 #[case::info(&["--fail-on", "info"], "possible values: warning, critical")]

@@ -15,12 +15,15 @@ use crate::kernels::Kernel;
 use crate::process::output;
 
 /// Programs that the guest needs besides busybox, with everything they link to.
-const PROGRAMS: [&str; 15] = [
+const PROGRAMS: [&str; 18] = [
     "/usr/bin/ip",
     "/sbin/tc",
     "/usr/sbin/nft",
     "/usr/sbin/iptables",
     "/usr/sbin/ip6tables",
+    "/usr/sbin/iptables-save",
+    "/usr/sbin/ip6tables-save",
+    "/usr/bin/nsenter",
     "/usr/sbin/iptables-nft",
     "/usr/sbin/iptables-legacy",
     "/usr/sbin/ip6tables-legacy",

@@ -21,6 +21,7 @@ const PURE: &[&str] = &[
     "tracer/src/packet.rs",
     "tracer/src/ruleset",
     "tracer/src/census.rs",
+    "tracer/src/surroundings.rs",
 ];
 
 const RULES: &[Rule] = &[
@@ -54,10 +55,13 @@ const RULES: &[Rule] = &[
         words: &["Serialize", "serde_json"],
         except: &[
             "tracer/src/render/json/doctor.rs",
+            "tracer/src/render/json/mitigate.rs",
             "tracer/src/render/json/mod.rs",
             "tracer/src/render/json/types.rs",
             "tracer/src/source/format.rs",
+            "tracer/src/source/format/journal.rs",
             "tracer/src/source/format/rules.rs",
+            "tracer/src/source/format/surroundings.rs",
         ],
     },
     Rule {

@@ -15,6 +15,8 @@ mod no_entry;
 mod peers;
 mod reject;
 mod reject_rule;
+mod remedies;
+mod remedies_applied;
 mod rules;
 mod scale;
 mod state;
@@ -403,6 +405,51 @@ pub const ALL: &[Scenario] = &[
         "a SYN to a closed port of the gateway",
         rules::no_listener,
         Each("no-listener by gateway-stack"),
+    ),
+    scenario(
+        "cure-nft",
+        "the printed commands of drop-invalid-input (nft) and be-liberal cure seq-over, and are undone",
+        remedies::by_nft,
+        Each(SEQ_OVER),
+    ),
+    scenario("cure-iptables", "the same where iptables translates", remedies::by_iptables, Each(SEQ_OVER)),
+    scenario("cure-legacy", "the same where legacy iptables translates", remedies::by_legacy, Each(SEQ_OVER)),
+    scenario(
+        "cure-ignore-invalid-rst",
+        "the printed commands of ignore-invalid-rst let a dead server's RST through",
+        remedies::ignore_invalid_rst,
+        Each("invalid-state/invalid-rst by nobody"),
+    ),
+    scenario(
+        "cure-timeout",
+        "the printed commands of raise-timeout keep an idle connection",
+        remedies::raise_timeout,
+        Each("no-entry/expired by gateway-stack"),
+    ),
+    scenario(
+        "cure-table-size",
+        "the printed commands of raise-table-size keep half-open connections from being evicted",
+        remedies::raise_table_size,
+        AtLeast(50, "no-entry/evicted by gateway-stack"),
+    ),
+    scenario(
+        "cure-untrack",
+        "the printed commands of untrack-service (nft) keep a service from being rejected",
+        remedies::untrack_by_nft,
+        Each(REJECTED),
+    ),
+    scenario("cure-untrack-iptables", "the same where iptables filters", remedies::untrack_by_iptables, Each(REJECTED)),
+    scenario(
+        "cure-untrack-legacy",
+        "the same where legacy iptables filters",
+        remedies::untrack_by_legacy,
+        Each(REJECTED),
+    ),
+    scenario(
+        "mitigate-apply",
+        "whyrst mitigate --apply and --undo, refusals, and a command that fails half-way",
+        remedies_applied::run,
+        Each(SEQ_OVER),
     ),
     scenario("be-liberal", "with tcp_be_liberal nothing is out of the window", rules::be_liberal, Nothing),
     scenario("table-drops", "a full table drops a new connection: no RST", table::drops, Nothing),

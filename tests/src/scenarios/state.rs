@@ -56,7 +56,12 @@ fn start(context: &Context<'_>) -> Result<(Lab, Capture)> {
 }
 
 /// Makes a dead server answer an old segment, and checks what becomes of its RST and of the client.
-fn old_reset(context: &Context<'_>, lab: &Lab, capture: Capture, passes: bool) -> Result<(Expect, Captured)> {
+pub(super) fn old_reset(
+    context: &Context<'_>,
+    lab: &Lab,
+    capture: Capture,
+    passes: bool,
+) -> Result<(Expect, Captured)> {
     let inside = Tap::open(&lab.client, "c0")?;
     let connection = Connection::open(lab, server(443))?;
     let client_address = connection.client_address;

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,16 +15,16 @@ use super::connection::Connection;
 use crate::expect::Expect;
 use crate::topology::{CLIENT, Lab, NAT, Nat, server};
 use crate::whyrst::Capture;
-use crate::wire::{Tap, flag};
+use crate::wire::{Segment, Tap, flag};
 
 /// A sysctl of the initial network namespace that all others share; set back when this is dropped.
-struct Shared {
+pub(super) struct Shared {
     path: PathBuf,
     before: String,
 }
 
 impl Shared {
-    fn set(name: &str, value: u32) -> Result<Self> {
+    pub(super) fn set(name: &str, value: u32) -> Result<Self> {
         let path = PathBuf::from("/proc/sys/net/netfilter").join(name);
         let before = fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
         fs::write(&path, value.to_string()).with_context(|| format!("writing {name}"))?;
@@ -84,11 +85,7 @@ pub(super) fn evicts(context: &Context<'_>) -> Result<()> {
     lab.server.run(&["tc", "qdisc", "add", "dev", "s0", "root", "netem", "delay", "2s", "limit", "10000"])?;
     let few = Shared::set("nf_conntrack_buckets", 512)?;
     let room = Shared::set("nf_conntrack_max", 300)?;
-    for port in 20_000..20_000 + SYNS {
-        let mut other = syn.clone();
-        (other.src, other.dst) = (SocketAddr::new(CLIENT, port), target);
-        at_client.send(&other.forge(7_000, 0, flag::SYN, &[])?)?;
-    }
+    half_open(&at_client, &syn, target, 20_000..20_000 + SYNS)?;
     context.step(format!("{SYNS} half-open connections, room for 300"));
     let resets = connection.tap.wait("the gateway's RSTs", |segments| {
         let resets = segments.iter().filter(|segment| segment.dst == target && segment.has(flag::RST)).count();
@@ -128,6 +125,16 @@ pub(super) fn evicts(context: &Context<'_>) -> Result<()> {
     }
     captured.replay()?;
     expect.verdict()
+}
+
+/// SYNs of the client's that nobody goes on with, like this one but to `target`, one of each of these ports.
+pub(super) fn half_open(at_client: &Tap, syn: &Segment, target: SocketAddr, ports: Range<u16>) -> Result<()> {
+    for port in ports {
+        let mut other = syn.clone();
+        (other.src, other.dst) = (SocketAddr::new(CLIENT, port), target);
+        at_client.send(&other.forge(7_000, 0, flag::SYN, &[])?)?;
+    }
+    Ok(())
 }
 
 /// The finding that the gateway's table was full comes first.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::Limits;
 use super::effect::{self, Effect};
-use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, PeerSeen, Refusal, Reset, Story, Tally};
+use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, PeerSeen, Refusal, Reset, Story, Strength, Tally};
 use super::follow::Follow;
 use super::pending::Pending;
 use crate::capture::{LookUp, LookedUp, Outcome};
@@ -66,6 +66,8 @@ pub enum Request {
     Rules(u32),
     /// Who holds the entries of this namespace's table. It takes a while: never while packets are captured.
     Census(u32),
+    /// What there is around this namespace's conntrack that remedies depend on.
+    Surroundings(u32),
 }
 
 impl Request {
@@ -73,7 +75,7 @@ impl Request {
     pub const fn patience(self) -> Duration {
         match self {
             Self::LookUp(_) | Self::Netns(_) => Duration::ZERO,
-            Self::Rules(_) => Duration::from_secs(2),
+            Self::Rules(_) | Self::Surroundings(_) => Duration::from_secs(2),
             Self::Census(_) => Duration::from_secs(5),
         }
     }
@@ -238,6 +240,12 @@ impl Engine {
         let look_ups = flows.into_iter().filter_map(|id| self.look_up(id));
         let rules = self.rejecting.iter().copied().map(Request::Rules);
         self.namespaces.iter().copied().map(Request::Netns).chain(rules).chain(look_ups).collect()
+    }
+
+    /// The namespaces in which packets were refused or RSTs sent.
+    pub fn harmed(&self) -> BTreeSet<u32> {
+        let harmed = |flow: &&Flow| flow.story.strength() > Strength::Ignored && !flow.is_untracked_here();
+        self.flows.values().filter(harmed).filter_map(|flow| flow.key.netns).collect()
     }
 
     /// The flow with this number.

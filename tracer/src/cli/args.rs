@@ -12,8 +12,10 @@ use ipnet::IpNet;
 
 use super::netns::{self, NetnsArg};
 use crate::cause::{Cause, Reason};
+use crate::diagnosis::MitigationId;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
+use crate::mitigate::journal::DIRECTORY;
 
 /// Says who reset a TCP connection behind this Linux gateway, and why.
 ///
@@ -28,6 +30,9 @@ pub(super) struct Arguments {
     #[command(flatten)]
     pub(super) global: Global,
 }
+
+/// In place of a file of the journal.
+pub(super) const LATEST: &str = "latest";
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -126,6 +131,7 @@ Examples:
         output: Option<PathBuf>,
     },
     Doctor(Doctor),
+    Mitigate(Mitigate),
     /// Print the JSON Schema of an output
     #[command(after_help = "\
 Examples:
@@ -176,6 +182,8 @@ pub(super) enum SchemaName {
     Explain,
     /// `whyrst doctor --format json`
     Doctor,
+    /// `whyrst mitigate --format json`
+    Mitigate,
 }
 
 /// Tell whether this host can be traced, and whether its conntrack is healthy
@@ -195,19 +203,20 @@ pub(super) struct Doctor {
     /// Format of the result
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
-    /// A network namespace: its inode number, or its name as `ip netns` knows it; may be given several times
+    /// A network namespace: its inode number, its name as `ip netns` knows it, or a path; may be given several times
+    /// [default: the one that whyrst runs in]
     #[arg(long, value_name = "NETNS", conflicts_with = "all_netns")]
     pub(super) netns: Vec<NetnsArg>,
     /// Every network namespace that has a name or a process
     #[arg(long)]
     pub(super) all_netns: bool,
-    /// Exit with status 1 if there is a finding of this severity or above
+    /// Exit with status 1 if there is a finding of this severity or above [default: never]
     #[arg(long, value_name = "SEVERITY", value_enum)]
     pub(super) fail_on: Option<Urgency>,
     /// Time between the two looks at the counters, e.g. 1s, 500ms, 1m
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "1s")]
     pub(super) interval: Duration,
-    /// Write the result to this file instead of standard output
+    /// Write the result to this file [default: standard output]
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
     /// List every hook, sysctl and rule
@@ -321,6 +330,77 @@ pub(super) struct Record {
     pub(super) live: LiveArgs,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+}
+
+/// Print what cures a reason on this host, apply it, and take it back
+///
+/// Without ID: all cures, and which apply here. With ID: its commands in this host's own tools, what they cost, how they are
+/// undone and how they outlive a reboot. They are for the connections of a recording (`--from`), else for the addresses that
+/// this host translates to.
+///
+/// `--apply` shows the commands, asks, writes down what there was before, runs them one by one, takes everything back if one
+/// fails, and compares the kernel's counters of refused packets and RSTs before and after. `--undo` restores what there was
+/// before. What outlives a reboot is printed, never done.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  whyrst mitigate                                         which cures are there, and which apply here?
+  whyrst mitigate drop-invalid-input --from incident.whyrst
+  whyrst mitigate drop-invalid-input --address 192.0.2.1 --interface wan0
+  whyrst mitigate be-liberal --apply                      shows, asks, applies, measures for 10 s before and after
+  whyrst mitigate be-liberal --apply --yes --watch 60s    for scripts
+  whyrst mitigate be-liberal --undo
+  whyrst mitigate untrack-service --service 198.51.100.7:443 --netns gateway")]
+pub(super) struct Mitigate {
+    /// The cure, as reports name it
+    #[arg(value_name = "ID", value_parser = mitigation_parser())]
+    pub(super) id: Option<MitigationId>,
+    /// Take the connections to be cured from this recording; `-` is standard input [default: what this host shows]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["address", "interface", "service", "netns", "undo"])]
+    pub(super) from: Option<PathBuf>,
+    /// An address that connections are translated to [default: those that rules of this host translate to]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) address: Vec<std::net::IpAddr>,
+    /// The interface that answers come in by [default: the one that those rules name]
+    #[arg(long, value_name = "NAME", value_parser = interface)]
+    pub(super) interface: Option<String>,
+    /// A service that is to be exempt from tracking, e.g. 198.51.100.7:443; IPv6 addresses in brackets [default: none]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = service)]
+    pub(super) service: Vec<std::net::SocketAddr>,
+    /// The network namespace: its inode number, or its name as `ip netns` knows it [default: the one that whyrst runs in]
+    #[arg(long, value_name = "NETNS")]
+    netns: Option<NetnsArg>,
+    /// Apply it; needs root
+    #[arg(long, requires = "id")]
+    pub(super) apply: bool,
+    /// Take it back: the one of this file of the journal [default: the latest application]
+    #[arg(long, requires = "id", conflicts_with = "apply", num_args = 0..=1, require_equals = true, value_name = "ENTRY", default_missing_value = LATEST)]
+    pub(super) undo: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    pub(super) yes: bool,
+    /// Take it back although somebody has changed it since
+    #[arg(long, requires = "undo")]
+    pub(super) force: bool,
+    /// With --apply: count refused packets and RSTs for so long, before and after; 0 does not
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration_or_none)]
+    pub(super) watch: Duration,
+    /// Where the journal is kept
+    #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
+    pub(super) state_dir: PathBuf,
+    /// Format of what is printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+    /// Write it to this file [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+impl Mitigate {
+    /// The inode number of the namespace that was asked for.
+    pub(super) fn netns(&self) -> anyhow::Result<Option<u32>> {
+        Ok(netns::on_this_host(self.netns.as_slice())?.pop())
+    }
 }
 
 /// Where events come from.
@@ -458,6 +538,27 @@ impl TypedValueParser for CauseParser {
         let words: Vec<PossibleValue> = Cause::ALL.iter().map(|cause| PossibleValue::new(cause.name())).collect();
         Some(Box::new(words.into_iter()))
     }
+}
+
+fn mitigation_parser() -> impl TypedValueParser<Value = MitigationId> {
+    let names = MitigationId::ALL.iter().map(|id| id.name());
+    PossibleValuesParser::new(names).try_map(|word| word.parse::<MitigationId>())
+}
+
+/// A name that an interface can have (`dev_valid_name`).
+fn interface(text: &str) -> Result<String, String> {
+    let valid = (1..16).contains(&text.len()) && text != "." && text != "..";
+    let odd = |it: char| it == '/' || it == ':' || it.is_whitespace() || it.is_control();
+    if valid && !text.contains(odd) { Ok(text.to_owned()) } else { Err("no interface can have that name".to_owned()) }
+}
+
+fn service(text: &str) -> Result<std::net::SocketAddr, String> {
+    let parsed = text.parse::<std::net::SocketAddr>().ok().filter(|service| service.port() != 0);
+    parsed.ok_or_else(|| "not an address with a port like 198.51.100.7:443 or [2001:db8::7]:443".to_owned())
+}
+
+fn duration_or_none(text: &str) -> Result<Duration, String> {
+    if ["0", "0s"].contains(&text) { Ok(Duration::ZERO) } else { duration(text) }
 }
 
 fn network(text: &str) -> Result<IpNet, String> {

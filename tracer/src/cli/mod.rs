@@ -6,6 +6,7 @@ mod config;
 mod doctor;
 mod explain;
 mod manual;
+mod mitigate;
 mod netns;
 mod output;
 mod suggest;
@@ -134,6 +135,7 @@ fn run(arguments: &Arguments, configuration: &Configuration) -> Result<ExitCode,
             Ok(ExitCode::SUCCESS)
         }
         Command::Doctor(doctor) => doctor::run(doctor, &arguments.global),
+        Command::Mitigate(mitigate) => mitigate::run(mitigate, &arguments.global),
         Command::Schema { name } => {
             let mut out = std::io::stdout().lock();
             match name {
@@ -141,6 +143,7 @@ fn run(arguments: &Arguments, configuration: &Configuration) -> Result<ExitCode,
                 SchemaName::Trace => json::write_trace_schema(&mut out)?,
                 SchemaName::Explain => json::write_log_schema(&mut out)?,
                 SchemaName::Doctor => json::doctor::write_schema(&mut out)?,
+                SchemaName::Mitigate => json::write_mitigate_schema(&mut out)?,
             }
             out.flush()?;
             Ok(ExitCode::SUCCESS)

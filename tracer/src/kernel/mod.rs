@@ -10,5 +10,6 @@ pub mod netns;
 mod nfnetlink;
 mod nftables;
 pub mod preflight;
+mod surroundings;
 pub mod symbols;
 mod table;

@@ -13,18 +13,19 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::ctnetlink::{self, Ctnetlink};
-use super::{iptables, nftables};
+use super::{iptables, nftables, surroundings};
 use crate::capture::{Item, LookUp, LookedUp, Netns, Outcome};
 use crate::causality::engine::Request;
 use crate::census::{Census, Counting};
 use crate::ruleset::Rules;
 use crate::ruleset::audit::{Audit, Found};
+use crate::surroundings::{Surroundings, Way};
 use crate::time::Instant;
 
 /// Where `ip netns` keeps the names.
 pub(super) const NAMED: &str = "/run/netns";
 /// The sysctls that decide what conntrack does with a TCP packet, below `net.netfilter`.
-const SYSCTLS: [&str; 9] = [
+const SYSCTLS: [&str; 13] = [
     "nf_conntrack_count",
     "nf_conntrack_max",
     "nf_conntrack_tcp_be_liberal",
@@ -34,12 +35,21 @@ const SYSCTLS: [&str; 9] = [
     "nf_conntrack_log_invalid",
     "nf_conntrack_tcp_timeout_established",
     "nf_conntrack_tcp_timeout_close",
+    "nf_conntrack_buckets",
+    "nf_conntrack_tcp_timeout_fin_wait",
+    "nf_conntrack_tcp_timeout_close_wait",
+    "nf_conntrack_tcp_timeout_last_ack",
 ];
 
 /// The namespaces that have a name, as `ip netns` gives it: inode numbers and names.
 pub fn names() -> BTreeSet<(u32, String)> {
     let named = |entry: fs::DirEntry| Some((inode(&entry.path()).ok()?, entry.file_name().into_string().ok()?));
     fs::read_dir(NAMED).into_iter().flatten().flatten().filter_map(named).collect()
+}
+
+/// The inode number of the namespace with this name.
+pub fn inode_of_name(name: &str) -> io::Result<u32> {
+    inode_of_path(&Path::new(NAMED).join(name))
 }
 
 /// The inode number of the namespace that a file leads to, such as `/proc/PID/ns/net`.
@@ -134,18 +144,30 @@ impl Asker {
     }
 }
 
+/// Asks from a thread of its own, so that the calling one stays where it is.
+pub fn answer(request: Request) -> io::Result<Item> {
+    let home = File::open("/proc/self/ns/net")?;
+    let home_inode = self::home()?;
+    thread::scope(|scope| {
+        let work = thread::Builder::new().spawn_scoped(scope, || ask(request, &home, home_inode))?;
+        Ok(work.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked)))
+    })
+}
+
 fn ask(request: Request, home: &File, home_inode: u32) -> Item {
     let wanted = match request {
         Request::LookUp(look_up) => look_up.netns,
-        Request::Netns(netns) | Request::Rules(netns) | Request::Census(netns) => netns,
+        Request::Netns(netns) | Request::Rules(netns) | Request::Census(netns) | Request::Surroundings(netns) => netns,
     };
     let door = find(wanted);
     let name = door.as_ref().and_then(|door| door.name.clone());
+    let way = way(door.as_ref(), wanted == home_inode);
     let answer = inside(door.as_ref(), wanted == home_inode, home, || match request {
         Request::LookUp(look_up) => Item::LookedUp(LookedUp { look_up, at: now(), outcome: look_up_here(look_up) }),
         Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
         Request::Rules(inode) => Item::Rules(rules_here(inode)),
         Request::Census(inode) => Item::Census(census_here(inode)),
+        Request::Surroundings(inode) => Item::Surroundings(Box::new(surroundings_here(inode, way.clone(), home_inode))),
     });
     answer.unwrap_or_else(|error| {
         let because = format!("network namespace {wanted}: {error}");
@@ -155,6 +177,10 @@ fn ask(request: Request, home: &File, home_inode: u32) -> Item {
             }
             Request::Rules(netns) => Item::Rules(Rules { problems: vec![because], ..no_rules(netns) }),
             Request::Census(netns) => Item::Census(Counting::default().finish(netns, now(), Some(because))),
+            Request::Surroundings(netns) => {
+                let unknown = Surroundings::unknown(netns, now(), way);
+                Item::Surroundings(Box::new(Surroundings { problems: vec![because], ..unknown }))
+            }
             Request::Netns(inode) => {
                 tracing::debug!("{because}");
                 Item::Netns(Netns {
@@ -182,6 +208,43 @@ fn inside<T>(door: Option<&Door>, at_home: bool, home: &File, question: impl FnO
     let answer = question();
     move_into_link_name_space(home.as_fd(), Some(LinkNameSpaceType::Network))?;
     Ok(answer)
+}
+
+/// How a command that is started where this program was comes to run behind a door.
+fn way(door: Option<&Door>, at_home: bool) -> Way {
+    match door {
+        Some(Door { name: Some(name), .. }) => Way::Named(name.clone()),
+        _ if at_home => Way::Here,
+        Some(door) => {
+            let pid = door.path.iter().nth(2).and_then(|pid| pid.to_str()?.parse().ok());
+            pid.map_or(Way::Here, Way::Process)
+        }
+        None => Way::Here,
+    }
+}
+
+/// The inode number of the namespace that a way leads to.
+pub fn leads_to(way: &Way) -> io::Result<u32> {
+    match way {
+        Way::Here => home(),
+        Way::Named(name) => inode_of_name(name),
+        Way::Process(pid) => inode(&PathBuf::from(format!("/proc/{pid}/ns/net"))),
+    }
+}
+
+/// Runs `question` inside the namespace that a path leads to and comes back; the calling thread is in any namespace.
+pub(super) fn visit<T>(path: &Path, question: impl FnOnce() -> T) -> io::Result<T> {
+    let here = File::open("/proc/thread-self/ns/net")?;
+    let door = Door { path: path.to_path_buf(), name: None };
+    inside(Some(&door), false, &here, question)
+}
+
+/// Reads what there is around the conntrack of the namespace that the calling thread is in.
+fn surroundings_here(netns: u32, way: Way, home: u32) -> Surroundings {
+    let at_home = inode(Path::new("/proc/1/ns/net")).map_or(true, |initial| initial == home);
+    let initial = if at_home { Way::Here } else { Way::Process(1) };
+    let deadline = std::time::Instant::now() + Request::Surroundings(netns).patience();
+    surroundings::read_here(netns, way, initial, deadline)
 }
 
 fn look_up_here(look_up: LookUp) -> Outcome {
@@ -213,7 +276,7 @@ fn rules_here(netns: u32) -> Rules {
 }
 
 /// Reads what the rules of the calling thread's namespace do to tracked connections.
-pub(super) fn audit_here(netns: u32, deadline: std::time::Instant) -> Audit {
+pub fn audit_here(netns: u32, deadline: std::time::Instant) -> Audit {
     let mut found = Found::default();
     if nftables::is_there() {
         match nftables::read(nftables::Wanted::Audit, deadline) {

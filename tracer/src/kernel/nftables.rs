@@ -16,6 +16,7 @@ use crate::ruleset::audit::{BaseChain, Found, Noted};
 use crate::ruleset::{Backend, Chains, Family, Hooks, Rule};
 use expressions::Expressions;
 
+mod bases;
 mod endings;
 mod expressions;
 mod sets;
@@ -60,6 +61,8 @@ pub(super) enum Wanted {
     /// These, and what an audit notes.
     Audit,
 }
+
+pub(super) use bases::{read as base_chains, tables};
 
 /// Whether nftables is there. Asking it anything where it is not would make the kernel load it.
 pub(super) fn is_there() -> bool {

@@ -7,8 +7,9 @@ use std::fmt::{self, Display, Write};
 
 use textwrap::Options;
 
+use super::plain::Plain;
 use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
-use super::words::{clean, counted, grouped};
+use super::words::{counted, grouped};
 use crate::capture::HookState;
 use crate::diagnosis::{Finding, Severity};
 use crate::health::counters::Counter;
@@ -86,7 +87,7 @@ impl Text<'_> {
         let version = env!("CARGO_PKG_VERSION");
         let memory = host.memory.map_or_else(String::new, |bytes| format!(" {dot} {} MiB", grouped(bytes >> 20)));
         let era = host.era.map_or_else(String::new, |era| format!(" {dot} era {era}"));
-        let (hostname, kernel) = (clean(&host.hostname), clean(&host.kernel));
+        let (hostname, kernel) = (Plain(&host.hostname), Plain(&host.kernel));
         writeln!(
             self.to,
             "{FAINT}whyrst {version} doctor {dot} {hostname} {dot} Linux {kernel}{era}{memory}{FAINT:#}\n"
@@ -120,7 +121,7 @@ impl Text<'_> {
             Severity::Warning => WARN,
             Severity::Info => FAINT,
         };
-        let first = format!("{}: {} [{}]", finding.severity.name(), clean(&finding.title), finding.id);
+        let first = format!("{}: {} [{}]", finding.severity.name(), Plain(&finding.title), finding.id);
         let mut lines = self.wrap(&first, 2).into_iter();
         writeln!(self.to, "\n{style}{}{style:#}", lines.next().unwrap_or_default())?;
         lines.try_for_each(|line| writeln!(self.to, "  {line}"))?;
@@ -132,9 +133,9 @@ impl Text<'_> {
             .iter()
             .filter(|(name, _)| shown(name) && finding.severity < Severity::Info || name.starts_with("rule_"))
         {
-            self.indented(&format!("{name}: {}", clean(value)), 2)?;
+            self.indented(&format!("{name}: {}", Plain(value)), 2)?;
         }
-        finding.advice.iter().try_for_each(|advice| self.advice(&clean(advice)))
+        finding.advice.iter().try_for_each(|advice| self.advice(&Plain(advice).to_string()))
     }
 
     fn advice(&mut self, advice: &str) -> fmt::Result {
@@ -149,7 +150,7 @@ impl Text<'_> {
 
     fn namespace(&mut self, namespace: &Namespace) -> fmt::Result {
         let name = match &namespace.place.name {
-            Some(name) => format!("{} (netns {})", clean(name), namespace.inode),
+            Some(name) => format!("{} (netns {})", Plain(name), namespace.inode),
             None => format!("netns {}", namespace.inode),
         };
         writeln!(self.to, "\n{STRONG}{name}{STRONG:#}")?;
@@ -230,7 +231,7 @@ impl Text<'_> {
             self.row(if index == 0 { "nat ports" } else { "" }, &text)?;
         }
         match &table.census.problem {
-            Some(problem) => self.row("", &clean(problem)),
+            Some(problem) => self.row("", &Plain(problem).to_string()),
             None => Ok(()),
         }
     }
@@ -282,12 +283,12 @@ impl Text<'_> {
                 _ => String::new(),
             };
             let text = format!("{}{more} {places}: {rule}: {}", noted.does.name(), rule.text);
-            self.row(if index == 0 { "rules" } else { "" }, &clean(&text))?;
+            self.row(if index == 0 { "rules" } else { "" }, &Plain(&text).to_string())?;
         }
         for chain in &audit.drops {
             let places = chain.hooks.names().join(", ");
             let text = format!("policy drop at {places}: {} {} {}", chain.backend.name(), chain.table, chain.name);
-            self.row(if audit.noted.is_empty() { "rules" } else { "" }, &clean(&text))?;
+            self.row(if audit.noted.is_empty() { "rules" } else { "" }, &Plain(&text).to_string())?;
         }
         let folded = audit.noted.len().saturating_sub(most) as u64;
         if folded > 0 {
@@ -306,7 +307,7 @@ impl Text<'_> {
                 HookState::Waiting { module } => format!("waits for {module}"),
                 HookState::Unavailable { because } => format!("not here: {because}"),
             };
-            self.row(spec.name, &format!("{} by {}: {}", spec.symbol, spec.method.name(), clean(&state)))?;
+            self.row(spec.name, &format!("{} by {}: {}", spec.symbol, spec.method.name(), Plain(&state)))?;
         }
         Ok(())
     }

@@ -239,24 +239,6 @@ pub(super) fn bytes(number: u64) -> String {
     format!("{} {unit}", grouped(number))
 }
 
-/// A text that others chose, without what a terminal would obey: control characters, and those that turn the direction of
-/// writing, are escaped.
-pub(super) fn clean(text: &str) -> String {
-    let obeyed = |character: char| {
-        character.is_control()
-            || matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let mut cleaned = String::with_capacity(text.len());
-    for character in text.chars() {
-        if obeyed(character) {
-            cleaned.extend(character.escape_unicode());
-        } else {
-            cleaned.push(character);
-        }
-    }
-    cleaned
-}
-
 /// A number with separators between groups of three digits.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();

@@ -162,7 +162,7 @@ impl Family {
     }
 
     /// Whether its rules see packets of this version of IP.
-    const fn sees(self, ipv4: bool) -> bool {
+    pub const fn sees(self, ipv4: bool) -> bool {
         match self {
             Self::Ip => ipv4,
             Self::Ip6 => !ipv4,

@@ -20,6 +20,7 @@ use tracer_common::Hook;
 use tracer_common::counter;
 
 use self::rules::RulesDto;
+use self::surroundings::SurroundingsDto;
 use crate::capture::{
     Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull, Was,
 };
@@ -27,9 +28,12 @@ use crate::census::{Census, Service};
 use crate::conntrack::{Status, TcpState, Tuple};
 use crate::kernel::era::Era;
 use crate::ruleset::Rules;
+use crate::surroundings::Surroundings;
 use crate::time::{ClockOffset, Instant};
 
+pub(crate) mod journal;
 mod rules;
+mod surroundings;
 
 /// How a recording starts. The line ends and the 0x1a show a transfer that mangled it, as in PNG.
 pub const MAGIC: &[u8; 12] = b"whyrst\r\n\x1a\n\0\0";
@@ -63,6 +67,8 @@ pub mod kind {
     pub const RULES: u8 = 8;
     /// Who holds the entries of a table.
     pub const CENSUS: u8 = 9;
+    /// What there is around a namespace's conntrack.
+    pub const SURROUNDINGS: u8 = 10;
 }
 
 /// Everything but a record, as JSON.
@@ -82,6 +88,7 @@ pub(super) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
         Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(answer))?),
         Item::Rules(rules) => (kind::RULES, serde_json::to_vec(&RulesDto::from(rules))?),
         Item::Census(census) => (kind::CENSUS, serde_json::to_vec(&CensusDto::from(census))?),
+        Item::Surroundings(around) => (kind::SURROUNDINGS, serde_json::to_vec(&SurroundingsDto::from(&**around))?),
         Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&EndedDto { at_ns: at.0 })?),
     })
 }
@@ -101,6 +108,10 @@ pub(super) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Fram
         kind::LOOKED_UP => Some(Frame::Item(Item::LookedUp(serde_json::from_slice::<LookedUpDto>(payload)?.into()))),
         kind::RULES => Some(Frame::Item(Item::Rules(Rules::from(serde_json::from_slice::<RulesDto>(payload)?)))),
         kind::CENSUS => Some(Frame::Item(Item::Census(serde_json::from_slice::<CensusDto>(payload)?.into()))),
+        kind::SURROUNDINGS => {
+            let around = Surroundings::from(serde_json::from_slice::<SurroundingsDto>(payload)?);
+            Some(Frame::Item(Item::Surroundings(Box::new(around))))
+        }
         kind::ENDED => Some(Frame::Item(Item::Ended(Instant(serde_json::from_slice::<EndedDto>(payload)?.at_ns)))),
         _ => None,
     })

@@ -505,7 +505,7 @@ fn the_client_is_named_by_a_look_up() {
     let requests = engine.requests(Instant(1_000));
     let asked = requests.iter().find_map(|request| match request {
         Request::LookUp(look_up) => Some(*look_up),
-        Request::Netns(_) | Request::Rules(_) | Request::Census(_) => None,
+        Request::Netns(_) | Request::Rules(_) | Request::Census(_) | Request::Surroundings(_) => None,
     });
     let look_up = asked.unwrap();
     assert_eq!(look_up.tuple.src.to_string(), "192.0.2.2:443");

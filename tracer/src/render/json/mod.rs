@@ -1,6 +1,7 @@
 //! The report as one JSON object, `whyrst.report.v1`, and the schema that describes it.
 
 pub mod doctor;
+mod mitigate;
 mod types;
 
 use std::io;
@@ -21,6 +22,8 @@ use crate::packet::Packet;
 use crate::report::{FlowReport, HookLine, Origin, Report};
 use crate::ruleset::{Rule, Suspects};
 use crate::time::{ClockOffset, Instant};
+
+pub use mitigate::{MITIGATE_SCHEMA, write_mitigate, write_mitigate_schema};
 
 /// The schema's identifier.
 pub const SCHEMA: &str = "whyrst.report.v1";
@@ -533,6 +536,9 @@ fn mitigation(mitigation: &Mitigation) -> types::Mitigation<'_> {
         title: mitigation.title,
         commands: &mitigation.commands,
         undo: &mitigation.undo,
+        persist: &mitigation.persist,
+        unpersist: &mitigation.unpersist,
+        notes: &mitigation.notes,
         side_effects: &mitigation.side_effects,
         cures: mitigation.cures.iter().copied().map(types::Reason).collect(),
     }

@@ -572,6 +572,12 @@ pub(super) struct Mitigation<'a> {
     pub(super) title: &'a str,
     pub(super) commands: &'a [String],
     pub(super) undo: &'a [String],
+    /// Commands that make it outlive a reboot, after the others.
+    pub(super) persist: &'a [String],
+    /// Commands that undo those.
+    pub(super) unpersist: &'a [String],
     pub(super) side_effects: &'a [&'static str],
+    /// What there is to say of it on this host, and what is to be done elsewhere.
+    pub(super) notes: &'a [String],
     pub(super) cures: Vec<Reason>,
 }

@@ -7,8 +7,8 @@ use anstyle::Style;
 use super::Text;
 use crate::capture::HookState;
 use crate::diagnosis::Severity;
-use crate::render::plain::Plain;
-use crate::render::style::{BAD, FAINT, STRONG, WARN};
+use crate::render::cures;
+use crate::render::style::{BAD, FAINT, WARN};
 use crate::report::HookLine;
 
 impl Text<'_> {
@@ -39,17 +39,11 @@ impl Text<'_> {
 
     pub(super) fn cures(&mut self) -> fmt::Result {
         for mitigation in &self.report.mitigations {
-            writeln!(self.to, "\n{STRONG}{}{STRONG:#}  {}", mitigation.id.name(), mitigation.title)?;
-            for command in &mitigation.commands {
-                writeln!(self.to, "  {}", Plain(command))?;
-            }
-            for effect in &mitigation.side_effects {
-                self.labelled("price: ", effect)?;
-            }
-            for command in &mitigation.undo {
-                writeln!(self.to, "  undo: {}", Plain(command))?;
-            }
+            cures::write(self.to, mitigation, self.look)?;
         }
-        Ok(())
+        if self.report.mitigations.is_empty() {
+            return Ok(());
+        }
+        writeln!(self.to, "\n{FAINT}more: whyrst mitigate ID (--apply, --undo){FAINT:#}")
     }
 }

@@ -1,0 +1,315 @@
+//! The cures that a report prints, typed in as printed: the same incident then does no harm, and what undoes them leaves
+//! everything as it was.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::net::TcpListener;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde_json::Value;
+
+use super::Context;
+use super::connection::Connection;
+use super::no_entry::gone;
+use super::state::old_reset;
+use super::table::{Shared, half_open};
+use crate::command;
+use crate::expect::Expect;
+use crate::netns::Namespace;
+use crate::topology::{Lab, Nat, Wiring, server};
+use crate::whyrst::{Capture, Captured};
+use crate::wire::{PATIENCE, Tap, flag};
+
+/// A cure of a report.
+pub(super) struct Cure {
+    id: String,
+    commands: Vec<String>,
+    undo: Vec<String>,
+}
+
+impl Cure {
+    /// The cure with this name; the first flow must name it too.
+    pub(super) fn of(report: &Value, id: &str) -> Result<Self> {
+        let named = report["flows"][0]["mitigations"].as_array().is_some_and(|ids| ids.iter().any(|known| known == id));
+        ensure!(named, "the flow is not cured by {id}, but by {}", report["flows"][0]["mitigations"]);
+        let all = report["mitigations"].as_array().into_iter().flatten();
+        let found = all.clone().find(|mitigation| mitigation["id"] == id).with_context(|| format!("no {id}"))?;
+        let lines = |field: &str| -> Vec<String> {
+            found[field].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+        };
+        let cure = Self { id: id.to_owned(), commands: lines("commands"), undo: lines("undo") };
+        ensure!(!cure.commands.is_empty() && !cure.undo.is_empty(), "{id} has no commands: {found:#}");
+        Ok(cure)
+    }
+
+    pub(super) fn apply(&self, context: &Context<'_>) -> Result<()> {
+        context.step(format!("{}: {}", self.id, self.commands.join("\n")));
+        self.commands.iter().try_for_each(|line| sh(line))
+    }
+
+    pub(super) fn undo(&self, context: &Context<'_>) -> Result<()> {
+        context.step(format!("undo: {}", self.undo.join("\n")));
+        self.undo.iter().try_for_each(|line| sh(line))
+    }
+}
+
+/// Types a line into a shell.
+fn sh(line: &str) -> Result<()> {
+    command::run("/bin/sh", &["-c", line]).map(drop)
+}
+
+/// Everything that a cure may change in a namespace: rules without their counters, and conntrack's sysctls.
+pub(super) fn state(gateway: &Namespace) -> Result<String> {
+    let mut text = gateway.run(&["nft", "-s", "list", "ruleset"])?;
+    for program in ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"] {
+        let saved = gateway.run(&[program])?;
+        for line in saved.lines().filter(|line| !line.starts_with('#')) {
+            let line = line.split(" [").next().unwrap_or(line);
+            writeln!(text, "{program}: {line}")?;
+        }
+    }
+    let sysctls = gateway.enter(|| -> std::io::Result<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc/sys/net/netfilter")? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with("nf_conntrack_") && name != "nf_conntrack_count" {
+                found.push(format!("{name} = {}", fs::read_to_string(entry.path())?.trim()));
+            }
+        }
+        found.sort_unstable();
+        Ok(found.join("\n"))
+    })?;
+    text.push_str(&sysctls.context("reading sysctls")?);
+    Ok(text)
+}
+
+/// Both are the same.
+pub(super) fn unchanged(expect: &mut Expect, before: &str, after: &str) {
+    let missing: Vec<&str> = before.lines().filter(|line| !after.lines().any(|other| other == *line)).collect();
+    let added: Vec<&str> = after.lines().filter(|line| !before.lines().any(|other| other == *line)).collect();
+    expect.that(before == after, || format!("the undo left a difference: missing {missing:#?}, added {added:#?}"));
+}
+
+/// The incident, and its report.
+pub(super) fn incident(context: &Context<'_>, lab: &Lab) -> Result<Captured> {
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let errors = Connection::open(lab, server(443))?.is_reset()?;
+    context.step(format!("a segment far ahead: both ends see {errors:?}"));
+    capture.stop()
+}
+
+/// The same on a fresh connection, which survives it.
+pub(super) fn survives(lab: &Lab, port: u16) -> Result<()> {
+    let mut connection = Connection::open(lab, server(port))?;
+    let far = connection.far_ahead()?;
+    connection.tap.send(&far)?;
+    connection.is_alive()?;
+    let reset = |segments: &[crate::wire::Segment]| {
+        segments.iter().any(|seen| seen.dst == connection.server_address && seen.has(flag::RST))
+    };
+    ensure!(!reset(&connection.tap.segments()), "the gateway has answered");
+    Ok(())
+}
+
+fn cures(context: &Context<'_>, lab: &Lab, drop_by: &str) -> Result<()> {
+    let captured = incident(context, lab)?;
+    let before = state(&lab.gateway)?;
+    let mut expect = Expect::new();
+    for (id, port) in [("drop-invalid-input", 8443), ("be-liberal", 9443)] {
+        let cure = Cure::of(&captured.report, id)?;
+        let by = if id == "be-liberal" { "sysctl" } else { drop_by };
+        let prefix = format!("ip netns exec gateway {by} ");
+        expect.that(cure.commands[0].starts_with(&prefix), || format!("{id} is not by {by}: {}", cure.commands[0]));
+        cure.apply(context)?;
+        survives(lab, port).with_context(|| format!("with {id}"))?;
+        cure.undo(context)?;
+        unchanged(&mut expect, &before, &state(&lab.gateway)?);
+    }
+    captured.replay()?;
+    expect.verdict()
+}
+
+pub(super) fn by_nft(context: &Context<'_>) -> Result<()> {
+    cures(context, &Lab::build(Nat::NftMasquerade)?, "nft")
+}
+
+/// iptables has no table for filtering yet: what undoes the cure takes that away too.
+pub(super) fn by_iptables(context: &Context<'_>) -> Result<()> {
+    cures(context, &Lab::build(Nat::IptablesSnat)?, "iptables")
+}
+
+/// A legacy table stays once it is there.
+pub(super) fn by_legacy(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::wire(Wiring::default())?;
+    for rule in ["-t nat -A POSTROUTING -o wan0 -j MASQUERADE", "-A INPUT -i lo -j ACCEPT"] {
+        let words: Vec<&str> = ["iptables-legacy"].into_iter().chain(rule.split(' ')).collect();
+        lab.gateway.run(&words)?;
+    }
+    cures(context, &lab, "iptables-legacy")
+}
+
+pub(super) fn ignore_invalid_rst(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let (mut expect, captured) = old_reset(context, &lab, capture, false)?;
+    captured.replay()?;
+    let offered = captured.report["flows"][0]["mitigations"].to_string().contains("ignore-invalid-rst");
+    if context.refuses_everything() {
+        expect.that(!offered, || "ignore-invalid-rst is offered where there is no such sysctl".to_owned());
+        return expect.verdict();
+    }
+    let before = state(&lab.gateway)?;
+    let cure = Cure::of(&captured.report, "ignore-invalid-rst")?;
+    cure.apply(context)?;
+    let after = context.artifacts.join("after");
+    fs::create_dir_all(&after)?;
+    let capture = Capture::start(Some(&lab.gateway), &after, &[])?;
+    let (passes, _) = old_reset(context, &lab, capture, true)?;
+    passes.verdict()?;
+    cure.undo(context)?;
+    unchanged(&mut expect, &before, &state(&lab.gateway)?);
+    expect.verdict()
+}
+
+pub(super) fn raise_timeout(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", "1")?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let mut connection = Connection::open(&lab, server(443))?;
+    gone(&lab)?;
+    std::io::Write::write_all(&mut connection.server, b"are you still there?")?;
+    connection.reset_to_server()?;
+    let captured = capture.stop()?;
+    let before = state(&lab.gateway)?;
+    let cure = Cure::of(&captured.report, "raise-timeout")?;
+    cure.apply(context)?;
+    let mut patient = Connection::open(&lab, server(8443))?;
+    // As the entry's own clock has it.
+    idle(&lab, 7_440 - 3)?;
+    patient.is_alive()?;
+    context.step("a connection is idle for three seconds and goes on");
+    cure.undo(context)?;
+    let mut expect = Expect::new();
+    unchanged(&mut expect, &before, &state(&lab.gateway)?);
+    captured.replay()?;
+    expect.verdict()
+}
+
+/// Waits until the entry of port 8443 has no more than so many seconds left.
+fn idle(lab: &Lab, seconds: u32) -> Result<()> {
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        let entries = lab.gateway.run(&["conntrack", "-L", "-p", "tcp", "--dport", "8443"])?;
+        let left =
+            entries.split_whitespace().nth(2).and_then(|word| word.parse::<u32>().ok()).context("no such entry")?;
+        if left <= seconds {
+            return Ok(());
+        }
+    }
+    bail!("the entry has not aged")
+}
+
+pub(super) fn raise_table_size(context: &Context<'_>) -> Result<()> {
+    const SYNS: u16 = 600;
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let at_client = Tap::open(&lab.client, "c0")?;
+    let connection = Connection::open(&lab, server(443))?;
+    let syn = at_client.wait("the client's SYN", |segments| {
+        segments.iter().find(|segment| segment.has(flag::SYN) && segment.dst == server(443)).cloned()
+    })?;
+    let target = server(8443);
+    let listener = lab.server.enter(|| TcpListener::bind(target))?.context("listening")?;
+    // The server is far away: its SYN-ACKs come when the table has changed.
+    lab.server.run(&["tc", "qdisc", "add", "dev", "s0", "root", "netem", "delay", "2s", "limit", "10000"])?;
+    let few = Shared::set("nf_conntrack_buckets", 512)?;
+    let room = Shared::set("nf_conntrack_max", 300)?;
+    half_open(&at_client, &syn, target, 20_000..20_000 + SYNS)?;
+    connection.tap.wait("the gateway's RSTs", |segments| {
+        let resets = segments.iter().filter(|segment| segment.dst == target && segment.has(flag::RST)).count();
+        (resets >= 50).then_some(())
+    })?;
+    let captured = capture.stop()?;
+    let (before, evicted) = (state(&lab.gateway)?, early_drops(&lab)?);
+    context.step(format!("{SYNS} half-open connections, room for 300: {evicted} were evicted"));
+    let cure = Cure::of(&captured.report, "raise-table-size")?;
+    cure.apply(context)?;
+    half_open(&at_client, &syn, target, 30_000..30_000 + SYNS)?;
+    // The last one has passed the gateway.
+    connection.tap.wait("the last SYN", |segments| {
+        let syns = segments.iter().filter(|seen| seen.dst == target && seen.flags == flag::SYN && seen.seq == 7_000);
+        (syns.count() >= usize::from(2 * SYNS)).then_some(())
+    })?;
+    let more = early_drops(&lab)? - evicted;
+    context.step(format!("as many again: {more} were evicted"));
+    cure.undo(context)?;
+    let mut expect = Expect::new();
+    expect.that(evicted >= 50, || format!("only {evicted} were evicted before"));
+    expect.that(more == 0, || format!("{more} were evicted in spite of the cure"));
+    unchanged(&mut expect, &before, &state(&lab.gateway)?);
+    drop((few, room, listener));
+    captured.replay()?;
+    expect.verdict()
+}
+
+/// Entries that were evicted from a full table, by the kernel's own count.
+fn early_drops(lab: &Lab) -> Result<u64> {
+    let counters = lab.gateway.run(&["conntrack", "-S"])?;
+    let values = counters.split_whitespace().filter_map(|word| word.strip_prefix("early_drop="));
+    Ok(values.map(str::parse::<u64>).sum::<Result<u64, _>>()?)
+}
+
+/// A gateway that only filters: it lets through what belongs to a connection, and rejects what conntrack refuses.
+fn untrack(context: &Context<'_>, rules: &[&[&str]], by: &str) -> Result<()> {
+    let lab = Lab::wire(Wiring::default())?;
+    lab.server.ip("route add 10.0.0.0/24 via 192.0.2.1")?;
+    // Hooked from the start, whatever ran before.
+    command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
+    for rule in rules {
+        lab.gateway.run(rule)?;
+    }
+    let captured = incident(context, &lab)?;
+    let before = state(&lab.gateway)?;
+    let mut expect = Expect::new();
+    expect.is(&captured.report, "/flows/0/nat", Value::Null);
+    let cure = Cure::of(&captured.report, "untrack-service")?;
+    expect.that(cure.commands[0].starts_with(&format!("ip netns exec gateway {by} ")), || cure.commands[0].clone());
+    cure.apply(context)?;
+    survives(&lab, 443)?;
+    let entries = lab.gateway.run(&["conntrack", "-L", "-p", "tcp", "--state", "ESTABLISHED"])?;
+    expect.that(!entries.contains("dport=443"), || format!("the service is tracked: {entries}"));
+    cure.undo(context)?;
+    unchanged(&mut expect, &before, &state(&lab.gateway)?);
+    captured.replay()?;
+    expect.verdict()
+}
+
+pub(super) fn untrack_by_nft(context: &Context<'_>) -> Result<()> {
+    let rules: [&[&str]; 4] = [
+        &["nft", "add table inet filter"],
+        &["nft", "add chain inet filter forward { type filter hook forward priority 0; policy drop; }"],
+        &["nft", "add rule inet filter forward ct state { established, related, new } accept"],
+        &["nft", "add rule inet filter forward meta l4proto tcp ct state invalid reject with tcp reset"],
+    ];
+    untrack(context, &rules, "nft")
+}
+
+pub(super) fn untrack_by_iptables(context: &Context<'_>) -> Result<()> {
+    untrack_by(context, "iptables")
+}
+
+pub(super) fn untrack_by_legacy(context: &Context<'_>) -> Result<()> {
+    untrack_by(context, "iptables-legacy")
+}
+
+fn untrack_by(context: &Context<'_>, program: &str) -> Result<()> {
+    let accept = ["-A", "FORWARD", "-m", "conntrack", "--ctstate", "NEW,ESTABLISHED", "-j", "ACCEPT"];
+    let reject = ["-A", "FORWARD", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID", "-j", "REJECT"];
+    let accept = [&[program], accept.as_slice()].concat();
+    let reject = [&[program], reject.as_slice(), &["--reject-with", "tcp-reset"]].concat();
+    // The legacy table would stay.
+    let raw = [program, "-t", "raw", "-S"];
+    untrack(context, &[&accept, &reject, &[program, "-P", "FORWARD", "DROP"], &raw], program)
+}

@@ -1,0 +1,306 @@
+//! `whyrst mitigate`: which cures there are, one in full, applying it and taking it back.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow, bail};
+
+use super::Stop;
+use super::args::{Format, Global, LATEST, Mitigate};
+use super::output;
+use crate::attach;
+use crate::diagnosis::{Mitigation, MitigationId, Place, describe, wanted};
+use crate::filter::Filter;
+use crate::kernel::era::Era;
+use crate::kernel::netns::{inode_of_name, leads_to};
+use crate::mitigate::apply::{self, boot_id};
+use crate::mitigate::journal::{Entry as Applied, Journal, State};
+use crate::mitigate::live::{self, Seen};
+use crate::mitigate::watch::{Mark, Window};
+use crate::render::json;
+use crate::render::mitigate::{self as text, Offer, Outcome};
+use crate::report::{FlowReport, Origin, Report};
+use crate::session;
+use crate::source::recording::Reader;
+use crate::surroundings::Way;
+
+/// The timeout that is looked at where no connection says which one ran out.
+const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
+
+pub(super) fn run(arguments: &Mitigate, global: &Global) -> Result<ExitCode, Stop> {
+    let Some(id) = arguments.id else {
+        let offers = offers(arguments)?;
+        deliver(arguments, global, &offers, None, |look| text::list(&offers, look))?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Some(entry) = &arguments.undo {
+        let outcome = undo(id, entry, arguments)?;
+        deliver(arguments, global, &[], Some(&outcome), |_| text::outcome(&outcome))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (offer, places) = offer(id, arguments)?;
+    if !arguments.apply {
+        let offers = [offer];
+        deliver(arguments, global, &offers, None, |look| text::one(&offers[0], look))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let outcome = apply(&offer.mitigation, places, arguments, global)?;
+    deliver(arguments, global, &[offer], Some(&outcome), |_| text::outcome(&outcome))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn deliver(
+    arguments: &Mitigate,
+    global: &Global,
+    offers: &[Offer],
+    outcome: Option<&Outcome>,
+    as_text: impl FnOnce(crate::render::style::Look) -> String,
+) -> anyhow::Result<()> {
+    let path = arguments.output.as_deref();
+    let look = output::look(path.is_some(), global)?;
+    output::deliver(path, global, |to| match arguments.format {
+        Format::Json => json::write_mitigate(offers, outcome, to),
+        Format::Text => to.write_all(as_text(look).as_bytes()),
+    })
+}
+
+/// All cures: those of a recording's flows, or what this host comes to.
+fn offers(arguments: &Mitigate) -> Result<Vec<Offer>, Stop> {
+    if let Some(path) = &arguments.from {
+        let report = report(path)?;
+        return Ok(MitigationId::ALL.into_iter().map(|id| recorded(&report, id)).collect());
+    }
+    let seen = see(arguments)?;
+    let era = era();
+    Ok(MitigationId::ALL.into_iter().map(|id| here(id, &place(&seen, arguments), era)).collect())
+}
+
+/// One cure, and the namespaces that it is for.
+fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way)>), Stop> {
+    let Some(path) = &arguments.from else {
+        let seen = see(arguments)?;
+        let places = vec![(seen.facts.inode, seen.around.way.clone())];
+        return Ok((here(id, &place(&seen, arguments), era()), places));
+    };
+    let report = report(path)?;
+    if !arguments.apply {
+        return Ok((recorded(&report, id), Vec::new()));
+    }
+    let own = hostname();
+    if report.host.hostname != own {
+        return Err(anyhow!(
+            "{} was recorded on {:?}, this is {own:?}: apply it there",
+            path.display(),
+            report.host.hostname
+        )
+        .into());
+    }
+    let flows: Vec<&FlowReport> = report.flows.iter().filter(|flow| flow.mitigations.contains(&id)).collect();
+    if flows.is_empty() {
+        return Err(anyhow!("no connection of {} would be cured by {id}", path.display()).into());
+    }
+    let mut all: BTreeMap<u32, (Seen, Vec<&FlowReport>)> = BTreeMap::new();
+    for flow in flows {
+        let inode = match (&flow.netns_name, flow.flow.key.netns) {
+            (Some(name), _) => inode_of_name(name).with_context(|| format!("network namespace {name:?}"))?,
+            (None, Some(inode)) => inode,
+            (None, None) => {
+                return Err(anyhow!("the recording does not say which namespace its connections are in").into());
+            }
+        };
+        let seen = match all.entry(inode) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                let seen = live::see(Some(inode)).with_context(|| format!("network namespace {inode}"))?;
+                new.insert((seen, Vec::new()))
+            }
+        };
+        seen.1.push(flow);
+    }
+    let places: Vec<(u32, Way)> = all.iter().map(|(inode, (seen, _))| (*inode, seen.around.way.clone())).collect();
+    let described: Vec<Place<'_>> = all
+        .values()
+        .map(|(seen, flows)| wanted(Place::new(Some(&seen.facts), Some(&seen.around), None), flows))
+        .collect();
+    let mitigation = describe(id, &described);
+    let not_because = apply::obstacle(&mitigation).map(|obstacle| obstacle.to_string());
+    Ok((Offer { mitigation, not_because }, places))
+}
+
+/// A cure as the report of a recording has it.
+fn recorded(report: &Report, id: MitigationId) -> Offer {
+    match report.mitigations.iter().find(|known| known.id == id) {
+        Some(mitigation) => Offer { mitigation: mitigation.clone(), not_because: None },
+        None => Offer {
+            mitigation: describe(id, &[]),
+            not_because: Some("no connection of the recording would be cured by it".to_owned()),
+        },
+    }
+}
+
+/// A cure on this host, without an incident.
+fn here(id: MitigationId, place: &Place<'_>, era: Era) -> Offer {
+    let mitigation = describe(id, std::slice::from_ref(place));
+    let not_because = match id {
+        MitigationId::UpgradeKernel => matches!(era, Era::E3 | Era::E4)
+            .then(|| format!("this kernel lets such packets pass already (era {})", era.name())),
+        MitigationId::Keepalive => None,
+        MitigationId::ReviewRejectRule => {
+            place.rules.is_empty().then(|| "no rule that rejects with a RST was found".to_owned())
+        }
+        MitigationId::IgnoreInvalidRst if era == Era::E1 => {
+            Some("this kernel does not have it (5.15 and later)".to_owned())
+        }
+        _ if mitigation.steps.is_empty() => Some(mitigation.notes.join("; ")),
+        _ => None,
+    };
+    Offer { mitigation, not_because }
+}
+
+fn see(arguments: &Mitigate) -> Result<Seen, Stop> {
+    let netns = arguments.netns()?;
+    let seen = live::see(netns).context("looking at the network namespace")?;
+    if netns.is_some() && seen.facts.sysctls.is_empty() && !seen.around.problems.is_empty() {
+        return Err(anyhow!("--netns: {}", seen.around.problems.join("; ")).into());
+    }
+    Ok(seen)
+}
+
+/// What is wanted here: what was given, else what this host translates.
+fn place<'a>(seen: &'a Seen, arguments: &Mitigate) -> Place<'a> {
+    let mut place = Place::new(Some(&seen.facts), Some(&seen.around), None);
+    place.targets = live::targets(&seen.around, &arguments.address, arguments.interface.as_deref());
+    place.services = arguments.service.iter().copied().collect();
+    place.timeouts = [TIMEOUT].into();
+    place.rules.clone_from(&seen.rejecting);
+    place
+}
+
+/// What this kernel does; unknown where it may not be looked at.
+fn era() -> Era {
+    let found =
+        attach::symbols().map_err(anyhow::Error::from).and_then(|symbols| Ok(attach::Kernel::inspect(&symbols)?));
+    found.map_or(Era::Unknown, |kernel| kernel.era)
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn report(path: &Path) -> Result<Report, Stop> {
+    let mut reader = Reader::open(path)?;
+    let session = session::replay(&mut reader, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) })
+        .with_context(|| format!("reading {}", path.display()))?;
+    let origin = Origin::Recording { path: path.display().to_string(), damage: reader.verdict() };
+    Ok(session.finish(origin))
+}
+
+fn apply(
+    mitigation: &Mitigation,
+    places: Vec<(u32, Way)>,
+    arguments: &Mitigate,
+    global: &Global,
+) -> Result<Outcome, Stop> {
+    if let Some(obstacle) = apply::obstacle(mitigation) {
+        return Err(obstacle.into());
+    }
+    root("--apply")?;
+    for (inode, way) in &places {
+        if leads_to(way).ok() != Some(*inode) {
+            return Err(anyhow!("the network namespace {inode} cannot be reached by a command").into());
+        }
+    }
+    let journal = Journal::open(&arguments.state_dir).context("the journal")?;
+    let inodes: Vec<u32> = places.iter().map(|(inode, _)| *inode).collect();
+    apply::prepare(mitigation, &hostname(), places.clone())?;
+    ask("to be run", &mitigation.commands, arguments)?;
+    let before = watch(&inodes, arguments, global, "before")?;
+    // Once more: somebody may have changed it meanwhile.
+    let mut entry = apply::prepare(mitigation, &hostname(), places)?;
+    let path = apply::apply(&mut entry, &journal)?;
+    // From here on a Ctrl-C only ends the counting.
+    let after = watch(&inodes, arguments, global, "after").unwrap_or(None);
+    Ok(Outcome {
+        state: State::Applied.name(),
+        entry: path.display().to_string(),
+        commands: mitigation.commands.clone(),
+        watched: before.zip(after),
+        remarks: Vec::new(),
+    })
+}
+
+fn undo(id: MitigationId, name: &str, arguments: &Mitigate) -> Result<Outcome, Stop> {
+    root("--undo")?;
+    let journal = Journal::open(&arguments.state_dir).context("the journal")?;
+    let (name, mut entry) = if name == LATEST { latest(id, &journal)? } else { (name.to_owned(), journal.read(name)?) };
+    if entry.id != id {
+        return Err(anyhow!("{name} is an entry of {}, not of {id}", entry.id).into());
+    }
+    if !entry.state.is_open() {
+        return Err(anyhow!("nothing to undo: {name} is {} already", entry.state.name()).into());
+    }
+    let lines = apply::plan_undo(&entry, arguments.force)?;
+    ask("to be run", &lines, arguments)?;
+    let mut remarks = apply::undo(&mut entry, &lines, &journal, arguments.force)?;
+    if entry.boot != boot_id()? {
+        remarks.push("it was applied before the last boot; what makes it outlive one is not undone by this".to_owned());
+    }
+    let path = arguments.state_dir.join(&name).display().to_string();
+    Ok(Outcome { state: State::Undone.name(), entry: path, commands: lines, watched: None, remarks })
+}
+
+/// The last entry of a cure that is still in force.
+fn latest(id: MitigationId, journal: &Journal) -> Result<(String, Applied), Stop> {
+    let all = journal.of(id)?;
+    let last = all.last().map(|(name, entry)| format!("; the last entry, {name}, is {}", entry.state.name()));
+    let open = all.into_iter().rfind(|(_, entry)| entry.state.is_open());
+    let nothing = || anyhow!("nothing to undo: {id} was not applied by whyrst{}", last.unwrap_or_default());
+    Ok(open.ok_or_else(nothing)?)
+}
+
+fn root(what: &str) -> anyhow::Result<()> {
+    if rustix::process::geteuid().is_root() { Ok(()) } else { bail!("{what} needs root") }
+}
+
+/// Shows what is going to be run, and asks, unless told not to.
+fn ask(what: &str, lines: &[String], arguments: &Mitigate) -> anyhow::Result<()> {
+    if arguments.yes || lines.is_empty() {
+        return Ok(());
+    }
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        bail!("nobody can be asked: standard input and standard error are no terminal; --yes does without");
+    }
+    let mut to = io::stderr().lock();
+    writeln!(to, "{what}:")?;
+    for line in lines {
+        writeln!(to, "  {line}")?;
+    }
+    write!(to, "go on? [y/N] ")?;
+    to.flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).context("reading the answer")?;
+    if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { bail!("not confirmed; nothing was changed") }
+}
+
+/// Counts for a while; a signal ends it.
+fn watch(places: &[u32], arguments: &Mitigate, global: &Global, when: &str) -> anyhow::Result<Option<Window>> {
+    if arguments.watch.is_zero() {
+        return Ok(None);
+    }
+    output::say(global, &format!("counting refused packets and RSTs {when}, for {} s", arguments.watch.as_secs_f64()));
+    let first = Mark::now(places).context("reading the counters")?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
+    let interrupted = runtime.block_on(async {
+        tokio::select! {
+            () = tokio::time::sleep(arguments.watch) => false,
+            _ = tokio::signal::ctrl_c() => true,
+        }
+    });
+    if interrupted && when == "before" {
+        bail!("interrupted; nothing was changed");
+    }
+    Ok(Some(Mark::now(places).context("reading the counters")?.since(&first)))
+}
