@@ -59,6 +59,8 @@ fn colours_on_a_terminal(#[case] environment: &[(&str, &str)], #[case] arguments
 #[rstest]
 #[case(&["report", "--from", RECORDING])]
 #[case(&["trace", "--from", RECORDING])]
+#[case(&["report", "--format", "json", "--from", RECORDING])]
+#[case(&["trace", "--format", "json", "--from", RECORDING])]
 #[case(&["explain", "seq-under"])]
 #[case(&["schema", "report"])]
 #[case(&["config"])]
@@ -129,6 +131,26 @@ fn namespaces_that_are_not_there(#[case] arguments: &[&str], #[case] expected: &
 fn a_reason_is_no_cause() {
     let text = stderr(&mut whyrst(&["report", "--cause", "seq-under"]), 2);
     assert!(text.contains("'seq-under' is a reason, not a cause: its cause is out-of-window"), "{text}");
+}
+
+#[rstest]
+#[case("seq-unter", "; did you mean seq-under?")]
+#[case("evictd", "; did you mean evicted?")]
+fn words_that_may_have_been_meant(#[case] word: &str, #[case] expected: &str) {
+    let text = stderr(&mut whyrst(&["explain", word]), 2);
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_kernel_log_is_explained_not_read_as_a_recording() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kern.log");
+    fs::write(&log, "Nov 21 08:00:06 gw-1 kernel: eth0: link up\n").unwrap();
+    let text = stderr(&mut whyrst(&["report", "--from", log.to_str().unwrap()]), 2);
+    assert!(
+        text.ends_with("is not a whyrst recording: it looks like a kernel log; `whyrst explain` reads those\n"),
+        "{text}"
+    );
 }
 
 /// Minutes of capturing are not thrown away for a file that cannot be written.

@@ -115,7 +115,9 @@ pub(super) fn stdout(global: &Global) -> AutoStream<io::Stdout> {
 
 /// Whether a file can be written, before the work is done that it is for.
 pub(super) fn expect_writable(path: Option<&Path>) -> anyhow::Result<()> {
-    if let Some(path) = path.filter(|path| *path != Path::new("-")) {
+    // Whoever reads a pipe would take this for the end of the report.
+    let other = |path: &Path| path.metadata().is_ok_and(|facts| !facts.is_file() && !facts.is_dir());
+    if let Some(path) = path.filter(|path| *path != Path::new("-") && !other(path)) {
         let opened = OpenOptions::new().append(true).create(true).open(path);
         opened.with_context(|| format!("writing {}", path.display()))?;
     }
