@@ -85,6 +85,15 @@ fn trace_lines_fit_their_schema() {
     });
 }
 
+/// What somebody sees who has not asked for everything.
+#[test]
+fn folded() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/7/many-flows.whyrst");
+    let (report, _) = tell(&path);
+    let look = Look { width: Some(80), ..Look::default() };
+    insta::assert_snapshot!(plain(&text::render(&report, look, false)));
+}
+
 /// A terminal without UTF-8 and a narrow one get the same report in other clothes.
 #[test]
 fn narrow_and_ascii() {

@@ -55,10 +55,23 @@ fn colours_on_a_terminal(#[case] environment: &[(&str, &str)], #[case] arguments
     assert_eq!(text.contains('\u{1b}'), coloured, "{text}");
 }
 
+/// Help and complaints about the command line are clap's to print; they obey the same option.
+#[test]
+fn help_has_the_colours_that_are_asked_for() {
+    for (color, coloured) in [("always", true), ("never", false), ("auto", false)] {
+        let mut help = whyrst(&["--color", color, "report", "--help"]);
+        assert_eq!(stdout(help.env_remove("CLICOLOR_FORCE")).contains('\u{1b}'), coloured, "{color}");
+        let mut wrong = whyrst(&["--color", color, "report", "--form"]);
+        assert_eq!(stderr(wrong.env_remove("CLICOLOR_FORCE"), 2).contains('\u{1b}'), coloured, "{color}");
+    }
+}
+
 /// Whoever closes the pipe has read enough: no complaint, and no failure.
 #[rstest]
 #[case(&["report", "--from", RECORDING])]
 #[case(&["trace", "--from", RECORDING])]
+#[case(&["report", "--format", "json", "--from", RECORDING])]
+#[case(&["trace", "--format", "json", "--from", RECORDING])]
 #[case(&["explain", "seq-under"])]
 #[case(&["schema", "report"])]
 #[case(&["config"])]
@@ -131,11 +144,33 @@ fn a_reason_is_no_cause() {
     assert!(text.contains("'seq-under' is a reason, not a cause: its cause is out-of-window"), "{text}");
 }
 
-/// Minutes of capturing are not thrown away for a file that cannot be written.
+#[rstest]
+#[case("seq-unter", "; did you mean seq-under?")]
+#[case("evictd", "; did you mean evicted?")]
+fn words_that_may_have_been_meant(#[case] word: &str, #[case] expected: &str) {
+    let text = stderr(&mut whyrst(&["explain", word]), 2);
+    assert!(text.contains(expected), "{text}");
+}
+
 #[test]
-fn where_the_report_goes_is_tried_first() {
-    let text = stderr(&mut whyrst(&["report", "-o", "/nonexistent/report"]), 2);
-    assert_eq!(text, "whyrst: writing /nonexistent/report: No such file or directory (os error 2)\n");
+fn a_kernel_log_is_explained_not_read_as_a_recording() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("kern.log");
+    fs::write(&log, "Nov 21 08:00:06 gw-1 kernel: eth0: link up\n").unwrap();
+    let text = stderr(&mut whyrst(&["report", "--from", log.to_str().unwrap()]), 2);
+    assert!(
+        text.ends_with("is not a whyrst recording: it looks like a kernel log; `whyrst explain` reads those\n"),
+        "{text}"
+    );
+}
+
+/// Minutes of capturing are not thrown away for a file that cannot be written.
+#[rstest]
+#[case("/nonexistent/report", "No such file or directory")]
+#[case("/tmp", "is a directory")]
+fn where_the_report_goes_is_tried_first(#[case] path: &str, #[case] expected: &str) {
+    let text = stderr(&mut whyrst(&["report", "--duration", "1ms", "-o", path]), 2);
+    assert!(text.starts_with(&format!("whyrst: writing {path}: {expected}")), "{text}");
 }
 
 /// Completes a command line as bash does: by the function that the script registers.

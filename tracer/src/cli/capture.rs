@@ -24,6 +24,7 @@ use crate::kernel::era::Era;
 use crate::kernel::netns::{self, home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::symbols::Symbols;
+use crate::render::plain::Json;
 use crate::render::trace::{self as lines, Lines};
 use crate::render::{html, json, text};
 use crate::report::Origin;
@@ -71,7 +72,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
     output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
-        ReportFormat::Json => json::write(&report, to),
+        ReportFormat::Json => json::write(&report, &mut Json(to)),
         ReportFormat::Html => html::write(&report, to),
         ReportFormat::Text => to.write_all(text::render(&report, look, arguments.verbose).as_bytes()),
     })?;
@@ -407,7 +408,7 @@ impl<W: Write> Printer<W> {
         match self.format {
             Format::Json => {
                 let flow = observed.flow.and_then(|id| session.flow(id));
-                json::write_observation(observed, flow, session.host(), &mut self.to)?;
+                json::write_observation(observed, flow, session.host(), &mut Json(&mut self.to))?;
             }
             Format::Text => {
                 if let Some(line) = self.lines.line(observed, session) {

@@ -12,6 +12,7 @@ use crate::diagnosis::Severity;
 use crate::health::{Facts, Place, diagnose};
 use crate::kernel::health::{Begun, begin, host, places};
 use crate::kernel::netns::home;
+use crate::render::plain::Json;
 use crate::render::{doctor as text, json};
 
 pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop> {
@@ -30,7 +31,7 @@ pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop>
     let facts = Facts { host: machine, tracing, namespaces };
     let findings = diagnose(&facts);
     output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
-        Format::Json => json::doctor::write(&facts, &findings, to),
+        Format::Json => json::doctor::write(&facts, &findings, &mut Json(to)),
         Format::Text => to.write_all(text::render(&facts, &findings, look, arguments.verbose).as_bytes()),
     })?;
     let worst = findings.iter().map(|finding| finding.severity).min();

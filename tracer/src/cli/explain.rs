@@ -13,6 +13,7 @@ use super::suggest::did_you_mean;
 use crate::cause::words;
 use crate::explain::LogReader;
 use crate::pages::page;
+use crate::render::plain::Json;
 use crate::render::{json, log};
 
 /// The longest line that is read whole; what is longer is no line of the kernel's.
@@ -48,7 +49,7 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
     let report = reader.finish(arguments.era);
     let look = output::look(false, global)?;
     output::deliver(None, global, |to| match arguments.format {
-        Format::Json => json::write_log(&report, to),
+        Format::Json => json::write_log(&report, &mut Json(to)),
         Format::Text => to.write_all(log::render(&report, look, arguments.verbose).as_bytes()),
     })?;
     Ok(ExitCode::SUCCESS)

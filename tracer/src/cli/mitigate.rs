@@ -22,6 +22,7 @@ use crate::mitigate::live::{self, Seen};
 use crate::mitigate::watch::{Mark, Window};
 use crate::render::json;
 use crate::render::mitigate::{self as text, Offer, Outcome};
+use crate::render::plain::Json;
 use crate::report::{FlowReport, Origin, Report};
 use crate::session;
 use crate::source::recording::Reader;
@@ -62,7 +63,7 @@ fn deliver(
     let path = arguments.output.as_deref();
     let look = output::look(path.is_some(), global)?;
     output::deliver(path, global, |to| match arguments.format {
-        Format::Json => json::write_mitigate(offers, outcome, to),
+        Format::Json => json::write_mitigate(offers, outcome, &mut Json(to)),
         Format::Text => to.write_all(as_text(look).as_bytes()),
     })
 }

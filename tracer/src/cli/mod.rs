@@ -19,7 +19,7 @@ use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::kernel::preflight::Obstacle;
 use crate::render::json;
-use args::{Arguments, Command, SchemaName};
+use args::{Arguments, Color, Command, SchemaName};
 use config::Configuration;
 
 /// Exit status of a report in which a cause of `--fail-on` was found.
@@ -59,6 +59,9 @@ pub fn main() -> ExitCode {
         Ok(configuration) => configuration.apply(Arguments::command(), typed.as_ref()),
         Err(_) => Arguments::command(),
     };
+    if let Some(color) = typed.as_ref().and_then(|typed| typed.get_one::<Color>("color")) {
+        command = command.color((*color).into());
+    }
     let parsed = command.try_get_matches_from_mut(words).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
         Ok(arguments) => arguments,

@@ -1,7 +1,7 @@
 //! Standard output and standard error: colours, widths, diagnostics, and errors that name what and where.
 
 use std::env;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::OnceLock;
@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use anstream::{AutoStream, ColorChoice};
 use anyhow::Context as _;
 use jiff::tz::TimeZone;
+use rustix::fs::{Access, access};
 use tracing_subscriber::EnvFilter;
 
 use super::args::{Color, Global, Time};
@@ -113,13 +114,18 @@ pub(super) fn stdout(global: &Global) -> AutoStream<io::Stdout> {
     AutoStream::new(io::stdout(), choice(global.color))
 }
 
-/// Whether a file can be written, before the work is done that it is for.
+/// Whether a file can be written, before the work is done that it is for. Nothing is created: the work may fail.
 pub(super) fn expect_writable(path: Option<&Path>) -> anyhow::Result<()> {
-    if let Some(path) = path.filter(|path| *path != Path::new("-")) {
-        let opened = OpenOptions::new().append(true).create(true).open(path);
-        opened.with_context(|| format!("writing {}", path.display()))?;
+    let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(()) };
+    let what = || format!("writing {}", path.display());
+    match path.metadata() {
+        Ok(facts) if facts.is_dir() => Err(io::Error::from(io::ErrorKind::IsADirectory)).with_context(what),
+        Ok(_) => access(path, Access::WRITE_OK).with_context(what),
+        Err(_) => {
+            let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+            access(directory, Access::WRITE_OK | Access::EXEC_OK).with_context(what)
+        }
     }
-    Ok(())
 }
 
 /// Writes a whole output to a file or to standard output.

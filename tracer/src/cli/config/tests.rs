@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
+use proptest::prelude::*;
 use rstest::rstest;
 
 use super::file::{parse, trusted};
@@ -120,6 +121,19 @@ fn all_mistakes_are_told_at_once() {
     let told = resolve("report", &[], "tme = 1\n[report]\ntap = 1\nformat = \"x\"").unwrap_err();
     let lines: Vec<&str> = told.lines().map(|line| line.split(' ').next().unwrap_or_default()).collect();
     assert_eq!(lines, ["w.toml:1:", "w.toml:3:", "w.toml:4:"], "{told}");
+}
+
+proptest! {
+    /// Whatever is in a file, it is understood or refused; what it sets is a key.
+    #[test]
+    fn any_file_is_understood_or_refused(text in "[\\[\\]a-z= \n\"'0-9{},.#\\\\-]{0,60}|\\[(report|trace)\\]\n(tap|port|format|é) = [^\n]{0,9}\n?") {
+        let command = Arguments::command();
+        if let Ok(settings) = parse(&text, Path::new("w.toml"), &command) {
+            for (key, setting) in settings {
+                prop_assert!(super::check(&command, &key, &setting).is_ok(), "{key} {setting:?}");
+            }
+        }
+    }
 }
 
 #[rstest]
