@@ -17,6 +17,7 @@ const PURE: &[&str] = &[
     "tracer/src/diagnosis",
     "tracer/src/decode.rs",
     "tracer/src/event.rs",
+    "tracer/src/evidence.rs",
     "tracer/src/packet.rs",
     "tracer/src/ruleset",
     "tracer/src/census.rs",
@@ -53,6 +54,8 @@ const RULES: &[Rule] = &[
         words: &["Serialize", "serde_json"],
         except: &[
             "tracer/src/render/json/mod.rs",
+            "tracer/src/render/json/escape.rs",
+            "tracer/src/render/json/export.rs",
             "tracer/src/render/json/types.rs",
             "tracer/src/source/format.rs",
             "tracer/src/source/format/rules.rs",

@@ -21,8 +21,8 @@ use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::time::Instant;
 use judge::{
-    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, numbers, of_message, of_reset,
-    opener_first, opens, own_socket, wire_tuples,
+    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, of_message, of_reset, opener_first,
+    opens, own_socket, wire_tuples,
 };
 use tracer_common::Hook;
 
@@ -377,7 +377,7 @@ impl Engine {
             None => Effect::Unknown,
         };
         let doubtful = by == ResetBy::GatewayStack && event.packet.is_some_and(|packet| packet.options.signed());
-        let reset = Arc::new(Reset { answer: numbers(&event), event, by, effect, doubtful });
+        let reset = Arc::new(Reset { answer: event.answer(), event, by, effect, doubtful });
         let story = Story {
             diagnosis,
             confidence,

@@ -68,6 +68,7 @@ pub(super) enum Command {
     Report(Report),
     Trace(Trace),
     Record(Record),
+    Export(Export),
     Explain(Explain),
     /// Print the JSON Schema of an output
     Schema {
@@ -86,6 +87,8 @@ pub(super) enum SchemaName {
     Trace,
     /// `whyrst explain --format json`
     Explain,
+    /// A line of `whyrst export --format jsonl`
+    Export,
 }
 
 /// Explain a cause, a reason, or the kernel's own log lines
@@ -183,6 +186,48 @@ pub(super) struct Record {
     pub(super) live: LiveArgs,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+}
+
+/// Hand the evidence of a recording to other tools
+///
+/// pcapng: the packets that the hooks saw, as far as their headers were read, and the RSTs that answered them, with the cause
+/// as a comment on each. jsonl: the capture, its flows and every event in full, one object a line. csv: the flows, one a line.
+/// The recording is read twice, so that every packet can carry what its flow came to; what is piped in is kept in a temporary
+/// file meanwhile.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  whyrst export --from incident.whyrst --format pcapng -o incident.pcapng
+  whyrst export --from incident.whyrst --format pcapng --server 203.0.113.0/24 | wireshark -k -i -
+  whyrst export --from incident.whyrst --format jsonl | jq 'select(.line == \"event\")'
+  whyrst export --from incident.whyrst --format csv -o flows.csv
+  ssh gateway whyrst record -o - --duration 60s | whyrst export --from - --format csv")]
+pub(super) struct Export {
+    /// The recording; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) from: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    pub(super) format: ExportFormat,
+    /// Write to this file instead of standard output; `-` is standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// pcapng: leave out the RSTs, which are computed from what they answer and not captured
+    #[arg(long)]
+    pub(super) captured_only: bool,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
+}
+
+/// Formats of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ExportFormat {
+    /// Packets, for Wireshark and tshark
+    Pcapng,
+    /// Events in full, for programs, see `whyrst schema export`
+    Jsonl,
+    /// Flows, for spreadsheets
+    Csv,
 }
 
 /// Where events come from.

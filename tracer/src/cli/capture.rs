@@ -352,13 +352,13 @@ fn progress_line(global: &Global) -> ProgressBar {
     }
 }
 
-fn warn_of_damage(origin: &Origin, global: &Global) {
+pub(super) fn warn_of_damage(origin: &Origin, global: &Global) {
     if let Origin::Recording { path, damage: Some(damage) } = origin {
         output::say(global, &format!("{path}: read up to byte {} only: {}", damage.offset, damage.what));
     }
 }
 
-fn refuse_overwriting(input: &Path, output: Option<&Path>) -> anyhow::Result<()> {
+pub(super) fn refuse_overwriting(input: &Path, output: Option<&Path>) -> anyhow::Result<()> {
     match output {
         Some(output) if same_file(input, output) => {
             anyhow::bail!("-o {} would overwrite the recording that is read", output.display())

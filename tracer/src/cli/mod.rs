@@ -3,6 +3,7 @@
 mod args;
 mod capture;
 mod explain;
+mod export;
 mod output;
 
 use std::io::Write;
@@ -73,6 +74,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Stop> {
         Command::Report(report) => capture::report(report, &arguments.global),
         Command::Trace(trace) => capture::trace(trace, &arguments.global),
         Command::Record(record) => capture::record(record, &arguments.global),
+        Command::Export(export) => export::run(export, &arguments.global),
         Command::Explain(explain) => explain::run(explain, &arguments.global),
         Command::Schema { name } => {
             let mut out = std::io::stdout().lock();
@@ -80,6 +82,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Stop> {
                 SchemaName::Report => json::write_schema(&mut out)?,
                 SchemaName::Trace => json::write_trace_schema(&mut out)?,
                 SchemaName::Explain => json::write_log_schema(&mut out)?,
+                SchemaName::Export => json::write_export_schema(&mut out)?,
             }
             out.flush()?;
             Ok(ExitCode::SUCCESS)

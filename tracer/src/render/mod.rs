@@ -1,7 +1,11 @@
 //! From a report to bytes: the only place that knows a format.
 
+pub mod csv;
 pub mod json;
 pub mod log;
+pub mod pcapng;
+mod plain;
+pub mod step;
 pub mod style;
 pub mod text;
 pub mod trace;

@@ -1,5 +1,7 @@
 //! The report as one JSON object, `whyrst.report.v1`, and the schema that describes it.
 
+mod escape;
+mod export;
 mod types;
 
 use std::io;
@@ -20,6 +22,8 @@ use crate::packet::Packet;
 use crate::report::{FlowReport, HookLine, Origin, Report};
 use crate::ruleset::{Rule, Suspects};
 use crate::time::{ClockOffset, Instant};
+
+pub use export::{EXPORT_SCHEMA, JsonLines, write_schema as write_export_schema};
 
 /// The schema's identifier.
 pub const SCHEMA: &str = "whyrst.report.v1";
@@ -133,7 +137,7 @@ impl<'a> types::Trace<'a> {
             }
             Kind::PeerReset(event) => {
                 let from = event.tuple().and_then(|tuple| flow?.end(tuple.dst));
-                let step = types::Step::PeerResetSent { netns: event.netns, from, answered: packet_of(event) };
+                let step = types::Step::PeerResetSent { netns: None, from, answered: packet_of(event) };
                 (event, step, None, None, None)
             }
             Kind::Arrival(event) => {
@@ -456,15 +460,6 @@ fn named_rule(rule: &Rule) -> types::NamedRule<'_> {
 }
 
 fn window(explained: &Explanation) -> types::Window {
-    let side = |seen: &Seen, direction: Direction| types::Side {
-        end: words::end_of(direction),
-        td_end: seen.td_end.0,
-        td_maxend: seen.td_maxend.0,
-        td_maxwin: seen.td_maxwin,
-        td_maxack: seen.td_maxack.0,
-        td_scale: seen.td_scale,
-        flags: seen.flags,
-    };
     types::Window {
         failed: explained.failure.inequality(),
         inequality: words::inequality(explained),
@@ -479,6 +474,18 @@ fn window(explained: &Explanation) -> types::Window {
             BoundSource::Kernel => "kernel",
         },
         agrees: explained.agrees,
+    }
+}
+
+fn side(seen: &Seen, direction: Direction) -> types::Side {
+    types::Side {
+        end: words::end_of(direction),
+        td_end: seen.td_end.0,
+        td_maxend: seen.td_maxend.0,
+        td_maxwin: seen.td_maxwin,
+        td_maxack: seen.td_maxack.0,
+        td_scale: seen.td_scale,
+        flags: seen.flags,
     }
 }
 
@@ -529,6 +536,6 @@ fn mitigation(mitigation: &Mitigation) -> types::Mitigation<'_> {
 }
 
 /// RFC 3339 in UTC with microseconds.
-fn rfc3339(clock: ClockOffset, at: Instant) -> String {
+pub(super) fn rfc3339(clock: ClockOffset, at: Instant) -> String {
     format!("{:.6}", clock.wall(at))
 }
