@@ -152,5 +152,25 @@ fn names_from_outside_do_no_harm() {
     packets.finish().unwrap();
     let text = String::from_utf8_lossy(&file).into_owned();
     assert!(text.contains(r"\u{1b}[31m\u{d}\u{a}\u{202e}gw") && !text.contains("\u{1b}[31m"), "{text}");
+
+    let side = || {
+        let (session, _) = read(&path);
+        let background = session.background();
+        tracer::compare::Side { report: session.finish(Origin::Live), background }
+    };
+    let mut other = side();
+    other.report.host.hostname = "gw-1".to_owned();
+    other.background.namespaces.values_mut().for_each(|netns| netns.sysctls.clear());
+    let comparison = tracer::compare::Comparison::new(side(), other);
+    let text = tracer::render::compare::render(&comparison, tracer::render::style::Look::default(), true);
+    // Its own colours are all that there is of escapes.
+    let coloured = text.matches('\u{1b}').count();
+    let plain = anstream::adapter::strip_str(&text).to_string();
+    assert!(plain.contains(r"=cmd|' /C calc'!A0\u{1b}[31m"), "{plain}");
+    assert!(coloured > 0 && coloured.is_multiple_of(2), "{text:?}");
+    harmless(&plain, "compare");
+    let mut bytes = Vec::new();
+    json::write_comparison(&comparison, &mut bytes).unwrap();
+    harmless(&String::from_utf8(bytes).unwrap(), "compare.json");
     fs::remove_file(&path).unwrap();
 }

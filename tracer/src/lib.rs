@@ -7,6 +7,7 @@ pub mod causality;
 pub mod cause;
 pub mod census;
 pub mod cli;
+pub mod compare;
 pub mod conntrack;
 pub mod decode;
 pub mod diagnosis;

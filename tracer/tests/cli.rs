@@ -34,6 +34,10 @@ fn stderr(command: &mut Command, status: i32) -> String {
 #[case::export_of_nothing(&["export", "--format", "csv"], "--from <FILE>")]
 #[case::unknown_export(&["export", "--from", "x", "--format", "pcap"], "a similar value exists: 'pcapng'")]
 #[case::captured_only_csv(&["export", "--from", "x", "--format", "csv", "--captured-only"], "goes with --format pcapng")]
+#[case::compare_one(&["report", "--compare", "x"], "2 values required")]
+#[case::compare_and_from(&["report", "--compare", "x", "y", "--from", "z"], "cannot be used with '--from")]
+#[case::compare_live(&["report", "--compare", "x", "y", "--duration", "1s"], "cannot be used with '--duration")]
+#[case::compare_pipes(&["report", "--compare", "-", "-"], "standard input can be read once")]
 fn wrong_usage_is_status_2(#[case] arguments: &[&str], #[case] expected: &str) {
     let text = stderr(&mut whyrst(arguments), 2);
     assert!(text.contains(expected), "{text}");
@@ -152,6 +156,11 @@ fn explain_knows_the_words_of_the_report() {
 /// The recording of the incident that this program was made for.
 const INCIDENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/5.10/late-retransmission.whyrst");
 
+fn schema(name: &str) -> jsonschema::Validator {
+    let output = whyrst(&["schema", name]).output().unwrap();
+    jsonschema::validator_for(&serde_json::from_slice(&output.stdout).unwrap()).unwrap()
+}
+
 #[test]
 fn export_writes_files_and_says_what() {
     let directory = tempfile::tempdir().unwrap();
@@ -206,4 +215,30 @@ fn export_filters() {
     for none in [["--cause", "no-entry"], ["--server", "203.0.113.0/24"], ["--port", "9"]] {
         assert_eq!(lines(&none), 2, "{none:?}");
     }
+}
+
+#[test]
+fn two_recordings_are_compared() {
+    let liberal = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/5.10/be-liberal.whyrst");
+    let output = whyrst(&["report", "--compare", INCIDENT, liberal, "--color", "never"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("Too few connections were reset to tell anything (1 before, 0 after)"), "{text}");
+    assert!(text.contains("\n  out-of-window/seq-under reset "), "{text}");
+    let json = |before: &str, after: &str| {
+        let output = whyrst(&["report", "--compare", before, after, "--format", "json"]).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let document = json(INCIDENT, liberal);
+    let errors: Vec<String> = schema("compare").iter_errors(&document).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(document["by_cause"][0]["reset"]["verdict"], "too-few");
+    assert_eq!(document["by_route"][0]["seen"], "before");
+    // --fail-on looks at the second.
+    for (recordings, status) in [([INCIDENT, liberal], 0), ([liberal, INCIDENT], 1)] {
+        let [before, after] = recordings;
+        stderr(&mut whyrst(&["report", "--compare", before, after, "--fail-on", "out-of-window"]), status);
+    }
+    let text = stderr(&mut whyrst(&["report", "--compare", INCIDENT, "/nonexistent"]), 2);
+    assert_eq!(text, "whyrst: reading /nonexistent: No such file or directory (os error 2)\n");
 }

@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "tracer/src/decode.rs",
     "tracer/src/event.rs",
     "tracer/src/evidence.rs",
+    "tracer/src/compare",
     "tracer/src/packet.rs",
     "tracer/src/ruleset",
     "tracer/src/census.rs",
@@ -54,6 +55,7 @@ const RULES: &[Rule] = &[
         words: &["Serialize", "serde_json"],
         except: &[
             "tracer/src/render/json/mod.rs",
+            "tracer/src/render/json/compare.rs",
             "tracer/src/render/json/escape.rs",
             "tracer/src/render/json/export.rs",
             "tracer/src/render/json/types.rs",

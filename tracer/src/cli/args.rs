@@ -89,6 +89,8 @@ pub(super) enum SchemaName {
     Explain,
     /// A line of `whyrst export --format jsonl`
     Export,
+    /// `whyrst report --compare --format json`
+    Compare,
 }
 
 /// Explain a cause, a reason, or the kernel's own log lines
@@ -128,7 +130,8 @@ Examples:
   whyrst report --duration 60s --format json -o report.json
   whyrst report --server 203.0.113.0/24 --port 443
   whyrst report --record incident.whyrst         and keep the evidence
-  whyrst report --from incident.whyrst           on any machine, without root")]
+  whyrst report --from incident.whyrst           on any machine, without root
+  whyrst report --compare before.whyrst after.whyrst   did the change help?")]
 pub(super) struct Report {
     #[command(flatten)]
     pub(super) source: Source,
@@ -137,6 +140,15 @@ pub(super) struct Report {
     /// Also write the events to this file, for `--from`
     #[arg(long, value_name = "FILE", conflicts_with = "from")]
     pub(super) record: Option<PathBuf>,
+    /// Put two recordings side by side, as before and after a change: rates per minute and whether they differ. --fail-on
+    /// looks at the second
+    #[arg(
+        long,
+        num_args = 2,
+        value_names = ["BEFORE", "AFTER"],
+        conflicts_with_all = ["from", "record", "duration", "wait", "tap", "new_refused", "without_kprobes"]
+    )]
+    pub(super) compare: Vec<PathBuf>,
     /// Format of the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,

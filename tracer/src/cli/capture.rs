@@ -12,7 +12,7 @@ use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, Trace};
-use super::{FOUND, Stop, output};
+use super::{FOUND, Stop, compare, output};
 use crate::attach::{self, Choice, Kernel};
 use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
 use crate::causality::engine::{Kind, Observed};
@@ -24,7 +24,7 @@ use crate::kernel::netns::{home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::symbols::Symbols;
 use crate::render::{json, text, trace as lines};
-use crate::report::Origin;
+use crate::report::{self, Origin};
 use crate::session::{self, Session};
 use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
 use crate::source::recording::{Reader, Writer, same_file};
@@ -49,6 +49,9 @@ trait Sink {
 }
 
 pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, Stop> {
+    if let [before, after] = arguments.compare.as_slice() {
+        return compare::run(arguments, before, after, global);
+    }
     let mut recorder = None;
     let (session, origin) = match &arguments.source.from {
         Some(path) => {
@@ -74,11 +77,16 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     if let Some(recorder) = recorder {
         recorder.finish()?;
     }
+    Ok(exit_status(&report, &arguments.fail_on))
+}
+
+/// Whether one of the causes that the user asked about was found.
+pub(super) fn exit_status(report: &report::Report, fail_on: &[Cause]) -> ExitCode {
     let found = report.flows.iter().any(|flow| {
-        flow.flow.story.strength() > Strength::Ignored && arguments.fail_on.contains(&flow.flow.story.diagnosis.cause)
+        flow.flow.story.strength() > Strength::Ignored && fail_on.contains(&flow.flow.story.diagnosis.cause)
     });
-    let full = report.summary.table_full_drops > 0 && arguments.fail_on.contains(&Cause::TableFull);
-    Ok(if found || full { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+    let full = report.summary.table_full_drops > 0 && fail_on.contains(&Cause::TableFull);
+    if found || full { ExitCode::from(FOUND) } else { ExitCode::SUCCESS }
 }
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {

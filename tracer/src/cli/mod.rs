@@ -2,6 +2,7 @@
 
 mod args;
 mod capture;
+mod compare;
 mod explain;
 mod export;
 mod output;
@@ -83,6 +84,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Stop> {
                 SchemaName::Trace => json::write_trace_schema(&mut out)?,
                 SchemaName::Explain => json::write_log_schema(&mut out)?,
                 SchemaName::Export => json::write_export_schema(&mut out)?,
+                SchemaName::Compare => json::write_comparison_schema(&mut out)?,
             }
             out.flush()?;
             Ok(ExitCode::SUCCESS)

@@ -1,5 +1,6 @@
 //! From a report to bytes: the only place that knows a format.
 
+pub mod compare;
 pub mod csv;
 pub mod json;
 pub mod log;

@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Serialize;
 use serde_json::Serializer;
-use serde_json::ser::{CompactFormatter, Formatter};
+use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter};
 
 use crate::render::plain::unsafe_to_show;
 
@@ -60,6 +60,12 @@ pub(super) fn line(value: &impl Serialize, to: &mut impl io::Write) -> io::Resul
     writeln!(to)
 }
 
+/// Writes a value on many lines.
+pub(super) fn pretty(value: &impl Serialize, to: &mut dyn io::Write) -> io::Result<()> {
+    value.serialize(&mut Serializer::with_formatter(&mut *to, Escaping(PrettyFormatter::new())))?;
+    writeln!(to)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -84,6 +90,9 @@ mod tests {
             let written = line(&text);
             prop_assert_eq!(serde_json::from_str::<String>(&written).unwrap(), text);
             prop_assert_eq!(written.chars().filter(|character| character.is_control()).collect::<String>(), "\n");
+            let mut pretty = Vec::new();
+            super::pretty(&[&written], &mut pretty).unwrap();
+            prop_assert_eq!(serde_json::from_slice::<Vec<String>>(&pretty).unwrap(), [written]);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The report as one JSON object, `whyrst.report.v1`, and the schema that describes it.
 
+mod compare;
 mod escape;
 mod export;
 mod types;
@@ -23,6 +24,7 @@ use crate::report::{FlowReport, HookLine, Origin, Report};
 use crate::ruleset::{Rule, Suspects};
 use crate::time::{ClockOffset, Instant};
 
+pub use compare::{COMPARE_SCHEMA, write as write_comparison, write_schema as write_comparison_schema};
 pub use export::{EXPORT_SCHEMA, JsonLines, write_schema as write_export_schema};
 
 /// The schema's identifier.
