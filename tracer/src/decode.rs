@@ -29,16 +29,12 @@ pub enum DecodeError {
 
 /// Decodes a record. Trailing zero bytes may be missing.
 pub fn decode(raw: &Bytes) -> Result<Event, DecodeError> {
-    if raw.len() > RECORD_SIZE {
-        return Err(DecodeError::TooLong(raw.len()));
-    }
-    let mut padded;
-    let record = if let Ok(whole) = Record::ref_from_bytes(raw) {
-        whole
+    let whole;
+    let record = if let Ok(record) = Record::ref_from_bytes(raw) {
+        record
     } else {
-        padded = Record::new_zeroed();
-        padded.as_mut_bytes()[..raw.len()].copy_from_slice(raw);
-        &padded
+        whole = padded(raw).ok_or(DecodeError::TooLong(raw.len()))?;
+        &whole
     };
     if !(OLDEST..=VERSION).contains(&record.version) {
         return Err(DecodeError::Version(record.version));
@@ -73,6 +69,13 @@ pub fn decode(raw: &Bytes) -> Result<Event, DecodeError> {
         },
         raw: raw.clone(),
     })
+}
+
+/// A record with the zero bytes that were cut off its end; `None` where it is longer than one.
+pub(crate) fn padded(raw: &[u8]) -> Option<Record> {
+    let mut record = Record::new_zeroed();
+    record.as_mut_bytes().get_mut(..raw.len())?.copy_from_slice(raw);
+    Some(record)
 }
 
 /// A record without its trailing zero bytes, as recordings keep it.

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tracer_common::Hook;
 
 use crate::conntrack::{Entry, Gone, Message, Nfct, Seq, Tuple};
-use crate::packet::Packet;
+use crate::packet::{Packet, ResetSegment};
 use crate::time::Instant;
 
 /// One call of a hooked kernel function.
@@ -55,6 +55,16 @@ impl Event {
     pub fn tuple(&self) -> Option<Tuple> {
         let own = || self.socket.and_then(|socket| socket.own).map(|own| own.tuple.reversed());
         self.packet.map(|packet| packet.tuple()).or_else(own)
+    }
+
+    /// Sequence and acknowledgement number of the RST that the event is about.
+    ///
+    /// `tcp_send_active_reset` takes both from the socket (`tcp_acceptable_seq`, which is `snd_nxt` unless the peer has
+    /// shrunk its window; 5.10 to 7.2).
+    pub fn answer(&self) -> Option<ResetSegment> {
+        let own = || self.socket.and_then(|socket| socket.own);
+        let own = || own().map(|own| ResetSegment { seq: own.snd_nxt, ack: Some(own.rcv_nxt) });
+        self.packet.map(|packet| packet.answer()).or_else(own)
     }
 
     /// The entry that tells most of the packet's connection: the one that has ended, else the packet's own.

@@ -9,6 +9,7 @@ use crate::causality::Limits;
 use crate::causality::engine::{Engine, Observed, Request};
 use crate::causality::flow::{Flow, FlowId};
 use crate::census::Census;
+use crate::compare::Background;
 use crate::decode::decode;
 use crate::filter::Filter;
 use crate::report::{Ingredients, Origin, Report};
@@ -187,6 +188,16 @@ impl Session {
     /// Events and RSTs so far.
     pub fn progress(&self) -> (u64, u64) {
         (self.engine.totals().events, self.resets)
+    }
+
+    /// What a comparison needs besides the report.
+    pub fn background(&self) -> Background {
+        let latest = self.rulesets.iter().map(|(netns, looks)| (*netns, looks.latest().clone()));
+        Background {
+            namespaces: self.namespaces.clone(),
+            rulesets: latest.collect(),
+            forgotten: self.engine.totals().forgotten.flows,
+        }
     }
 
     /// The report.

@@ -10,7 +10,7 @@ use rstest::rstest;
 
 #[rstest]
 #[case::no_command(&[], "Usage: whyrst")]
-#[case::unknown_command(&["reprot"], "a similar subcommand exists: 'report'")]
+#[case::unknown_command(&["tarce"], "a similar subcommand exists: 'trace'")]
 #[case::unknown_cause(&["report", "--cause", "out-of-windows"], "a similar value exists: 'out-of-window'")]
 #[case::unknown_fail_on(&["report", "--fail-on", "everything"], "possible values: out-of-window")]
 #[case::bad_network(&["trace", "--client", "10.0.0.0/99"], "not an address or network like 192.0.2.1")]
@@ -20,6 +20,13 @@ use rstest::rstest;
 #[case::live_and_recorded(&["report", "--from", "x", "--duration", "1s"], "cannot be used with '--duration")]
 #[case::record_of_recorded(&["report", "--from", "x", "--record", "y"], "cannot be used with '--record")]
 #[case::unknown_schema(&["schema", "resport"], "possible values: report, trace, explain, doctor")]
+#[case::export_of_nothing(&["export", "--format", "csv"], "--from <FILE>")]
+#[case::unknown_export(&["export", "--from", "x", "--format", "pcap"], "a similar value exists: 'pcapng'")]
+#[case::captured_only_csv(&["export", "--from", "x", "--format", "csv", "--captured-only"], "goes with --format pcapng")]
+#[case::compare_one(&["report", "--compare", "x"], "2 values required")]
+#[case::compare_and_from(&["report", "--compare", "x", "y", "--from", "z"], "cannot be used with '--from")]
+#[case::compare_live(&["report", "--compare", "x", "y", "--duration", "1s"], "cannot be used with '--duration")]
+#[case::compare_pipes(&["report", "--compare", "-", "-"], "standard input can be read once")]
 fn wrong_usage_is_status_2(#[case] arguments: &[&str], #[case] expected: &str) {
     let text = stderr(&mut whyrst(arguments), 2);
     assert!(text.contains(expected), "{text}");
@@ -179,4 +186,94 @@ fn wrong_usage_of_the_doctor(#[case] arguments: &[&str], #[case] expected: &str)
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{text}");
     assert!(text.contains(expected), "{text}");
+}
+
+/// The recording of the incident that this program was made for.
+const INCIDENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/5.10/late-retransmission.whyrst");
+
+fn schema(name: &str) -> jsonschema::Validator {
+    let output = whyrst(&["schema", name]).output().unwrap();
+    jsonschema::validator_for(&serde_json::from_slice(&output.stdout).unwrap()).unwrap()
+}
+
+#[test]
+fn export_writes_files_and_says_what() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("evidence.pcapng");
+    let name = path.to_str().unwrap();
+    let text = stderr(&mut whyrst(&["export", "--from", INCIDENT, "--format", "pcapng", "-o", name]), 0);
+    assert_eq!(text, format!("whyrst: 3 packets as captured, 2 RSTs reconstructed in {name}\n"));
+    let whole = fs::read(&path).unwrap();
+    assert!(whole.starts_with(&[0x0a, 0x0d, 0x0d, 0x0a]));
+    let text =
+        stderr(&mut whyrst(&["export", "--from", INCIDENT, "--format", "pcapng", "--captured-only", "-o", name]), 0);
+    assert!(text.contains("3 packets as captured, 0 RSTs reconstructed"), "{text}");
+    assert!(fs::read(&path).unwrap().len() < whole.len());
+    let text = stderr(&mut whyrst(&["export", "--from", name, "--format", "csv"]), 2);
+    assert!(text.contains("is not a whyrst recording: it looks like a pcapng file"), "{text}");
+    let text = stderr(&mut whyrst(&["export", "--from", INCIDENT, "--format", "csv", "-o", "/nonexistent/x.csv"]), 2);
+    assert!(text.contains("writing /nonexistent/x.csv"), "{text}");
+}
+
+/// What is piped in is the same as what is read from a file, also where it was cut.
+#[rstest]
+#[case("pcapng", 0)]
+#[case("jsonl", 0)]
+#[case("csv", 0)]
+#[case("jsonl", 300)]
+fn export_reads_a_pipe(#[case] format: &str, #[case] cut: usize) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("-");
+    let recording = fs::read(INCIDENT).unwrap();
+    fs::write(&path, &recording[..recording.len() - cut]).unwrap();
+    let from = |path: &str| whyrst(&["export", "--from", path, "--format", format]);
+    // The recording's name is in the output.
+    let of_file = from("./-").current_dir(directory.path()).output().unwrap();
+    let of_pipe = from("-").write_stdin(&recording[..recording.len() - cut]).output().unwrap();
+    assert_eq!((of_file.status.code(), of_pipe.status.code()), (Some(0), Some(0)));
+    assert!(!of_pipe.stdout.is_empty());
+    let plain = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace("./-", "-");
+    assert_eq!(plain(&of_file.stdout), plain(&of_pipe.stdout));
+    assert_eq!(!of_pipe.stderr.is_empty(), cut > 0, "{}", String::from_utf8_lossy(&of_pipe.stderr));
+}
+
+#[test]
+fn export_filters() {
+    let lines = |arguments: &[&str]| {
+        let output =
+            whyrst(&[&["export", "--from", INCIDENT, "--format", "jsonl"], arguments].concat()).output().unwrap();
+        String::from_utf8(output.stdout).unwrap().lines().count()
+    };
+    // The capture, a flow, its events, the end.
+    assert_eq!(lines(&[]), 6);
+    assert_eq!(lines(&["--cause", "out-of-window"]), 6);
+    for none in [["--cause", "no-entry"], ["--server", "203.0.113.0/24"], ["--port", "9"]] {
+        assert_eq!(lines(&none), 2, "{none:?}");
+    }
+}
+
+#[test]
+fn two_recordings_are_compared() {
+    let liberal = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/5.10/be-liberal.whyrst");
+    let output = whyrst(&["report", "--compare", INCIDENT, liberal, "--color", "never"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("Too few connections were reset to tell anything (1 before, 0 after)"), "{text}");
+    assert!(text.contains("\n  out-of-window/seq-under reset "), "{text}");
+    let json = |before: &str, after: &str| {
+        let output = whyrst(&["report", "--compare", before, after, "--format", "json"]).output().unwrap();
+        serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
+    };
+    let document = json(INCIDENT, liberal);
+    let errors: Vec<String> = schema("compare").iter_errors(&document).map(|error| error.to_string()).collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    assert_eq!(document["by_cause"][0]["reset"]["verdict"], "too-few");
+    assert_eq!(document["by_route"][0]["seen"], "before");
+    // --fail-on looks at the second.
+    for (recordings, status) in [([INCIDENT, liberal], 0), ([liberal, INCIDENT], 1)] {
+        let [before, after] = recordings;
+        stderr(&mut whyrst(&["report", "--compare", before, after, "--fail-on", "out-of-window"]), status);
+    }
+    let text = stderr(&mut whyrst(&["report", "--compare", INCIDENT, "/nonexistent"]), 2);
+    assert_eq!(text, "whyrst: reading /nonexistent: No such file or directory (os error 2)\n");
 }

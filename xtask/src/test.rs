@@ -14,6 +14,10 @@ const CARGO: [(&str, &[&str]); 4] = [
     ("documentation", &["doc", "--quiet", "--locked", "--workspace", "--no-deps", "--document-private-items"]),
 ];
 
+/// The tiers that need programs that not every machine has; `setup` installs them.
+const TOOLS: [(&str, &[&str]); 1] =
+    [("tools", &["test", "--quiet", "--locked", "--package", "whyrst-tests", "--test", "pcapng", "--", "--ignored"])];
+
 /// The arguments of `cargo xtask vm` when there are none.
 #[derive(Parser)]
 struct All {
@@ -23,7 +27,7 @@ struct All {
 
 pub(crate) fn run() -> Result<()> {
     setup::run()?;
-    for (tier, arguments) in CARGO {
+    for (tier, arguments) in CARGO.into_iter().chain(TOOLS) {
         println!("test: {tier}");
         execute(cargo().args(arguments).env("RUSTDOCFLAGS", "--deny warnings"))
             .with_context(|| format!("the tier `{tier}` has failed"))?;

@@ -22,8 +22,7 @@ use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::time::Instant;
 use judge::{
-    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, numbers, of_message, of_reset, opens,
-    own_socket,
+    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, of_message, of_reset, opens, own_socket,
 };
 use tracer_common::Hook;
 
@@ -377,7 +376,7 @@ impl Engine {
             None => Effect::Unknown,
         };
         let doubtful = by == ResetBy::GatewayStack && event.packet.is_some_and(|packet| packet.options.signed());
-        let reset = Arc::new(Reset { answer: numbers(&event), event, by, effect, doubtful });
+        let reset = Arc::new(Reset { answer: event.answer(), event, by, effect, doubtful });
         let story =
             Story { refusal: refusal.cloned(), reset: Some(Arc::clone(&reset)), ..Story::new(diagnosis, confidence) };
         let tally = Tally { resets: u64::from(!doubtful), ..Tally::default() };

@@ -105,6 +105,7 @@ pub(super) enum Command {
     Report(Report),
     Trace(Trace),
     Record(Record),
+    Export(Export),
     Explain(Explain),
     /// Print the defaults in force, and where each comes from
     ///
@@ -194,6 +195,10 @@ pub(super) enum SchemaName {
     Doctor,
     /// `whyrst mitigate --format json`
     Mitigate,
+    /// A line of `whyrst export --format jsonl`
+    Export,
+    /// `whyrst report --compare --format json`
+    Compare,
 }
 
 /// Tell whether this host can be traced, and whether its conntrack is healthy
@@ -282,7 +287,8 @@ Examples:
   whyrst report --from incident.whyrst --format html -o incident.html
   whyrst report --server 203.0.113.0/24 --port 443
   whyrst report --record incident.whyrst         and keep the evidence
-  whyrst report --from incident.whyrst           on any machine, without root")]
+  whyrst report --from incident.whyrst           on any machine, without root
+  whyrst report --compare before.whyrst after.whyrst   did the change help?")]
 pub(super) struct Report {
     #[command(flatten)]
     pub(super) source: Source,
@@ -291,6 +297,15 @@ pub(super) struct Report {
     /// Also write the events to this file, for `--from` [default: none]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "from")]
     pub(super) record: Option<PathBuf>,
+    /// Put two recordings side by side, as before and after a change: rates per minute and whether they differ. --fail-on
+    /// looks at the second [default: none]
+    #[arg(
+        long,
+        num_args = 2,
+        value_names = ["BEFORE", "AFTER"],
+        conflicts_with_all = ["from", "record", "duration", "wait", "tap", "new_refused", "without_kprobes"]
+    )]
+    pub(super) compare: Vec<PathBuf>,
     /// Format of the report
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub(super) format: ReportFormat,
@@ -411,6 +426,48 @@ impl Mitigate {
     pub(super) fn netns(&self) -> anyhow::Result<Option<u32>> {
         Ok(netns::on_this_host(self.netns.as_slice())?.pop())
     }
+}
+
+/// Hand the evidence of a recording to other tools
+///
+/// pcapng: the packets that the hooks saw, as far as their headers were read, and the RSTs that answered them, with the cause
+/// as a comment on each. jsonl: the capture, its flows and every event in full, one object a line. csv: the flows, one a line.
+/// The recording is read twice, so that every packet can carry what its flow came to; what is piped in is kept in a temporary
+/// file meanwhile.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  whyrst export --from incident.whyrst --format pcapng -o incident.pcapng
+  whyrst export --from incident.whyrst --format pcapng --server 203.0.113.0/24 | wireshark -k -i -
+  whyrst export --from incident.whyrst --format jsonl | jq 'select(.line == \"event\")'
+  whyrst export --from incident.whyrst --format csv -o flows.csv
+  ssh gateway whyrst record -o - --duration 60s | whyrst export --from - --format csv")]
+pub(super) struct Export {
+    /// The recording; `-` is standard input
+    #[arg(long, value_name = "FILE")]
+    pub(super) from: PathBuf,
+    /// What to write
+    #[arg(long, value_enum)]
+    pub(super) format: ExportFormat,
+    /// Write to this file; `-` is standard output [default: standard output]
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// pcapng: leave out the RSTs, which are computed from what they answer and not captured
+    #[arg(long)]
+    pub(super) captured_only: bool,
+    #[command(flatten)]
+    pub(super) filter: FilterArgs,
+}
+
+/// Formats of an export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ExportFormat {
+    /// Packets, for Wireshark and tshark
+    Pcapng,
+    /// Events in full, for programs, see `whyrst schema export`
+    Jsonl,
+    /// Flows, for spreadsheets
+    Csv,
 }
 
 /// Where events come from.

@@ -13,7 +13,7 @@ use tracer_common::Hook;
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Trace};
 use super::netns::Names;
-use super::{FOUND, Stop, output};
+use super::{FOUND, Stop, compare, output};
 use crate::attach::{self, Choice, Kernel};
 use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
 use crate::causality::engine::{Kind, Observed};
@@ -27,7 +27,7 @@ use crate::kernel::symbols::Symbols;
 use crate::render::plain::Json;
 use crate::render::trace::{self as lines, Lines};
 use crate::render::{html, json, text};
-use crate::report::Origin;
+use crate::report::{self, Origin};
 use crate::session::{self, Session};
 use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
 use crate::source::recording::{Reader, Writer, same_file};
@@ -52,6 +52,9 @@ trait Sink {
 }
 
 pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, Stop> {
+    if let [before, after] = arguments.compare.as_slice() {
+        return compare::run(arguments, before, after, global);
+    }
     let look = output::look(arguments.output.is_some(), global)?;
     if arguments.source.from.is_none() {
         output::expect_writable(arguments.output.as_deref())?;
@@ -79,11 +82,16 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     if let Some(recorder) = recorder {
         recorder.finish()?;
     }
+    Ok(exit_status(&report, &arguments.fail_on))
+}
+
+/// Whether one of the causes that the user asked about was found.
+pub(super) fn exit_status(report: &report::Report, fail_on: &[Cause]) -> ExitCode {
     let found = report.flows.iter().any(|flow| {
-        flow.flow.story.strength() > Strength::Ignored && arguments.fail_on.contains(&flow.flow.story.diagnosis.cause)
+        flow.flow.story.strength() > Strength::Ignored && fail_on.contains(&flow.flow.story.diagnosis.cause)
     });
-    let full = report.summary.table_full_drops > 0 && arguments.fail_on.contains(&Cause::TableFull);
-    Ok(if found || full { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
+    let full = report.summary.table_full_drops > 0 && fail_on.contains(&Cause::TableFull);
+    if found || full { ExitCode::from(FOUND) } else { ExitCode::SUCCESS }
 }
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {
@@ -373,13 +381,13 @@ fn progress_line(global: &Global) -> ProgressBar {
     }
 }
 
-fn warn_of_damage(origin: &Origin, global: &Global) {
+pub(super) fn warn_of_damage(origin: &Origin, global: &Global) {
     if let Origin::Recording { path, damage: Some(damage) } = origin {
         output::say(global, &format!("{path}: read up to byte {} only: {}", damage.offset, damage.what));
     }
 }
 
-fn refuse_overwriting(input: &Path, output: Option<&Path>) -> anyhow::Result<()> {
+pub(super) fn refuse_overwriting(input: &Path, output: Option<&Path>) -> anyhow::Result<()> {
     match output {
         Some(output) if same_file(input, output) => {
             anyhow::bail!("-o {} would overwrite the recording that is read", output.display())

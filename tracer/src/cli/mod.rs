@@ -2,9 +2,11 @@
 
 mod args;
 mod capture;
+mod compare;
 mod config;
 mod doctor;
 mod explain;
+mod export;
 mod manual;
 mod mitigate;
 mod netns;
@@ -115,6 +117,7 @@ fn run(arguments: &Arguments, configuration: &Configuration) -> Result<ExitCode,
         Command::Report(report) => capture::report(report, &arguments.global),
         Command::Trace(trace) => capture::trace(trace, &arguments.global),
         Command::Record(record) => capture::record(record, &arguments.global),
+        Command::Export(export) => export::run(export, &arguments.global),
         Command::Explain(explain) => explain::run(explain, &arguments.global),
         Command::Config => {
             let show = |to: &mut dyn Write| config::show(configuration, &Arguments::command(), to);
@@ -147,6 +150,8 @@ fn run(arguments: &Arguments, configuration: &Configuration) -> Result<ExitCode,
                 SchemaName::Explain => json::write_log_schema(&mut out)?,
                 SchemaName::Doctor => json::doctor::write_schema(&mut out)?,
                 SchemaName::Mitigate => json::write_mitigate_schema(&mut out)?,
+                SchemaName::Export => json::write_export_schema(&mut out)?,
+                SchemaName::Compare => json::write_comparison_schema(&mut out)?,
             }
             out.flush()?;
             Ok(ExitCode::SUCCESS)

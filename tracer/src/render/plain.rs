@@ -74,8 +74,27 @@ impl<W: io::Write> io::Write for Json<W> {
     }
 }
 
+/// A text on one line, as [`Plain`] shows it, cut to `limit` bytes.
+pub(super) fn line(text: &str, limit: usize) -> String {
+    const CUT: &str = "…";
+    let mut line = String::with_capacity(text.len().min(limit));
+    let mut buffer = [0; 4];
+    for character in text.chars() {
+        let before = line.len();
+        // Writing to a String does not fail.
+        let _infallible = write!(line, "{}", Plain(character.encode_utf8(&mut buffer)));
+        if line.len() > limit {
+            line.truncate(before);
+            while line.len() + CUT.len() > limit && line.pop().is_some() {}
+            line.push_str(CUT);
+            break;
+        }
+    }
+    line
+}
+
 /// Whether a terminal acts upon a character, or shows nothing for it: control characters, line and paragraph separators,
-/// marks that turn the direction of text (UAX #9), characters without width, and tags.
+/// marks that turn the direction of text (UAX #9), characters without width, tags, and noncharacters.
 pub(super) fn is_obeyed(character: char) -> bool {
     character.is_control()
         || matches!(
@@ -88,7 +107,9 @@ pub(super) fn is_obeyed(character: char) -> bool {
                 | '\u{2060}'..='\u{206f}'
                 | '\u{fe00}'..='\u{fe0f}'
                 | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}'
+                | '\u{fff0}'..='\u{fffb}'
+                | '\u{fffe}'
+                | '\u{ffff}'
                 | '\u{e0000}'..='\u{e0fff}'
         )
 }
@@ -100,7 +121,7 @@ mod tests {
 
     use std::io::Write as _;
 
-    use super::{Json, Plain, Value, is_obeyed};
+    use super::{Json, Plain, Value, is_obeyed, line};
 
     #[rstest]
     #[case::as_it_is("wan0 · gäteway", "wan0 · gäteway", "\"wan0 · gäteway\"")]
@@ -116,6 +137,16 @@ mod tests {
     fn shown(#[case] text: &str, #[case] plain: &str, #[case] value: &str) {
         assert_eq!(Plain(text).to_string(), plain);
         assert_eq!(Value(text).to_string(), value);
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        assert_eq!(line("gw-1\n", 100), r"gw-1\n");
+        assert_eq!(line("aäöüaäöü", 8), "aäö…");
+        assert_eq!(line(&"\x1b".repeat(9), 14), r"\u{1b}\u{1b…");
+        for limit in 3..40 {
+            assert!(line(&"ä\n".repeat(99), limit).len() <= limit);
+        }
     }
 
     proptest! {

@@ -58,6 +58,11 @@ impl Looks {
         self.last = Some(rules);
     }
 
+    /// The last look.
+    pub fn latest(&self) -> &Rules {
+        self.last.as_ref().unwrap_or(&self.first)
+    }
+
     /// The rules that can have rejected the packet of this event.
     pub fn suspects(&self, event: &Event) -> Suspects {
         let between = self.first.at < event.at;

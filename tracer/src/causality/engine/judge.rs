@@ -8,7 +8,7 @@ use crate::conntrack::entry::CtInfo;
 use crate::conntrack::{Direction, End, Entry, Message, Nfct, TcpState, Tuple, window};
 use crate::event::{Event, NfHook, OwnSocket};
 use crate::kernel::era::Era;
-use crate::packet::{Flags, Packet, ResetSegment};
+use crate::packet::{Flags, Packet};
 
 /// What the ends of a flow send to each other, before and behind the gateway.
 pub(super) fn wire_tuples(key: &FlowKey) -> [Tuple; 4] {
@@ -28,15 +28,6 @@ pub(super) fn message_of(event: &Event) -> Message {
 /// The socket's own view, where it resets its connection of its own accord.
 pub(super) fn own_socket(event: &Event) -> Option<OwnSocket> {
     event.socket?.own
-}
-
-/// Sequence and acknowledgement number of the RST that is sent.
-///
-/// `tcp_send_active_reset` takes both from the socket (`tcp_acceptable_seq`, which is `snd_nxt` unless the peer has shrunk its
-/// window; 5.10 to 7.2).
-pub(super) fn numbers(event: &Event) -> Option<ResetSegment> {
-    let own = || own_socket(event).map(|own| ResetSegment { seq: own.snd_nxt, ack: Some(own.rcv_nxt) });
-    event.packet.map(|packet| packet.answer()).or_else(own)
 }
 
 /// What a message says about its packet. That a first packet cannot open a connection has a reason of its own where the

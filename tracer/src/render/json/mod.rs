@@ -1,6 +1,8 @@
 //! The report as one JSON object, `whyrst.report.v1`, and the schema that describes it.
 
+mod compare;
 pub mod doctor;
+mod export;
 mod mitigate;
 mod types;
 
@@ -23,6 +25,8 @@ use crate::report::{FlowReport, HookLine, Origin, Report};
 use crate::ruleset::{Rule, Suspects};
 use crate::time::{ClockOffset, Instant};
 
+pub use compare::{COMPARE_SCHEMA, write as write_comparison, write_schema as write_comparison_schema};
+pub use export::{EXPORT_SCHEMA, JsonLines, write_schema as write_export_schema};
 pub use mitigate::{MITIGATE_SCHEMA, write_mitigate, write_mitigate_schema};
 
 /// The schema's identifier.
@@ -146,7 +150,7 @@ impl<'a> types::Trace<'a> {
             }
             Kind::PeerReset(event) => {
                 let from = event.tuple().and_then(|tuple| flow?.end(tuple.dst));
-                let step = types::Step::PeerResetSent { netns: event.netns, from, answered: packet_of(event) };
+                let step = types::Step::PeerResetSent { netns: None, from, answered: packet_of(event) };
                 (event, step, None, None, None)
             }
             Kind::Arrival(event) => {
@@ -469,15 +473,6 @@ fn named_rule(rule: &Rule) -> types::NamedRule<'_> {
 }
 
 fn window(explained: &Explanation) -> types::Window {
-    let side = |seen: &Seen, direction: Direction| types::Side {
-        end: words::end_of(direction),
-        td_end: seen.td_end.0,
-        td_maxend: seen.td_maxend.0,
-        td_maxwin: seen.td_maxwin,
-        td_maxack: seen.td_maxack.0,
-        td_scale: seen.td_scale,
-        flags: seen.flags,
-    };
     types::Window {
         failed: explained.failure.inequality(),
         inequality: words::inequality(explained),
@@ -492,6 +487,18 @@ fn window(explained: &Explanation) -> types::Window {
             BoundSource::Kernel => "kernel",
         },
         agrees: explained.agrees,
+    }
+}
+
+fn side(seen: &Seen, direction: Direction) -> types::Side {
+    types::Side {
+        end: words::end_of(direction),
+        td_end: seen.td_end.0,
+        td_maxend: seen.td_maxend.0,
+        td_maxwin: seen.td_maxwin,
+        td_maxack: seen.td_maxack.0,
+        td_scale: seen.td_scale,
+        flags: seen.flags,
     }
 }
 
@@ -545,6 +552,6 @@ fn mitigation(mitigation: &Mitigation) -> types::Mitigation<'_> {
 }
 
 /// RFC 3339 in UTC with microseconds.
-fn rfc3339(clock: ClockOffset, at: Instant) -> String {
+pub(super) fn rfc3339(clock: ClockOffset, at: Instant) -> String {
     format!("{:.6}", clock.wall(at))
 }

@@ -314,6 +314,8 @@ pub(super) enum Step<'a> {
     /// One of the ends sends a RST. It lives in another network namespace of this host; of an end that lives elsewhere
     /// `--tap` tells, or else the entry's fate alone.
     PeerResetSent {
+        /// Absent in a line of `whyrst trace` or `whyrst export`, which has one of its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         netns: Option<u32>,
         /// `client` or `server`, where that is known.
         from: Option<&'static str>,

@@ -1,0 +1,54 @@
+//! `whyrst report --compare`: two recordings side by side.
+
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, anyhow};
+
+use super::args::{Global, Report, ReportFormat};
+use super::capture::{exit_status, refuse_overwriting, warn_of_damage};
+use super::{Stop, output};
+use crate::compare::{Comparison, Side};
+use crate::filter::Filter;
+use crate::render::{compare as text, json};
+use crate::report::Origin;
+use crate::session;
+use crate::source::recording::Reader;
+
+pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Global) -> Result<ExitCode, Stop> {
+    if before == Path::new("-") && after == Path::new("-") {
+        return Err(anyhow!("--compare - -: standard input can be read once").into());
+    }
+    for recording in [before, after] {
+        refuse_overwriting(recording, arguments.output.as_deref())?;
+    }
+    if arguments.format == ReportFormat::Html {
+        return Err(anyhow!("--compare has no HTML: --format text or json").into());
+    }
+    let look = output::look(arguments.output.is_some(), global)?;
+    // A name is looked up in each: the numbers of namespaces change with every boot.
+    let (of_before, of_after) = (arguments.filter.resolve(Some(before))?, arguments.filter.resolve(Some(after))?);
+    let (before, after) = (read(before, &of_before)?, read(after, &of_after)?);
+    for side in [&before, &after] {
+        warn_of_damage(&side.report.origin, global);
+    }
+    let status = exit_status(&after.report, &arguments.fail_on);
+    let comparison = Comparison::new(before, after);
+    output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
+        ReportFormat::Json => json::write_comparison(&comparison, to),
+        ReportFormat::Text | ReportFormat::Html => {
+            to.write_all(text::render(&comparison, look, arguments.verbose).as_bytes())
+        }
+    })?;
+    Ok(status)
+}
+
+fn read(path: &Path, filter: &Filter) -> anyhow::Result<Side> {
+    let mut reader = Reader::open(path)?;
+    let session = session::replay(&mut reader, filter.clone(), |_, _, _| -> io::Result<()> { Ok(()) })
+        .with_context(|| format!("reading {}", path.display()))?;
+    let background = session.background();
+    let origin = Origin::Recording { path: path.display().to_string(), damage: reader.verdict() };
+    Ok(Side { report: session.finish(origin), background })
+}
