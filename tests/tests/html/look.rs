@@ -80,6 +80,9 @@ async fn paper_has_everything() {
     let text = String::from_utf8_lossy(&output.stdout);
     let steps = text.matches("The same, step by step").count();
     assert_eq!(steps, report.flows.len());
+    for heading in ["First (UTC)", "Reset by", "Not the cause", "Undo"] {
+        assert!(text.contains(heading), "{heading} is not on paper");
+    }
     for word in ["Unfold all", "Show flows with", "Copy JSON", "The picture, the steps"] {
         assert!(!text.contains(word), "{word} is on paper");
     }

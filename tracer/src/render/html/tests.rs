@@ -95,6 +95,7 @@ const ATTRIBUTES: &[&str] = &[
     "cx",
     "cy",
     "d",
+    "data-at-once",
     "data-cause",
     "data-flow",
     "data-kind",
