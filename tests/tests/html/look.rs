@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::{env, fs};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use thirtyfour::common::print::PrintParameters;
 
@@ -17,9 +19,9 @@ async fn keep(desk: &Desk, name: &str) {
     let Some(directory) = env::var_os("WHYRST_SCREENSHOTS").map(PathBuf::from) else { return };
     let whole = serde_json::json!({ "captureBeyondViewport": true, "format": "png" });
     let shot = desk.browser.command("Page.captureScreenshot", whole).await;
-    let encoded = shot["data"].as_str().unwrap().to_owned();
+    let png = STANDARD.decode(shot["data"].as_str().unwrap()).unwrap();
     fs::create_dir_all(&directory).unwrap();
-    fs::write(directory.join(format!("{}.png.base64", name.replace('/', "-"))), encoded).unwrap();
+    fs::write(directory.join(format!("{}.png", name.replace('/', "-"))), png).unwrap();
 }
 
 #[tokio::test]
