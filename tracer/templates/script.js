@@ -1,8 +1,6 @@
 
 "use strict";
 (() => {
-  const root = document.documentElement;
-  root.classList.add("js");
   const by = (id) => document.getElementById(id);
   const say = (text) => { by("said").textContent = text; };
   const number = (value) => value.toLocaleString("en");
@@ -10,24 +8,26 @@
   // The table: sorting, filtering, and no more rows at once than a reader can use.
   const table = by("table");
   if (table) {
-    const AT_ONCE = 200;
+    const atOnce = Number(table.dataset.atOnce);
     const body = table.tBodies[0];
     const headings = [...table.tHead.rows[0].cells];
     const collator = new Intl.Collator("en", { numeric: true });
-    let rows = [...body.rows].map((row) => ({ row, text: "", keys: [] }));
-    let all = rows.length <= AT_ONCE;
+    let rows = [...table.tBodies].flatMap((part) => [...part.rows]).map((row) => ({ row, text: "", keys: [] }));
+    let all = rows.length <= atOnce;
 
+    const has = (entry, wanted) => {
+      entry.text ||= entry.row.textContent.toLowerCase();
+      return wanted.every((word) => entry.text.includes(word));
+    };
     const show = () => {
       const wanted = by("filter").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
       const cause = by("cause").value;
       let found = 0;
       let shown = 0;
       for (const entry of rows) {
-        entry.text ||= entry.row.textContent.toLowerCase();
-        const fits = (!cause || entry.row.dataset.cause === cause)
-          && wanted.every((word) => entry.text.includes(word));
+        const fits = (!cause || entry.row.dataset.cause === cause) && (!wanted.length || has(entry, wanted));
         found += fits ? 1 : 0;
-        const hide = !fits || (!all && found > AT_ONCE);
+        const hide = !fits || (!all && found > atOnce);
         shown += hide ? 0 : 1;
         if (entry.row.hidden !== hide) entry.row.hidden = hide;
       }
@@ -65,14 +65,17 @@
       heading.append(button);
     });
     let waiting = 0;
-    by("filter").addEventListener("input", () => {
-      clearTimeout(waiting);
-      waiting = setTimeout(show, 120);
-    });
+    for (const change of ["input", "change"]) {
+      by("filter").addEventListener(change, () => {
+        clearTimeout(waiting);
+        waiting = setTimeout(show, 120);
+      });
+    }
     by("cause").addEventListener("change", show);
     by("filter").form.addEventListener("submit", (event) => event.preventDefault());
     by("more").addEventListener("click", () => { all = true; show(); });
     show();
+    document.documentElement.classList.add("ready");
   }
 
   // Flows are unfolded when somebody goes there.

@@ -277,3 +277,23 @@ fn two_recordings_are_compared() {
     let text = stderr(&mut whyrst(&["report", "--compare", INCIDENT, "/nonexistent"]), 2);
     assert_eq!(text, "whyrst: reading /nonexistent: No such file or directory (os error 2)\n");
 }
+
+/// The page comes out as it was made, by standard output and by file, and needs a format that there is.
+#[test]
+fn a_report_as_a_page() {
+    let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/5.10/late-retransmission.whyrst");
+    let from = recording.to_str().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("report.html");
+    let arguments = ["report", "--from", from, "--format", "html"];
+    let output = whyrst(&arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let page = String::from_utf8(output.stdout).unwrap();
+    assert!(page.starts_with("<!DOCTYPE html>") && page.ends_with("</html>\n"));
+    whyrst(&arguments).args(["-o", file.to_str().unwrap()]).assert().success();
+    assert_eq!(fs::read_to_string(&file).unwrap(), page);
+    let text = stderr(&mut whyrst(&["report", "--from", from, "--format", "htm"]), 2);
+    assert!(text.contains("a similar value exists: 'html'"), "{text}");
+    let text = stderr(whyrst(&arguments).args(["-o", from]), 2);
+    assert!(text.contains("would overwrite the recording"), "{text}");
+}

@@ -13,7 +13,7 @@ use crate::process::{execute, output};
 const LINKER: &str = "0.13.0";
 
 /// What the guest and the tests need, by Debian package and a program that shows that it is there.
-const TOOLS: [(&str, &str); 10] = [
+const TOOLS: [(&str, &str); 13] = [
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", "/usr/bin/busybox"),
     ("iproute2", "/usr/bin/ip"),
@@ -25,6 +25,9 @@ const TOOLS: [(&str, &str); 10] = [
     ("xz-utils", "/usr/bin/xz"),
     // With it comes capinfos, of wireshark-common.
     ("tshark", "/usr/bin/tshark"),
+    ("chromium", "/usr/bin/chromium"),
+    ("chromium-driver", "/usr/bin/chromedriver"),
+    ("poppler-utils", "/usr/bin/pdftotext"),
 ];
 
 /// Sets everything up.

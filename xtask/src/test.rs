@@ -7,10 +7,12 @@ use crate::process::{cargo, execute};
 use crate::{matrix, setup};
 
 /// The tiers that cargo runs, with what they are called in the output.
-const CARGO: [(&str, &[&str]); 4] = [
+const CARGO: [(&str, &[&str]); 5] = [
     ("format", &["fmt", "--all", "--check"]),
     ("lints", &["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
     ("tests", &["test", "--quiet", "--locked"]),
+    // Tests that need a browser: cargo alone leaves them out.
+    ("browser", &["test", "--quiet", "--locked", "--package", "whyrst-tests", "--test", "html", "--", "--ignored"]),
     ("documentation", &["doc", "--quiet", "--locked", "--workspace", "--no-deps", "--document-private-items"]),
 ];
 

@@ -16,7 +16,8 @@ use crate::report::Report;
 
 /// Writes the report.
 pub fn write(report: &Report, to: &mut dyn io::Write) -> io::Result<()> {
-    askama::Template::write_into(&page::Page::new(report)?, to)
+    askama::Template::write_into(&page::Page::new(report)?, to)?;
+    writeln!(to)
 }
 
 #[cfg(test)]

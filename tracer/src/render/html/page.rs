@@ -30,7 +30,12 @@ const OF_EACH_KIND: usize = 10;
 const UNFOLDED: usize = 3;
 const UNFOLDED_ALL: usize = 8;
 
+/// Rows of the table that are seen at once; a script shows the others when they are asked for.
+const AT_ONCE: usize = 200;
+
 const STYLE: &str = include_str!("../../../templates/style.css");
+/// Runs before the table is there: what needs a script is shown, and of a long table no more is laid out than is to be seen.
+const FIRST: &str = "document.documentElement.classList.add(\"js\");";
 const SCRIPT: &str = include_str!("../../../templates/script.js");
 
 /// The page.
@@ -39,6 +44,7 @@ const SCRIPT: &str = include_str!("../../../templates/script.js");
 pub(super) struct Page<'a> {
     policy: String,
     style: &'static str,
+    first: &'static str,
     script: &'static str,
     report: &'a Report,
     source: String,
@@ -139,6 +145,7 @@ impl<'a> Page<'a> {
         Ok(Self {
             policy: policy(),
             style: STYLE,
+            first: FIRST,
             script: SCRIPT,
             report,
             source: match &report.origin {
@@ -208,7 +215,8 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
 fn policy() -> String {
     let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
     format!(
-        "default-src 'none'; script-src 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
+        "default-src 'none'; script-src 'sha256-{}' 'sha256-{}'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
+        hash(FIRST),
         hash(SCRIPT),
         hash(STYLE)
     )

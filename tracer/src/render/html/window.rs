@@ -144,12 +144,17 @@ fn picture(refusal: &Refusal, window: &Explanation) -> (Canvas, i32) {
         y += LINE;
     }
     let mut y = GROUND + TALL + LINE;
+    let mut labels = Vec::new();
     for (number, point) in plan.window.iter().enumerate().rev() {
         let x = place(point);
         let class = if number == plan.missed { "missed" } else { "plain" };
         canvas.line(&format!("leader {class}"), (x, GROUND - 16), (x, y - 11));
-        beside(&mut canvas, &format!("label {class}"), x, y, &format!("{} · {}", point.number, point.what));
+        labels.push((format!("label {class}"), x, y, format!("{} · {}", point.number, point.what)));
         y += LINE + 4;
+    }
+    // Over all lines: one of another number may cross them.
+    for (class, x, y, text) in labels {
+        beside(&mut canvas, &class, x, y, &text);
     }
     (canvas, y)
 }

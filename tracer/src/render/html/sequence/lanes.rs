@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use crate::capture::Host;
 use crate::causality::flow::Flow;
-use crate::cause::ResetBy;
+use crate::cause::{Cause, ResetBy};
 use crate::render::html::canvas::{LINE, columns, width_of, wrap};
 
 /// Columns of an address before it is broken.
@@ -55,7 +55,7 @@ pub(super) struct Lanes {
     pub(super) width: i32,
     /// Where the headings end.
     pub(super) top: i32,
-    /// The end that is the gateway itself.
+    /// The end whose address is the gateway's own.
     own: Option<&'static str>,
 }
 
@@ -80,7 +80,9 @@ impl Lanes {
         title.extend(key.service().map(|service| format!("the server is {service} before it")));
         if let Some(end) = own {
             let address = if end == "client" { key.client() } else { key.server() };
-            title.push(format!("itself the {end}: {address}"));
+            // That a segment was for an address of the gateway's does not make it an end of the connection.
+            let is_end = matches!(flow.story.diagnosis.cause, Cause::NoListener | Cause::LocalSocket);
+            title.push(if is_end { format!("itself the {end}: {address}") } else { format!("addressed as {address}") });
         }
         let (mut x, mut gateway, mut lines) = (AXIS, (0, 0), Vec::new());
         for (lane, name, below) in taking_part.into_iter().flatten() {
@@ -121,7 +123,7 @@ impl Lanes {
     }
 }
 
-/// The end of a flow that is the gateway itself: a packet for it came to no translated address, but to that end's own.
+/// The end of a flow whose address is the gateway's own, and not one that it translates.
 fn own_end(flow: &Flow) -> Option<&'static str> {
     let reset = flow.story.reset.as_ref().filter(|reset| reset.by != ResetBy::GatewayRejectRule)?;
     let own = reset.event.tuple()?.dst;
