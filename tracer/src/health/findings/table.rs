@@ -32,7 +32,7 @@ fn full(one: &One<'_>) -> Option<Finding> {
         MUCH.. => Severity::Warning,
         _ => return None,
     };
-    let title = if used >= FULL {
+    let title = if entries >= max {
         format!("the conntrack table is full: {entries} of {max} entries; packets of new connections are dropped")
     } else if evicting {
         format!("the conntrack table holds {entries} of {max} entries, and entries are being evicted for new ones")
