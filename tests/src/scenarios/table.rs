@@ -17,16 +17,22 @@ use crate::whyrst::Capture;
 use crate::wire::{Tap, flag};
 
 /// A sysctl of the initial network namespace that all others share; set back when this is dropped.
-struct Shared {
+pub(super) struct Shared {
     path: PathBuf,
     before: String,
 }
 
 impl Shared {
-    fn set(name: &str, value: u32) -> Result<Self> {
+    pub(super) fn set(name: &str, value: u32) -> Result<Self> {
+        let kept = Self::keep(name)?;
+        fs::write(&kept.path, value.to_string()).with_context(|| format!("writing {name}"))?;
+        Ok(kept)
+    }
+
+    /// Leaves it as it is, for others to change.
+    pub(super) fn keep(name: &str) -> Result<Self> {
         let path = PathBuf::from("/proc/sys/net/netfilter").join(name);
         let before = fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
-        fs::write(&path, value.to_string()).with_context(|| format!("writing {name}"))?;
         Ok(Self { path, before })
     }
 }
