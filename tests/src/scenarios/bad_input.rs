@@ -16,10 +16,10 @@ use crate::topology::{Lab, Nat, server};
 use crate::whyrst::{BINARY, Capture, run};
 
 /// Hides a directory behind an empty one.
-struct Hidden<'a>(&'a str);
+pub(super) struct Hidden<'a>(&'a str);
 
 impl<'a> Hidden<'a> {
-    fn new(path: &'a str) -> Result<Self> {
+    pub(super) fn new(path: &'a str) -> Result<Self> {
         mount("tmpfs", path, "tmpfs", MountFlags::empty(), None).with_context(|| format!("hiding {path}"))?;
         Ok(Self(path))
     }

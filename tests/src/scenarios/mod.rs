@@ -6,6 +6,7 @@
 mod arithmetic;
 mod bad_input;
 mod connection;
+mod doctor;
 mod download;
 mod kernel_types;
 mod late_retransmission;
@@ -657,6 +658,22 @@ pub const ALL: &[Scenario] = &[
         kernel_types::run,
         Nothing,
     ),
+    scenario("doctor-healthy", "a gateway that is well: neither warning nor worse", doctor::healthy, Nothing),
+    scenario(
+        "doctor-full-table",
+        "the table is full: the doctor names who fills it, and its commands help",
+        doctor::full_table,
+        Nothing,
+    ),
+    scenario(
+        "doctor-rules",
+        "rules of nft and of both iptables that drop INVALID packets or exempt from tracking",
+        doctor::rules,
+        Nothing,
+    ),
+    scenario("doctor-ports", "all NAT ports towards a server are in use", doctor::ports, Nothing),
+    scenario("doctor-unprivileged", "the doctor without privileges", doctor::unprivileged, Nothing),
+    scenario("doctor-untraceable", "the doctor without /sys/kernel/btf", doctor::untraceable, Nothing),
     scenario("not-root", "without privileges: exit status 3 and which are missing", bad_input::not_root, Nothing),
     scenario("no-btf", "without /sys/kernel/btf: exit status 3", bad_input::no_btf, Nothing),
     scenario(

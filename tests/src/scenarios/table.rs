@@ -25,9 +25,15 @@ pub(super) struct Shared {
 
 impl Shared {
     pub(super) fn set(name: &str, value: u32) -> Result<Self> {
+        let kept = Self::keep(name)?;
+        fs::write(&kept.path, value.to_string()).with_context(|| format!("writing {name}"))?;
+        Ok(kept)
+    }
+
+    /// Leaves it as it is, for others to change.
+    pub(super) fn keep(name: &str) -> Result<Self> {
         let path = PathBuf::from("/proc/sys/net/netfilter").join(name);
         let before = fs::read_to_string(&path).with_context(|| format!("reading {name}"))?;
-        fs::write(&path, value.to_string()).with_context(|| format!("writing {name}"))?;
         Ok(Self { path, before })
     }
 }

@@ -212,7 +212,7 @@ Examples:
   whyrst doctor                                  the network namespace that whyrst runs in
   whyrst doctor --netns gateway                  another one, by its name or inode number
   whyrst doctor --all-netns --interval 10s       all that can be found; rates over ten seconds
-  whyrst doctor --fail-on critical --quiet       for monitoring: exit status 1
+  whyrst doctor --fail-on critical -o /dev/null  for monitoring: exit status 1
   whyrst doctor --format json | jq '.findings[].id'")]
 pub(super) struct Doctor {
     /// Format of the result

@@ -237,6 +237,12 @@ impl Place {
     }
 }
 
+/// A gateway that has nothing the matter, for tests of other modules.
+#[cfg(test)]
+pub(crate) fn healthy() -> Facts {
+    findings::tests::healthy()
+}
+
 #[cfg(test)]
 mod tests {
     use rstest::rstest;

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// Bits of a word of the kernels that whyrst runs on.
 const WORD: u64 = 64;
-/// Bytes of an entry where the kernel does not tell: `struct nf_conn` is 240 to 256 bytes in 5.10 to 7.2, and with what
+/// Bytes of an entry where the kernel does not tell: `struct nf_conn` is about 250 bytes in 5.10 to 7.3, and with what
 /// NAT, accounting and labels append about 300.
 pub const ABOUT: u64 = 300;
 /// Bytes of a bucket: one pointer (`struct hlist_nulls_head`).
@@ -35,7 +35,8 @@ impl Sizing {
         let by_kernel = match memory {
             more if more > 4 * GIB => 262_144,
             more if more > GIB => 65_536,
-            less => (less / 16_384 / BUCKET).max(1_024),
+            // It rounds up to whole pages (`nf_ct_alloc_hashtable`).
+            less => (less / 16_384 / BUCKET).max(1_024).next_multiple_of(4_096 / BUCKET),
         };
         Self {
             memory,
@@ -107,6 +108,7 @@ mod tests {
     #[case(8 * GIB, 262_144, 262_144)]
     #[case(2 * GIB, 65_536, 65_536)]
     #[case(256 << 20, 8_192, 2_048)]
+    #[case(1_007_980_544, 30_761, 8_192)]
     #[case(64 << 20, 2_048, 1_024)]
     fn rules(#[case] memory: u64, #[case] by_rule: u64, #[case] by_kernel: u64) {
         let sizing = Sizing::of(memory, None);

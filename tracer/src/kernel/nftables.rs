@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::nfnetlink::{End, Message, Nfnetlink, attribute, dump_of, long, message, number, request, string};
-use crate::ruleset::audit::{BaseChain, Found, Noted};
+use crate::ruleset::audit::{BaseChain, Found, Noted, Verdict};
 use crate::ruleset::{Backend, Chains, Family, Hooks, Rule};
 use expressions::Expressions;
 
@@ -38,6 +38,9 @@ const MOST_AUDITED: usize = 16_384;
 
 /// Most elements of sets that are kept, of all rules.
 const ELEMENTS: usize = 2_048;
+
+/// `NF_CT_STATE_INVALID_BIT`, as it is in a register.
+const INVALID: [u8; 4] = 1u32.to_ne_bytes();
 
 /// What was read.
 #[derive(Debug, Default)]
@@ -202,7 +205,8 @@ impl Reader {
         for to in &read.jumps {
             chains.jump(&chain, to);
         }
-        if read.anywhere {
+        // Where a map of states leads is read from its elements.
+        if read.anywhere && (self.wanted == Wanted::Rejecting || read.state_map.is_none()) {
             chains.anywhere(&chain);
         }
         if read.author.is_some() {
@@ -235,11 +239,21 @@ impl Reader {
         let mut room = ELEMENTS;
         for Candidate { key, rule, read } in &mut self.rules {
             if let Some(map) = read.state_map.take() {
-                match sets::verdict_of_invalid(key, &map, deadline) {
-                    Ok(Some(verdict)) => read.end_with(verdict),
-                    Ok(None) => {}
+                let chains = self.chains.entry(key.clone()).or_default();
+                match sets::verdicts(key, &map, deadline) {
+                    Ok(verdicts) => {
+                        for (state, verdict) in verdicts {
+                            if let Verdict::Chain(to) = &verdict {
+                                chains.jump(&rule.chain, to);
+                            }
+                            if state == INVALID {
+                                read.end_with(verdict);
+                            }
+                        }
+                    }
                     Err(error) => {
                         tracing::debug!("map {map} of table {}: {error}", key.1);
+                        chains.anywhere(&rule.chain);
                         read.unclear = true;
                     }
                 }

@@ -126,13 +126,12 @@ impl Text<'_> {
         writeln!(self.to, "\n{style}{}{style:#}", lines.next().unwrap_or_default())?;
         lines.try_for_each(|line| writeln!(self.to, "  {line}"))?;
         // What is in the title, or is told in full further down, is not said again.
-        let shown =
-            |name: &str| !matches!(name, "netns" | "remedy" | "entries" | "max" | "percent" | "counted" | "per_s");
-        for (name, value) in finding
-            .evidence
-            .iter()
-            .filter(|(name, _)| shown(name) && finding.severity < Severity::Info || name.starts_with("rule_"))
-        {
+        let said = |name: &str| {
+            let always = name.starts_with("rule_");
+            let told = ["netns", "remedy", "entries", "max", "percent", "counted", "per_s"].contains(&name);
+            always || (!told && finding.severity < Severity::Info)
+        };
+        for (name, value) in finding.evidence.iter().filter(|(name, _)| said(name)) {
             self.indented(&format!("{name}: {}", Plain(value)), 2)?;
         }
         finding.advice.iter().try_for_each(|advice| self.advice(&Plain(advice).to_string()))
@@ -143,7 +142,7 @@ impl Text<'_> {
         if is_command(advice) {
             return writeln!(self.to, "    {STRONG}{advice}{STRONG:#}");
         }
-        let mut lines = self.wrap(advice, 4).into_iter();
+        let mut lines = self.wrap(advice, 5).into_iter();
         writeln!(self.to, "  {} {}", self.look.pick("→", "->"), lines.next().unwrap_or_default())?;
         lines.try_for_each(|line| writeln!(self.to, "    {line}"))
     }
@@ -331,5 +330,61 @@ impl Text<'_> {
             }
             None => vec![text.to_owned()],
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::render;
+    use crate::health::{diagnose, healthy};
+    use crate::render::style::Look;
+
+    fn text(facts: &crate::health::Facts, all: bool) -> String {
+        let look = Look { width: Some(80), symbols: false };
+        anstream::adapter::strip_str(&render(facts, &diagnose(facts), look, all)).to_string()
+    }
+
+    #[test]
+    fn a_healthy_gateway_on_one_screen() {
+        let text = text(&healthy(), false);
+        for expected in [
+            "This host can be traced. 1 hook is there.\nConntrack is healthy as far as could be seen.\n",
+            "\ngw (netns 1)\n",
+            "  entries       1 of 262,144 (0 %), +0.0/s; 262,144 buckets\n",
+            "  sources       10.0.0.2 1\n",
+            "  nat ports     192.0.2.1 to tcp 192.0.2.2:443: 1 of 64,512 ports (0.0 %)\n",
+            "  rules         masquerades at postrouting: inet t c handle 7: what it says\n",
+            "    whyrst mitigate drop-invalid-input\n",
+        ] {
+            assert!(text.contains(expected), "{expected}\n{text}");
+        }
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        assert!(text.lines().count() < 50, "{text}");
+    }
+
+    /// Names of hosts, namespaces, chains and rules are others' to choose.
+    #[test]
+    fn nothing_that_others_chose_reaches_the_terminal_as_it_is() {
+        const HOSTILE: &str = "x\u{1b}[2J\u{202e}\nfine: y";
+        let mut facts = healthy();
+        facts.host.hostname = HOSTILE.to_owned();
+        facts.host.kernel = HOSTILE.to_owned();
+        facts.tracing.problem = Some(HOSTILE.to_owned());
+        facts.host.unread.push(HOSTILE.to_owned());
+        let namespace = &mut facts.namespaces[0];
+        namespace.place.name = Some(HOSTILE.to_owned());
+        namespace.unread.push(HOSTILE.to_owned());
+        let audit = namespace.audit.as_mut().unwrap();
+        audit.problems.push(HOSTILE.to_owned());
+        let mut noted = audit.noted[0].clone();
+        for text in [&mut noted.rule.table, &mut noted.rule.chain, &mut noted.rule.text] {
+            *text = HOSTILE.to_owned();
+        }
+        for does in [crate::ruleset::audit::Does::Untracks, crate::ruleset::audit::Does::RejectsInvalid] {
+            audit.noted.push(crate::ruleset::audit::Noted { does, ..noted.clone() });
+        }
+        let drawn = render(&facts, &diagnose(&facts), Look { width: Some(80), symbols: false }, true);
+        assert!(!drawn.contains("\u{1b}[2J") && !drawn.contains('\u{202e}'), "{drawn:?}");
+        assert!(!drawn.contains("\nfine: y"), "{drawn}");
     }
 }

@@ -24,7 +24,7 @@ fn dropped(one: &One<'_>) -> Option<Finding> {
         return None;
     }
     let (severity, title) = if grown > 0 {
-        (Severity::Critical, format!("conntrack drops {rate:.1} packets a second: there is no room for their entries"))
+        (Severity::Critical, format!("conntrack drops {rate:.1} packets a second: their entries could not be made"))
     } else {
         (Severity::Info, format!("conntrack has dropped {total} packets so far, none just now"))
     };
@@ -36,6 +36,7 @@ fn dropped(one: &One<'_>) -> Option<Finding> {
     Some(
         builder
             .advice("these were first packets of connections: nobody is told, the client waits and tries again")
+            .advice("either the table is full, or NAT finds no free port (see nat-ports-exhausted)")
             .advice("the kernel's log has `table full, dropping packet` where the table was the reason:")
             .advice("dmesg | whyrst explain")
             .done(),

@@ -174,4 +174,4 @@ fn era(host: &Machine) -> Option<Finding> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -32,7 +32,7 @@ fn full(one: &One<'_>) -> Option<Finding> {
         MUCH.. => Severity::Warning,
         _ => return None,
     };
-    let title = if used >= FULL {
+    let title = if entries >= max {
         format!("the conntrack table is full: {entries} of {max} entries; packets of new connections are dropped")
     } else if evicting {
         format!("the conntrack table holds {entries} of {max} entries, and entries are being evicted for new ones")
@@ -83,10 +83,13 @@ fn holders(one: &One<'_>, builder: Builder) -> Builder {
         .maybe("count_is_partial", census.problem.as_ref());
     if let (Some((source, of_source)), Some((service, to_service))) = (census.sources.first(), census.services.first())
     {
-        builder = builder.advice(format!(
-            "of {} entries {of_source} are of {source}, and {to_service} go to {service}",
-            census.entries
-        ));
+        // Where they go everywhere, the first of many says nothing.
+        let to = if to_service * 10 >= census.entries {
+            format!(", and {to_service} go to {service}")
+        } else {
+            String::new()
+        };
+        builder = builder.advice(format!("of {} entries {of_source} are of {source}{to}", census.entries));
         builder = builder.advice(one.command(&format!("conntrack -L -s {source}")));
     }
     if table.unreplied * 2 > census.entries {

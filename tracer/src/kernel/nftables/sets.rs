@@ -36,33 +36,29 @@ struct Element {
     starts: bool,
 }
 
-/// What a verdict map of conntrack states says of packets in the state INVALID; none where it says nothing of them.
-pub(super) fn verdict_of_invalid(
-    (family, table): &Table,
-    name: &str,
-    deadline: Instant,
-) -> io::Result<Option<Verdict>> {
+/// A verdict map of conntrack states: each state with what becomes of its packets. Verdicts that decide nothing are left
+/// out.
+pub(super) fn verdicts((family, table): &Table, name: &str, deadline: Instant) -> io::Result<Vec<(Vec<u8>, Verdict)>> {
     let wanted = request(NFT_MSG_GETSETELEM, NLM_F_DUMP, *family, &[(1, table.as_str()), (2, name)]);
-    let mut found = None;
+    let mut found = Vec::new();
     let end = Nfnetlink::open()?.dump(&wanted, Some(deadline), |message| {
-        found = found.take().or_else(|| mapped_from_invalid(message));
-        Ok(ControlFlow::Continue(()))
+        found.extend(mapped(message));
+        Ok(if found.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     if end == End::Cut { Err(io::ErrorKind::TimedOut.into()) } else { Ok(found) }
 }
 
-/// The verdict of the element whose key is the state INVALID.
-fn mapped_from_invalid(message: Message<'_>) -> Option<Verdict> {
+/// The elements of a message of a verdict map.
+fn mapped(message: Message<'_>) -> Vec<(Vec<u8>, Verdict)> {
     const NFTA_SET_ELEM_DATA: u16 = 2;
     const NFTA_DATA_VERDICT: u16 = 2;
-    /// `NF_CT_STATE_INVALID_BIT`, of the host's order.
-    const INVALID: [u8; 4] = 1u32.to_ne_bytes();
-    let list = attribute(message.attributes, NFTA_SET_ELEM_LIST_ELEMENTS)?;
-    attributes(list).find_map(|(_, element)| {
+    let list = attribute(message.attributes, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
+    let of = |element: &[u8]| {
         let key = attribute(element, NFTA_SET_ELEM_KEY).and_then(|key| attribute(key, NFTA_DATA_VALUE))?;
-        let data = attribute(element, NFTA_SET_ELEM_DATA).and_then(|data| attribute(data, NFTA_DATA_VERDICT));
-        data.filter(|_| key == INVALID).and_then(verdict)
-    })
+        let data = attribute(element, NFTA_SET_ELEM_DATA).and_then(|data| attribute(data, NFTA_DATA_VERDICT))?;
+        Some((key.to_vec(), verdict(data)?))
+    };
+    attributes(list).filter_map(|(_, element)| of(element)).collect()
 }
 
 /// Reads a set; none where it is not of the kind that is understood, or has too many elements.
@@ -144,7 +140,7 @@ mod tests {
 
     use super::super::super::nfnetlink::Message;
     use super::super::super::nfnetlink::tests::attribute;
-    use super::{Element, bounds, mapped_from_invalid, take};
+    use super::{Element, bounds, mapped, take};
     use crate::ruleset::audit::Verdict;
 
     fn elements(keys: &[(u16, bool)]) -> Vec<Element> {
@@ -196,12 +192,15 @@ mod tests {
             let data = attribute(2, &attribute(2, &attribute(1, &code.to_be_bytes())));
             attribute(1, &[key, data].concat())
         };
-        let mapped = |list: &[Vec<u8>]| {
+        let of = |list: &[Vec<u8>]| {
             let attributes = attribute(3, &list.concat());
-            mapped_from_invalid(Message { family: 1, attributes: &attributes, ..Message::default() })
+            mapped(Message { family: 1, attributes: &attributes, ..Message::default() })
         };
-        assert_eq!(mapped(&[element(2, 1), element(1, 0)]), Some(Verdict::Drop));
-        assert_eq!(mapped(&[element(2, 1), element(4, 1)]), None);
-        assert_eq!(mapped(&[element(1, 1)]), Some(Verdict::Accept));
+        let state = |bits: u32| bits.to_ne_bytes().to_vec();
+        let both = [(state(2), Verdict::Accept), (state(1), Verdict::Drop)];
+        assert_eq!(of(&[element(2, 1), element(1, 0)]), both);
+        // return
+        assert_eq!(of(&[element(1, (-5i32).cast_unsigned())]), []);
+        assert_eq!(of(&[attribute(1, &[0; 3])]), []);
     }
 }
