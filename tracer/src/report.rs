@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use tracer_common::Hook;
 
-use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Netns, TableFull};
+use crate::capture::{Counters, Gap, HookCounters, HookState, HookStatus, Host, Netns, TableFull};
+use crate::causality::Limits;
 use crate::causality::engine::Totals;
 use crate::causality::flow::{Flow, Strength, Tally};
 use crate::cause::{Cause, Diagnosis};
@@ -97,6 +98,8 @@ pub struct Report {
     pub summary: Summary,
     /// Flows, those that were reset first.
     pub flows: Vec<FlowReport>,
+    /// What is missing of the capture's time.
+    pub gaps: Vec<Gap>,
     /// Whether a filter hides flows, and how many events of hidden flows there were.
     pub filtered: Option<u64>,
     /// What should be known besides the flows.
@@ -123,6 +126,8 @@ pub struct Ingredients {
     pub rulesets: BTreeMap<u32, Looks>,
     /// Who held the entries of tables that were full, per namespace.
     pub censuses: BTreeMap<u32, Census>,
+    /// What is missing of the capture's time.
+    pub gaps: Vec<Gap>,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// The engine's flows.
@@ -137,7 +142,7 @@ impl Report {
     /// Puts a report together.
     pub fn new(ingredients: Ingredients) -> Self {
         let Ingredients { host, origin, ended, hooks, counters, namespaces, .. } = ingredients;
-        let Ingredients { rulesets, censuses, undecodable, flows, totals, filter, .. } = ingredients;
+        let Ingredients { rulesets, censuses, gaps, undecodable, flows, totals, filter, .. } = ingredients;
         let hooks = hook_lines(&hooks, counters.as_ref());
         let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
         // Endpoints on the same host mind their own business, unless the user asks for their namespace.
@@ -149,7 +154,9 @@ impl Report {
         let (of_endpoints, flows): (Vec<Flow>, Vec<Flow>) = flows.into_iter().partition(of_endpoint);
         let mut flows = flows;
         for flow in &mut flows {
-            if let Some(diagnosis) = diagnosis::explain_silence(flow, &hooks, namespace(flow)) {
+            if !unseen(flow, &gaps)
+                && let Some(diagnosis) = diagnosis::explain_silence(flow, &hooks, namespace(flow))
+            {
                 flow.settle(diagnosis);
             }
         }
@@ -192,6 +199,7 @@ impl Report {
             table_full,
             summary,
             flows,
+            gaps,
             filtered: (!filter.is_empty())
                 .then(|| totals.unwanted + hidden.iter().map(|flow| events_of(flow.tally())).sum::<u64>()),
             findings: Vec::new(),
@@ -205,6 +213,13 @@ impl Report {
     pub fn duration(&self) -> std::time::Duration {
         self.ended - self.started
     }
+}
+
+/// Whether what conntrack said of the segment that was answered may be missing: the RST came right after a gap.
+fn unseen(flow: &Flow, gaps: &[Gap]) -> bool {
+    let patience = Limits::default().patience;
+    let Some(at) = flow.story.reset.as_ref().map(|reset| reset.event.at) else { return false };
+    gaps.iter().filter_map(|gap| gap.until).any(|until| until <= at && at - until <= patience)
 }
 
 const fn events_of(tally: Tally) -> u64 {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 
-use crate::capture::{Counters, HookStatus, Host, Item, Netns, TableFull};
+use crate::capture::{Counters, Gap, HookStatus, Host, Item, LookUp, Netns, TableFull};
 use crate::causality::Limits;
 use crate::causality::engine::{Engine, Observed, Request};
 use crate::causality::flow::{Flow, FlowId};
@@ -13,16 +13,19 @@ use crate::decode::decode;
 use crate::filter::Filter;
 use crate::report::{Ingredients, Origin, Report};
 use crate::ruleset::Looks;
-use crate::source::recording::Reader;
+use crate::source::Items;
 use crate::time::Instant;
 use tracer_common::Hook;
 
 /// Most full tables whose entries are counted.
 const CENSUSES: usize = 4;
 
-/// Works off a recording. `each` sees every item, and what the session made of it.
+/// Most stretches of time that are remembered to be missing.
+const GAPS: usize = 256;
+
+/// Works off what was recorded. `each` sees every item, and what the session made of it.
 pub fn replay<E: From<io::Error>>(
-    reader: &mut Reader,
+    reader: &mut impl Items,
     filter: Filter,
     mut each: impl FnMut(&Item, Option<&Observed>, &Session) -> Result<(), E>,
 ) -> Result<Session, E> {
@@ -44,6 +47,7 @@ pub struct Session {
     namespaces: BTreeMap<u32, Netns>,
     rulesets: BTreeMap<u32, Looks>,
     censuses: BTreeMap<u32, Census>,
+    gaps: Vec<Gap>,
     undecodable: u64,
     last: Instant,
     resets: u64,
@@ -65,6 +69,7 @@ impl Session {
             namespaces: BTreeMap::new(),
             rulesets: BTreeMap::new(),
             censuses: BTreeMap::new(),
+            gaps: Vec::new(),
             undecodable: 0,
             resets: 0,
             asked: 0,
@@ -125,6 +130,12 @@ impl Session {
                 self.last = self.last.max(answer.at);
                 self.engine.looked_up(answer.clone());
             }
+            Item::Gap(gap) => {
+                self.last = self.last.max(gap.until.or(gap.from).unwrap_or_default());
+                if self.gaps.len() < GAPS {
+                    self.gaps.push(gap.clone());
+                }
+            }
             Item::Ended(at) => self.last = self.last.max(*at),
         }
         None
@@ -165,6 +176,11 @@ impl Session {
         self.engine.flow(id)
     }
 
+    /// Whether an entry that was looked up belongs to a flow.
+    pub fn knows(&self, look_up: &LookUp) -> bool {
+        self.engine.knows(look_up)
+    }
+
     /// Events and RSTs so far.
     pub fn progress(&self) -> (u64, u64) {
         (self.engine.totals().events, self.resets)
@@ -182,6 +198,7 @@ impl Session {
             namespaces: self.namespaces,
             rulesets: self.rulesets,
             censuses: self.censuses,
+            gaps: self.gaps,
             undecodable: self.undecodable,
             flows,
             totals,

@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use crate::cause::Cause;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::kernel::netns::inode_of_name;
+use crate::source::rotate::Policy;
 
 /// Says who reset a TCP connection behind this Linux gateway, and why.
 ///
@@ -125,7 +126,8 @@ Examples:
   whyrst report --duration 60s --format json -o report.json
   whyrst report --server 203.0.113.0/24 --port 443
   whyrst report --record incident.whyrst         and keep the evidence
-  whyrst report --from incident.whyrst           on any machine, without root")]
+  whyrst report --from incident.whyrst           on any machine, without root
+  whyrst report --from /var/lib/whyrst           all files of a recording that was rotated")]
 pub(super) struct Report {
     #[command(flatten)]
     pub(super) source: Source,
@@ -134,6 +136,8 @@ pub(super) struct Report {
     /// Also write the events to this file, for `--from`
     #[arg(long, value_name = "FILE", conflicts_with = "from")]
     pub(super) record: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) keeping: Keeping,
     /// Format of the report
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
@@ -170,27 +174,78 @@ pub(super) struct Trace {
 /// Write the raw events to a file that every --from reads
 ///
 /// The file tells what host and kernel it comes from. It is created readable by its owner alone.
+///
+/// With --rotate, --rotate-every or both it is a flight recorder: FILE becomes a row of files, named after it with the time
+/// and a number, each of which can be read by itself or with the others. SIGHUP begins the next file at once. When the disk
+/// is full the oldest files are given up first.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   whyrst record -o incident.whyrst --duration 10m
-  ssh gateway whyrst record -o - | whyrst report --from -")]
+  whyrst record -o /var/lib/whyrst/gw.whyrst.zst --rotate 64MiB --keep 8
+  ssh gateway whyrst record -o - | whyrst report --from -
+  whyrst record --from incident.whyrst -o one-client.whyrst.zst --client 10.0.0.2")]
 pub(super) struct Record {
     /// The file; `-` is standard output
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: PathBuf,
     #[command(flatten)]
-    pub(super) live: LiveArgs,
+    pub(super) source: Source,
+    #[command(flatten)]
+    pub(super) keeping: Keeping,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+}
+
+/// How a recording is kept.
+#[derive(Debug, Args)]
+pub(super) struct Keeping {
+    /// Compress the recording with zstd; a name that ends in .zst asks for it too
+    #[arg(long)]
+    pub(super) compress: bool,
+    /// Begin another file once one has about this size, e.g. 64MiB
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "from")]
+    pub(super) rotate: Option<u64>,
+    /// Begin another file once one has been written to for this long, e.g. 1h
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "from")]
+    pub(super) rotate_every: Option<Duration>,
+    /// Files that --rotate keeps besides the one that is written; those of earlier runs count [default: 8]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "from")]
+    pub(super) keep: Option<u16>,
+}
+
+/// Files that are kept where the user does not say how many.
+const KEEP: u16 = 8;
+
+impl Keeping {
+    /// When files of this recording are to change; none where they are not.
+    pub(super) fn policy(&self, file: &Path) -> anyhow::Result<Option<Policy>> {
+        if self.rotate.is_none() && self.rotate_every.is_none() {
+            if self.keep.is_some() {
+                bail!("--keep says how many files --rotate keeps; give --rotate SIZE or --rotate-every TIME");
+            }
+            return Ok(None);
+        }
+        if file == Path::new("-") {
+            bail!("--rotate needs files to rotate: give -o a file's name instead of `-`");
+        }
+        let keep = usize::from(self.keep.unwrap_or(KEEP));
+        Ok(Some(Policy { size: self.rotate, every: self.rotate_every, keep }))
+    }
+
+    /// Whether anything was asked for.
+    pub(super) const fn is_asked(&self) -> bool {
+        self.compress || self.rotate.is_some() || self.rotate_every.is_some() || self.keep.is_some()
+    }
 }
 
 /// Where events come from.
 #[derive(Debug, Args)]
 pub(super) struct Source {
-    /// Read a recording instead of the running kernel; `-` is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["duration", "wait", "tap", "new_refused", "without_kprobes"])]
-    pub(super) from: Option<PathBuf>,
+    /// Read recordings instead of the running kernel: files of one boot of one host, or directories with such files; `-` is
+    /// standard input
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["duration", "wait", "tap", "new_refused", "without_kprobes"])]
+    pub(super) from: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) live: LiveArgs,
 }
@@ -300,6 +355,16 @@ fn cause_parser() -> impl TypedValueParser<Value = Cause> {
 fn network(text: &str) -> Result<IpNet, String> {
     let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     parsed.ok_or_else(|| "not an address or network like 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32".to_owned())
+}
+
+/// The smallest file that --rotate makes: what every file begins with fits several times.
+const SMALLEST: u64 = 16 << 10;
+
+fn size(text: &str) -> Result<u64, String> {
+    let Ok(size) = text.parse::<bytesize::ByteSize>() else {
+        return Err("not a size like 64MiB, 500MB or 1GiB".to_owned());
+    };
+    if size.0 < SMALLEST { Err(format!("less than {} KiB", SMALLEST >> 10)) } else { Ok(size.0) }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

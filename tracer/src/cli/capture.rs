@@ -1,7 +1,7 @@
 //! report, trace and record: a source, a session, and sinks for what comes out of it.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,10 +11,11 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
-use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, Trace};
+use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, Source, Trace};
+use super::recorder::Recorder;
 use super::{FOUND, Stop, output};
 use crate::attach::{self, Choice, Kernel};
-use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
+use crate::capture::{HookState, HookStatus, Host, Item};
 use crate::causality::engine::{Kind, Observed};
 use crate::causality::flow::{Flow, Strength};
 use crate::cause::Cause;
@@ -26,8 +27,9 @@ use crate::kernel::symbols::Symbols;
 use crate::render::{json, text, trace as lines};
 use crate::report::Origin;
 use crate::session::{self, Session};
+use crate::source::Items as _;
 use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
-use crate::source::recording::{Reader, Writer, same_file};
+use crate::source::recording::{Recordings, same_file};
 use crate::time::ClockOffset;
 
 /// How long the kernel has to answer what is asked at the end of a capture, beyond what single questions may take.
@@ -40,8 +42,21 @@ const LOOK_FOR_CONNTRACK: Duration = Duration::from_millis(200);
 const PROGRESS: Duration = Duration::from_millis(250);
 
 /// Something that takes part in a capture: it sees every item, and what the session made of it.
-trait Sink {
+pub(super) trait Sink {
     fn item(&mut self, item: &Item, observed: Option<&Observed>, session: &Session) -> anyhow::Result<()>;
+
+    /// Whether it wants the counters now, out of their turn.
+    fn wants_counters(&self) -> bool {
+        false
+    }
+
+    /// Whether it writes files that can be ended at any time.
+    fn rotates(&self) -> bool {
+        false
+    }
+
+    /// Ends the current file at the next counters.
+    fn hang_up(&mut self) {}
 
     fn end(&mut self) -> anyhow::Result<()> {
         Ok(())
@@ -50,18 +65,16 @@ trait Sink {
 
 pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, Stop> {
     let mut recorder = None;
-    let (session, origin) = match &arguments.source.from {
-        Some(path) => {
-            refuse_overwriting(path, arguments.output.as_deref())?;
-            replay(path, &arguments.filter, &mut [])?
+    if arguments.record.is_none() && arguments.keeping.is_asked() {
+        return Err(anyhow::anyhow!("--compress, --rotate, --rotate-every and --keep need --record FILE").into());
+    }
+    refuse_overwriting(&arguments.source.from, arguments.output.as_deref())?;
+    let (session, origin) = work(&arguments.source, &arguments.filter, global, |session, filter| {
+        if let Some(path) = &arguments.record {
+            recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?.beside_a_report());
         }
-        None => live(&arguments.source.live, &arguments.filter, global, |session, filter| {
-            if let Some(path) = &arguments.record {
-                recorder = Some(Recorder::create(path, session, filter)?);
-            }
-            Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
-        })?,
-    };
+        Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
+    })?;
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
     output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
@@ -71,8 +84,8 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
             to.write_all(text::render(&report, look, arguments.verbose).as_bytes())
         }
     })?;
-    if let Some(recorder) = recorder {
-        recorder.finish()?;
+    if let (Some(recorder), Some(path)) = (recorder, &arguments.record) {
+        recorder.finish(path)?;
     }
     let found = report.flows.iter().any(|flow| {
         flow.flow.story.strength() > Strength::Ignored && arguments.fail_on.contains(&flow.flow.story.diagnosis.cause)
@@ -83,42 +96,71 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {
     let mut printer = Printer { to: output::stdout(global), format: arguments.format, filter: Filter::default() };
-    let (_, origin) = match &arguments.source.from {
-        Some(path) => {
-            printer.filter = arguments.filter.resolve(true)?;
-            replay(path, &arguments.filter, &mut [&mut printer])?
-        }
-        None => live(&arguments.source.live, &arguments.filter, global, |_, filter| {
-            printer.filter = filter.clone();
-            Ok(vec![&mut printer as &mut dyn Sink])
-        })?,
-    };
+    let (_, origin) = work(&arguments.source, &arguments.filter, global, |_, filter| {
+        printer.filter = filter.clone();
+        Ok(vec![&mut printer as &mut dyn Sink])
+    })?;
     warn_of_damage(&origin, global);
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, Stop> {
     let mut recorder = None;
-    let (session, _) = live(&arguments.live, &arguments.filter, global, |session, filter| {
-        recorder = Some(Recorder::create(&arguments.output, session, filter)?);
+    let path = &arguments.output;
+    arguments.keeping.policy(path)?;
+    refuse_overwriting(&arguments.source.from, Some(path))?;
+    let (session, origin) = work(&arguments.source, &arguments.filter, global, |session, filter| {
+        recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?);
         Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
     })?;
-    let written = recorder.map(Recorder::finish).transpose()?.unwrap_or_default();
+    warn_of_damage(&origin, global);
     let (events, resets) = session.progress();
-    let name = arguments.output.display();
-    output::say(global, &format!("{} in {name}, {written} bytes", lines::progress(events, resets)));
+    if let Some(recorder) = recorder {
+        let what = recorder.finish(path)?;
+        output::say(global, &format!("{} {what}", lines::progress(events, resets)));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Works off a recording.
-fn replay(path: &Path, filter: &FilterArgs, sinks: &mut [&mut dyn Sink]) -> Result<(Session, Origin), Stop> {
-    let mut reader = Reader::open(path)?;
-    let session = session::replay(&mut reader, filter.resolve(true)?, |item, observed, session| {
+/// Works off what the source gives.
+fn work<'s>(
+    source: &Source,
+    filter: &FilterArgs,
+    global: &Global,
+    sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
+) -> Result<(Session, Origin), Stop> {
+    if source.from.is_empty() {
+        live(&source.live, filter, global, sinks)
+    } else {
+        replay(&source.from, filter, global, sinks)
+    }
+}
+
+/// Works off recordings.
+fn replay<'s>(
+    paths: &[PathBuf],
+    filter: &FilterArgs,
+    global: &Global,
+    sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
+) -> Result<(Session, Origin), Stop> {
+    let filter = filter.resolve(true)?;
+    let mut recordings = Recordings::open(paths)?;
+    for remark in recordings.remarks() {
+        output::say(global, remark);
+    }
+    let name = recordings.name().to_owned();
+    let mut sinks = sinks(&Session::new(copied(recordings.host()), filter.clone()), &filter)?;
+    let session = session::replay(&mut recordings, filter, |item, observed, session| {
         sinks.iter_mut().try_for_each(|sink| sink.item(item, observed, session))
     })
-    .with_context(|| format!("reading {}", path.display()))?;
+    .with_context(|| format!("reading {name}"))?;
     sinks.iter_mut().try_for_each(|sink| sink.end())?;
-    Ok((session, Origin::Recording { path: path.display().to_string(), damage: reader.verdict() }))
+    Ok((session, Origin::Recording { path: name, damage: recordings.verdict() }))
+}
+
+/// The host as a copy of a recording names it: a copy is whole, whatever it is made of, and not a file of the original.
+fn copied(host: &Host) -> Host {
+    Host { part: None, capture: None, ..host.clone() }
 }
 
 /// Captures from the running kernel.
@@ -175,6 +217,7 @@ async fn capture(
     global: &Global,
 ) -> anyhow::Result<()> {
     let mut redraw = tokio::time::interval(PROGRESS);
+    let mut hang_up = HangUp::new(sinks)?;
     loop {
         let due = session.next_request().map(|at| Deadline::now() + (at - now()));
         tokio::select! {
@@ -184,6 +227,15 @@ async fn capture(
                     output::say(global, &format!("watching {} now", hook.spec().symbol));
                 }
                 offer(&item, session, sinks)?;
+                if sinks.iter().any(|sink| sink.wants_counters()) {
+                    offer(&Item::Counters(live.counters()), session, sinks)?;
+                }
+            }
+            () = hang_up.recv() => {
+                for sink in sinks.iter_mut() {
+                    sink.hang_up();
+                }
+                offer(&Item::Counters(live.counters()), session, sinks)?;
             }
             () = until(due) => live.ask(session.requests(now())),
             () = until(deadline) => return Ok(()),
@@ -224,6 +276,24 @@ async fn until(deadline: Option<Deadline>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+/// SIGHUP, where something can be done about it: elsewhere it ends the program, as it always does.
+struct HangUp(Option<Signal>);
+
+impl HangUp {
+    fn new(sinks: &[&mut dyn Sink]) -> anyhow::Result<Self> {
+        let listened_to = sinks.iter().any(|sink| sink.rotates());
+        let listen = || signal(SignalKind::hangup()).context("listening for signals");
+        Ok(Self(listened_to.then(listen).transpose()?))
+    }
+
+    async fn recv(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -320,8 +390,18 @@ fn host(era: Era, reset_reasons: Vec<(u32, String)>) -> Host {
         clock: ClockOffset(i64::try_from(wall - i128::from(started.0)).unwrap_or(0)),
         started,
         reset_reasons,
+        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned()),
+        capture: random_name(),
+        part: None,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// A name that no other capture has.
+fn random_name() -> Option<String> {
+    let mut bytes = [0; 8];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    (filled == Ok(bytes.len())).then(|| format!("{:016x}", u64::from_ne_bytes(bytes)))
 }
 
 /// What is listened to, for the line that says that the capture has begun.
@@ -358,13 +438,18 @@ fn warn_of_damage(origin: &Origin, global: &Global) {
     }
 }
 
-fn refuse_overwriting(input: &Path, output: Option<&Path>) -> anyhow::Result<()> {
+fn refuse_overwriting(inputs: &[PathBuf], output: Option<&Path>) -> anyhow::Result<()> {
     match output {
-        Some(output) if same_file(input, output) => {
+        Some(output) if inputs.iter().any(|input| same_file(input, output) || within(input, output)) => {
             anyhow::bail!("-o {} would overwrite the recording that is read", output.display())
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a file is in a directory that is read.
+fn within(directory: &Path, file: &Path) -> bool {
+    file.exists() && file.parent().is_some_and(|parent| directory.is_dir() && same_file(directory, parent))
 }
 
 /// Prints one line per event.
@@ -397,50 +482,11 @@ impl<W: Write> Printer<W> {
 }
 
 /// Whether the filter wants an event: its flow, and the cause it speaks for.
-fn wanted(observed: &Observed, filter: &Filter) -> bool {
+pub(super) fn wanted(observed: &Observed, filter: &Filter) -> bool {
     match &observed.kind {
         Kind::Unwanted => false,
         Kind::Refusal(_, diagnosis) | Kind::Reset(_, diagnosis, _) => filter.matches_cause(diagnosis.cause),
         Kind::Arrival(_) => filter.matches_cause(Cause::PeerReset),
         Kind::Remark(_) | Kind::Departure(_) | Kind::PeerReset(_) => filter.is_empty() || observed.flow.is_some(),
-    }
-}
-
-/// Writes a recording.
-struct Recorder {
-    writer: Writer,
-    filter: Filter,
-    counters: Option<Vec<HookCounters>>,
-}
-
-impl Recorder {
-    fn create(path: &Path, session: &Session, filter: &Filter) -> anyhow::Result<Self> {
-        Ok(Self { writer: Writer::create(path, session.host())?, filter: filter.clone(), counters: None })
-    }
-
-    fn finish(mut self) -> anyhow::Result<u64> {
-        self.writer.flush()?;
-        Ok(self.writer.written())
-    }
-}
-
-impl Sink for Recorder {
-    fn item(&mut self, item: &Item, observed: Option<&Observed>, _: &Session) -> anyhow::Result<()> {
-        if observed.is_some_and(|observed| !wanted(observed, &self.filter)) {
-            return Ok(());
-        }
-        // The counters come every second: so often the file is made whole. They are written when they have changed.
-        if let Item::Counters(counters) = item {
-            if self.counters.as_ref() != Some(&counters.hooks) {
-                self.writer.write(item)?;
-                self.counters = Some(counters.hooks.clone());
-            }
-            return Ok(self.writer.flush()?);
-        }
-        Ok(self.writer.write(item)?)
-    }
-
-    fn end(&mut self) -> anyhow::Result<()> {
-        Ok(self.writer.flush()?)
     }
 }

@@ -4,6 +4,7 @@ mod args;
 mod capture;
 mod explain;
 mod output;
+mod recorder;
 
 use std::io::Write;
 use std::process::ExitCode;
