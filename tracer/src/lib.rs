@@ -16,6 +16,7 @@ pub mod filter;
 pub mod kernel;
 pub mod packet;
 pub mod pages;
+pub mod redact;
 pub mod render;
 pub mod report;
 pub mod ruleset;

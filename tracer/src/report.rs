@@ -8,8 +8,9 @@ use crate::capture::{Counters, Gap, HookCounters, HookState, HookStatus, Host, N
 use crate::causality::Limits;
 use crate::causality::engine::Totals;
 use crate::causality::flow::{Flow, Strength, Tally};
-use crate::cause::{Cause, Diagnosis};
+use crate::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use crate::census::Census;
+use crate::conntrack::Nfct;
 use crate::diagnosis::{self, Exclusion, Finding, Mitigation, MitigationId};
 use crate::filter::Filter;
 use crate::ruleset::{Looks, Suspects};
@@ -154,9 +155,10 @@ impl Report {
         let (of_endpoints, flows): (Vec<Flow>, Vec<Flow>) = flows.into_iter().partition(of_endpoint);
         let mut flows = flows;
         for flow in &mut flows {
-            if !unseen(flow, &gaps)
-                && let Some(diagnosis) = diagnosis::explain_silence(flow, &hooks, namespace(flow))
-            {
+            if unseen(flow, &gaps) {
+                flow.settle(Diagnosis::plain(Cause::Unknown));
+                flow.story.confidence = Confidence::Inferred;
+            } else if let Some(diagnosis) = diagnosis::explain_silence(flow, &hooks, namespace(flow)) {
                 flow.settle(diagnosis);
             }
         }
@@ -215,11 +217,22 @@ impl Report {
     }
 }
 
-/// Whether what conntrack said of the segment that was answered may be missing: the RST came right after a gap.
+/// Whether what led to a flow's end may be missing: it came right after a gap, and the first step of it is not there. That
+/// is the refusal of a segment that is known to have been refused, or what an end answers with a RST of its own.
 fn unseen(flow: &Flow, gaps: &[Gap]) -> bool {
     let patience = Limits::default().patience;
-    let Some(at) = flow.story.reset.as_ref().map(|reset| reset.event.at) else { return false };
-    gaps.iter().filter_map(|gap| gap.until).any(|until| until <= at && at - until <= patience)
+    let (silent, at) = match &flow.story.reset {
+        Some(reset) => {
+            let refused = reset.by == ResetBy::GatewayStack && reset.event.nfct == Some(Nfct::None);
+            (refused && flow.story.refusal.is_none() && reset.event.gone.is_none(), reset.event.at)
+        }
+        None => (flow.story.diagnosis.cause == Cause::PeerReset, flow.first),
+    };
+    // Records that were on their way when a file ended are older than the next one.
+    let after = |gap: &Gap| {
+        gap.until.is_some_and(|until| at - until <= patience) && gap.from.is_none_or(|from| from - at <= patience)
+    };
+    silent && gaps.iter().any(after)
 }
 
 const fn events_of(tally: Tally) -> u64 {

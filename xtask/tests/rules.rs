@@ -18,6 +18,7 @@ const PURE: &[&str] = &[
     "tracer/src/decode.rs",
     "tracer/src/event.rs",
     "tracer/src/packet.rs",
+    "tracer/src/redact",
     "tracer/src/ruleset",
     "tracer/src/census.rs",
 ];

@@ -133,6 +133,8 @@ pub(super) struct Report {
     pub(super) source: Source,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+    #[command(flatten)]
+    pub(super) redaction: Redaction,
     /// Also write the events to this file, for `--from`
     #[arg(long, value_name = "FILE", conflicts_with = "from")]
     pub(super) record: Option<PathBuf>,
@@ -166,6 +168,8 @@ pub(super) struct Trace {
     pub(super) source: Source,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+    #[command(flatten)]
+    pub(super) redaction: Redaction,
     /// Format of a line
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
@@ -184,7 +188,8 @@ Examples:
   whyrst record -o incident.whyrst --duration 10m
   whyrst record -o /var/lib/whyrst/gw.whyrst.zst --rotate 64MiB --keep 8
   ssh gateway whyrst record -o - | whyrst report --from -
-  whyrst record --from incident.whyrst -o one-client.whyrst.zst --client 10.0.0.2")]
+  whyrst record --from incident.whyrst -o one-client.whyrst.zst --client 10.0.0.2
+  whyrst record --from incident.whyrst -o for-others.whyrst --redact")]
 pub(super) struct Record {
     /// The file; `-` is standard output
     #[arg(short, long, value_name = "FILE")]
@@ -195,6 +200,26 @@ pub(super) struct Record {
     pub(super) keeping: Keeping,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+    #[command(flatten)]
+    pub(super) redaction: Redaction,
+}
+
+/// What is hidden of whose connections they are.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Redaction (see docs/recordings.md for what it does not hide)")]
+pub(super) struct Redaction {
+    /// Replace addresses and names of hosts, interfaces, namespaces and processes by pseudonyms in everything that is
+    /// written. Networks stay together, private addresses private, ports and the diagnosis what they are. With a new random
+    /// key, which nobody keeps
+    #[arg(long)]
+    pub(super) redact: bool,
+    /// Redact with the key in this file (64 hexadecimal digits), so that the same host has the same pseudonym everywhere.
+    /// Whoever has the key can tell who is who
+    #[arg(long, value_name = "FILE")]
+    pub(super) redact_key: Option<PathBuf>,
+    /// Write a new random key to this file, and redact with it
+    #[arg(long, value_name = "FILE", conflicts_with = "redact_key")]
+    pub(super) redact_new_key: Option<PathBuf>,
 }
 
 /// How a recording is kept.

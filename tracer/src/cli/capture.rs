@@ -11,8 +11,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
-use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, Source, Trace};
+use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Redaction, Report, Source, Trace};
 use super::recorder::Recorder;
+use super::stage::Stage;
 use super::{FOUND, Stop, output};
 use crate::attach::{self, Choice, Kernel};
 use crate::capture::{HookState, HookStatus, Host, Item};
@@ -24,10 +25,11 @@ use crate::kernel::era::Era;
 use crate::kernel::netns::{home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::symbols::Symbols;
+use crate::redact::Redacted;
 use crate::render::{json, text, trace as lines};
 use crate::report::Origin;
 use crate::session::{self, Session};
-use crate::source::Items as _;
+use crate::source::Items;
 use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
 use crate::source::recording::{Recordings, same_file};
 use crate::time::ClockOffset;
@@ -69,12 +71,13 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
         return Err(anyhow::anyhow!("--compress, --rotate, --rotate-every and --keep need --record FILE").into());
     }
     refuse_overwriting(&arguments.source.from, arguments.output.as_deref())?;
-    let (session, origin) = work(&arguments.source, &arguments.filter, global, |session, filter| {
-        if let Some(path) = &arguments.record {
-            recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?.beside_a_report());
-        }
-        Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
-    })?;
+    let (session, origin) =
+        work(&arguments.source, &arguments.filter, &arguments.redaction, global, |session, filter| {
+            if let Some(path) = &arguments.record {
+                recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?.beside_a_report());
+            }
+            Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
+        })?;
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
     output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
@@ -96,7 +99,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {
     let mut printer = Printer { to: output::stdout(global), format: arguments.format, filter: Filter::default() };
-    let (_, origin) = work(&arguments.source, &arguments.filter, global, |_, filter| {
+    let (_, origin) = work(&arguments.source, &arguments.filter, &arguments.redaction, global, |_, filter| {
         printer.filter = filter.clone();
         Ok(vec![&mut printer as &mut dyn Sink])
     })?;
@@ -109,10 +112,11 @@ pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, St
     let path = &arguments.output;
     arguments.keeping.policy(path)?;
     refuse_overwriting(&arguments.source.from, Some(path))?;
-    let (session, origin) = work(&arguments.source, &arguments.filter, global, |session, filter| {
-        recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?);
-        Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
-    })?;
+    let (session, origin) =
+        work(&arguments.source, &arguments.filter, &arguments.redaction, global, |session, filter| {
+            recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?);
+            Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
+        })?;
     warn_of_damage(&origin, global);
     let (events, resets) = session.progress();
     if let Some(recorder) = recorder {
@@ -126,36 +130,43 @@ pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, St
 fn work<'s>(
     source: &Source,
     filter: &FilterArgs,
+    redaction: &Redaction,
     global: &Global,
     sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
 ) -> Result<(Session, Origin), Stop> {
     if source.from.is_empty() {
-        live(&source.live, filter, global, sinks)
-    } else {
-        replay(&source.from, filter, global, sinks)
+        return live(&source.live, filter, redaction, global, sinks);
     }
-}
-
-/// Works off recordings.
-fn replay<'s>(
-    paths: &[PathBuf],
-    filter: &FilterArgs,
-    global: &Global,
-    sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
-) -> Result<(Session, Origin), Stop> {
     let filter = filter.resolve(true)?;
-    let mut recordings = Recordings::open(paths)?;
+    let recordings = Recordings::open(&source.from)?;
     for remark in recordings.remarks() {
         output::say(global, remark);
     }
-    let name = recordings.name().to_owned();
-    let mut sinks = sinks(&Session::new(copied(recordings.host()), filter.clone()), &filter)?;
-    let session = session::replay(&mut recordings, filter, |item, observed, session| {
+    let path = recordings.name().to_owned();
+    let Some(mut redactor) = redaction.redactor(global)? else {
+        let (session, recordings) = replay(recordings, filter, &path, sinks)?;
+        return Ok((session, Origin::Recording { path, damage: recordings.verdict() }));
+    };
+    let filter = redactor.filter(&filter);
+    let (session, redacted) = replay(Redacted::new(recordings, redactor), filter, &path, sinks)?;
+    // A file may be named after whom it is about.
+    Ok((session, Origin::Recording { path: "redacted recording".to_owned(), damage: redacted.inner().verdict() }))
+}
+
+/// Works off what was recorded.
+fn replay<'s, I: Items>(
+    mut items: I,
+    filter: Filter,
+    name: &str,
+    sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
+) -> Result<(Session, I), Stop> {
+    let mut sinks = sinks(&Session::new(copied(items.host()), filter.clone()), &filter)?;
+    let session = session::replay(&mut items, filter, |item, observed, session| {
         sinks.iter_mut().try_for_each(|sink| sink.item(item, observed, session))
     })
     .with_context(|| format!("reading {name}"))?;
     sinks.iter_mut().try_for_each(|sink| sink.end())?;
-    Ok((session, Origin::Recording { path: name, damage: recordings.verdict() }))
+    Ok((session, items))
 }
 
 /// The host as a copy of a recording names it: a copy is whole, whatever it is made of, and not a file of the original.
@@ -167,12 +178,14 @@ fn copied(host: &Host) -> Host {
 fn live<'s>(
     arguments: &LiveArgs,
     filter: &FilterArgs,
+    redaction: &Redaction,
     global: &Global,
     sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
 ) -> Result<(Session, Origin), Stop> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     runtime.block_on(async {
         let filter = filter.resolve(false)?;
+        let redactor = redaction.redactor(global)?;
         // From here on the first Ctrl-C ends the capture and not the program.
         let mut end = EndSignals::new()?;
         let Some((kernel, symbols)) = inspect(arguments, global, &mut end).await? else {
@@ -190,58 +203,55 @@ fn live<'s>(
         let mut live =
             Live::start(kernel, &symbols, choice, output::wants_bpf_log()).map_err(|error| untraceable(&error))?;
         // The capture starts when everything is attached.
-        let mut session = Session::new(host(era, reset_reasons), filter.clone());
-        let mut sinks = sinks(&session, &filter)?;
+        let session = Session::new(host(era, reset_reasons), filter.clone());
+        let mut stage = Stage::new(session, &filter, redactor, sinks)?;
         for item in live.begin() {
-            offer(&item, &mut session, &mut sinks)?;
+            stage.offer(&item)?;
         }
         output::say(global, &listening(&live));
         let progress = progress_line(global);
         let deadline = arguments.duration.and_then(|duration| Deadline::now().checked_add(duration));
-        let result = capture(&mut live, &mut session, &mut sinks, deadline, &mut end, &progress, global).await;
+        let result = capture(&mut live, &mut stage, deadline, &mut end, &progress, global).await;
         progress.finish_and_clear();
-        let ended = finish(&mut live, &mut session, &mut sinks).await;
+        let ended = finish(&mut live, &mut stage).await;
         result.and(ended)?;
-        Ok((session, Origin::Live))
+        Ok((stage.end()?, Origin::Live))
     })
 }
 
 /// Until the deadline or a signal.
 async fn capture(
     live: &mut Live,
-    session: &mut Session,
-    sinks: &mut [&mut dyn Sink],
+    stage: &mut Stage<'_>,
     deadline: Option<Deadline>,
     end: &mut EndSignals,
     progress: &ProgressBar,
     global: &Global,
 ) -> anyhow::Result<()> {
     let mut redraw = tokio::time::interval(PROGRESS);
-    let mut hang_up = HangUp::new(sinks)?;
+    let mut hang_up = HangUp::new(stage.rotates())?;
     loop {
-        let due = session.next_request().map(|at| Deadline::now() + (at - now()));
+        let due = stage.session().next_request().map(|at| Deadline::now() + (at - now()));
         tokio::select! {
             item = live.next() => {
                 // The hooks that were attached from the start have been offered before.
                 if let Item::Hook(HookStatus { hook, state: HookState::Attached, .. }) = &item {
                     output::say(global, &format!("watching {} now", hook.spec().symbol));
                 }
-                offer(&item, session, sinks)?;
-                if sinks.iter().any(|sink| sink.wants_counters()) {
-                    offer(&Item::Counters(live.counters()), session, sinks)?;
+                stage.offer(&item)?;
+                if stage.wants_counters() {
+                    stage.offer(&Item::Counters(live.counters()))?;
                 }
             }
             () = hang_up.recv() => {
-                for sink in sinks.iter_mut() {
-                    sink.hang_up();
-                }
-                offer(&Item::Counters(live.counters()), session, sinks)?;
+                stage.hang_up();
+                stage.offer(&Item::Counters(live.counters()))?;
             }
-            () = until(due) => live.ask(session.requests(now())),
+            () = until(due) => live.ask(stage.session().requests(now())),
             () = until(deadline) => return Ok(()),
             () = end.signalled() => return Ok(()),
             _ = redraw.tick(), if !progress.is_hidden() => {
-                let (events, resets) = session.progress();
+                let (events, resets) = stage.session().progress();
                 progress.set_message(lines::progress(events, resets));
                 progress.tick();
             }
@@ -250,26 +260,20 @@ async fn capture(
 }
 
 /// Takes the hooks off, works off what is left, and asks the last questions.
-async fn finish(live: &mut Live, session: &mut Session, sinks: &mut [&mut dyn Sink]) -> anyhow::Result<()> {
+async fn finish(live: &mut Live, stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let rest = live.stop().await;
     for item in &rest {
-        offer(item, session, sinks)?;
+        stage.offer(item)?;
     }
-    let questions = session.last_requests();
+    let questions = stage.session().last_requests();
     // Earlier questions are answered before these.
-    let count = session.outstanding();
+    let count = stage.session().outstanding();
     let patience = questions.iter().map(|question| question.patience()).sum::<Duration>() + LAST_ANSWERS;
     live.ask(questions);
     for item in &live.last_answers(count, patience.min(ALL_ANSWERS)).await {
-        offer(item, session, sinks)?;
+        stage.offer(item)?;
     }
-    offer(&Item::Ended(now()), session, sinks)?;
-    sinks.iter_mut().try_for_each(|sink| sink.end())
-}
-
-fn offer(item: &Item, session: &mut Session, sinks: &mut [&mut dyn Sink]) -> anyhow::Result<()> {
-    let observed = session.item(item);
-    sinks.iter_mut().try_for_each(|sink| sink.item(item, observed.as_ref(), session))
+    stage.offer(&Item::Ended(now()))
 }
 
 async fn until(deadline: Option<Deadline>) {
@@ -283,8 +287,7 @@ async fn until(deadline: Option<Deadline>) {
 struct HangUp(Option<Signal>);
 
 impl HangUp {
-    fn new(sinks: &[&mut dyn Sink]) -> anyhow::Result<Self> {
-        let listened_to = sinks.iter().any(|sink| sink.rotates());
+    fn new(listened_to: bool) -> anyhow::Result<Self> {
         let listen = || signal(SignalKind::hangup()).context("listening for signals");
         Ok(Self(listened_to.then(listen).transpose()?))
     }

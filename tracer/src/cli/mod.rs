@@ -5,6 +5,8 @@ mod capture;
 mod explain;
 mod output;
 mod recorder;
+mod redaction;
+mod stage;
 
 use std::io::Write;
 use std::process::ExitCode;
