@@ -222,6 +222,8 @@ fn recordings_that_do_not_belong_together_are_refused() {
     let (one, other) = (golden("seq-over.whyrst"), golden("ack-over.whyrst"));
     let text = stderr(&mut whyrst(&["report", "--from", &one, &other]), 2);
     assert!(text.contains("does not say which boot of which host it is of"), "{text}");
+    let text = stderr(&mut whyrst(&["report", "--from", "-", &one]), 2);
+    assert!(text.contains("`-` cannot be read together with others"), "{text}");
     let directory = tempfile::tempdir().unwrap();
     let text = stderr(&mut whyrst(&["report", "--from", directory.path().to_str().unwrap()]), 2);
     assert!(text.contains("has no recordings in it"), "{text}");

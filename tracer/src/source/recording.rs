@@ -61,6 +61,9 @@ pub enum JoinError {
     /// One of them cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// Standard input can be read once, and recordings that are joined are looked at before.
+    #[error("`-` cannot be read together with others: write it to a file first")]
+    Pipe,
     /// A directory without recordings.
     #[error("{path} has no recordings in it: no file whose name ends in .whyrst or .whyrst.zst", path = shown(path))]
     Nothing {

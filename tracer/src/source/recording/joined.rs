@@ -41,6 +41,9 @@ impl Recordings {
         if let [path] = files.as_slice() {
             return Ok(Self::of(Reader::open(path)?, VecDeque::new(), remarks));
         }
+        if files.iter().any(|path| path == Path::new("-")) {
+            return Err(JoinError::Pipe);
+        }
         for path in files {
             match Reader::open(&path) {
                 Ok(reader) => readers.push((path, reader.host().clone())),
