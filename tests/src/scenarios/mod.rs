@@ -15,6 +15,7 @@ mod no_entry;
 mod peers;
 mod reject;
 mod reject_rule;
+mod rotated;
 mod rules;
 mod scale;
 mod state;
@@ -596,6 +597,12 @@ pub const ALL: &[Scenario] = &[
         "200 connections at once, 7 victims of 4 causes",
         scale::many_flows,
         Several(&[(2, SEQ_OVER), (2, DELETED), (2, REJECTED), (1, "not-tracked by gateway-stack")]),
+    ),
+    scenario(
+        "rotated",
+        "a recording in many files, beside one in a single file and one on a disk that is too small",
+        rotated::run,
+        Several(&[(rotated::VICTIMS, SEQ_OVER)]),
     ),
     scenario(
         "new-refused-cost",
