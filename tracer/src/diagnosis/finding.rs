@@ -270,6 +270,9 @@ fn damaged(report: &Report) -> Option<Finding> {
     })
 }
 
+/// Missing stretches of time that are named one by one.
+const GAPS_NAMED: usize = 8;
+
 /// What the report cannot know because the time is missing that it happened in.
 fn gaps(report: &Report) -> Option<Finding> {
     let first = report.gaps.first()?;
@@ -285,6 +288,9 @@ fn gaps(report: &Report) -> Option<Finding> {
     let missing =
         report.gaps.iter().any(|gap| gap.why != GapReason::OtherFile || gap.from.is_some() && gap.until.is_some());
     let mut advice = Vec::new();
+    if report.gaps.len() > 1 {
+        advice.extend(report.gaps.iter().take(GAPS_NAMED).map(|gap| format!("{}: {}", stretch(gap), why(gap))));
+    }
     if report.gaps.iter().any(|gap| gap.why == GapReason::OtherFile) {
         advice.push("give --from all files of the recording to have them told as one".to_owned());
     }
