@@ -79,6 +79,23 @@ impl Capture {
         Self::adopt(child, report, recording)
     }
 
+    /// Starts `whyrst record` outside of all namespaces and waits until it listens.
+    pub fn record(recording: &Path, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(BINARY);
+        let child = command
+            .args(["record", "-o"])
+            .arg(recording)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting whyrst")?;
+        let mut capture = Self::adopt(child, PathBuf::new(), recording.to_path_buf())?;
+        capture.wait_for("listening to")?;
+        Ok(capture)
+    }
+
     fn adopt(mut child: Child, report: PathBuf, recording: PathBuf) -> Result<Self> {
         let stderr = child.stderr.take().context("whyrst has no standard error")?;
         Ok(Self { child, lines: read_lines(stderr), said: Vec::new(), report, recording })
@@ -128,19 +145,35 @@ impl Capture {
 
     /// Ends the capture by a signal.
     pub fn stop_by(mut self, signal: Signal) -> Result<Captured> {
-        let pid = Pid::from_child(&self.child);
-        kill_process(pid, signal).context("signalling whyrst")?;
+        self.signal(signal)?;
         self.finish()
     }
 
-    /// Waits for the end of the capture.
-    pub fn finish(&mut self) -> Result<Captured> {
+    /// Sends it a signal that does not end it.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        kill_process(Pid::from_child(&self.child), signal).context("signalling whyrst")
+    }
+
+    /// Ends one that writes no report, as Ctrl-C would; gives what it printed on standard error.
+    pub fn stop_recording(mut self) -> Result<String> {
+        self.signal(Signal::INT)?;
+        self.end()
+    }
+
+    /// Waits for its end.
+    fn end(&mut self) -> Result<String> {
         let status = wait(&mut self.child)?;
         self.said.extend(self.lines.iter());
         let said = self.said.join("\n");
         if !status.success() {
             bail!("whyrst ended with {status}:\n{said}");
         }
+        Ok(said)
+    }
+
+    /// Waits for the end of the capture.
+    pub fn finish(&mut self) -> Result<Captured> {
+        let said = self.end()?;
         let text = fs::read(&self.report).with_context(|| format!("reading {}", self.report.display()))?;
         let report = serde_json::from_slice(&text).context("the report is no JSON")?;
         Ok(Captured { report, said, recording: self.recording.clone() })

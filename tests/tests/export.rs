@@ -115,7 +115,7 @@ fn hostile(to: &Path) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/5.10/late-retransmission.whyrst");
     let mut reader = Reader::open(&from).unwrap();
     let host = Host { hostname: NAME.to_owned(), kernel: NAME.to_owned(), ..reader.host().clone() };
-    let mut writer = Writer::create(to, &host).unwrap();
+    let mut writer = Writer::create(to, &host, tracer::source::compress::Compression::None).unwrap();
     while let Some(mut item) = reader.read().unwrap() {
         if let tracer::capture::Item::Netns(netns) = &mut item {
             netns.name = Some(NAME.to_owned());

@@ -29,6 +29,12 @@ pub struct Host {
     pub reset_reasons: Vec<(u32, String)>,
     /// Version of the program that captured.
     pub tool: String,
+    /// Which boot of which host: the kernel's `boot_id`. Absent in recordings of before this was kept.
+    pub boot: Option<String>,
+    /// Which capture, by a random number that all files of its recording have.
+    pub capture: Option<String>,
+    /// Which file of a recording that is made of several, from 1 on.
+    pub part: Option<u32>,
 }
 
 impl Host {
@@ -42,6 +48,9 @@ impl Host {
             started: Instant(0),
             reset_reasons: Vec::new(),
             tool: String::new(),
+            boot: None,
+            capture: None,
+            part: None,
         }
     }
 
@@ -107,6 +116,70 @@ pub struct Counters {
     pub lost_on: Vec<(u32, Hook, u64)>,
     /// How often new connections found the table full, per network namespace where they did.
     pub table_full: Vec<TableFull>,
+}
+
+impl Counters {
+    /// What was counted after `baseline`.
+    #[must_use]
+    pub fn since(&self, baseline: &Self) -> Self {
+        let hooks = self.hooks.iter().enumerate().map(|(hook, counts)| {
+            let before = baseline.hooks.get(hook).copied().unwrap_or_default();
+            HookCounters(std::array::from_fn(|at| counts.0[at].saturating_sub(before.0[at])))
+        });
+        let lost_before = |cpu: u32, hook: Hook| {
+            let found = baseline.lost_on.iter().find(|(known, of, _)| (*known, *of) == (cpu, hook));
+            found.map_or(0, |(_, _, lost)| *lost)
+        };
+        let lost_on =
+            self.lost_on.iter().map(|(cpu, hook, lost)| (*cpu, *hook, lost.saturating_sub(lost_before(*cpu, *hook))));
+        let table_full = self.table_full.iter().map(|full| {
+            let Some(before) = baseline.table_full.iter().find(|before| before.netns == full.netns) else {
+                return *full;
+            };
+            TableFull {
+                dropped: full.dropped.saturating_sub(before.dropped),
+                made_room: full.made_room.saturating_sub(before.made_room),
+                first: full.first.max(baseline.at),
+                ..*full
+            }
+        });
+        Self {
+            at: self.at,
+            hooks: hooks.collect(),
+            lost_on: lost_on.filter(|(_, _, lost)| *lost > 0).collect(),
+            table_full: table_full.filter(|full| full.dropped + full.made_room > 0).collect(),
+        }
+    }
+
+    /// These and the ones of an earlier stretch of time.
+    #[must_use]
+    pub fn and(&self, earlier: &Self) -> Self {
+        let mut sum = self.clone();
+        sum.hooks.resize(self.hooks.len().max(earlier.hooks.len()), HookCounters::default());
+        for (hook, before) in sum.hooks.iter_mut().zip(&earlier.hooks) {
+            hook.0.iter_mut().zip(before.0).for_each(|(count, before)| *count += before);
+        }
+        for (cpu, hook, before) in &earlier.lost_on {
+            match sum.lost_on.iter_mut().find(|(known, of, _)| (*known, *of) == (*cpu, *hook)) {
+                Some((_, _, lost)) => *lost += before,
+                None => sum.lost_on.push((*cpu, *hook, *before)),
+            }
+        }
+        sum.lost_on.sort_unstable_by_key(|(cpu, hook, _)| (hook.index(), *cpu));
+        for before in &earlier.table_full {
+            match sum.table_full.iter_mut().find(|full| full.netns == before.netns) {
+                Some(full) => {
+                    full.dropped += before.dropped;
+                    full.made_room += before.made_room;
+                    full.first = full.first.min(before.first);
+                    full.last = full.last.max(before.last);
+                }
+                None => sum.table_full.push(*before),
+            }
+        }
+        sum.table_full.sort_unstable_by_key(|full| full.netns);
+        sum
+    }
 }
 
 /// How often new connections of a network namespace found the conntrack table full.
@@ -216,6 +289,31 @@ pub struct Was {
     pub reply: Tuple,
 }
 
+/// A stretch of time that the items do not tell of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// When it begins; absent where what was read begins later.
+    pub from: Option<Instant>,
+    /// When it ends; absent where what was read ends earlier.
+    pub until: Option<Instant>,
+    /// Why it is there.
+    pub why: GapReason,
+}
+
+/// Why a stretch of time is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GapReason {
+    /// It is in another file of the same recording.
+    OtherFile,
+    /// One capture had ended and the next not begun.
+    NotCaptured,
+    /// The file that had it is damaged.
+    Damaged {
+        /// Which file, and what is wrong with it.
+        what: String,
+    },
+}
+
 /// One thing a source delivers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
@@ -235,6 +333,26 @@ pub enum Item {
     Census(Census),
     /// What there is around a namespace's conntrack, when the capture ends.
     Surroundings(Box<Surroundings>),
+    /// Something is missing.
+    Gap(Gap),
     /// The capture ended here, in good order.
     Ended(Instant),
+}
+
+impl Item {
+    /// When it was seen, where that is known.
+    pub fn at(&self) -> Option<Instant> {
+        match self {
+            Self::Record(raw) => raw.first_chunk().map(|time| Instant(u64::from_ne_bytes(*time))),
+            Self::Hook(status) => Some(status.since),
+            Self::Counters(counters) => Some(counters.at),
+            Self::Netns(netns) => Some(netns.at),
+            Self::LookedUp(answer) => Some(answer.at),
+            Self::Rules(rules) => Some(rules.at),
+            Self::Census(census) => Some(census.at),
+            Self::Surroundings(around) => Some(around.at),
+            Self::Gap(gap) => gap.until.or(gap.from),
+            Self::Ended(at) => Some(*at),
+        }
+    }
 }

@@ -20,6 +20,7 @@ pub mod kernel;
 pub mod mitigate;
 pub mod packet;
 pub mod pages;
+pub mod redact;
 pub mod render;
 pub mod report;
 pub mod retell;

@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 
 use tracer_common::Hook;
 
-use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Netns, TableFull};
+use crate::capture::{Counters, Gap, HookCounters, HookState, HookStatus, Host, Netns, TableFull};
+use crate::causality::Limits;
 use crate::causality::engine::Totals;
 use crate::causality::flow::{Flow, Strength, Tally};
-use crate::cause::{Cause, Diagnosis};
+use crate::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use crate::census::Census;
+use crate::conntrack::Nfct;
 use crate::diagnosis::{self, Exclusion, Finding, Known, Mitigation, MitigationId};
 use crate::filter::Filter;
 use crate::ruleset::{Looks, Suspects};
@@ -98,6 +100,8 @@ pub struct Report {
     pub summary: Summary,
     /// Flows, those that were reset first.
     pub flows: Vec<FlowReport>,
+    /// What is missing of the capture's time.
+    pub gaps: Vec<Gap>,
     /// Whether a filter hides flows, and how many events of hidden flows there were.
     pub filtered: Option<u64>,
     /// What should be known besides the flows.
@@ -126,6 +130,8 @@ pub struct Ingredients {
     pub censuses: BTreeMap<u32, Census>,
     /// What there was around the conntrack of each namespace.
     pub surroundings: BTreeMap<u32, Surroundings>,
+    /// What is missing of the capture's time.
+    pub gaps: Vec<Gap>,
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// The engine's flows.
@@ -140,7 +146,8 @@ impl Report {
     /// Puts a report together.
     pub fn new(ingredients: Ingredients) -> Self {
         let Ingredients { host, origin, ended, hooks, counters, namespaces, .. } = ingredients;
-        let Ingredients { rulesets, censuses, surroundings, undecodable, flows, totals, filter, .. } = ingredients;
+        let Ingredients { rulesets, censuses, surroundings, gaps, undecodable, flows, totals, filter, .. } =
+            ingredients;
         let hooks = hook_lines(&hooks, counters.as_ref());
         let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
         // Endpoints on the same host mind their own business, unless the user asks for their namespace.
@@ -152,7 +159,10 @@ impl Report {
         let (of_endpoints, flows): (Vec<Flow>, Vec<Flow>) = flows.into_iter().partition(of_endpoint);
         let mut flows = flows;
         for flow in &mut flows {
-            if let Some(diagnosis) = diagnosis::explain_silence(flow, &hooks, namespace(flow)) {
+            if unseen(flow, &gaps) {
+                flow.settle(Diagnosis::plain(Cause::Unknown));
+                flow.story.confidence = Confidence::Inferred;
+            } else if let Some(diagnosis) = diagnosis::explain_silence(flow, &hooks, namespace(flow)) {
                 flow.settle(diagnosis);
             }
         }
@@ -198,6 +208,7 @@ impl Report {
             table_full,
             summary,
             flows,
+            gaps,
             filtered: (!filter.is_empty())
                 .then(|| totals.unwanted + hidden.iter().map(|flow| events_of(flow.tally())).sum::<u64>()),
             findings: Vec::new(),
@@ -211,6 +222,24 @@ impl Report {
     pub fn duration(&self) -> std::time::Duration {
         self.ended - self.started
     }
+}
+
+/// Whether what led to a flow's end may be missing: it came right after a gap, and the first step of it is not there. That
+/// is the refusal of a segment that is known to have been refused, or what an end answers with a RST of its own.
+fn unseen(flow: &Flow, gaps: &[Gap]) -> bool {
+    let patience = Limits::default().patience;
+    let (silent, at) = match &flow.story.reset {
+        Some(reset) => {
+            let refused = reset.by == ResetBy::GatewayStack && reset.event.nfct == Some(Nfct::None);
+            (refused && flow.story.refusal.is_none() && reset.event.gone.is_none(), reset.event.at)
+        }
+        None => (flow.story.diagnosis.cause == Cause::PeerReset, flow.first),
+    };
+    // Records that were on their way when a file ended are older than the next one.
+    let after = |gap: &Gap| {
+        gap.until.is_some_and(|until| at - until <= patience) && gap.from.is_none_or(|from| from - at <= patience)
+    };
+    silent && gaps.iter().any(after)
 }
 
 const fn events_of(tally: Tally) -> u64 {

@@ -9,12 +9,12 @@ use crate::filter::Filter;
 use crate::render::step::{Told, event};
 use crate::report::Report;
 use crate::session;
-use crate::source::recording::Reader;
+use crate::source::Items;
 
 /// Hands out the events of a recording that the filter wants. `report` is what the same recording came to with the same
 /// filter, and `items` how many items that was made of: a recording that grows meanwhile is read no further.
 pub fn events<E: From<io::Error>>(
-    reader: &mut Reader,
+    recorded: &mut impl Items,
     report: &Report,
     items: u64,
     filter: &Filter,
@@ -22,7 +22,7 @@ pub fn events<E: From<io::Error>>(
 ) -> Result<(), E> {
     let settled: HashMap<FlowId, &Flow> = report.flows.iter().map(|flow| (flow.flow.id, &flow.flow)).collect();
     let mut seen = 0;
-    session::replay(reader, filter.clone(), |_, observed, session| {
+    session::replay(recorded, filter.clone(), |_, observed, session| {
         seen += 1;
         let Some(observed) = observed.filter(|observed| seen <= items && wanted(observed, filter, &settled)) else {
             return Ok(());

@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use crate::capture::{Counters, HookStatus, Host, Item, Netns, TableFull};
+use crate::capture::{Counters, Gap, HookStatus, Host, Item, LookUp, Netns, TableFull};
 use crate::causality::Limits;
 use crate::causality::engine::{Engine, Observed, Request};
 use crate::causality::flow::{Flow, FlowId};
@@ -14,7 +14,7 @@ use crate::decode::decode;
 use crate::filter::Filter;
 use crate::report::{Ingredients, Origin, Report};
 use crate::ruleset::Looks;
-use crate::source::recording::Reader;
+use crate::source::Items;
 use crate::surroundings::Surroundings;
 use crate::time::Instant;
 use tracer_common::Hook;
@@ -24,9 +24,12 @@ const CENSUSES: usize = 4;
 /// Most namespaces whose surroundings are looked at.
 const SURROUNDINGS: usize = 16;
 
-/// Works off a recording. `each` sees every item, and what the session made of it.
+/// Most stretches of time that are remembered to be missing.
+const GAPS: usize = 256;
+
+/// Works off what was recorded. `each` sees every item, and what the session made of it.
 pub fn replay<E: From<io::Error>>(
-    reader: &mut Reader,
+    reader: &mut impl Items,
     filter: Filter,
     mut each: impl FnMut(&Item, Option<&Observed>, &Session) -> Result<(), E>,
 ) -> Result<Session, E> {
@@ -49,6 +52,7 @@ pub struct Session {
     rulesets: BTreeMap<u32, Looks>,
     censuses: BTreeMap<u32, Census>,
     surroundings: BTreeMap<u32, Surroundings>,
+    gaps: Vec<Gap>,
     undecodable: u64,
     last: Instant,
     resets: u64,
@@ -71,6 +75,7 @@ impl Session {
             rulesets: BTreeMap::new(),
             censuses: BTreeMap::new(),
             surroundings: BTreeMap::new(),
+            gaps: Vec::new(),
             undecodable: 0,
             resets: 0,
             asked: 0,
@@ -136,6 +141,12 @@ impl Session {
                 self.last = self.last.max(answer.at);
                 self.engine.looked_up(answer.clone());
             }
+            Item::Gap(gap) => {
+                self.last = self.last.max(gap.until.or(gap.from).unwrap_or_default());
+                if self.gaps.len() < GAPS {
+                    self.gaps.push(gap.clone());
+                }
+            }
             Item::Ended(at) => self.last = self.last.max(*at),
         }
         None
@@ -185,6 +196,11 @@ impl Session {
         self.namespaces.get(&inode)?.name.as_deref()
     }
 
+    /// Whether an entry that was looked up belongs to a flow.
+    pub fn knows(&self, look_up: &LookUp) -> bool {
+        self.engine.knows(look_up)
+    }
+
     /// Events and RSTs so far.
     pub fn progress(&self) -> (u64, u64) {
         (self.engine.totals().events, self.resets)
@@ -213,6 +229,7 @@ impl Session {
             rulesets: self.rulesets,
             censuses: self.censuses,
             surroundings: self.surroundings,
+            gaps: self.gaps,
             undecodable: self.undecodable,
             flows,
             totals,

@@ -297,3 +297,86 @@ fn a_report_as_a_page() {
     let text = stderr(whyrst(&arguments).args(["-o", from]), 2);
     assert!(text.contains("would overwrite the recording"), "{text}");
 }
+
+/// A recording of the lab.
+fn golden(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/7").join(name).display().to_string()
+}
+
+#[rstest]
+#[case::rotation_of_a_pipe(&["record", "-o", "-", "--rotate", "1MiB"], "give -o a file's name instead of `-`")]
+#[case::keep_of_nothing(&["record", "-o", "x", "--keep", "3"], "give --rotate SIZE or --rotate-every TIME")]
+#[case::tiny(&["record", "-o", "x", "--rotate", "5"], "less than 16 KiB")]
+#[case::no_size(&["record", "-o", "x", "--rotate", "64 potatoes"], "not a size like 64MiB")]
+#[case::report_without_recording(&["report", "--rotate", "1MiB"], "need --record FILE")]
+#[case::rotation_of_a_copy(&["record", "--from", "x", "-o", "y", "--rotate", "1MiB"], "cannot be used with")]
+#[case::two_keys(&["trace", "--redact-key", "a", "--redact-new-key", "b"], "cannot be used with")]
+fn wrong_usage_of_recordings_is_status_2(#[case] arguments: &[&str], #[case] expected: &str) {
+    let text = stderr(&mut whyrst(arguments), 2);
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn a_copy_is_filtered_and_compressed() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("copy.whyrst.zst");
+    let name = copy.to_str().unwrap();
+    let from = golden("many-flows.whyrst");
+    let filter = ["--port", "443", "--cause", "no-entry"];
+    stderr(whyrst(&["record", "--from", &from, "-o", name]).args(filter), 0);
+    assert_eq!(fs::read(&copy).unwrap()[..4], [0x28, 0xb5, 0x2f, 0xfd]);
+    let flows = |command: &mut assert_cmd::Command| {
+        let output = command.output().unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        report["flows"].clone()
+    };
+    let of_copy = flows(&mut whyrst(&["report", "--format", "json", "--from", name]));
+    assert_eq!(of_copy.as_array().unwrap().len(), 2);
+    assert_eq!(of_copy, flows(whyrst(&["report", "--format", "json", "--from", &from]).args(filter)));
+    // By standard input, and cut: what is whole is told, and that it is cut is said.
+    let bytes = fs::read(&copy).unwrap();
+    let mut command = whyrst(&["report", "--from", "-"]);
+    let output = command.write_stdin(&bytes[..bytes.len() - 1]).output().unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("the file ends inside a compressed frame"), "{text}");
+    let text = stderr(&mut whyrst(&["record", "--from", name, "-o", name]), 2);
+    assert!(text.contains("would overwrite the recording that is read"), "{text}");
+}
+
+#[test]
+fn a_key_gives_the_same_pseudonyms_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    let (key, one, other) = (path("key"), path("one.whyrst"), path("other.whyrst"));
+    let from = golden("late-retransmission.whyrst");
+    stderr(&mut whyrst(&["record", "--from", &from, "-o", &one, "--redact-new-key", &key]), 0);
+    stderr(&mut whyrst(&["record", "--from", &from, "-o", &other, "--redact-key", &key]), 0);
+    assert_eq!(fs::read(&one).unwrap(), fs::read(&other).unwrap());
+    let random = path("random.whyrst");
+    let text = stderr(&mut whyrst(&["record", "--from", &from, "-o", &random, "--redact"]), 0);
+    assert!(text.contains("a random key that is not kept"), "{text}");
+    assert_ne!(fs::read(&one).unwrap(), fs::read(&random).unwrap());
+    let text = stderr(&mut whyrst(&["report", "--from", &from, "--redact-new-key", &key]), 2);
+    assert!(text.contains("File exists"), "{text}");
+    fs::write(&key, "not a key").unwrap();
+    let text = stderr(&mut whyrst(&["report", "--from", &from, "--redact-key", &key]), 2);
+    assert!(text.contains("a key is 64 hexadecimal digits"), "{text}");
+    // A report of the original says the same as one of the redacted file, if the key is the same.
+    let report = |arguments: &[&str]| String::from_utf8(whyrst(arguments).output().unwrap().stdout).unwrap();
+    let key = path("another key");
+    stderr(&mut whyrst(&["record", "--from", &from, "-o", &one, "--redact-new-key", &key]), 0);
+    assert_eq!(report(&["trace", "--from", &from, "--redact-key", &key]), report(&["trace", "--from", &one]));
+    assert!(!report(&["report", "--from", &from, "--redact"]).contains("late-retransmission"), "the file's name");
+}
+
+#[test]
+fn recordings_that_do_not_belong_together_are_refused() {
+    let (one, other) = (golden("seq-over.whyrst"), golden("ack-over.whyrst"));
+    let text = stderr(&mut whyrst(&["report", "--from", &one, &other]), 2);
+    assert!(text.contains("does not say which boot of which host it is of"), "{text}");
+    let text = stderr(&mut whyrst(&["report", "--from", "-", &one]), 2);
+    assert!(text.contains("`-` cannot be read together with others"), "{text}");
+    let directory = tempfile::tempdir().unwrap();
+    let text = stderr(&mut whyrst(&["report", "--from", directory.path().to_str().unwrap()]), 2);
+    assert!(text.contains("has no recordings in it"), "{text}");
+}

@@ -21,6 +21,7 @@ const PURE: &[&str] = &[
     "tracer/src/evidence.rs",
     "tracer/src/compare",
     "tracer/src/packet.rs",
+    "tracer/src/redact",
     "tracer/src/ruleset",
     "tracer/src/census.rs",
     "tracer/src/surroundings.rs",

@@ -18,6 +18,7 @@ mod reject;
 mod reject_rule;
 mod remedies;
 mod remedies_applied;
+mod rotated;
 mod rules;
 mod scale;
 mod state;
@@ -644,6 +645,12 @@ pub const ALL: &[Scenario] = &[
         "200 connections at once, 7 victims of 4 causes",
         scale::many_flows,
         Several(&[(2, SEQ_OVER), (2, DELETED), (2, REJECTED), (1, "not-tracked by gateway-stack")]),
+    ),
+    scenario(
+        "rotated",
+        "a recording in many files, beside one in a single file and one on a disk that is too small",
+        rotated::run,
+        Several(&[(rotated::VICTIMS, SEQ_OVER)]),
     ),
     scenario(
         "new-refused-cost",

@@ -252,6 +252,11 @@ impl Engine {
         self.flows.get(&id)
     }
 
+    /// Whether an entry that was looked up belongs to a flow.
+    pub fn knows(&self, look_up: &LookUp) -> bool {
+        self.by_tuple.contains_key(&(Some(look_up.netns), look_up.tuple))
+    }
+
     /// The counts.
     pub const fn totals(&self) -> &Totals {
         &self.totals

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, Args, Parser, Subcommand, ValueEnum, ValueHint};
@@ -16,6 +17,7 @@ use crate::diagnosis::MitigationId;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::mitigate::journal::DIRECTORY;
+use crate::source::rotate::Policy;
 
 /// Says who reset a TCP connection behind this Linux gateway, and why.
 ///
@@ -212,7 +214,7 @@ Examples:
   whyrst doctor                                  the network namespace that whyrst runs in
   whyrst doctor --netns gateway                  another one, by its name or inode number
   whyrst doctor --all-netns --interval 10s       all that can be found; rates over ten seconds
-  whyrst doctor --fail-on critical -o /dev/null  for monitoring: exit status 1
+  whyrst doctor --fail-on critical -o /dev/null    for monitoring: exit status 1
   whyrst doctor --format json | jq '.findings[].id'")]
 pub(super) struct Doctor {
     /// Format of the result
@@ -288,12 +290,17 @@ Examples:
   whyrst report --server 203.0.113.0/24 --port 443
   whyrst report --record incident.whyrst         and keep the evidence
   whyrst report --from incident.whyrst           on any machine, without root
+  whyrst report --from /var/lib/whyrst           all files of a recording that was rotated
   whyrst report --compare before.whyrst after.whyrst   did the change help?")]
 pub(super) struct Report {
     #[command(flatten)]
     pub(super) source: Source,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+    #[command(flatten)]
+    pub(super) redaction: Redaction,
+    #[command(flatten)]
+    pub(super) keeping: Keeping,
     /// Also write the events to this file, for `--from` [default: none]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "from")]
     pub(super) record: Option<PathBuf>,
@@ -334,6 +341,8 @@ pub(super) struct Trace {
     pub(super) source: Source,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+    #[command(flatten)]
+    pub(super) redaction: Redaction,
     /// Format of a line
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
@@ -342,19 +351,90 @@ pub(super) struct Trace {
 /// Write the raw events to a file that every --from reads
 ///
 /// The file tells what host and kernel it comes from. It is created readable by its owner alone.
+///
+/// With --rotate, --rotate-every or both it is a flight recorder: FILE becomes a row of files, named after it with the time
+/// and a number, each of which can be read by itself or with the others. SIGHUP begins the next file at once. When the disk
+/// is full the oldest files are given up first.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   whyrst record -o incident.whyrst --duration 10m
-  ssh gateway whyrst record -o - | whyrst report --from -")]
+  whyrst record -o /var/lib/whyrst/gw.whyrst.zst --rotate 64MiB --keep 8
+  ssh gateway whyrst record -o - | whyrst report --from -
+  whyrst record --from incident.whyrst -o one-client.whyrst.zst --client 10.0.0.2
+  whyrst record --from incident.whyrst -o for-others.whyrst --redact")]
 pub(super) struct Record {
     /// The file; `-` is standard output
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(super) output: PathBuf,
     #[command(flatten)]
-    pub(super) live: LiveArgs,
+    pub(super) source: Source,
+    #[command(flatten)]
+    pub(super) keeping: Keeping,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+    #[command(flatten)]
+    pub(super) redaction: Redaction,
+}
+
+/// What is hidden of whose connections they are.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Redaction (see docs/recordings.md for what it does not hide)")]
+pub(super) struct Redaction {
+    /// Replace addresses and names of hosts, interfaces, namespaces and processes by pseudonyms in everything that is
+    /// written. Networks stay together, private addresses private, ports and the diagnosis what they are. With a new random
+    /// key, which nobody keeps
+    #[arg(long)]
+    pub(super) redact: bool,
+    /// Redact with the key in this file (64 hexadecimal digits), so that the same host has the same pseudonym everywhere.
+    /// Whoever has the key can tell who is who [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(super) redact_key: Option<PathBuf>,
+    /// Write a new random key to this file, and redact with it [default: none]
+    #[arg(long, value_name = "FILE", conflicts_with = "redact_key")]
+    pub(super) redact_new_key: Option<PathBuf>,
+}
+
+/// How a recording is kept.
+#[derive(Debug, Args)]
+pub(super) struct Keeping {
+    /// Compress the recording with zstd; a name that ends in .zst asks for it too
+    #[arg(long)]
+    pub(super) compress: bool,
+    /// Begin another file once one has about this size, e.g. 64MiB [default: never]
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "from")]
+    pub(super) rotate: Option<u64>,
+    /// Begin another file once one has been written to for this long, e.g. 1h [default: never]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "from")]
+    pub(super) rotate_every: Option<Duration>,
+    /// Files that --rotate keeps besides the one that is written; those of earlier runs count [default: 8]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "from")]
+    pub(super) keep: Option<u16>,
+}
+
+/// Files that are kept where the user does not say how many.
+const KEEP: u16 = 8;
+
+impl Keeping {
+    /// When files of this recording are to change; none where they are not.
+    pub(super) fn policy(&self, file: &Path) -> anyhow::Result<Option<Policy>> {
+        if self.rotate.is_none() && self.rotate_every.is_none() {
+            if self.keep.is_some() {
+                bail!("--keep says how many files --rotate keeps; give --rotate SIZE or --rotate-every TIME");
+            }
+            return Ok(None);
+        }
+        if file == Path::new("-") {
+            bail!("--rotate needs files to rotate: give -o a file's name instead of `-`");
+        }
+        let keep = usize::from(self.keep.unwrap_or(KEEP));
+        Ok(Some(Policy { size: self.rotate, every: self.rotate_every, keep }))
+    }
+
+    /// Whether anything was asked for.
+    pub(super) const fn is_asked(&self) -> bool {
+        self.compress || self.rotate.is_some() || self.rotate_every.is_some() || self.keep.is_some()
+    }
 }
 
 /// Print what cures a reason on this host, apply it, and take it back
@@ -443,9 +523,9 @@ Examples:
   whyrst export --from incident.whyrst --format csv -o flows.csv
   ssh gateway whyrst record -o - --duration 60s | whyrst export --from - --format csv")]
 pub(super) struct Export {
-    /// The recording; `-` is standard input
-    #[arg(long, value_name = "FILE")]
-    pub(super) from: PathBuf,
+    /// The recordings: files of one boot of one host, or directories with such files; `-` is standard input
+    #[arg(long, value_name = "FILE", num_args = 1.., required = true, value_hint = ValueHint::AnyPath)]
+    pub(super) from: Vec<PathBuf>,
     /// What to write
     #[arg(long, value_enum)]
     pub(super) format: ExportFormat,
@@ -457,6 +537,8 @@ pub(super) struct Export {
     pub(super) captured_only: bool,
     #[command(flatten)]
     pub(super) filter: FilterArgs,
+    #[command(flatten)]
+    pub(super) redaction: Redaction,
 }
 
 /// Formats of an export.
@@ -473,10 +555,11 @@ pub(super) enum ExportFormat {
 /// Where events come from.
 #[derive(Debug, Args)]
 pub(super) struct Source {
-    /// Read a recording; `-` is standard input [default: the running kernel]
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath,
+    /// Read recordings: files of one boot of one host, or directories with such files; `-` is standard input [default: the
+    /// running kernel]
+    #[arg(long, value_name = "FILE", num_args = 1.., value_hint = ValueHint::AnyPath,
         conflicts_with_all = ["duration", "wait", "tap", "new_refused", "without_kprobes"])]
-    pub(super) from: Option<PathBuf>,
+    pub(super) from: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) live: LiveArgs,
 }
@@ -534,10 +617,11 @@ pub(super) struct FilterArgs {
 
 impl FilterArgs {
     /// Resolves names of namespaces: on this host, or in a recording.
-    pub(super) fn resolve(&self, recording: Option<&Path>) -> anyhow::Result<Filter> {
-        let netns = match recording {
-            Some(path) => netns::in_recording(&self.netns, path)?,
-            None => netns::on_this_host(&self.netns)?,
+    pub(super) fn resolve(&self, recordings: &[PathBuf]) -> anyhow::Result<Filter> {
+        let netns = if recordings.is_empty() {
+            netns::on_this_host(&self.netns)?
+        } else {
+            netns::in_recording(&self.netns, recordings)?
         };
         Ok(Filter {
             client: self.client.clone(),
@@ -631,6 +715,16 @@ fn duration_or_none(text: &str) -> Result<Duration, String> {
 fn network(text: &str) -> Result<IpNet, String> {
     let parsed = text.parse::<IpNet>().ok().or_else(|| text.parse::<std::net::IpAddr>().ok().map(IpNet::from));
     parsed.ok_or_else(|| "not an address or network like 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32".to_owned())
+}
+
+/// The smallest file that --rotate makes: what every file begins with fits several times.
+const SMALLEST: u64 = 16 << 10;
+
+fn size(text: &str) -> Result<u64, String> {
+    let Ok(size) = text.parse::<bytesize::ByteSize>() else {
+        return Err("not a size like 64MiB, 500MB or 1GiB".to_owned());
+    };
+    if size.0 < SMALLEST { Err(format!("less than {} KiB", SMALLEST >> 10)) } else { Ok(size.0) }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

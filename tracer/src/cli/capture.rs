@@ -1,7 +1,7 @@
 //! report, trace and record: a source, a session, and sinks for what comes out of it.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,11 +11,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
-use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Trace};
+use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Source, Trace};
 use super::netns::Names;
+use super::recorder::Recorder;
+use super::stage::Stage;
 use super::{FOUND, Stop, compare, output};
 use crate::attach::{self, Choice, Kernel};
-use crate::capture::{HookCounters, HookState, HookStatus, Host, Item};
+use crate::capture::{HookState, HookStatus, Host, Item};
 use crate::causality::engine::{Kind, Observed};
 use crate::causality::flow::Strength;
 use crate::cause::Cause;
@@ -24,13 +26,15 @@ use crate::kernel::era::Era;
 use crate::kernel::netns::{self, home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::symbols::Symbols;
+use crate::redact::{Key, Redacted, Redactor};
 use crate::render::plain::Json;
 use crate::render::trace::{self as lines, Lines};
 use crate::render::{html, json, text};
 use crate::report::{self, Origin};
 use crate::session::{self, Session};
+use crate::source::Items;
 use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
-use crate::source::recording::{Reader, Writer, same_file};
+use crate::source::recording::{Recordings, same_file};
 use crate::time::ClockOffset;
 
 /// How long the kernel has to answer what is asked at the end of a capture, beyond what single questions may take.
@@ -43,8 +47,21 @@ const LOOK_FOR_CONNTRACK: Duration = Duration::from_millis(200);
 const PROGRESS: Duration = Duration::from_millis(250);
 
 /// Something that takes part in a capture: it sees every item, and what the session made of it.
-trait Sink {
+pub(super) trait Sink {
     fn item(&mut self, item: &Item, observed: Option<&Observed>, session: &Session) -> anyhow::Result<()>;
+
+    /// Whether it wants the counters now, out of their turn.
+    fn wants_counters(&self) -> bool {
+        false
+    }
+
+    /// Whether it writes files that can be ended at any time.
+    fn rotates(&self) -> bool {
+        false
+    }
+
+    /// Ends the current file at the next counters.
+    fn hang_up(&mut self) {}
 
     fn end(&mut self) -> anyhow::Result<()> {
         Ok(())
@@ -56,22 +73,21 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
         return compare::run(arguments, before, after, global);
     }
     let look = output::look(arguments.output.is_some(), global)?;
-    if arguments.source.from.is_none() {
+    if arguments.source.from.is_empty() {
         output::expect_writable(arguments.output.as_deref())?;
     }
     let mut recorder = None;
-    let (session, origin) = match &arguments.source.from {
-        Some(path) => {
-            refuse_overwriting(path, arguments.output.as_deref())?;
-            replay(path, arguments.filter.resolve(Some(path))?, &mut [])?
+    if arguments.record.is_none() && arguments.keeping.is_asked() {
+        return Err(anyhow::anyhow!("--compress, --rotate, --rotate-every and --keep need --record FILE").into());
+    }
+    refuse_overwriting(&arguments.source.from, arguments.output.as_deref())?;
+    let key = arguments.redaction.key(global)?;
+    let (session, origin) = work(&arguments.source, &arguments.filter, key.as_ref(), global, |session, filter| {
+        if let Some(path) = &arguments.record {
+            recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?.beside_a_report());
         }
-        None => live(&arguments.source.live, &arguments.filter, global, |session, filter| {
-            if let Some(path) = &arguments.record {
-                recorder = Some(Recorder::create(path, session, filter)?);
-            }
-            Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
-        })?,
-    };
+        Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
+    })?;
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
     output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
@@ -79,8 +95,8 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
         ReportFormat::Html => html::write(&report, to),
         ReportFormat::Text => to.write_all(text::render(&report, look, arguments.verbose).as_bytes()),
     })?;
-    if let Some(recorder) = recorder {
-        recorder.finish()?;
+    if let (Some(recorder), Some(path)) = (recorder, &arguments.record) {
+        recorder.finish(path)?;
     }
     Ok(exit_status(&report, &arguments.fail_on))
 }
@@ -96,64 +112,109 @@ pub(super) fn exit_status(report: &report::Report, fail_on: &[Cause]) -> ExitCod
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {
     let look = output::look(false, global)?;
-    let lines = Lines { look, names: netns::names() };
+    let from = &arguments.source.from;
+    let names = if from.is_empty() { netns::names() } else { names_in(from, arguments.format)? };
+    let key = arguments.redaction.key(global)?;
+    let names = match key.as_ref().map(Redactor::new) {
+        Some(mut redactor) => names.into_iter().map(|(inode, name)| (inode, redactor.netns(&name))).collect(),
+        None => names,
+    };
+    let lines = Lines { look, names };
     let mut printer =
         Printer { to: output::stdout(global), format: arguments.format, lines, filter: Filter::default() };
-    let (_, origin) = match &arguments.source.from {
-        Some(path) => {
-            printer.filter = arguments.filter.resolve(Some(path))?;
-            printer.lines.names = names_in(path, arguments.format)?;
-            let filter = printer.filter.clone();
-            replay(path, filter, &mut [&mut printer])?
-        }
-        None => live(&arguments.source.live, &arguments.filter, global, |_, filter| {
-            printer.filter = filter.clone();
-            Ok(vec![&mut printer as &mut dyn Sink])
-        })?,
-    };
+    let (_, origin) = work(&arguments.source, &arguments.filter, key.as_ref(), global, |_, filter| {
+        printer.filter = filter.clone();
+        Ok(vec![&mut printer as &mut dyn Sink])
+    })?;
     warn_of_damage(&origin, global);
     Ok(ExitCode::SUCCESS)
 }
 
 /// The names of the namespaces that lines are about, known from the first line on. A stream is read only once.
-fn names_in(path: &Path, format: Format) -> anyhow::Result<Names> {
-    if format == Format::Text && path != Path::new("-") { super::netns::names(path) } else { Ok(Names::new()) }
+fn names_in(from: &[PathBuf], format: Format) -> anyhow::Result<Names> {
+    let stream = from.iter().any(|path| path == Path::new("-"));
+    if format == Format::Text && !stream { super::netns::names(from) } else { Ok(Names::new()) }
 }
 
 pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, Stop> {
     let mut recorder = None;
-    let (session, _) = live(&arguments.live, &arguments.filter, global, |session, filter| {
-        recorder = Some(Recorder::create(&arguments.output, session, filter)?);
+    let path = &arguments.output;
+    arguments.keeping.policy(path)?;
+    refuse_overwriting(&arguments.source.from, Some(path))?;
+    let key = arguments.redaction.key(global)?;
+    let (session, origin) = work(&arguments.source, &arguments.filter, key.as_ref(), global, |session, filter| {
+        recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?);
         Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
     })?;
-    let written = recorder.map(Recorder::finish).transpose()?.unwrap_or_default();
+    warn_of_damage(&origin, global);
     let (events, resets) = session.progress();
-    let name = arguments.output.display();
-    output::say(global, &format!("{} in {name}, {written} bytes", lines::progress(events, resets)));
+    if let Some(recorder) = recorder {
+        let what = recorder.finish(path)?;
+        output::say(global, &format!("{} {what}", lines::progress(events, resets)));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Works off a recording.
-fn replay(path: &Path, filter: Filter, sinks: &mut [&mut dyn Sink]) -> Result<(Session, Origin), Stop> {
-    let mut reader = Reader::open(path)?;
-    let session = session::replay(&mut reader, filter, |item, observed, session| {
+/// Works off what the source gives.
+fn work<'s>(
+    source: &Source,
+    filter: &FilterArgs,
+    key: Option<&Key>,
+    global: &Global,
+    sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
+) -> Result<(Session, Origin), Stop> {
+    if source.from.is_empty() {
+        return live(&source.live, filter, key, global, sinks);
+    }
+    let filter = filter.resolve(&source.from)?;
+    let recordings = Recordings::open(&source.from)?;
+    for remark in recordings.remarks() {
+        output::say(global, remark);
+    }
+    let path = recordings.name().to_owned();
+    let Some(mut redactor) = key.map(Redactor::new) else {
+        let (session, recordings) = replay(recordings, filter, &path, sinks)?;
+        return Ok((session, Origin::Recording { path, damage: recordings.verdict() }));
+    };
+    let filter = redactor.filter(&filter);
+    let (session, redacted) = replay(Redacted::new(recordings, redactor), filter, &path, sinks)?;
+    // A file may be named after whom it is about.
+    Ok((session, Origin::Recording { path: "redacted recording".to_owned(), damage: redacted.inner().verdict() }))
+}
+
+/// Works off what was recorded.
+fn replay<'s, I: Items>(
+    mut items: I,
+    filter: Filter,
+    name: &str,
+    sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
+) -> Result<(Session, I), Stop> {
+    let mut sinks = sinks(&Session::new(copied(items.host()), filter.clone()), &filter)?;
+    let session = session::replay(&mut items, filter, |item, observed, session| {
         sinks.iter_mut().try_for_each(|sink| sink.item(item, observed, session))
     })
-    .with_context(|| format!("reading {}", path.display()))?;
+    .with_context(|| format!("reading {name}"))?;
     sinks.iter_mut().try_for_each(|sink| sink.end())?;
-    Ok((session, Origin::Recording { path: path.display().to_string(), damage: reader.verdict() }))
+    Ok((session, items))
+}
+
+/// The host as a copy of a recording names it: a copy is whole, whatever it is made of, and not a file of the original.
+fn copied(host: &Host) -> Host {
+    Host { part: None, capture: None, ..host.clone() }
 }
 
 /// Captures from the running kernel.
 fn live<'s>(
     arguments: &LiveArgs,
     filter: &FilterArgs,
+    key: Option<&Key>,
     global: &Global,
     sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
 ) -> Result<(Session, Origin), Stop> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     runtime.block_on(async {
-        let filter = filter.resolve(None)?;
+        let filter = filter.resolve(&[])?;
+        let redactor = key.map(Redactor::new);
         // From here on the first Ctrl-C ends the capture and not the program.
         let mut end = EndSignals::new()?;
         let Some((kernel, symbols)) = inspect(arguments, global, &mut end).await? else {
@@ -171,48 +232,55 @@ fn live<'s>(
         let mut live =
             Live::start(kernel, &symbols, choice, output::wants_bpf_log()).map_err(|error| untraceable(&error))?;
         // The capture starts when everything is attached.
-        let mut session = Session::new(host(era, reset_reasons), filter.clone());
-        let mut sinks = sinks(&session, &filter)?;
+        let session = Session::new(host(era, reset_reasons), filter.clone());
+        let mut stage = Stage::new(session, &filter, redactor, sinks)?;
         for item in live.begin() {
-            offer(&item, &mut session, &mut sinks)?;
+            stage.offer(&item)?;
         }
         output::say(global, &listening(&live));
         let progress = progress_line(global);
         let deadline = arguments.duration.and_then(|duration| Deadline::now().checked_add(duration));
-        let result = capture(&mut live, &mut session, &mut sinks, deadline, &mut end, &progress, global).await;
+        let result = capture(&mut live, &mut stage, deadline, &mut end, &progress, global).await;
         progress.finish_and_clear();
-        let ended = finish(&mut live, &mut session, &mut sinks).await;
+        let ended = finish(&mut live, &mut stage).await;
         result.and(ended)?;
-        Ok((session, Origin::Live))
+        Ok((stage.end()?, Origin::Live))
     })
 }
 
 /// Until the deadline or a signal.
 async fn capture(
     live: &mut Live,
-    session: &mut Session,
-    sinks: &mut [&mut dyn Sink],
+    stage: &mut Stage<'_>,
     deadline: Option<Deadline>,
     end: &mut EndSignals,
     progress: &ProgressBar,
     global: &Global,
 ) -> anyhow::Result<()> {
     let mut redraw = tokio::time::interval(PROGRESS);
+    let mut hang_up = HangUp::new(stage.rotates())?;
     loop {
-        let due = session.next_request().map(|at| Deadline::now() + (at - now()));
+        let due = stage.session().next_request().map(|at| Deadline::now() + (at - now()));
         tokio::select! {
             item = live.next() => {
                 // The hooks that were attached from the start have been offered before.
                 if let Item::Hook(HookStatus { hook, state: HookState::Attached, .. }) = &item {
                     output::say(global, &format!("watching {} now", hook.spec().symbol));
                 }
-                offer(&item, session, sinks)?;
+                stage.offer(&item)?;
+                if stage.wants_counters() {
+                    stage.offer(&Item::Counters(live.counters()))?;
+                }
             }
-            () = until(due) => live.ask(session.requests(now())),
+            () = hang_up.recv() => {
+                stage.hang_up();
+                stage.offer(&Item::Counters(live.counters()))?;
+            }
+            () = until(due) => live.ask(stage.session().requests(now())),
             () = until(deadline) => return Ok(()),
             () = end.signalled() => return Ok(()),
             _ = redraw.tick(), if !progress.is_hidden() => {
-                let (events, resets) = session.progress();
+                let (events, resets) = stage.session().progress();
                 progress.set_message(lines::progress(events, resets));
                 progress.tick();
             }
@@ -221,32 +289,43 @@ async fn capture(
 }
 
 /// Takes the hooks off, works off what is left, and asks the last questions.
-async fn finish(live: &mut Live, session: &mut Session, sinks: &mut [&mut dyn Sink]) -> anyhow::Result<()> {
+async fn finish(live: &mut Live, stage: &mut Stage<'_>) -> anyhow::Result<()> {
     let rest = live.stop().await;
     for item in &rest {
-        offer(item, session, sinks)?;
+        stage.offer(item)?;
     }
-    let questions = session.last_requests();
+    let questions = stage.session().last_requests();
     // Earlier questions are answered before these.
-    let count = session.outstanding();
+    let count = stage.session().outstanding();
     let patience = questions.iter().map(|question| question.patience()).sum::<Duration>() + LAST_ANSWERS;
     live.ask(questions);
     for item in &live.last_answers(count, patience.min(ALL_ANSWERS)).await {
-        offer(item, session, sinks)?;
+        stage.offer(item)?;
     }
-    offer(&Item::Ended(now()), session, sinks)?;
-    sinks.iter_mut().try_for_each(|sink| sink.end())
-}
-
-fn offer(item: &Item, session: &mut Session, sinks: &mut [&mut dyn Sink]) -> anyhow::Result<()> {
-    let observed = session.item(item);
-    sinks.iter_mut().try_for_each(|sink| sink.item(item, observed.as_ref(), session))
+    stage.offer(&Item::Ended(now()))
 }
 
 async fn until(deadline: Option<Deadline>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+/// SIGHUP, where something can be done about it: elsewhere it ends the program, as it always does.
+struct HangUp(Option<Signal>);
+
+impl HangUp {
+    fn new(listened_to: bool) -> anyhow::Result<Self> {
+        let listen = || signal(SignalKind::hangup()).context("listening for signals");
+        Ok(Self(listened_to.then(listen).transpose()?))
+    }
+
+    async fn recv(&mut self) {
+        match &mut self.0 {
+            Some(signal) => drop(signal.recv().await),
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -349,8 +428,18 @@ fn host(era: Era, reset_reasons: Vec<(u32, String)>) -> Host {
         clock: ClockOffset(i64::try_from(wall - i128::from(started.0)).unwrap_or(0)),
         started,
         reset_reasons,
+        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned()),
+        capture: random_name(),
+        part: None,
         tool: env!("CARGO_PKG_VERSION").to_owned(),
     }
+}
+
+/// A name that no other capture has.
+fn random_name() -> Option<String> {
+    let mut bytes = [0; 8];
+    let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    (filled == Ok(bytes.len())).then(|| format!("{:016x}", u64::from_ne_bytes(bytes)))
 }
 
 /// What is listened to, for the line that says that the capture has begun.
@@ -387,13 +476,18 @@ pub(super) fn warn_of_damage(origin: &Origin, global: &Global) {
     }
 }
 
-pub(super) fn refuse_overwriting(input: &Path, output: Option<&Path>) -> anyhow::Result<()> {
+pub(super) fn refuse_overwriting(inputs: &[PathBuf], output: Option<&Path>) -> anyhow::Result<()> {
     match output {
-        Some(output) if same_file(input, output) => {
+        Some(output) if inputs.iter().any(|input| same_file(input, output) || within(input, output)) => {
             anyhow::bail!("-o {} would overwrite the recording that is read", output.display())
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a file is in a directory that is read.
+fn within(directory: &Path, file: &Path) -> bool {
+    file.exists() && file.parent().is_some_and(|parent| directory.is_dir() && same_file(directory, parent))
 }
 
 /// Prints one line per event.
@@ -429,50 +523,11 @@ impl<W: Write> Printer<W> {
 }
 
 /// Whether the filter wants an event: its flow, and the cause it speaks for.
-fn wanted(observed: &Observed, filter: &Filter) -> bool {
+pub(super) fn wanted(observed: &Observed, filter: &Filter) -> bool {
     match &observed.kind {
         Kind::Unwanted => false,
         Kind::Refusal(_, diagnosis) | Kind::Reset(_, diagnosis, _) => filter.matches_cause(diagnosis.cause),
         Kind::Arrival(_) => filter.matches_cause(Cause::PeerReset),
         Kind::Remark(_) | Kind::Departure(_) | Kind::PeerReset(_) => filter.is_empty() || observed.flow.is_some(),
-    }
-}
-
-/// Writes a recording.
-struct Recorder {
-    writer: Writer,
-    filter: Filter,
-    counters: Option<Vec<HookCounters>>,
-}
-
-impl Recorder {
-    fn create(path: &Path, session: &Session, filter: &Filter) -> anyhow::Result<Self> {
-        Ok(Self { writer: Writer::create(path, session.host())?, filter: filter.clone(), counters: None })
-    }
-
-    fn finish(mut self) -> anyhow::Result<u64> {
-        self.writer.flush()?;
-        Ok(self.writer.written())
-    }
-}
-
-impl Sink for Recorder {
-    fn item(&mut self, item: &Item, observed: Option<&Observed>, _: &Session) -> anyhow::Result<()> {
-        if observed.is_some_and(|observed| !wanted(observed, &self.filter)) {
-            return Ok(());
-        }
-        // The counters come every second: so often the file is made whole. They are written when they have changed.
-        if let Item::Counters(counters) = item {
-            if self.counters.as_ref() != Some(&counters.hooks) {
-                self.writer.write(item)?;
-                self.counters = Some(counters.hooks.clone());
-            }
-            return Ok(self.writer.flush()?);
-        }
-        Ok(self.writer.write(item)?)
-    }
-
-    fn end(&mut self) -> anyhow::Result<()> {
-        Ok(self.writer.flush()?)
     }
 }

@@ -14,21 +14,22 @@ use crate::filter::Filter;
 use crate::render::{compare as text, json};
 use crate::report::Origin;
 use crate::session;
-use crate::source::recording::Reader;
+use crate::source::recording::Recordings;
 
 pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Global) -> Result<ExitCode, Stop> {
     if before == Path::new("-") && after == Path::new("-") {
         return Err(anyhow!("--compare - -: standard input can be read once").into());
     }
     for recording in [before, after] {
-        refuse_overwriting(recording, arguments.output.as_deref())?;
+        refuse_overwriting(&[recording.to_owned()], arguments.output.as_deref())?;
     }
     if arguments.format == ReportFormat::Html {
         return Err(anyhow!("--compare has no HTML: --format text or json").into());
     }
     let look = output::look(arguments.output.is_some(), global)?;
+    let resolve = |recording: &Path| arguments.filter.resolve(&[recording.to_owned()]);
     // A name is looked up in each: the numbers of namespaces change with every boot.
-    let (of_before, of_after) = (arguments.filter.resolve(Some(before))?, arguments.filter.resolve(Some(after))?);
+    let (of_before, of_after) = (resolve(before)?, resolve(after)?);
     let (before, after) = (read(before, &of_before)?, read(after, &of_after)?);
     for side in [&before, &after] {
         warn_of_damage(&side.report.origin, global);
@@ -45,7 +46,7 @@ pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Glob
 }
 
 fn read(path: &Path, filter: &Filter) -> anyhow::Result<Side> {
-    let mut reader = Reader::open(path)?;
+    let mut reader = Recordings::open(&[path.to_owned()])?;
     let session = session::replay(&mut reader, filter.clone(), |_, _, _| -> io::Result<()> { Ok(()) })
         .with_context(|| format!("reading {}", path.display()))?;
     let background = session.background();

@@ -5,7 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufWriter, IsTerminal as _, Seek as _, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
@@ -14,13 +14,16 @@ use super::args::{Export, ExportFormat, Global};
 use super::capture::{refuse_overwriting, warn_of_damage};
 use super::{Stop, output};
 use crate::filter::Filter;
+use crate::redact::{Key, Redacted, Redactor};
 use crate::render::csv;
 use crate::render::json::JsonLines;
 use crate::render::pcapng::PcapNg;
 use crate::render::step::Told;
 use crate::report::{Origin, Report};
-use crate::source::recording::Reader;
-use crate::{retell, session};
+use crate::retell;
+use crate::session::{self, Session};
+use crate::source::Items;
+use crate::source::recording::{Reader, Recordings};
 
 /// Bytes that are written at once.
 const CHUNK: usize = 1 << 16;
@@ -36,8 +39,10 @@ pub(super) fn run(arguments: &Export, global: &Global) -> Result<ExitCode, Stop>
             anyhow!("--captured-only goes with --format pcapng: the other formats hold no computed packets").into()
         );
     }
-    let filter = arguments.filter.resolve(Some(&arguments.from))?;
-    let recording = Recording::open(&arguments.from)?;
+    let filter = arguments.filter.resolve(&arguments.from)?;
+    let key = arguments.redaction.key(global)?;
+    let filter = key.as_ref().map_or_else(|| filter.clone(), |key| Redactor::new(key).filter(&filter));
+    let recording = Recording::open(&arguments.from, key)?;
     let (report, items) = recording.report(&filter)?;
     warn_of_damage(&report.origin, global);
     let what =
@@ -87,44 +92,46 @@ fn counted(number: u64, what: &str) -> String {
 
 /// A recording that can be read twice.
 struct Recording<'a> {
-    path: &'a Path,
+    paths: &'a [PathBuf],
     /// What came through a pipe.
     kept: Option<File>,
+    /// What it is redacted with.
+    key: Option<Key>,
 }
 
 impl<'a> Recording<'a> {
-    fn open(path: &'a Path) -> anyhow::Result<Self> {
+    fn open(paths: &'a [PathBuf], key: Option<Key>) -> anyhow::Result<Self> {
+        let whole = |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.is_file() || metadata.is_dir());
         // What is no regular file can be read once.
-        if path != Path::new("-") && fs::metadata(path).is_ok_and(|metadata| metadata.is_file() || metadata.is_dir()) {
-            return Ok(Self { path, kept: None });
-        }
-        let mut pipe: Box<dyn io::Read> = if path == Path::new("-") {
-            Box::new(io::stdin().lock())
-        } else {
-            Box::new(File::open(path).with_context(|| format!("reading {}", path.display()))?)
+        let pipe = match paths {
+            [path] if path == Path::new("-") => Box::new(io::stdin().lock()) as Box<dyn io::Read>,
+            [path] if !whole(path) => Box::new(File::open(path).with_context(|| reading(path))?),
+            _ => return Ok(Self { paths, kept: None, key }),
         };
         let mut kept = tempfile::tempfile().context("making a temporary file")?;
-        io::copy(&mut pipe, &mut kept).with_context(|| format!("keeping {} in a temporary file", path.display()))?;
-        Ok(Self { path, kept: Some(kept) })
+        io::copy(&mut { pipe }, &mut kept).context("keeping what is piped in in a temporary file")?;
+        Ok(Self { paths, kept: Some(kept), key })
     }
 
-    fn reader(&self) -> anyhow::Result<Reader> {
-        let Some(kept) = &self.kept else { return Ok(Reader::open(self.path)?) };
+    fn recordings(&self) -> anyhow::Result<Recordings> {
+        let Some(kept) = &self.kept else { return Ok(Recordings::open(self.paths)?) };
         let mut again = kept.try_clone().context("the temporary file")?;
         again.rewind().context("the temporary file")?;
-        Ok(Reader::new(Box::new(again), self.path)?)
+        let name = self.paths.first().map_or(Path::new("-"), PathBuf::as_path);
+        Ok(Recordings::one(Reader::new(Box::new(again), name)?))
     }
 
     /// The report, and how many items it was made of.
     fn report(&self, filter: &Filter) -> anyhow::Result<(Report, u64)> {
-        let mut reader = self.reader()?;
-        let mut items = 0;
-        let session = session::replay(&mut reader, filter.clone(), |_, _, _| -> io::Result<()> {
-            items += 1;
-            Ok(())
-        })
-        .with_context(|| self.reading())?;
-        let origin = Origin::Recording { path: self.path.display().to_string(), damage: reader.verdict() };
+        let recordings = self.recordings()?;
+        let name = recordings.name().to_owned();
+        let Some(key) = &self.key else {
+            let (session, items, recordings) = told(recordings, filter)?;
+            return Ok((session.finish(Origin::Recording { path: name, damage: recordings.verdict() }), items));
+        };
+        let (session, items, redacted) = told(Redacted::new(recordings, Redactor::new(key)), filter)?;
+        // A file may be named after whom it is about.
+        let origin = Origin::Recording { path: "redacted recording".to_owned(), damage: redacted.inner().verdict() };
         Ok((session.finish(origin), items))
     }
 
@@ -136,10 +143,28 @@ impl<'a> Recording<'a> {
         filter: &Filter,
         each: impl FnMut(Told<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
-        retell::events(&mut self.reader()?, report, items, filter, each).with_context(|| self.reading())
+        let mut recordings = self.recordings()?;
+        match &self.key {
+            None => retell::events(&mut recordings, report, items, filter, each),
+            Some(key) => {
+                let mut redacted = Redacted::new(recordings, Redactor::new(key));
+                retell::events(&mut redacted, report, items, filter, each)
+            }
+        }
     }
+}
 
-    fn reading(&self) -> String {
-        format!("reading {}", self.path.display())
-    }
+/// What a recording comes to, of how many items.
+fn told<I: Items>(mut recorded: I, filter: &Filter) -> anyhow::Result<(Session, u64, I)> {
+    let mut items = 0;
+    let session = session::replay(&mut recorded, filter.clone(), |_, _, _| -> io::Result<()> {
+        items += 1;
+        Ok(())
+    })
+    .context("reading the recording")?;
+    Ok((session, items, recorded))
+}
+
+fn reading(path: &Path) -> String {
+    format!("reading {}", path.display())
 }

@@ -25,7 +25,7 @@ use crate::render::mitigate::{self as text, Offer, Outcome};
 use crate::render::plain::Json;
 use crate::report::{FlowReport, Origin, Report};
 use crate::session;
-use crate::source::recording::Reader;
+use crate::source::recording::Recordings;
 use crate::surroundings::Way;
 
 /// The timeout that is looked at where no connection says which one ran out.
@@ -192,7 +192,7 @@ fn hostname() -> String {
 }
 
 fn report(path: &Path) -> Result<Report, Stop> {
-    let mut reader = Reader::open(path)?;
+    let mut reader = Recordings::open(&[path.to_owned()])?;
     let session = session::replay(&mut reader, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) })
         .with_context(|| format!("reading {}", path.display()))?;
     let origin = Origin::Recording { path: path.display().to_string(), damage: reader.verdict() };

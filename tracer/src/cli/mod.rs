@@ -11,6 +11,9 @@ mod manual;
 mod mitigate;
 mod netns;
 mod output;
+mod recorder;
+mod redaction;
+mod stage;
 mod suggest;
 
 use std::ffi::OsString;

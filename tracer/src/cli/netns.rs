@@ -10,7 +10,8 @@ use anyhow::{Context as _, bail};
 use super::suggest;
 use crate::capture::Item;
 use crate::kernel::netns;
-use crate::source::recording::Reader;
+use crate::source::Items as _;
+use crate::source::recording::Recordings;
 
 /// Numbers and names of network namespaces.
 pub(super) type Names = BTreeSet<(u32, String)>;
@@ -53,7 +54,7 @@ pub(super) fn on_this_host(wanted: &[NetnsArg]) -> anyhow::Result<Vec<u32>> {
 }
 
 /// Inode numbers in a recording. A name may have been given to several namespaces, one after the other.
-pub(super) fn in_recording(wanted: &[NetnsArg], path: &Path) -> anyhow::Result<Vec<u32>> {
+pub(super) fn in_recording(wanted: &[NetnsArg], recordings: &[PathBuf]) -> anyhow::Result<Vec<u32>> {
     let mut inodes = Vec::new();
     let mut known = None;
     for wanted in wanted {
@@ -63,13 +64,13 @@ pub(super) fn in_recording(wanted: &[NetnsArg], path: &Path) -> anyhow::Result<V
                 "--netns {}: a path leads to a namespace of this host; give the number or name that it has in the recording",
                 path.display()
             ),
-            NetnsArg::Name(name) if path == Path::new("-") => bail!(
+            NetnsArg::Name(name) if recordings.iter().any(|path| path == Path::new("-")) => bail!(
                 "--netns {name}: names are looked up before a recording is read, and standard input can be read only \
                  once; give the inode number, or a file"
             ),
             NetnsArg::Name(name) => {
                 if known.is_none() {
-                    known = Some(names(path)?);
+                    known = Some(names(recordings)?);
                 }
                 let known = known.iter().flatten();
                 let found: Vec<u32> =
@@ -84,11 +85,11 @@ pub(super) fn in_recording(wanted: &[NetnsArg], path: &Path) -> anyhow::Result<V
     Ok(inodes)
 }
 
-/// The names that a recording knows.
-pub(super) fn names(path: &Path) -> anyhow::Result<Names> {
-    let mut reader = Reader::open(path)?;
+/// The names that recordings know.
+pub(super) fn names(recordings: &[PathBuf]) -> anyhow::Result<Names> {
+    let mut recordings = Recordings::open(recordings)?;
     let mut names = Names::new();
-    while let Some(item) = reader.read().with_context(|| format!("reading {}", path.display()))? {
+    while let Some(item) = recordings.read().with_context(|| format!("reading {}", recordings.name()))? {
         if let Item::Netns(facts) = item
             && let Some(name) = facts.name
         {

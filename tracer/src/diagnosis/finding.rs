@@ -5,11 +5,12 @@ use std::fmt::Display;
 
 use tracer_common::Hook;
 
-use crate::capture::{HookState, Netns, TableFull};
+use crate::capture::{Gap, GapReason, HookState, Netns, TableFull};
 use crate::causality::engine::Totals;
 use crate::causality::flow::Flow;
 use crate::census::Census;
 use crate::report::{Origin, Report};
+use crate::time::Instant;
 
 /// How urgent a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -72,6 +73,7 @@ pub fn findings(
     found.extend(endpoints(of_endpoints, namespaces));
     found.extend(without_kprobes(report));
     found.extend(damaged(report));
+    found.extend(gaps(report));
     found.extend(undecodable(report));
     found.extend(report.hooks.iter().filter_map(|line| match &line.state {
         // A kernel without these functions has no such rules either.
@@ -265,6 +267,43 @@ fn damaged(report: &Report) -> Option<Finding> {
         title: format!("{path} could be read up to byte {} only: {}", damage.offset, damage.what),
         evidence: vec![("offset".to_owned(), damage.offset.to_string())],
         advice: vec!["everything before that is in this report".to_owned()],
+    })
+}
+
+/// Missing stretches of time that are named one by one.
+const GAPS_NAMED: usize = 8;
+
+/// What the report cannot know because the time is missing that it happened in.
+fn gaps(report: &Report) -> Option<Finding> {
+    let first = report.gaps.first()?;
+    let wall = |at: Option<Instant>, open: &str| {
+        at.map_or_else(|| open.to_owned(), |at| format!("{:.3}", report.host.clock.wall(at)))
+    };
+    let stretch = |gap: &Gap| format!("{} to {}", wall(gap.from, "the beginning"), wall(gap.until, "the end"));
+    let why = |gap: &Gap| match &gap.why {
+        GapReason::OtherFile => "in a file of this recording that was not read".to_owned(),
+        GapReason::NotCaptured => "nobody captured".to_owned(),
+        GapReason::Damaged { what } => what.clone(),
+    };
+    let missing =
+        report.gaps.iter().any(|gap| gap.why != GapReason::OtherFile || gap.from.is_some() && gap.until.is_some());
+    let mut advice = Vec::new();
+    if report.gaps.len() > 1 {
+        advice.extend(report.gaps.iter().take(GAPS_NAMED).map(|gap| format!("{}: {}", stretch(gap), why(gap))));
+    }
+    if report.gaps.iter().any(|gap| gap.why == GapReason::OtherFile) {
+        advice.push("give --from all files of the recording to have them told as one".to_owned());
+    }
+    advice.push("a RST right after a gap has cause unknown where the refusal that it answers may lie in it".to_owned());
+    Some(Finding {
+        id: "recording-gap",
+        severity: if missing { Severity::Warning } else { Severity::Info },
+        title: match report.gaps.len() {
+            1 => format!("not in this report: {}: {}", stretch(first), why(first)),
+            more => format!("{more} stretches of time are not in this report"),
+        },
+        evidence: report.gaps.iter().map(|gap| (stretch(gap), why(gap))).collect(),
+        advice,
     })
 }
 

@@ -340,7 +340,7 @@ mod tests {
     use crate::render::style::Look;
 
     fn text(facts: &crate::health::Facts, all: bool) -> String {
-        let look = Look { width: Some(80), symbols: false };
+        let look = Look { width: Some(80), symbols: false, ..Look::default() };
         anstream::adapter::strip_str(&render(facts, &diagnose(facts), look, all)).to_string()
     }
 
@@ -383,7 +383,8 @@ mod tests {
         for does in [crate::ruleset::audit::Does::Untracks, crate::ruleset::audit::Does::RejectsInvalid] {
             audit.noted.push(crate::ruleset::audit::Noted { does, ..noted.clone() });
         }
-        let drawn = render(&facts, &diagnose(&facts), Look { width: Some(80), symbols: false }, true);
+        let drawn =
+            render(&facts, &diagnose(&facts), Look { width: Some(80), symbols: false, ..Look::default() }, true);
         assert!(!drawn.contains("\u{1b}[2J") && !drawn.contains('\u{202e}'), "{drawn:?}");
         assert!(!drawn.contains("\nfine: y"), "{drawn}");
     }

@@ -22,7 +22,8 @@ use tracer_common::counter;
 use self::rules::RulesDto;
 use self::surroundings::SurroundingsDto;
 use crate::capture::{
-    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, TableFull, Was,
+    Counters, Gap, GapReason, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome,
+    TableFull, Was,
 };
 use crate::census::{Census, Service};
 use crate::conntrack::{Status, TcpState, Tuple};
@@ -69,6 +70,11 @@ pub mod kind {
     pub const CENSUS: u8 = 9;
     /// What there is around a namespace's conntrack.
     pub const SURROUNDINGS: u8 = 10;
+    /// The counters as they were when this file of several began. What is before it repeats what the reader of the file
+    /// before knows.
+    pub const BASELINE: u8 = 11;
+    /// A stretch of time that is missing.
+    pub const GAP: u8 = 12;
 }
 
 /// Everything but a record, as JSON.
@@ -76,6 +82,10 @@ pub mod kind {
 pub(super) enum Frame {
     Host(Host),
     Item(Item),
+    /// Everything that is counted in this file is counted from here on.
+    Baseline(Counters),
+    /// The recording goes on in its next file.
+    Continued(Instant),
 }
 
 /// Kind and JSON of an item that is not a record.
@@ -89,8 +99,19 @@ pub(super) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
         Item::Rules(rules) => (kind::RULES, serde_json::to_vec(&RulesDto::from(rules))?),
         Item::Census(census) => (kind::CENSUS, serde_json::to_vec(&CensusDto::from(census))?),
         Item::Surroundings(around) => (kind::SURROUNDINGS, serde_json::to_vec(&SurroundingsDto::from(&**around))?),
-        Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&EndedDto { at_ns: at.0 })?),
+        Item::Gap(gap) => (kind::GAP, serde_json::to_vec(&GapDto::from(gap))?),
+        Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&EndedDto { at_ns: at.0, continued: false })?),
     })
+}
+
+/// JSON of the frame that a further file of a recording begins to count with.
+pub(super) fn encode_baseline(counters: &Counters) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&CountersDto::from(counters))
+}
+
+/// JSON of the frame that ends a file whose recording goes on in the next.
+pub(super) fn encode_continued(at: Instant) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&EndedDto { at_ns: at.0, continued: true })
 }
 
 /// JSON of the host frame.
@@ -112,7 +133,12 @@ pub(super) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Fram
             let around = Surroundings::from(serde_json::from_slice::<SurroundingsDto>(payload)?);
             Some(Frame::Item(Item::Surroundings(Box::new(around))))
         }
-        kind::ENDED => Some(Frame::Item(Item::Ended(Instant(serde_json::from_slice::<EndedDto>(payload)?.at_ns)))),
+        kind::BASELINE => Some(Frame::Baseline(serde_json::from_slice::<CountersDto>(payload)?.into())),
+        kind::GAP => serde_json::from_slice::<GapDto>(payload)?.into_gap().map(Item::Gap).map(Frame::Item),
+        kind::ENDED => Some(match serde_json::from_slice::<EndedDto>(payload)? {
+            EndedDto { at_ns, continued: true } => Frame::Continued(Instant(at_ns)),
+            EndedDto { at_ns, continued: false } => Frame::Item(Item::Ended(Instant(at_ns))),
+        }),
         _ => None,
     })
 }
@@ -132,6 +158,12 @@ struct HostDto {
     record_version: u16,
     #[serde(default)]
     reset_reasons: Vec<(u32, String)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    boot: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    capture: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    part: Option<u32>,
 }
 
 const BYTE_ORDER: &str = if cfg!(target_endian = "little") { "little" } else { "big" };
@@ -148,6 +180,9 @@ impl From<&Host> for HostDto {
             byte_order: BYTE_ORDER.to_owned(),
             record_version: tracer_common::wire::VERSION,
             reset_reasons: host.reset_reasons.clone(),
+            boot: host.boot.clone(),
+            capture: host.capture.clone(),
+            part: host.part,
         }
     }
 }
@@ -162,6 +197,9 @@ impl From<HostDto> for Host {
             clock: ClockOffset(dto.clock_offset_ns),
             started: Instant(dto.started_ns),
             reset_reasons: dto.reset_reasons,
+            boot: dto.boot,
+            capture: dto.capture,
+            part: dto.part,
         }
     }
 }
@@ -479,4 +517,41 @@ impl From<CensusDto> for Census {
 #[derive(Debug, Serialize, Deserialize)]
 struct EndedDto {
     at_ns: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    continued: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct GapDto {
+    #[serde(default)]
+    from_ns: Option<u64>,
+    #[serde(default)]
+    until_ns: Option<u64>,
+    why: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    detail: String,
+}
+
+impl From<&Gap> for GapDto {
+    fn from(gap: &Gap) -> Self {
+        let (why, detail) = match &gap.why {
+            GapReason::OtherFile => ("other-file", String::new()),
+            GapReason::NotCaptured => ("not-captured", String::new()),
+            GapReason::Damaged { what } => ("damaged", what.clone()),
+        };
+        let nanoseconds = |at: Option<Instant>| at.map(|at| at.0);
+        Self { from_ns: nanoseconds(gap.from), until_ns: nanoseconds(gap.until), why: why.to_owned(), detail }
+    }
+}
+
+impl GapDto {
+    fn into_gap(self) -> Option<Gap> {
+        let why = match self.why.as_str() {
+            "other-file" => GapReason::OtherFile,
+            "not-captured" => GapReason::NotCaptured,
+            "damaged" => GapReason::Damaged { what: self.detail },
+            _ => return None,
+        };
+        Some(Gap { from: self.from_ns.map(Instant), until: self.until_ns.map(Instant), why })
+    }
 }

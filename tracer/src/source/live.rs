@@ -180,6 +180,11 @@ impl Live {
         }
     }
 
+    /// The counters as they are now.
+    pub fn counters(&self) -> Counters {
+        self.read_counters()
+    }
+
     /// Takes the hooks off and delivers what is left: the records in the ring buffer and the final counters.
     pub async fn stop(&mut self) -> Vec<Item> {
         self.tap.close();

@@ -2,6 +2,7 @@
 //!
 //! Both deliver the same [`Item`](crate::capture::Item)s; nothing behind them knows which it was.
 
+pub mod compress;
 mod foreign;
 pub mod format;
 mod gone_maps;
@@ -9,4 +10,18 @@ pub mod kernel_log;
 pub mod live;
 pub mod recording;
 mod ring;
+pub mod rotate;
 mod tap;
+
+use std::io;
+
+use crate::capture::{Host, Item};
+
+/// Items of a capture that has been recorded, one by one.
+pub trait Items {
+    /// The host that it was taken on.
+    fn host(&self) -> &Host;
+
+    /// The next item; `None` at the end.
+    fn read(&mut self) -> io::Result<Option<Item>>;
+}

@@ -54,9 +54,9 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
     let typed = report("report --duration 3m --format text", &environment, file);
     assert_eq!(typed.source.live.duration, Some(Duration::from_mins(3)));
     assert_eq!(typed.format, ReportFormat::Text);
-    assert_eq!(typed.filter.resolve(None).unwrap().ports, [443, 8443]);
+    assert_eq!(typed.filter.resolve(&[]).unwrap().ports, [443, 8443]);
     let other_ports = report("report --port 80", &[], file);
-    assert_eq!(other_ports.filter.resolve(None).unwrap().ports, [80], "a list is replaced, not added to");
+    assert_eq!(other_ports.filter.resolve(&[]).unwrap().ports, [80], "a list is replaced, not added to");
 }
 
 #[test]

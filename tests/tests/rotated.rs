@@ -1,0 +1,103 @@
+//! Recordings of the VM scenarios, cut into files at every place: together they tell what the whole tells, and none of the
+//! parts makes up a cause.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tracer::capture::{Counters, Host, Item};
+use tracer::filter::Filter;
+use tracer::render::json;
+use tracer::report::Origin;
+use tracer::session::replay;
+use tracer::source::Items;
+use tracer::source::compress::Compression;
+use tracer::source::recording::{Reader, Recordings};
+use tracer::source::rotate::{Policy, Rotation};
+use tracer::time::Instant;
+
+/// Places that a recording is cut at, at most.
+const CUTS: usize = 12;
+
+fn report(items: &mut impl Items) -> Value {
+    let session = replay(items, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) }).unwrap();
+    let report = session.finish(Origin::Recording { path: "a recording".to_owned(), damage: None });
+    let mut bytes = Vec::new();
+    json::write(&report, &mut bytes).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+fn read(path: &Path) -> (Host, Vec<Item>) {
+    let mut reader = Reader::open(path).unwrap();
+    let host = Host { boot: Some("a boot".to_owned()), capture: Some("a capture".to_owned()), ..reader.host().clone() };
+    (host, std::iter::from_fn(|| reader.read().unwrap()).collect())
+}
+
+/// Writes items to files, of which the second begins before the item with this number.
+fn cut(directory: &Path, host: &Host, items: &[Item], place: usize) -> Vec<PathBuf> {
+    let policy = Policy { size: None, every: None, keep: 9 };
+    let mut rotation = Rotation::create(&directory.join("r.whyrst"), host, policy, Compression::None).unwrap();
+    let mut counted = Counters { at: host.started, hooks: Vec::new(), lost_on: Vec::new(), table_full: Vec::new() };
+    let mut last = host.started;
+    for (number, item) in items.iter().enumerate() {
+        if number == place {
+            rotation.ask();
+            rotation.count(&Counters { at: last, ..counted.clone() }).unwrap();
+        }
+        if let Item::Counters(counters) = item {
+            counted = counters.clone();
+        }
+        last = last.max(item.at().unwrap_or(Instant(0)));
+        rotation.write(item).unwrap();
+    }
+    rotation.flush().unwrap();
+    let mut files: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    files
+}
+
+/// What a report says of its flows, and who is said to have reset them.
+fn causes(report: &Value) -> Vec<[Value; 3]> {
+    let flows = report["flows"].as_array().into_iter().flatten();
+    flows.map(|flow| ["cause", "reason", "reset_by"].map(|key| flow[key].clone())).collect()
+}
+
+#[test]
+fn together_as_the_whole_and_alone_no_accusation() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/5.10");
+    let mut tried = 0;
+    for entry in fs::read_dir(golden).unwrap() {
+        let path = entry.unwrap().path();
+        let (host, items) = read(&path);
+        let whole = report(&mut Reader::open(&path).unwrap());
+        let known = causes(&whole);
+        let events: Vec<usize> =
+            (1..items.len()).filter(|at| matches!(items[*at], Item::Record(_))).take(CUTS).collect();
+        for place in events {
+            let what = format!("{} cut before item {place}", path.display());
+            let directory = tempfile::tempdir().unwrap();
+            let files = cut(directory.path(), &host, &items, place);
+            assert_eq!(files.len(), 2, "{what}");
+            let mut joined = report(&mut Recordings::open(&files).unwrap());
+            // That there are no counters before the first ones makes no difference.
+            assert_eq!(joined["flows"], whole["flows"], "{what}");
+            joined["capture"]["source"] = Value::Null;
+            let mut expected = whole.clone();
+            expected["capture"]["source"] = Value::Null;
+            assert_eq!(joined, expected, "{what}");
+            let alone = report(&mut Recordings::open(&files[1..]).unwrap());
+            for told in causes(&alone) {
+                // What nobody is accused of is what the file itself has: a packet that was refused.
+                let [cause, _, by] = &told;
+                let honest = known.contains(&told) || cause == "unknown" || by.is_null();
+                assert!(honest, "{what}: the second file alone says {told:?}, together they say {known:?}");
+            }
+            let gap =
+                alone["findings"].as_array().into_iter().flatten().any(|finding| finding["id"] == "recording-gap");
+            assert!(gap, "{what}: that it goes on with something is not said");
+            tried += 1;
+        }
+    }
+    assert!(tried > 100, "only {tried} cuts");
+}
