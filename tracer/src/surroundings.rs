@@ -37,6 +37,8 @@ pub struct Surroundings {
     pub chains: Vec<FilterChain>,
     /// Tables that iptables has made, or would take for its own: those of nftables with their family, and its legacy ones.
     pub xtables: Vec<(Family, String)>,
+    /// Base chains that iptables has made in tables of nftables: family, table and name.
+    pub xchains: Vec<(Family, String, String)>,
     /// Interfaces that default routes lead to.
     pub uplinks: Vec<String>,
     /// Addresses of this namespace, each with its interface.
@@ -162,6 +164,7 @@ impl Surroundings {
             drops: Vec::new(),
             chains: Vec::new(),
             xtables: Vec::new(),
+            xchains: Vec::new(),
             uplinks: Vec::new(),
             addresses: Vec::new(),
             memory: None,

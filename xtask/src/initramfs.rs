@@ -15,7 +15,10 @@ use crate::kernels::Kernel;
 use crate::process::output;
 
 /// Programs that the guest needs besides busybox, with everything they link to.
-const PROGRAMS: [&str; 18] = [
+///
+/// Among them a shell: busybox' prefers its own `ip` to the one in `PATH`.
+const PROGRAMS: [&str; 19] = [
+    "/bin/sh",
     "/usr/bin/ip",
     "/sbin/tc",
     "/usr/sbin/nft",

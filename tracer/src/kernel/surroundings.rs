@@ -73,6 +73,8 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
         of_nftables => chains.iter().any(|chain| (of_nftables == Backend::IptablesNft) == chain.of_iptables()),
     };
     found.holders = Backend::ALL.into_iter().filter(|backend| held(*backend)).collect();
+    let made = chains.iter().filter(|chain| chain.of_iptables()).map(|chain| &chain.shape);
+    found.xchains = made.map(|chain| (chain.family, chain.table.clone(), chain.name.clone())).collect();
     let filters = chains.iter().filter(|chain| chain.filters && !chain.of_iptables());
     found.chains = filters.take(MOST).map(|chain| chain.shape.clone()).collect();
     let audit = audit_here(netns, deadline);

@@ -107,8 +107,8 @@ fn other(place: &Place<'_>, tool: &Tool, interface: Option<&str>, address: IpAdd
     let interface = scope(interface, plain, plan);
     let rule = matches(interface.as_deref(), address);
     let words = |verb: Verb| spelled(tool, verb, address.is_ipv4(), &rule);
-    let clean = leave_no_table(place, tool, "filter", address.is_ipv4(), plan);
-    let clean = clean.filter(|clean| !plan.steps.iter().any(|step| step.undo.contains(clean)));
+    let mut clean = leave_nothing(place, tool, ("filter", &["INPUT"]), address.is_ipv4(), plan);
+    clean.retain(|clean| !plan.steps.iter().any(|step| step.undo.contains(clean)));
     plan.steps.push(Step {
         run: line(&place.way, &words(Verb::Insert))?,
         undo: [line(&place.way, &words(Verb::Delete))?].into_iter().chain(clean).collect(),
@@ -117,27 +117,35 @@ fn other(place: &Place<'_>, tool: &Tool, interface: Option<&str>, address: IpAdd
     Some(())
 }
 
-/// iptables makes a table when the first rule is written. What takes that away again, where there was none before and the
-/// host has nft; it does so only while nothing else is in it.
-pub(super) fn leave_no_table(
+/// iptables makes a table and its chains when the first rule is written. What takes those away again that were not there
+/// before, where the host has nft; it does so only while nothing else is in them.
+pub(super) fn leave_nothing(
     place: &Place<'_>,
     tool: &Tool,
-    table: &str,
+    (table, chains): (&str, &[&str]),
     ipv4: bool,
     plan: &mut Plan,
-) -> Option<String> {
-    let (Tool::Xtables(program), Some(around)) = (tool, place.around) else { return None };
+) -> Vec<String> {
+    const OF_TABLE: &str = "\"$1\" -t \"$2\" -S | grep -qvE '^-P [A-Z]+ ACCEPT$' || nft delete table \"$3\" \"$2\"";
+    const OF_CHAIN: &str =
+        "\"$1\" -t \"$2\" -S \"$4\" | grep -qvE '^-P [A-Z]+ ACCEPT$' || nft delete chain \"$3\" \"$2\" \"$4\"";
+    let (Tool::Xtables(program), Some(around)) = (tool, place.around) else { return Vec::new() };
     let family = if ipv4 { Family::Ip } else { Family::Ip6 };
-    if around.xtables.contains(&(family, table.to_owned())) {
-        return None;
-    }
+    let script = |words: &[&str]| line(&place.way, &[&["sh", "-c"], words].concat());
+    let new_table = !around.xtables.contains(&(family, table.to_owned()));
     let of_nft = program.ends_with("-nft") || around.iptables == Some(Backend::IptablesNft);
     if !of_nft || program.ends_with("-legacy") || !around.has("nft") {
-        plan.note(format!("{program} has no table {table} here yet; an empty one remains when this is undone"));
-        return None;
+        if new_table {
+            plan.note(format!("{program} has no table {table} here yet; an empty one remains when this is undone"));
+        }
+        return Vec::new();
     }
-    let script = "\"$1\" -t \"$2\" -S | grep -qvE '^-P [A-Z]+ ACCEPT$' || nft delete table \"$3\" \"$2\"";
-    line(&place.way, &["sh", "-c", script, "sh", program, table, family.name()])
+    if new_table {
+        return script(&[OF_TABLE, "sh", program, table, family.name()]).into_iter().collect();
+    }
+    let known = |chain: &str| around.xchains.contains(&(family, table.to_owned(), chain.to_owned()));
+    let new = chains.iter().filter(|chain| !known(chain));
+    new.filter_map(|chain| script(&[OF_CHAIN, "sh", program, table, family.name(), chain])).collect()
 }
 
 /// What the rule asks of a packet, in the words of iptables.

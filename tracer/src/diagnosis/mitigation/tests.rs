@@ -92,6 +92,7 @@ fn host(backend: Backend) -> Surroundings {
         uplinks: vec!["s0".to_owned()],
         memory: Some(8 << 30),
         xtables: vec![(Family::Ip, "filter".to_owned()), (Family::Ip, "raw".to_owned())],
+        xchains: ["INPUT", "FORWARD", "OUTPUT"].map(|it| (Family::Ip, "filter".to_owned(), it.to_owned())).to_vec(),
         limits: TableLimits { max: Some(65_536), buckets: Some(16_384), own: None },
         ..Surroundings::unknown(GATEWAY, Instant(1), Way::Here)
     }
@@ -214,6 +215,9 @@ fn a_table_that_was_not_there() {
     let mitigation = describe(MitigationId::DropInvalidInput, &[two]);
     assert_eq!(mitigation.undo.len(), 3, "{:?}", mitigation.undo);
     assert!(mitigation.undo[2].ends_with("sh iptables filter ip"), "{:?}", mitigation.undo);
+    let chain = Surroundings { xchains: Vec::new(), ..host(Backend::IptablesNft) };
+    let mitigation = describe(MitigationId::DropInvalidInput, &[place(&facts, &chain, &[("s0", "192.0.2.1")])]);
+    assert!(mitigation.undo[1].ends_with("sh iptables filter ip INPUT"), "{:?}", mitigation.undo);
     let legacy = Surroundings { xtables: Vec::new(), ..host(Backend::IptablesLegacy) };
     let mitigation = describe(MitigationId::DropInvalidInput, &[place(&facts, &legacy, &[("s0", "192.0.2.1")])]);
     assert_eq!(mitigation.undo.len(), 1);

@@ -153,7 +153,7 @@ fn xtables(place: &Place<'_>, service: SocketAddr, program: &str, plan: &mut Pla
         let known = plan.steps.iter().any(|step| step.run == new);
         if !known {
             let tool = Tool::Xtables(program.to_owned());
-            let clean = firewall::leave_no_table(place, &tool, table, service.is_ipv4(), plan);
+            let clean = firewall::leave_nothing(place, &tool, (table, entries), service.is_ipv4(), plan);
             plan.steps.push(Step {
                 run: new,
                 undo: [command(table, &["-X", chain])?].into_iter().chain(clean).collect(),

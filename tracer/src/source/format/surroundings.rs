@@ -33,6 +33,8 @@ pub(super) struct SurroundingsDto {
     #[serde(default)]
     xtables: Vec<(String, String)>,
     #[serde(default)]
+    xchains: Vec<(String, String, String)>,
+    #[serde(default)]
     uplinks: Vec<String>,
     #[serde(default)]
     addresses: Vec<(String, IpAddr)>,
@@ -167,6 +169,8 @@ impl From<&Surroundings> for SurroundingsDto {
             name: chain.name.clone(),
             hooks: chain.hooks.0,
         };
+        let xchain =
+            |(family, table, name): &(Family, String, String)| (family.name().to_owned(), table.clone(), name.clone());
         Self {
             netns: from.netns,
             at_ns: from.at.0,
@@ -181,6 +185,7 @@ impl From<&Surroundings> for SurroundingsDto {
             drops: from.drops.iter().map(dropping).collect(),
             chains: from.chains.iter().map(chain).collect(),
             xtables: from.xtables.iter().map(|(family, table)| (family.name().to_owned(), table.clone())).collect(),
+            xchains: from.xchains.iter().map(xchain).collect(),
             uplinks: from.uplinks.clone(),
             addresses: from.addresses.clone(),
             memory: from.memory,
@@ -222,6 +227,11 @@ impl From<SurroundingsDto> for Surroundings {
             drops: dto.drops.into_iter().filter_map(dropping).collect(),
             chains: dto.chains.into_iter().filter_map(chain).collect(),
             xtables: dto.xtables.into_iter().filter_map(|(of, table)| Some((family(&of)?, table))).collect(),
+            xchains: dto
+                .xchains
+                .into_iter()
+                .filter_map(|(of, table, name)| Some((family(&of)?, table, name)))
+                .collect(),
             uplinks: dto.uplinks,
             addresses: dto.addresses,
             memory: dto.memory,
@@ -273,6 +283,7 @@ mod tests {
                 hooks: Hooks(2),
             }],
             xtables: vec![(Family::Ip, "nat".to_owned())],
+            xchains: vec![(Family::Ip, "nat".to_owned(), "POSTROUTING".to_owned())],
             uplinks: vec!["wan0".to_owned()],
             addresses: vec![("wan0".to_owned(), "192.0.2.1".parse().unwrap())],
             memory: Some(1 << 30),
