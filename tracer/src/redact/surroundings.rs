@@ -8,7 +8,7 @@ use crate::surroundings::{Dropping, FilterChain, Keeper, Surroundings, Translati
 impl Redactor {
     pub(super) fn surroundings(&mut self, around: Surroundings) -> Surroundings {
         let Surroundings { netns, at, way, initial, tools, iptables, manager, keepers, holders, .. } = around;
-        let Surroundings { translations, drops, chains, xtables, uplinks, addresses, .. } = around;
+        let Surroundings { translations, drops, chains, xtables, xchains, uplinks, addresses, .. } = around;
         let Surroundings { memory, limits, problems, .. } = around;
         Surroundings {
             netns,
@@ -33,6 +33,10 @@ impl Redactor {
                 })
                 .collect(),
             xtables: xtables.into_iter().map(|(family, table)| (family, self.chain(&table))).collect(),
+            xchains: xchains
+                .into_iter()
+                .map(|(family, table, name)| (family, self.chain(&table), self.chain(&name)))
+                .collect(),
             uplinks: uplinks.iter().map(|name| self.interface(name)).collect(),
             addresses: addresses
                 .into_iter()
