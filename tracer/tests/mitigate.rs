@@ -23,7 +23,7 @@ fn whyrst(arguments: &[&str]) -> (i32, String, String) {
 #[case::no_interface(&["mitigate", "be-liberal", "--interface", "a b"], "no interface can have that name")]
 #[case::no_port(&["mitigate", "untrack-service", "--service", "192.0.2.1"], "not an address with a port")]
 #[case::no_address(&["mitigate", "drop-invalid-input", "--address", "gateway"], "invalid IP address")]
-#[case::no_such_namespace(&["mitigate", "be-liberal", "--netns", "$(x)\u{1b}[2J"], "--netns \"$(x)\\u{1b}[2J\": no such")]
+#[case::no_such_namespace(&["mitigate", "be-liberal", "--netns", "$(x)\u{1b}[2J"], "--netns $(x)\\u{1b}[2J: no network namespace has this name")]
 #[case::no_such_recording(&["mitigate", "be-liberal", "--from", "/nonexistent"], "/nonexistent")]
 #[case::another_host(&["mitigate", "be-liberal", "--from", RECORDING, "--apply", "--yes"], "apply it there")]
 #[case::no_undo(&["mitigate", "keepalive", "--apply", "--yes"], "keepalive cannot be applied by whyrst")]
