@@ -16,7 +16,7 @@ use crate::confusion::Confusion;
 use crate::kernels::{self, Kernel};
 use crate::process::{output, target, workspace};
 use crate::vm::{Guest, Payload};
-use crate::{dist, setup};
+use crate::{dist, initramfs, setup};
 
 /// Recordings larger than this do not go into the repository.
 const GOLDEN_MAX: u64 = 200 << 10;
@@ -93,6 +93,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return Guest::new(&kernel, plan(&kernel, Vec::new(), true), &payload, &directory)?.shell();
     }
     let kernels = specs.iter().map(|spec| spec.fetch(arguments.refresh)).collect::<Result<Vec<_>>>()?;
+    // Two boots of the same kernel share it.
+    kernels.iter().try_for_each(|kernel| initramfs::base(kernel).map(drop))?;
     let jobs = jobs(&kernels, &names);
     let next = AtomicUsize::new(0);
     let sums = Mutex::new(Vec::new());
