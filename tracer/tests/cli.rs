@@ -237,6 +237,23 @@ fn export_reads_a_pipe(#[case] format: &str, #[case] cut: usize) {
     assert_eq!(!of_pipe.stderr.is_empty(), cut > 0, "{}", String::from_utf8_lossy(&of_pipe.stderr));
 }
 
+/// What is handed on says nothing of whose it is, in any format; the answer stays.
+#[rstest]
+#[case("pcapng")]
+#[case("jsonl")]
+#[case("csv")]
+fn export_redacts(#[case] format: &str) {
+    let output = whyrst(&["export", "--from", INCIDENT, "--format", format, "--redact"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8_lossy(&output.stdout);
+    for whose in ["10.0.0.2:", "192.0.2.1:", "192.0.2.2:", "gateway\"", "late-retransmission"] {
+        assert!(!text.contains(whose), "{whose}: {text}");
+    }
+    // 192.0.2.2 as it is in a header.
+    assert!(!output.stdout.windows(4).any(|bytes| bytes == [192, 0, 2, 2]), "{text}");
+    assert!(text.contains("seq-under"), "{text}");
+}
+
 #[test]
 fn export_filters() {
     let lines = |arguments: &[&str]| {

@@ -11,6 +11,9 @@ use rustix::mount::{MountFlags, mount};
 use rustix::system::{RebootCommand, reboot};
 use whyrst_tests::protocol::{ALIVE, PLAN, Plan};
 
+/// Where the guest's programs are.
+const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+
 fn main() {
     println!("{ALIVE}");
     if let Err(error) = run() {
@@ -53,7 +56,7 @@ fn run() -> Result<()> {
     if plan.shell {
         println!("The lab: `lab list`, `lab run NAME…`, `whyrst`. Ctrl-D switches the machine off.");
         // Its exit status is that of the last command typed.
-        Command::new("/bin/sh").arg("-l").status().context("starting a shell")?;
+        Command::new("/bin/sh").arg("-l").env("PATH", PATH).status().context("starting a shell")?;
         return Ok(());
     }
     command("/lab", &["plan"])
@@ -63,7 +66,7 @@ fn command(program: &str, arguments: &[&str]) -> Result<()> {
     let status = Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("PATH", PATH)
         .status()
         .with_context(|| format!("starting {program}"))?;
     if !status.success() {

@@ -227,6 +227,10 @@ pub(super) fn examples(command: &Command) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use clap::error::ErrorKind;
     use clap::{Command, CommandFactory as _};
 
     use super::{examples, prepared};
@@ -256,6 +260,49 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The pages of this repository: those beside Cargo.toml, and all below docs/.
+    fn pages(directory: &Path, deep: bool) -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        entries.fold(Vec::new(), |mut pages, path| {
+            if path.is_dir() && deep {
+                pages.extend(self::pages(&path, true));
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                pages.push(path);
+            }
+            pages
+        })
+    }
+
+    /// Every command line that a page shows in a block of its own is understood.
+    #[test]
+    fn what_the_pages_show_can_be_typed() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut typed = 0;
+        for page in [pages(&root, false), pages(&root.join("docs"), true)].concat() {
+            let text = fs::read_to_string(&page).unwrap();
+            // Every second piece is inside a block.
+            let blocks = text.split("```").skip(1).step_by(2);
+            for line in blocks.flat_map(str::lines) {
+                let line = line.trim_start().trim_start_matches(['#', '$']).split(" #").next().unwrap_or_default();
+                let line = line.trim_start().trim_end_matches(['|', '\\', ' ']);
+                let shown = ["whyrst ", "ssh ", "dmesg ", "journalctl "].iter().any(|start| line.starts_with(start));
+                // Placeholders are not for typing.
+                if !shown || line.contains("COMMAND") || line.contains('…') {
+                    continue;
+                }
+                for words in commands(line) {
+                    typed += 1;
+                    let words: Vec<&str> = words.into_iter().map(|word| word.trim_matches('\'')).collect();
+                    if let Err(error) = Arguments::command().try_get_matches_from(&words) {
+                        let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+                        assert!(help, "{}: {words:?}: {error}", page.display());
+                    }
+                }
+            }
+        }
+        assert!(typed > 30, "only {typed} commands were found");
     }
 
     /// Every option says what it is for, and every one with a value what it is when it is not given.

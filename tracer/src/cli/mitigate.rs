@@ -137,7 +137,10 @@ fn recorded(report: &Report, id: MitigationId) -> Offer {
         Some(mitigation) => Offer { mitigation: mitigation.clone(), not_because: None },
         None => Offer {
             mitigation: describe(id, &[]),
-            not_because: Some("no connection of the recording would be cured by it".to_owned()),
+            not_because: Some(
+                "no connection of the recording would be cured by it, as far as its namespaces could be looked at"
+                    .to_owned(),
+            ),
         },
     }
 }
