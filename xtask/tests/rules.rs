@@ -61,7 +61,6 @@ const RULES: &[Rule] = &[
             "tracer/src/render/json/mitigate.rs",
             "tracer/src/render/json/mod.rs",
             "tracer/src/render/json/compare.rs",
-            "tracer/src/render/json/escape.rs",
             "tracer/src/render/json/export.rs",
             "tracer/src/render/json/types.rs",
             "tracer/src/source/format.rs",
