@@ -4,7 +4,7 @@
 //! Measurement-Based Security Evaluation and a New Cryptography-Based Scheme", ICNP 2002. A bit of an address is flipped or
 //! not as AES decides of the bits before it: two addresses have as long a prefix in common as their pseudonyms have.
 //!
-//! whyrst adds that the networks in [`FIXED`] stay what they are, because a private address has to be seen to be private. A
+//! whyrst adds that the well-known networks stay what they are, because a private address has to be seen to be private. A
 //! bit that is on the way to such a network is never flipped; the others decide by themselves.
 
 use std::collections::HashMap;

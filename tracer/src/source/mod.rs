@@ -1,6 +1,6 @@
 //! Where a capture comes from: the running kernel, or a file that an earlier one was recorded to.
 //!
-//! Both deliver the same [`Item`](crate::capture::Item)s; nothing behind them knows which it was.
+//! Both deliver the same [`Item`]s; nothing behind them knows which it was.
 
 pub mod compress;
 mod foreign;
