@@ -35,7 +35,16 @@ pub(crate) fn run() -> Result<()> {
     let recording = home.join("incident.whyrst");
     println!("\n$ whyrst report --from {}\n", recording.display());
     execute(Command::new(&payload.whyrst).args(["report", "--from"]).arg(&recording))?;
+    let page = home.join("report.html");
+    execute(
+        Command::new(&payload.whyrst)
+            .args(["report", "--format", "html", "-o"])
+            .arg(&page)
+            .arg("--from")
+            .arg(&recording),
+    )?;
     println!("\nthe recording: {}", recording.display());
+    println!("the report with pictures: {}", page.display());
     println!("the report as JSON: {}", home.join("report.json").display());
 
     let report: Value = serde_json::from_slice(&fs::read(home.join("report.json")).context("reading report.json")?)?;

@@ -12,8 +12,11 @@ use crate::process::{execute, output};
 /// The version of bpf-linker that goes with the compilers this project is built with.
 const LINKER: &str = "0.13.0";
 
-/// What the guest and the tests need, by Debian package and a program that shows that it is there.
-const TOOLS: [(&str, &str); 13] = [
+/// Debian packages, each with a program that shows that it is there.
+type Tools = &'static [(&'static str, &'static str)];
+
+/// What building and the guest need.
+const GUEST: Tools = &[
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", "/usr/bin/busybox"),
     ("iproute2", "/usr/bin/ip"),
@@ -23,6 +26,10 @@ const TOOLS: [(&str, &str); 13] = [
     ("ethtool", "/usr/sbin/ethtool"),
     ("kmod", "/usr/sbin/depmod"),
     ("xz-utils", "/usr/bin/xz"),
+];
+
+/// What reads the outputs in tests: large, and of no use for anything else.
+const READERS: Tools = &[
     // With it comes capinfos, of wireshark-common.
     ("tshark", "/usr/bin/tshark"),
     ("chromium", "/usr/bin/chromium"),
@@ -30,23 +37,29 @@ const TOOLS: [(&str, &str); 13] = [
     ("poppler-utils", "/usr/bin/pdftotext"),
 ];
 
-/// Sets everything up.
+/// Sets up what building and the guest need.
 pub(crate) fn run() -> Result<()> {
-    tools()?;
+    tools(GUEST, "QEMU and the guest's tools")?;
     let compiler = compiler()?;
     linker(&compiler)?;
     Ok(())
 }
 
-fn tools() -> Result<()> {
+/// Sets up everything.
+pub(crate) fn all() -> Result<()> {
+    run()?;
+    tools(READERS, "tshark and Chromium, which the tests read outputs with,")
+}
+
+fn tools(tools: Tools, what: &str) -> Result<()> {
     let missing: BTreeSet<&str> =
-        TOOLS.iter().filter(|(_, program)| !present(program)).map(|(package, _)| *package).collect();
+        tools.iter().filter(|(_, program)| !present(program)).map(|(package, _)| *package).collect();
     if missing.is_empty() {
-        println!("setup: QEMU and the guest's tools are there");
+        println!("setup: {what} are there");
         return Ok(());
     }
     let names: Vec<&str> = missing.into_iter().collect();
-    install(&names, "QEMU and the guest's tools")
+    install(&names, what)
 }
 
 /// Debian moved programs from /sbin to /usr/sbin and from /bin to /usr/bin; both names lead there.

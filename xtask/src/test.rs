@@ -28,7 +28,7 @@ struct All {
 }
 
 pub(crate) fn run() -> Result<()> {
-    setup::run()?;
+    setup::all()?;
     for (tier, arguments) in CARGO.into_iter().chain(TOOLS) {
         println!("test: {tier}");
         execute(cargo().args(arguments).env("RUSTDOCFLAGS", "--deny warnings"))
