@@ -19,7 +19,7 @@ use crate::vm::{Guest, Payload};
 use crate::{dist, initramfs, setup};
 
 /// Recordings larger than this do not go into the repository.
-const GOLDEN_MAX: u64 = 200 << 10;
+const GOLDEN_MAX: u64 = 50 << 10;
 
 #[derive(Debug, clap::Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
