@@ -488,6 +488,8 @@ impl Engine {
 #[cfg(test)]
 mod arrivals;
 #[cfg(test)]
+mod asking;
+#[cfg(test)]
 mod endings;
 #[cfg(test)]
 mod properties;

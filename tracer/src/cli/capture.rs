@@ -26,6 +26,7 @@ use crate::kernel::era::Era;
 use crate::kernel::netns::{self, home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::symbols::Symbols;
+use crate::kernel::{boot_id, hostname};
 use crate::redact::{Key, Redacted, Redactor};
 use crate::render::plain::Json;
 use crate::render::trace::{self as lines, Lines};
@@ -422,13 +423,13 @@ fn host(era: Era, reset_reasons: Vec<(u32, String)>) -> Host {
     let started = now();
     let wall = jiff::Timestamp::now().as_nanosecond();
     Host {
-        hostname: uname.nodename().to_string_lossy().into_owned(),
+        hostname: hostname(),
         kernel: uname.release().to_string_lossy().into_owned(),
         era,
         clock: ClockOffset(i64::try_from(wall - i128::from(started.0)).unwrap_or(0)),
         started,
         reset_reasons,
-        boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().map(|id| id.trim().to_owned()),
+        boot: boot_id().ok(),
         capture: random_name(),
         part: None,
         tool: env!("CARGO_PKG_VERSION").to_owned(),

@@ -15,6 +15,7 @@ use crate::attach;
 use crate::diagnosis::{Mitigation, MitigationId, Place, describe, wanted};
 use crate::filter::Filter;
 use crate::kernel::era::Era;
+use crate::kernel::hostname;
 use crate::kernel::netns::{inode_of_name, leads_to};
 use crate::mitigate::apply::{self, boot_id};
 use crate::mitigate::journal::{Entry as Applied, Journal, State};
@@ -188,10 +189,6 @@ fn era() -> Era {
     let found =
         attach::symbols().map_err(anyhow::Error::from).and_then(|symbols| Ok(attach::Kernel::inspect(&symbols)?));
     found.map_or(Era::Unknown, |kernel| kernel.era)
-}
-
-fn hostname() -> String {
-    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 fn report(path: &Path) -> Result<Report, Stop> {

@@ -10,7 +10,7 @@ mod silence;
 pub use exclusion::{Exclusion, exclusions};
 pub use finding::{Finding, Severity, findings};
 pub use mitigation::{
-    Known, Mitigation, MitigationId, Place, Probe, Shows, Step, UnknownMitigation, describe, mitigations,
+    Growth, Known, Mitigation, MitigationId, Place, Probe, Shows, Step, UnknownMitigation, describe, mitigations,
     mitigations_for, wanted,
 };
 pub use silence::explain_silence;

@@ -57,11 +57,6 @@ impl Sizing {
         self.bytes(entries, buckets).saturating_mul(1_000).checked_div(self.memory).unwrap_or(0)
     }
 
-    /// A limit to go to from where a table is full: twice as much, and what the rule gives if that is more.
-    pub fn next(&self, max: u64) -> u64 {
-        self.by_rule.max(max.saturating_mul(2)).next_power_of_two()
-    }
-
     /// The arithmetic in words.
     pub fn shown(&self, max: u64, buckets: Option<u64>) -> Vec<String> {
         let mebibytes = |bytes: u64| bytes >> 20;
@@ -124,12 +119,5 @@ mod tests {
             "262144 entries × this kernel's 256 bytes + 65536 buckets × 8 bytes = 64 MiB when full, 0.7 % of memory"
         );
         assert_eq!(lines[3], "2 × 262144 / 65536 buckets = 8.0 tuples to compare per bucket when full");
-    }
-
-    #[test]
-    fn the_next_size_is_at_least_twice_as_large() {
-        let sizing = Sizing::of(GIB / 4, None);
-        assert_eq!(sizing.next(16_000), 32_768);
-        assert_eq!(sizing.next(100), 8_192);
     }
 }

@@ -13,3 +13,19 @@ pub mod preflight;
 mod surroundings;
 pub mod symbols;
 mod table;
+
+use std::fs;
+use std::io;
+
+/// Where the number of this boot is read.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The number of this boot.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
+/// The host's name.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

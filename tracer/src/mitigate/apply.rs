@@ -1,6 +1,5 @@
 //! Applying a cure step by step, and taking it back.
 
-use std::fs;
 use std::io;
 use std::path::PathBuf;
 
@@ -10,6 +9,7 @@ use super::journal::{Done, Entry, Journal, JournalError, State};
 use super::run::{RunError, look, run};
 use crate::diagnosis::{Mitigation, MitigationId, Shows};
 use crate::kernel::netns::leads_to;
+use crate::kernel::{self, BOOT_ID};
 use crate::surroundings::Way;
 
 /// Why a cure was not applied or not taken back.
@@ -98,9 +98,7 @@ pub enum MitigateError {
 
 /// The number of this boot.
 pub fn boot_id() -> Result<String, MitigateError> {
-    let path = "/proc/sys/kernel/random/boot_id";
-    let text = fs::read_to_string(path).map_err(|error| MitigateError::System { what: path, error })?;
-    Ok(text.trim().to_owned())
+    kernel::boot_id().map_err(|error| MitigateError::System { what: BOOT_ID, error })
 }
 
 /// Why a cure is not whyrst's to apply, if it is not.

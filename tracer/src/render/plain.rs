@@ -93,25 +93,16 @@ pub(super) fn line(text: &str, limit: usize) -> String {
     line
 }
 
-/// Whether a terminal acts upon a character, or shows nothing for it: control characters, line and paragraph separators,
-/// marks that turn the direction of text (UAX #9), characters without width, tags, and noncharacters.
+/// Whether a character is obeyed by a terminal, or not seen where it stands: control characters, line and paragraph
+/// separators, marks that turn the direction of text (UAX #9), characters without width and fillers (UTS #39), tags, and
+/// noncharacters.
 pub(super) fn is_obeyed(character: char) -> bool {
     character.is_control()
-        || matches!(
-            character,
-            '\u{ad}'
-                | '\u{61c}'
-                | '\u{180e}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{fe00}'..='\u{fe0f}'
-                | '\u{feff}'
-                | '\u{fff0}'..='\u{fffb}'
-                | '\u{fffe}'
-                | '\u{ffff}'
-                | '\u{e0000}'..='\u{e0fff}'
-        )
+        || matches!(character,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
+            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}')
 }
 
 #[cfg(test)]
@@ -132,6 +123,7 @@ mod tests {
     #[case::one_byte_csi("\u{9b}2J", "\\u{9b}2J", "\"\\u{9b}2J\"")]
     #[case::line_end("a\nb\r", "a\\nb\\r", "\"a\\nb\\r\"")]
     #[case::right_to_left("x\u{202e}gpj", "x\\u{202e}gpj", "\"x\\u{202e}gpj\"")]
+    #[case::pairs("a\" cause=\"x", "a\" cause=\"x", r#""a\" cause=\"x""#)]
     #[case::pair("a cause=peer-reset", "a cause=peer-reset", "\"a cause=peer-reset\"")]
     #[case::quotes("a\"b\\", "a\"b\\", "\"a\\\"b\\\\\"")]
     fn shown(#[case] text: &str, #[case] plain: &str, #[case] value: &str) {

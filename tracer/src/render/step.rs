@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write as _};
 
-use super::plain;
+use super::plain::{self, Value};
 use super::words;
 use crate::capture::Host;
 use crate::causality::engine::{Kind, Observed};
@@ -99,17 +99,17 @@ impl Told<'_> {
             _ => {}
         }
         if let Some(reason) = event.reset_reason.and_then(|value| self.host.reset_reason(value)) {
-            write!(line, " kernel_reason={}", quoted(reason))?;
+            write!(line, " kernel_reason={}", Value(reason))?;
         }
         if let Some(process) = event.socket.and_then(|socket| socket.own?.process) {
-            write!(line, " pid={} comm={}", process.pid, quoted(process.comm.as_str()))?;
+            write!(line, " pid={} comm={}", process.pid, Value(process.comm.as_str()))?;
         }
         if let Some(hook) = event.nf_hook {
-            write!(line, " nf_hook={}", quoted(&hook.to_string()))?;
+            write!(line, " nf_hook={}", Value(&hook.to_string()))?;
         }
         for (key, interface) in [("in", event.input), ("out", event.output)] {
             if let Some(interface) = interface {
-                write!(line, " {key}={}", quoted(&interface.to_string()))?;
+                write!(line, " {key}={}", Value(&interface.to_string()))?;
             }
         }
         if let Some(entry) = event.connection() {
@@ -120,7 +120,7 @@ impl Told<'_> {
             write!(line, " netns={netns}")?;
         }
         if let Some(text) = event.words {
-            write!(line, " kernel_text={}", quoted(&text.to_string()))?;
+            write!(line, " kernel_text={}", Value(&text.to_string()))?;
         }
         if event.notes.incomplete {
             line.push_str(" incomplete");
@@ -166,30 +166,5 @@ impl Told<'_> {
             _ => return None,
         };
         Some(plain::line(&text, LIMIT))
-    }
-}
-
-/// A value that may hold blanks, between quotation marks.
-fn quoted(value: &str) -> String {
-    let simple = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@/".contains(&byte);
-    if !value.is_empty() && value.bytes().all(simple) {
-        return value.to_owned();
-    }
-    format!("\"{}\"", value.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quoted;
-    use rstest::rstest;
-
-    #[rstest]
-    #[case("s0", "s0")]
-    #[case("vlan0.7@s0", "vlan0.7@s0")]
-    #[case("", "\"\"")]
-    #[case("a cause=x", "\"a cause=x\"")]
-    #[case("a\" cause=\"x", r#""a\" cause=\"x""#)]
-    fn values_cannot_pose_as_pairs(#[case] value: &str, #[case] expected: &str) {
-        assert_eq!(quoted(value), expected);
     }
 }

@@ -3,6 +3,7 @@
 //! What a name cannot be written in safely is refused here: one with characters that do not print, or that the tool would
 //! read as something else.
 
+use crate::shell::word;
 use crate::surroundings::Way;
 
 /// One change, with what takes it back and what shows it.
@@ -48,7 +49,10 @@ pub(crate) fn prints(name: &str) -> bool {
 pub(super) fn lead(way: &Way) -> Option<Vec<String>> {
     match way {
         Way::Here => Some(Vec::new()),
-        Way::Named(name) => prints(name).then(|| ["ip", "netns", "exec", name].map(str::to_owned).to_vec()),
+        // One that begins with a dash would be taken for an option.
+        Way::Named(name) => {
+            (prints(name) && !name.starts_with('-')).then(|| ["ip", "netns", "exec", name].map(str::to_owned).to_vec())
+        }
         Way::Process(pid) => Some(["nsenter", "-t", &pid.to_string(), "-n"].map(str::to_owned).to_vec()),
     }
 }
@@ -61,14 +65,10 @@ pub(super) fn line<S: AsRef<str>>(way: &Way, words: &[S]) -> Option<String> {
     Some(words?.join(" "))
 }
 
-/// A word as a shell takes it: as it is where nothing in it means anything to a shell.
-fn quoted(word: &str) -> Option<String> {
-    let plain = |it: char| it.is_ascii_alphanumeric() || "_-+=:,./@%".contains(it);
-    if !word.is_empty() && word.chars().all(plain) {
-        return Some(word.to_owned());
-    }
-    // Words without NUL can all be quoted.
-    shlex::try_quote(word).ok().map(std::borrow::Cow::into_owned)
+/// A word as a shell takes it. One with control characters would need a form of quotes that not every shell knows, nor what
+/// runs the line.
+fn quoted(text: &str) -> Option<String> {
+    (!text.chars().any(char::is_control)).then(|| word(text))
 }
 
 /// An interface's name as nft takes it, which knows no escapes in quotes and takes a star for a wildcard.
@@ -102,7 +102,7 @@ mod tests {
     #[case::substitution("$(reboot)")]
     #[case::backquotes("`reboot`")]
     #[case::quotes("it's \"quoted\"")]
-    #[case::option("-all")]
+    #[case::dash("all-in")]
     #[case::glob("*?[a]")]
     #[case::variable("$HOME ~ !! #x")]
     #[case::letters("größe")]
@@ -125,6 +125,12 @@ mod tests {
         assert_eq!(line(&Way::Named(name.to_owned()), &["true"]), None);
         assert_eq!(nft_interface(name), None);
         assert_eq!(xtables_interface(name), None);
+    }
+
+    #[test]
+    fn a_namespace_that_looks_like_an_option_is_refused() {
+        assert_eq!(line(&Way::Named("-all".to_owned()), &["true"]), None);
+        assert_eq!(line(&Way::Here, &["true", "-all"]).as_deref(), Some("true -all"));
     }
 
     #[test]

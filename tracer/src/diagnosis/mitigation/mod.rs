@@ -15,6 +15,7 @@ pub use command::{Probe, Shows, Step};
 pub use id::{MitigationId, UnknownMitigation};
 pub use place::{Place, wanted};
 pub use rank::{Known, mitigations_for};
+pub use sysctl::Growth;
 
 use crate::capture::Netns;
 use crate::cause::Reason;

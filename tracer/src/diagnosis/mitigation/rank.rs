@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::sysctl::{RFC_5382_TIMEOUT, RFC_5382_TRANSITORY, TIMEOUT_ESTABLISHED};
+use super::sysctl::TIMEOUT_ESTABLISHED;
 use super::{IGNORE_INVALID_RST, LIBERAL, MitigationId};
 use crate::capture::Netns;
 use crate::causality::flow::{Flow, Strength};
 use crate::cause::{Cause, Reason, ResetBy};
 use crate::conntrack::TcpState;
+use crate::health::sysctls::{RFC_ESTABLISHED, RFC_TRANSITORY};
 use crate::kernel::era::Era;
 use crate::ruleset::Suspects;
 use crate::surroundings::Surroundings;
@@ -133,5 +134,5 @@ pub(super) fn timeout(flow: &Flow) -> Option<&'static str> {
 
 /// The least that RFC 5382 asks of a timeout, in seconds.
 pub(super) fn least(sysctl: &str) -> i64 {
-    if sysctl == TIMEOUT_ESTABLISHED { RFC_5382_TIMEOUT } else { RFC_5382_TRANSITORY }
+    if sysctl == TIMEOUT_ESTABLISHED { RFC_ESTABLISHED } else { RFC_TRANSITORY }
 }

@@ -7,10 +7,6 @@ use crate::surroundings::{Limits, Way};
 
 /// The sysctl that says for how long an idle connection is kept, in seconds.
 pub(super) const TIMEOUT_ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
-/// 2 h 4 min, in seconds (RFC 5382 §5, REQ-5).
-pub(super) const RFC_5382_TIMEOUT: i64 = 7_440;
-/// 4 min, in seconds, for connections that are being opened or closed (the same).
-pub(super) const RFC_5382_TRANSITORY: i64 = 240;
 
 /// Bytes of a table per entry: the slab object of a 64-bit kernel, and its share of the buckets.
 const BYTES_PER_ENTRY: i64 = 320;
@@ -100,6 +96,29 @@ fn room(max: i64, memory: Option<u64>) -> i64 {
     doubled.max(memory / BYTES_OF_MEMORY).min(memory / SHARE / BYTES_PER_ENTRY)
 }
 
+/// How a table is to grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// Entries that it may then hold.
+    pub max: i64,
+    /// Its buckets, by as much; none where their number is not known.
+    pub buckets: Option<i64>,
+}
+
+impl Growth {
+    /// How a table grows that may hold `max` entries, on a host with so many bytes of memory; none where it may not.
+    pub fn of(max: i64, buckets: Option<i64>, memory: Option<u64>) -> Option<Self> {
+        let to = room(max, memory);
+        let buckets = buckets.filter(|buckets| *buckets > 0).map(|before| {
+            let after = i128::from(before) * i128::from(to) / i128::from(max.max(1));
+            // The kernel rounds up to whole pages of pointers (nf_ct_alloc_hashtable).
+            let after = (after / BUCKETS_OF_A_PAGE + 1) * BUCKETS_OF_A_PAGE;
+            i64::try_from(after).unwrap_or(before)
+        });
+        (to > max).then_some(Self { max: to, buckets })
+    }
+}
+
 /// Makes the table larger, in the initial namespace, whose limit holds for all, and in those that have one of their own.
 pub(super) fn table_size(places: &[Place<'_>]) -> Plan {
     let mut plan = Plan::default();
@@ -115,21 +134,18 @@ pub(super) fn table_size(places: &[Place<'_>]) -> Plan {
         plan.note("nf_conntrack_max could not be read: no command is given");
         return plan;
     };
-    let to = room(max, first.around.and_then(|around| around.memory));
+    let memory = first.around.and_then(|around| around.memory);
+    let growth = Growth::of(max, limits.buckets, memory);
     let mut lasting = Vec::new();
-    if to > max {
+    if let Some(growth) = growth {
         // Buckets first: a table that has grown before them is slow meanwhile.
-        let buckets = limits.buckets.filter(|buckets| *buckets > 0).map(|before| {
-            let after = i128::from(before) * i128::from(to) / i128::from(max);
-            // The kernel rounds up to whole pages of pointers (nf_ct_alloc_hashtable).
-            let after = (after / BUCKETS_OF_A_PAGE + 1) * BUCKETS_OF_A_PAGE;
-            ("nf_conntrack_buckets", before, i64::try_from(after).unwrap_or(before))
-        });
-        for (name, before, after) in buckets.into_iter().chain([("nf_conntrack_max", max, to)]) {
+        let buckets = limits.buckets.zip(growth.buckets).map(|(before, after)| ("nf_conntrack_buckets", before, after));
+        for (name, before, after) in buckets.into_iter().chain([("nf_conntrack_max", max, growth.max)]) {
             plan.steps.extend(change(initial, name, before, after));
             lasting.push((name, after));
         }
     }
+    let to = growth.map_or_else(|| room(max, memory), |growth| growth.max);
     for place in places {
         let own = place.around.and_then(|around| around.limits.own).filter(|own| *own < to);
         plan.steps.extend(own.and_then(|own| change(&place.way, "nf_conntrack_max", own, to)));

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::super::counters::Counter;
 use super::super::sizing::{PER_BUCKET, Sizing};
 use super::{Builder, One};
-use crate::diagnosis::{Finding, MitigationId, Severity};
+use crate::diagnosis::{Finding, Growth, MitigationId, Severity};
 
 /// Percent of the limit from which on it is worth a warning, and from which on the kernel begins to take entries away
 /// (`gc_worker` counts from 95 % on as early).
@@ -47,18 +47,24 @@ fn full(one: &One<'_>) -> Option<Finding> {
         .maybe("drop", namespace.total(Counter::Drop))
         .maybe("early_drop", namespace.total(Counter::EarlyDrop));
     builder = holders(one, builder);
-    let sizing = one.host.memory.map(|memory| Sizing::of(memory, one.host.entry_bytes));
-    let next = sizing.map_or(max * 2, |sizing| sizing.next(max));
-    let buckets = namespace.number("nf_conntrack_buckets").unwrap_or(0);
-    builder = builder.advice(one.set_shared("nf_conntrack_max", next, namespace.own_limit));
-    if next > buckets {
-        builder = builder.advice(one.set_shared("nf_conntrack_buckets", next, false));
+    let buckets = namespace.number("nf_conntrack_buckets");
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let Some(growth) = Growth::of(signed(max), buckets.map(signed), one.host.memory) else {
+        builder = builder
+            .advice("a larger table would take over an eighth of the memory: shorten timeouts, or stop who fills it");
+        return Some(builder.done());
+    };
+    // Buckets first: a table that has grown before them is slow meanwhile.
+    if let Some(buckets) = growth.buckets {
+        builder = builder.advice(one.set_shared("nf_conntrack_buckets", buckets.unsigned_abs(), false));
     }
-    if let Some(sizing) = sizing {
-        let share = sizing.permille(next, next.max(buckets));
+    let (next, wide) = (growth.max.unsigned_abs(), growth.buckets.map_or(0, i64::unsigned_abs));
+    builder = builder.advice(one.set_shared("nf_conntrack_max", next, namespace.own_limit));
+    if let Some(sizing) = one.host.memory.map(|memory| Sizing::of(memory, one.host.entry_bytes)) {
+        let share = sizing.permille(next, wide);
         builder = builder.advice(format!(
-            "{next} entries and as many buckets take up to {} MiB, {}.{} % of memory",
-            sizing.bytes(next, next.max(buckets)) >> 20,
+            "{next} entries and {wide} buckets take up to {} MiB, {}.{} % of memory",
+            sizing.bytes(next, wide) >> 20,
             share / 10,
             share % 10
         ));

@@ -7,6 +7,8 @@ use std::fmt::{self, Write};
 
 use askama::filters::Escaper;
 
+use crate::render::plain::is_obeyed;
+
 /// Escapes what a template shows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Escape;
@@ -20,7 +22,7 @@ impl Escaper for Escape {
 /// Writes text for an element's content or a quoted attribute, of HTML or SVG.
 pub(super) fn escape<W: Write>(mut to: W, text: &str) -> fmt::Result {
     let mut rest = text;
-    while let Some(at) = rest.find(|c: char| entity(c).is_some() || hidden(c)) {
+    while let Some(at) = rest.find(|c: char| entity(c).is_some() || is_obeyed(c)) {
         let (plain, special) = rest.split_at(at);
         to.write_str(plain)?;
         let mut chars = special.chars();
@@ -49,7 +51,7 @@ const fn entity(c: char) -> Option<&'static str> {
 pub(super) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        if hidden(c) {
+        if is_obeyed(c) {
             shown.extend(c.escape_unicode());
         } else {
             shown.push(c);
@@ -58,24 +60,13 @@ pub(super) fn visible(text: &str) -> String {
     shown
 }
 
-/// Whether a character is not seen where it stands: control characters, and those of Unicode's format characters that have no
-/// width, or set the direction of others (UAX #9, UTS #39).
-const fn hidden(c: char) -> bool {
-    c.is_ascii_control()
-        || matches!(c,
-            '\u{80}'..='\u{9f}' | '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}'
-            | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
-            | '\u{fffe}' | '\u{ffff}')
-}
-
 /// JSON for a `<script type="application/json">`: the same document, without a character that ends the element or is not seen.
 /// Such characters can only be in its strings, where JSON has an escape for each.
 pub(super) fn json(document: &str) -> String {
     let mut safe = String::with_capacity(document.len() + document.len() / 16);
     for c in document.chars() {
         // Between its strings JSON has line breaks at most.
-        if matches!(c, '<' | '>' | '&') || (hidden(c) && c != '\n') {
+        if matches!(c, '<' | '>' | '&') || (is_obeyed(c) && c != '\n') {
             for unit in c.encode_utf16(&mut [0; 2]) {
                 // A String takes any write.
                 let _infallible = write!(safe, "\\u{unit:04x}");
@@ -92,7 +83,7 @@ mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
 
-    use super::{escape, hidden, json, visible};
+    use super::{escape, is_obeyed, json, visible};
 
     fn escaped(text: &str) -> String {
         let mut to = String::new();
@@ -116,8 +107,8 @@ mod tests {
         fn no_text_makes_markup_or_hides(text in any::<String>()) {
             let escaped = escaped(&text);
             prop_assert!(!escaped.contains(['<', '>', '"', '\'']));
-            prop_assert!(!escaped.contains(hidden));
-            prop_assert!(!visible(&text).contains(hidden));
+            prop_assert!(!escaped.contains(is_obeyed));
+            prop_assert!(!visible(&text).contains(is_obeyed));
         }
 
         #[test]
