@@ -46,7 +46,11 @@ fn colours_on_a_terminal(#[case] environment: &[(&str, &str)], #[case] arguments
     let words = [&[PROGRAM, "report", "--from", RECORDING], arguments].concat().join(" ");
     let mut script = Command::new("script");
     script.args(["--quiet", "--return", "--command", &words, "/dev/null"]).stdin(Stdio::null());
-    script.env_remove("NO_COLOR").env_remove("CLICOLOR").env_remove("CLICOLOR_FORCE").env("TERM", "xterm-256color");
+    // A build service is taken for a terminal with colours, whatever TERM says (`CI`).
+    for inherited in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI"] {
+        script.env_remove(inherited);
+    }
+    script.env("TERM", "xterm-256color");
     script.env("WHYRST_CONFIG", "/dev/null").env("LC_ALL", "C.UTF-8").envs(environment.iter().copied());
     let output = script.output().unwrap();
     assert!(output.status.success(), "{output:?}");
