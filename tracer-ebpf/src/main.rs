@@ -83,7 +83,7 @@ fn try_ct_invalid(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
         _ => !kernel::starts_with_text(third),
     };
     let call = if after_state {
-        LogCall { format: fourth, values: [fifth, sixth, arguments.on_stack(0)] }
+        LogCall { format: fourth, values: [fifth, sixth, arguments.further(0)] }
     } else {
         LogCall { format: third, values: [fourth, fifth, sixth] }
     };
@@ -126,9 +126,9 @@ fn try_ct_malformed(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
         _ => kernel::starts_with_text(fourth),
     };
     let (protocol, call) = if after_state {
-        (third, LogCall { format: fourth, values: [fifth, sixth, arguments.on_stack(0)] })
+        (third, LogCall { format: fourth, values: [fifth, sixth, arguments.further(0)] })
     } else {
-        (fourth, LogCall { format: fifth, values: [sixth, arguments.on_stack(0), arguments.on_stack(1)] })
+        (fourth, LogCall { format: fifth, values: [sixth, arguments.further(0), arguments.further(1)] })
     };
     if protocol.low_byte() != IPPROTO_TCP || call.is_nested() {
         return Err(Skipped::Passed);
