@@ -33,8 +33,9 @@ enum Command {
     Demo,
     /// Set up and run every test: format, lints, unit tests, docs, and the scenarios on every kernel
     Test,
-    /// Build one static binary, target/dist/whyrst
-    Dist,
+    /// Build what is given away into target/dist: one static binary, a Debian package, an archive, their sums, and what is in
+    /// them
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => matrix::run(&arguments),
         Command::Demo => demo::run(),
         Command::Test => test::run(),
-        Command::Dist => dist::run().map(drop),
+        Command::Dist(arguments) => dist::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

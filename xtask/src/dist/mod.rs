@@ -1,27 +1,103 @@
-//! `cargo xtask dist`: one static binary with nothing beside it; and the static binaries that go into the guest.
+//! `cargo xtask dist`: one static binary with nothing beside it, as a Debian package and as an archive, with sums and a bill
+//! of materials; and the static binaries that go into the guest.
+//!
+//! Everything is made of the commit alone: the same bytes come out wherever and whenever it is built. `--check` tries that,
+//! and the package.
 
+mod archive;
+mod boot;
+mod check;
+mod deb;
+mod files;
+mod sbom;
+mod source;
+
+use std::ffi::OsString;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::process::{cargo, execute, target};
+use crate::process::{cargo, execute, output, target, workspace};
 use crate::setup;
 use crate::vm::Payload;
+use source::Source;
 
 /// The target of the static binaries. Naming it keeps build scripts and macros out of the static linking.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The same in Debian's words.
+const DEBIAN: &str = "amd64";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Then try it: build the commit again in another directory and compare every byte, look for paths of this machine, run
+    /// lintian, install and purge the package in a new Debian 12, and boot that and run the service
+    #[arg(long)]
+    check: bool,
+}
+
+/// What is given away.
+struct Products {
+    /// All files with sums, `SHA256SUMS` last.
+    files: Vec<PathBuf>,
+    deb: PathBuf,
+}
+
+/// Builds what is given away, and tries it if that is asked for.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    setup::run()?;
+    let source = Source::read()?;
+    if arguments.check {
+        source.must_be_committed()?;
+        setup::packaging()?;
+    }
+    let products = products(&source)?;
+    if arguments.check {
+        check::run(&source, &products)?;
+    }
+    Ok(())
+}
+
+fn products(source: &Source) -> Result<Products> {
+    let directory = directory();
+    if directory.exists() {
+        fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
+    }
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let binary = binary()?;
+    let bill = sbom::Bill::read(TARGET)?;
+    let sbom = directory.join(format!("whyrst-{}.cdx.json", source.version));
+    fs::write(&sbom, bill.cyclonedx(source, &binary)?).with_context(|| format!("writing {}", sbom.display()))?;
+    let common = files::Common::make(source, &binary, &sbom, &bill)?;
+    let tarball = archive::write(source, &common, &directory)?;
+    let deb = deb::write(source, &common, &directory)?;
+    let sums = directory.join("SHA256SUMS");
+    let mut files = vec![binary, deb.clone(), sbom, tarball];
+    let names: Vec<&str> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
+    let text = output(Command::new("sha256sum").arg("--").args(&names).current_dir(&directory))?;
+    fs::write(&sums, &text).with_context(|| format!("writing {}", sums.display()))?;
+    files.push(sums);
+    for file in &files {
+        println!("dist: {} ({} KiB)", file.display(), fs::metadata(file)?.len().div_ceil(1024));
+    }
+    print!("{text}");
+    Ok(Products { files, deb })
+}
+
+/// Where what is given away is put.
+fn directory() -> PathBuf {
+    target().join("dist")
+}
 
 /// Builds the binary that is given away.
-pub(crate) fn run() -> Result<PathBuf> {
-    setup::run()?;
+pub(crate) fn binary() -> Result<PathBuf> {
     build("dist", &["--package", "tracer", "--bin", "whyrst"])?;
     let built = target().join(TARGET).join("dist/whyrst");
-    let to = target().join("dist/whyrst");
-    fs::create_dir_all(target().join("dist")).context("creating target/dist")?;
+    let to = directory().join("whyrst");
+    fs::create_dir_all(directory()).context("creating target/dist")?;
     fs::copy(&built, &to).with_context(|| format!("copying {}", built.display()))?;
     is_static(&to)?;
-    println!("dist: {} ({} KiB, static)", to.display(), fs::metadata(&to)?.len() / 1024);
     Ok(to)
 }
 
@@ -39,17 +115,34 @@ pub(crate) fn payload(profile: &str) -> Result<Payload> {
 
 fn build(profile: &str, packages: &[&str]) -> Result<()> {
     println!("building ({profile}, static)");
+    let mut flags = OsString::from("-C\x1ftarget-feature=+crt-static");
+    if profile == "dist" {
+        for (from, to) in places()? {
+            flags.push("\x1f--remap-path-prefix=");
+            flags.push(from);
+            flags.push("=");
+            flags.push(to);
+        }
+    }
     let mut cargo = cargo();
     cargo
         .args(["build", "--quiet", "--locked", "--profile", profile, "--target", TARGET])
         .args(packages)
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS", "-C target-feature=+crt-static")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env_remove("RUSTFLAGS");
     execute(&mut cargo)
 }
 
+/// Directories that must not be in the binary, and what stands there for them. The last that fits is taken.
+fn places() -> Result<Vec<(PathBuf, &'static str)>> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(workspace()))?;
+    let mut places = vec![(PathBuf::from(sysroot.trim_end()), "/rust")];
+    places.extend(bpf_toolchain::places(&workspace()));
+    Ok(places)
+}
+
 /// A program that asks for a loader is not static.
-fn is_static(path: &PathBuf) -> Result<()> {
+fn is_static(path: &Path) -> Result<()> {
     const INTERPRETER: &[u8] = b"/lib64/ld-linux";
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     // PT_INTERP is near the start of the file, right behind the program headers.
