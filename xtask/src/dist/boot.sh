@@ -23,9 +23,9 @@ pid=$(property MainPID)
 say "capabilities it can have: $(sed -n 's/^CapBnd:\t//p' "/proc/$pid/status"), it has: $(sed -n 's/^CapEff:\t//p' "/proc/$pid/status")"
 
 # Resets in namespaces that come after it. The lab also looks at what a second whyrst says of them.
-/lab run seq-under || fail "the lab has failed"
+/lab run seq-over || fail "the lab has failed"
 systemctl reload "$unit"
-/lab run seq-under || fail "the lab has failed"
+/lab run seq-over || fail "the lab has failed"
 
 say "memory: $(($(cat "/sys/fs/cgroup/system.slice/$unit/memory.peak") / 1024)) KiB at most, limit $(property MemoryMax)"
 systemctl stop "$unit"

@@ -31,10 +31,24 @@ const DEBIAN: &str = "amd64";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Then try it: build the commit again in another directory and compare every byte, look for paths of this machine, run
-    /// lintian, install and purge the package in a new Debian 12, and boot that and run the service
-    #[arg(long)]
-    check: bool,
+    /// Then try it, in all ways or in some
+    #[arg(long, value_enum, value_name = "WAY", num_args = 0.., value_delimiter = ',', default_missing_value = "lintian,package,service,paths,again")]
+    check: Option<Vec<Check>>,
+}
+
+/// Ways to try what is given away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Check {
+    /// Run lintian on the package
+    Lintian,
+    /// Install and purge the package in a new Debian 12
+    Package,
+    /// Boot that with systemd and let the service record resets
+    Service,
+    /// Look for paths of this machine in all files
+    Paths,
+    /// Build the commit again in another directory and compare every byte
+    Again,
 }
 
 /// What is given away.
@@ -48,23 +62,26 @@ struct Products {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     let source = Source::read()?;
-    if arguments.check {
-        source.must_be_committed()?;
+    if let Some(ways) = &arguments.check {
+        if ways.contains(&Check::Again) {
+            source.must_be_committed()?;
+        }
         setup::packaging()?;
     }
     let products = products(&source)?;
-    if arguments.check {
-        check::run(&source, &products)?;
-    }
-    Ok(())
+    arguments.check.as_ref().map_or(Ok(()), |ways| check::run(ways, &source, &products))
 }
 
 fn products(source: &Source) -> Result<Products> {
     let directory = directory();
-    if directory.exists() {
-        fs::remove_dir_all(&directory).with_context(|| format!("removing {}", directory.display()))?;
-    }
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    // What was built before. Cargo has directories of its own there.
+    for entry in fs::read_dir(&directory)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_file() && (name.starts_with("whyrst") || name == "SHA256SUMS") {
+            fs::remove_file(entry.path()).with_context(|| format!("removing {name}"))?;
+        }
+    }
     let binary = binary()?;
     let bill = sbom::Bill::read(TARGET)?;
     let sbom = directory.join(format!("whyrst-{}.cdx.json", source.version));
@@ -96,7 +113,8 @@ pub(crate) fn binary() -> Result<PathBuf> {
     let built = target().join(TARGET).join("dist/whyrst");
     let to = directory().join("whyrst");
     fs::create_dir_all(directory()).context("creating target/dist")?;
-    fs::copy(&built, &to).with_context(|| format!("copying {}", built.display()))?;
+    // Which compilers it was made with is told by `--version`.
+    execute(Command::new("strip").args(["--strip-all", "--remove-section=.comment", "-o"]).arg(&to).arg(&built))?;
     is_static(&to)?;
     Ok(to)
 }
