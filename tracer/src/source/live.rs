@@ -18,6 +18,7 @@ use tracer_common::{layout, wire};
 use zerocopy::{IntoBytes, transmute};
 
 use super::gone_maps::GoneMaps;
+use super::held_back::HeldBackMaps;
 use super::ring::Ring;
 use super::tap::Tap;
 use crate::attach::{self, Choice, Kernel};
@@ -41,6 +42,8 @@ pub const ABSENT_BECAUSE: &str = env!("WHYRST_BPF_ABSENT_BECAUSE");
 const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
+/// How often it is read what was counted instead of being told: it takes two system calls for every flow.
+const READ_HELD_BACK: Duration = Duration::from_secs(10);
 /// How often the programs' own debug lines are passed on, where they are wanted.
 const FLUSH_LOG: Duration = Duration::from_millis(100);
 
@@ -82,9 +85,11 @@ pub struct Live {
     asker: Asker,
     answers: mpsc::UnboundedReceiver<Item>,
     gone: GoneMaps,
+    held_back: HeldBackMaps,
     queue: VecDeque<Item>,
     module_timer: Interval,
     counter_timer: Interval,
+    held_back_timer: Interval,
     log_timer: Interval,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -107,6 +112,7 @@ impl Live {
         let counters = take_map(&mut ebpf, counter::MAP, PerCpuArray::try_from)?;
         let table_full = take_map(&mut ebpf, table::MAP, PerCpuHashMap::try_from)?;
         let gone = GoneMaps::take(&mut ebpf)?;
+        let held_back = HeldBackMaps::take(&mut ebpf)?;
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
             // Nobody listens any more once the capture has ended.
@@ -132,9 +138,11 @@ impl Live {
             asker,
             answers,
             gone,
+            held_back,
             queue: VecDeque::new(),
             module_timer: timer(LOOK_FOR_MODULES),
             counter_timer: timer(READ_COUNTERS),
+            held_back_timer: timer(READ_HELD_BACK),
             log_timer: timer(FLUSH_LOG),
             log,
         };
@@ -171,6 +179,7 @@ impl Live {
                     self.follow_interfaces();
                     return Item::Counters(self.read_counters());
                 }
+                _ = self.held_back_timer.tick() => self.queue.extend(self.held_back.read(now())),
                 _ = self.log_timer.tick(), if self.log.is_some() => {
                     if let Some(log) = &mut self.log {
                         log.flush();
@@ -203,6 +212,7 @@ impl Live {
         }
         let mut items: Vec<Item> = self.queue.drain(..).collect();
         items.extend(self.ring.finish().await.into_iter().map(Item::Record));
+        items.extend(self.held_back.read(now()));
         items.push(Item::Counters(self.read_counters()));
         items
     }
