@@ -77,8 +77,9 @@ impl LogCall {
 
 /// The next three integer arguments of a `va_list`.
 ///
-/// x86-64 System V: `{ u32 gp_offset; u32 fp_offset; void *overflow_arg_area; void *reg_save_area }`; registers are used
+/// System V, x86-64: `{ u32 gp_offset; u32 fp_offset; void *overflow_arg_area; void *reg_save_area }`; registers are used
 /// up when `gp_offset` reaches 48.
+#[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 fn va_list(list: Address) -> [Address; ARGS] {
     let overflow = list.follow(8);
@@ -90,4 +91,22 @@ fn va_list(list: Address) -> [Address; ARGS] {
         // All registers went to named arguments, as they do in `nf_tcp_log_invalid` of 6.1, which has six.
         _ => [overflow.follow(0), overflow.follow(8), overflow.follow(16)],
     }
+}
+
+/// The next three integer arguments of a `va_list`.
+///
+/// AAPCS64, appendix B: `{ void *__stack; void *__gr_top; void *__vr_top; int __gr_offs; int __vr_offs }`; `__gr_offs` is
+/// negative while there are registers left, which end at `__gr_top`.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+fn va_list(list: Address) -> [Address; ARGS] {
+    let (stack, top) = (list.follow(0), list.follow(8));
+    let used = list.read::<u32>(24).cast_signed();
+    let used = i64::from(if used > 0 { 0 } else { used });
+    let argument = |n: i64| {
+        let at = used + 8 * n;
+        let base = if at < 0 { top } else { stack };
+        base.plus(at.cast_unsigned()).follow(0)
+    };
+    [argument(0), argument(1), argument(2)]
 }

@@ -90,7 +90,7 @@ fn try_ct_invalid(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
         _ => !kernel::starts_with_text(third),
     };
     let call = if after_state {
-        LogCall::new(fourth, [fifth, sixth, arguments.on_stack(0)])
+        LogCall::new(fourth, [fifth, sixth, arguments.further(0)])
     } else {
         LogCall::new(third, [fourth, fifth, sixth])
     };
@@ -161,9 +161,9 @@ fn try_ct_malformed(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
         _ => kernel::starts_with_text(fourth),
     };
     let (protocol, call) = if after_state {
-        (third, LogCall::new(fourth, [fifth, sixth, arguments.on_stack(0)]))
+        (third, LogCall::new(fourth, [fifth, sixth, arguments.further(0)]))
     } else {
-        (fourth, LogCall::new(fifth, [sixth, arguments.on_stack(0), arguments.on_stack(1)]))
+        (fourth, LogCall::new(fifth, [sixth, arguments.further(0), arguments.further(1)]))
     };
     if protocol.low_byte() != IPPROTO_TCP || call.is_nested() {
         return Err(Skipped::Passed);

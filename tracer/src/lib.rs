@@ -33,3 +33,4 @@ pub mod surroundings;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod version;

@@ -277,7 +277,7 @@ fn older(version: &str, than: &str) -> Result<bool> {
 }
 
 /// The base of Debian's archive, or of its security archive, as the machine's own configuration has it.
-fn archive(security: bool) -> Result<String> {
+pub(crate) fn archive(security: bool) -> Result<String> {
     let targets = output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)"]))?;
     let uri = |wanted: bool| {
         targets.lines().find_map(|line| {

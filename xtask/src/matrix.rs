@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let specs = kernels::select(&arguments.kernel)?;
     let mut payload = dist::payload("vm")?;
     if arguments.dist {
-        payload.whyrst = dist::run()?;
+        payload.whyrst = dist::binary()?;
     }
     payload.programs.clone_from(&arguments.with);
     if arguments.shell {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -122,15 +122,8 @@ impl<'a> Guest<'a> {
     }
 
     fn qemu(&self) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
-        let (accelerator, cpu) = accelerator();
-        qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "1", "-m", "1024"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .arg("-kernel")
-            .arg(&self.kernel.image)
-            .arg("-initrd")
-            .arg(self.path("initramfs.cpio"))
-            .args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4"])
+        let mut qemu = qemu(&self.kernel.image, &self.path("initramfs.cpio"), 1024);
+        qemu.args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4"])
             .arg("-drive")
             .arg(format!("file={},format=raw,if=virtio", self.path("disk.img").display()));
         qemu
@@ -144,9 +137,9 @@ impl<'a> Guest<'a> {
         let listener = UnixListener::bind(&socket).context("listening for the guest").map_err(later)?;
         let mut qemu = self.qemu();
         qemu.args(["-serial", "stdio", "-serial"]).arg(format!("unix:{}", socket.display()));
-        let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
-        let mut machine = Machine(child.context("starting QEMU").map_err(later)?);
-        let console = machine.0.stdout.take().context("QEMU has no console").map_err(later)?;
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut machine = Machine::new(&mut qemu).map_err(later)?;
+        let console = machine.console().map_err(later)?;
         let (events, inbox) = mpsc::channel();
         self.watch_console(console, events.clone()).map_err(later)?;
         thread::spawn(move || {
@@ -239,8 +232,34 @@ fn follow(inbox: &mpsc::Receiver<Event>, report: &mut dyn FnMut(Message)) -> Res
     }
 }
 
+/// A machine without devices but for those that every guest needs.
+pub(crate) fn qemu(image: &Path, archive: &Path, mebibytes: u32) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    let (accelerator, cpu) = accelerator();
+    qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "1", "-m"])
+        .arg(mebibytes.to_string())
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(image)
+        .arg("-initrd")
+        .arg(archive);
+    qemu
+}
+
 /// A QEMU that does not outlive this program's interest in it.
-struct Machine(Child);
+pub(crate) struct Machine(Child);
+
+impl Machine {
+    /// Starts it.
+    pub(crate) fn new(qemu: &mut Command) -> Result<Self> {
+        Ok(Self(qemu.spawn().context("starting QEMU")?))
+    }
+
+    /// What it prints, where that goes through a pipe.
+    pub(crate) fn console(&mut self) -> Result<ChildStdout> {
+        self.0.stdout.take().context("QEMU has no console")
+    }
+}
 
 impl Drop for Machine {
     fn drop(&mut self) {
