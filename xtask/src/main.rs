@@ -11,6 +11,7 @@ mod matrix;
 mod process;
 mod setup;
 mod test;
+mod tools;
 mod vm;
 
 use std::process::ExitCode;
