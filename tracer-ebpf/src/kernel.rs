@@ -156,6 +156,17 @@ impl Address {
         if status == 0 { len as u8 } else { 0 }
     }
 
+    /// Copies an address of `len` bytes, 4 or 16; `to` is left as it is where that fails.
+    #[inline(always)]
+    pub(crate) fn copy_address(self, to: &mut [u8; 16], len: u32) {
+        let len = opaque(len) & 31;
+        if len > 16 {
+            return;
+        }
+        // SAFETY: `len` is not more than the size of `to`, and the helper checks the source.
+        let _zero = unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, self.0 as *const c_void) };
+    }
+
     /// Copies a NUL-terminated string, cutting it at the size of `to`; tells whether anything arrived.
     #[inline(always)]
     pub(crate) fn copy_text<const N: usize>(self, to: &mut [u8; N]) -> bool {

@@ -10,28 +10,56 @@ const NESTED: u32 = u32::from_le_bytes(*b"%pV\0");
 /// A call of a variadic log function.
 pub(crate) struct LogCall {
     /// The format string.
-    pub(crate) format: Address,
+    format: Address,
     /// The first values behind it, as passed in registers or on the stack.
-    pub(crate) values: [Address; ARGS],
+    values: [Address; ARGS],
+    /// It came in a `va_format`.
+    nested: bool,
 }
 
 impl LogCall {
+    /// A call with these arguments.
+    #[inline(always)]
+    pub(crate) fn new(format: Address, values: [Address; ARGS]) -> Self {
+        Self { format, values, nested: false }
+    }
+
     /// Whether the format is `"%pV"`: the message is in a `va_format` that the first value points to.
     #[inline(always)]
     pub(crate) fn is_nested(&self) -> bool {
         self.format.read::<u32>(0) == NESTED
     }
 
+    /// The call that really says something: what a `va_format` holds, where the message came in one.
+    #[inline(always)]
+    pub(crate) fn resolved(self) -> Self {
+        if !self.is_nested() {
+            return self;
+        }
+        let inner = self.values[0];
+        let values = va_list(inner.follow(offset!(va_format_va)));
+        Self { format: inner.follow(offset!(va_format_fmt)), values, nested: true }
+    }
+
+    /// A number that calls with the same message share: the kernel keeps its texts at addresses that do not change.
+    #[inline(always)]
+    pub(crate) fn class(&self) -> u32 {
+        // In 5.10 the format of many messages is "%s", and the message is the value.
+        const TEXT: u16 = u16::from_le_bytes(*b"%s");
+        let other = u32::from(self.format.read::<u16>(0) ^ TEXT);
+        // 1 where `other` is 0, without a branch.
+        let is_text = ((other | other.wrapping_neg()) >> 31) ^ 1;
+        let value = (self.values[0].number() as u32).wrapping_mul(is_text);
+        (self.format.number() as u32).wrapping_add(value.rotate_left(16))
+    }
+
     /// Writes format, string argument and numbers into a record.
     #[inline(always)]
     pub(crate) fn write(&self, to: &mut Record) -> Failed {
-        let (format, values) = if self.is_nested() {
+        if self.nested {
             to.present |= present::VA_FORMAT;
-            let inner = self.values[0];
-            (inner.follow(offset!(va_format_fmt)), va_list(inner.follow(offset!(va_format_va))))
-        } else {
-            (self.format, self.values)
-        };
+        }
+        let (format, values) = (self.format, self.values);
         if !format.copy_text(&mut to.format) {
             return Failed::YES;
         }

@@ -15,6 +15,7 @@ pub mod event;
 pub mod evidence;
 pub mod explain;
 pub mod filter;
+mod flood;
 pub mod health;
 pub mod kernel;
 pub mod mitigate;

@@ -142,8 +142,14 @@ pub(crate) fn base(kernel: &Kernel) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The whole initramfs: the base, the project's binaries, further programs of the host, and the plan.
-pub(crate) fn build(base: &Path, files: &[(&str, &Path)], programs: &[PathBuf], plan: &[u8], to: &Path) -> Result<()> {
+/// The whole initramfs: the base, the project's binaries, further programs of the host and further files, and the plan.
+pub(crate) fn build(
+    base: &Path,
+    files: &[(&str, &Path)],
+    (programs, more): (&[PathBuf], &[(PathBuf, PathBuf)]),
+    plan: &[u8],
+    to: &Path,
+) -> Result<()> {
     let overlay = to.with_extension("overlay");
     let mut archive = Archive::create(&overlay)?;
     for (path, from) in files {
@@ -151,6 +157,9 @@ pub(crate) fn build(base: &Path, files: &[(&str, &Path)], programs: &[PathBuf], 
     }
     for (path, from) in with_libraries(programs)? {
         archive.file(&path, EXECUTABLE, &from)?;
+    }
+    for (path, from) in more {
+        archive.file(path, EXECUTABLE, from)?;
     }
     archive.bytes(Path::new(whyrst_tests::protocol::PLAN), READABLE, plan)?;
     archive.finish()?;

@@ -14,8 +14,9 @@ use anyhow::{Context as _, Result, bail};
 
 use super::check::unpack;
 use super::payload;
+use crate::initramfs;
 use crate::kernels;
-use crate::{initramfs, vm};
+use crate::vm::{self, Clock};
 
 /// The kernel of the release that the package is tried in.
 const KERNEL: &str = "6.1-e4";
@@ -66,7 +67,7 @@ pub(super) fn run(deb: &Path, debian: &Path, home: &Path) -> Result<()> {
     initramfs::of_tree(&root, &kernel, &archive)?;
     fs::remove_dir_all(&root)?;
 
-    let mut qemu = vm::qemu(&kernel.image, &archive, 2048);
+    let mut qemu = vm::qemu(&kernel.image, &archive, 2048, Clock::Time);
     qemu.args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4 rdinit=/usr/lib/systemd/systemd"]);
     qemu.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut machine = vm::Machine::new(&mut qemu)?;

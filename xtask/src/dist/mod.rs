@@ -124,7 +124,13 @@ pub(crate) fn binary() -> Result<PathBuf> {
 pub(crate) fn payload(profile: &str) -> Result<Payload> {
     build(profile, &["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bins"])?;
     let binary = |name: &str| target().join(TARGET).join(profile).join(name);
-    let payload = Payload { whyrst: binary("whyrst"), init: binary("init"), lab: binary("lab"), programs: Vec::new() };
+    let payload = Payload {
+        whyrst: binary("whyrst"),
+        init: binary("init"),
+        lab: binary("lab"),
+        programs: Vec::new(),
+        files: Vec::new(),
+    };
     for path in [&payload.whyrst, &payload.init, &payload.lab] {
         is_static(path)?;
     }

@@ -119,8 +119,9 @@ impl Toolchain {
         let mut cargo = match &self.compiler {
             Compiler::Distribution { rustc, cargo } => {
                 let mut command = clean(Command::new(cargo));
-                // aya-ebpf enables `asm_experimental_arch` for its target; nothing else gets unstable features.
-                command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf");
+                // aya-ebpf and the programs (for atomic additions) enable `asm_experimental_arch` for their target; nothing
+                // else gets unstable features.
+                command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf,tracer_ebpf");
                 command.arg("build");
                 command
             }
