@@ -265,8 +265,8 @@ async fn capture(
         tokio::select! {
             item = live.next() => {
                 // The hooks that were attached from the start have been offered before.
-                if let Item::Hook(HookStatus { hook, state: HookState::Attached, .. }) = &item {
-                    output::say(global, &format!("watching {} now", hook.spec().symbol));
+                if let Item::Hook(status) = &item {
+                    output::say(global, &news(status));
                 }
                 stage.offer(&item)?;
                 if stage.wants_counters() {
@@ -310,6 +310,18 @@ async fn until(deadline: Option<Deadline>) {
     match deadline {
         Some(deadline) => sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+/// What there is to say of a hook that has changed.
+fn news(status: &HookStatus) -> String {
+    let symbol = status.hook.spec().symbol;
+    match &status.state {
+        HookState::Attached => format!("watching {symbol} now"),
+        HookState::Waiting { module } => {
+            format!("{symbol} is not watched any more: module {module} was taken out; waiting for it")
+        }
+        HookState::Unavailable { because } => format!("{symbol} is not watched: {because}"),
     }
 }
 

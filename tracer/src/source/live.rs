@@ -2,11 +2,12 @@
 //!
 //! The only module, with `attach`, that knows aya.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::programs::kprobe::KProbeLinkId;
 use aya::programs::{KProbe, Program, ProgramError, RawTracePoint, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use tokio::sync::mpsc;
@@ -18,6 +19,7 @@ use tracer_common::{layout, wire};
 use zerocopy::{IntoBytes, transmute};
 
 use super::gone_maps::GoneMaps;
+use super::modules::{Modules, is_loaded};
 use super::ring::Ring;
 use super::tap::Tap;
 use crate::attach::{self, Choice, Kernel};
@@ -28,6 +30,9 @@ use crate::kernel::preflight::chain;
 use crate::kernel::symbols::Symbols;
 use crate::time::Instant;
 
+/// Where functions are, as `attach::callers` has it.
+type Callers = [[u64; 3]; wire::CALLER_RANGES];
+
 /// The BPF object, aligned as ELF needs it.
 #[repr(C, align(32))]
 struct Object<B: ?Sized>(B);
@@ -37,7 +42,7 @@ const OBJECT: &Object<[u8]> = &Object(*include_bytes!(env!("WHYRST_BPF_OBJECT"))
 /// Why no BPF object was built into this program; empty where one was.
 pub const ABSENT_BECAUSE: &str = env!("WHYRST_BPF_ABSENT_BECAUSE");
 
-/// How often modules are looked for that hooks wait for.
+/// How often it is looked whether modules that hooks live in have come or gone.
 const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
@@ -77,7 +82,10 @@ pub struct Live {
     table_full: PerCpuHashMap<MapData, u32, [u64; 4]>,
     kernel: Kernel,
     choice: Choice,
+    callers: Array<MapData, Callers>,
     states: Vec<(Hook, HookState)>,
+    links: BTreeMap<Hook, Vec<(&'static str, KProbeLinkId)>>,
+    modules: Modules,
     tap: Tap,
     asker: Asker,
     answers: mpsc::UnboundedReceiver<Item>,
@@ -98,7 +106,6 @@ impl Live {
             .btf(None)
             .override_global(layout::GLOBAL, kernel.layout.as_bytes(), true)
             .override_global("PAGE_BASES", kernel.page_bases.as_bytes(), true)
-            .override_global(wire::CALLERS, kernel.callers.as_bytes(), true)
             .override_global(aya_log::LEVEL, &log_level, false)
             .load(&OBJECT.0)
             .map_err(StartError::Load)?;
@@ -107,6 +114,9 @@ impl Live {
         let counters = take_map(&mut ebpf, counter::MAP, PerCpuArray::try_from)?;
         let table_full = take_map(&mut ebpf, table::MAP, PerCpuHashMap::try_from)?;
         let gone = GoneMaps::take(&mut ebpf)?;
+        let callers = take_map(&mut ebpf, wire::CALLERS, Array::try_from)?;
+        // Looked at before the hooks are attached: what changes in between is seen the next time.
+        let modules = Modules::of(&choice.hooks(&kernel).collect::<Vec<Hook>>());
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
             // Nobody listens any more once the capture has ended.
@@ -126,7 +136,10 @@ impl Live {
             counters,
             table_full,
             kernel,
+            callers,
             states: Vec::new(),
+            links: BTreeMap::new(),
+            modules,
             tap: Tap::new(choice.tap.clone()),
             choice,
             asker,
@@ -138,6 +151,7 @@ impl Live {
             log_timer: timer(FLUSH_LOG),
             log,
         };
+        live.tell_callers(symbols);
         live.attach_all(symbols)?;
         Ok(live)
     }
@@ -166,7 +180,7 @@ impl Live {
             tokio::select! {
                 Some(record) = self.ring.next() => return Item::Record(record),
                 Some(answer) = self.answers.recv() => return self.gone.complete(answer),
-                _ = self.module_timer.tick() => self.look_for_modules(),
+                _ = self.module_timer.tick() => self.follow_modules(),
                 _ = self.counter_timer.tick() => {
                     self.follow_interfaces();
                     return Item::Counters(self.read_counters());
@@ -260,11 +274,33 @@ impl Live {
         }
         let symbol = attach::target(hook, symbols).unwrap_or(spec.symbol);
         for name in [spec.at_entry, Some(spec.program)].into_iter().flatten() {
-            if let Err(because) = self.load_and_attach(name, symbol) {
-                return HookState::Unavailable { because };
+            match self.load_and_attach(name, symbol) {
+                Ok(link) => self.links.entry(hook).or_default().push((name, link)),
+                Err(because) => {
+                    self.detach(hook);
+                    return HookState::Unavailable { because };
+                }
             }
         }
         HookState::Attached
+    }
+
+    /// Takes a hook's kprobes off; its programs stay loaded.
+    fn detach(&mut self, hook: Hook) {
+        for (name, link) in self.links.remove(&hook).unwrap_or_default() {
+            let program = program_of::<KProbe>(&mut self.ebpf, name);
+            let detached = program.and_then(|program| program.detach(link).map_err(|error| chain(&error)));
+            if let Err(because) = detached {
+                tracing::debug!("detaching {name}: {because}");
+            }
+        }
+    }
+
+    /// Tells the programs where the functions are that end entries.
+    fn tell_callers(&mut self, symbols: &Symbols) {
+        if let Err(error) = self.callers.set(0, attach::callers(symbols), 0) {
+            tracing::warn!("who ends entries will not be known: {}", chain(&error));
+        }
     }
 
     fn open_tap(&mut self, spec: &Spec) -> Result<(), String> {
@@ -299,19 +335,19 @@ impl Live {
         attached.map_err(|error| refused(&format!("attach {target}"), &error))
     }
 
-    fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<(), String> {
+    fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<KProbeLinkId, String> {
         let program = program_of::<KProbe>(&mut self.ebpf, name)?;
         let start = now();
         let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
         let between = now();
         match loaded.and_then(|()| program.attach(symbol, 0)) {
-            Ok(_link) => {
+            Ok(link) => {
                 let (load, attach) = (between - start, now() - between);
                 let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
                 tracing::debug!(
                     "{name} on {symbol}: {verified:?} instructions verified, loaded in {load:?}, attached in {attach:?}"
                 );
-                Ok(())
+                Ok(link)
             }
             Err(error) => Err(refused(&format!("attach kprobe {symbol}"), &error)),
         }
@@ -325,24 +361,34 @@ impl Live {
         }
     }
 
-    /// Attaches hooks whose module has come.
-    fn look_for_modules(&mut self) {
-        let came = self.states().any(|(_, state)| match state {
-            HookState::Waiting { module } => std::path::Path::new("/sys/module").join(module).exists(),
-            _ => false,
-        });
-        if !came {
+    /// Follows modules that come and go: the hooks in one that went wait for it, and are attached anew when it is back.
+    fn follow_modules(&mut self) {
+        let changed = self.modules.changed();
+        if changed.is_empty() {
+            return;
+        }
+        let of_changed = |hook: Hook| hook.spec().module.filter(|module| changed.contains(module));
+        let hooks = self.states.iter().filter_map(|(hook, _)| Some((*hook, of_changed(*hook)?)));
+        let hooks: Vec<(Hook, &str)> = hooks.collect();
+        for (hook, module) in &hooks {
+            // One that was loaded again in between has nothing of the old kprobes either.
+            if self.links.contains_key(hook) {
+                self.detach(*hook);
+                self.set_state(*hook, HookState::Waiting { module: (*module).to_owned() });
+            }
+        }
+        if !hooks.iter().any(|(_, module)| is_loaded(module)) {
             return;
         }
         let Ok(symbols) = attach::symbols() else { return };
-        let waits = |(hook, state): &(Hook, HookState)| match state {
-            HookState::Waiting { .. } => Some(*hook),
-            _ => None,
-        };
-        for hook in self.states.iter().filter_map(waits).collect::<Vec<Hook>>() {
-            if attach::target(hook, &symbols).is_some() {
-                let planned = self.kernel.plan(hook, &symbols);
-                let state = self.attach(hook, planned, &symbols);
+        self.tell_callers(&symbols);
+        for (hook, module) in hooks {
+            let planned = self.kernel.plan(hook, &symbols);
+            let mut state = self.attach(hook, planned, &symbols);
+            if matches!(state, HookState::Unavailable { .. }) && !is_loaded(module) {
+                state = HookState::Waiting { module: module.to_owned() };
+            }
+            if self.states.iter().all(|known| *known != (hook, state.clone())) {
                 self.set_state(hook, state);
             }
         }

@@ -8,6 +8,7 @@ pub mod format;
 mod gone_maps;
 pub mod kernel_log;
 pub mod live;
+mod modules;
 pub mod recording;
 mod ring;
 pub mod rotate;
