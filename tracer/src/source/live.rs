@@ -321,10 +321,10 @@ impl Live {
         if !self.states.iter().any(|(hook, state)| *hook == Hook::TcxTap && *state == HookState::Attached) {
             return;
         }
-        let attached = program_of::<SchedClassifier>(&mut self.ebpf, spec.program)
-            .and_then(|program| self.tap.attach_links(program));
-        if let Err(because) = attached {
-            tracing::warn!("--tap: {because}");
+        if let Ok(program) = program_of::<SchedClassifier>(&mut self.ebpf, spec.program) {
+            for problem in self.tap.follow_links(program) {
+                tracing::warn!("--tap: {problem}");
+            }
         }
     }
 
