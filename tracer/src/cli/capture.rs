@@ -274,6 +274,9 @@ async fn capture(
                 }
             }
             () = hang_up.recv() => {
+                if !stage.rotates() {
+                    return Ok(());
+                }
                 stage.hang_up();
                 stage.offer(&Item::Counters(live.counters()))?;
             }
@@ -325,13 +328,14 @@ fn news(status: &HookStatus) -> String {
     }
 }
 
-/// SIGHUP, where something can be done about it: elsewhere it ends the program, as it always does.
+/// SIGHUP: it begins the next file of a recording in several, and ends any other capture as Ctrl-C does, when a terminal is
+/// closed say. Who started this program with SIGHUP ignored (`nohup`) wants it to go on.
 struct HangUp(Option<Signal>);
 
 impl HangUp {
-    fn new(listened_to: bool) -> anyhow::Result<Self> {
+    fn new(rotates: bool) -> anyhow::Result<Self> {
         let listen = || signal(SignalKind::hangup()).context("listening for signals");
-        Ok(Self(listened_to.then(listen).transpose()?))
+        Ok(Self((rotates || !ignores_hangup()).then(listen).transpose()?))
     }
 
     async fn recv(&mut self) {
@@ -340,6 +344,13 @@ impl HangUp {
             None => std::future::pending().await,
         }
     }
+}
+
+/// Whether SIGHUP was ignored when this program was started (`SigIgn` of proc(5): a bit for each signal, from 1 on).
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }
 
 /// Ctrl-C and SIGTERM.
