@@ -91,11 +91,19 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     })?;
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
-    output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
+    let write = |to: &mut dyn Write| match arguments.format {
         ReportFormat::Json => json::write(&report, &mut Json(to)),
         ReportFormat::Html => html::write(&report, to),
         ReportFormat::Text => to.write_all(text::render(&report, look, arguments.verbose).as_bytes()),
-    })?;
+    };
+    let delivered = output::deliver(arguments.output.as_deref(), global, write);
+    let to_file = arguments.output.as_deref().is_some_and(|path| path != Path::new("-"));
+    if delivered.is_err() && to_file && arguments.source.from.is_empty() {
+        // A live capture cannot be repeated.
+        output::say(global, "the report could not be written to its file, and goes to standard output");
+        output::deliver(None, global, write)?;
+    }
+    delivered?;
     if let (Some(recorder), Some(path)) = (recorder, &arguments.record) {
         recorder.finish(path)?;
     }
