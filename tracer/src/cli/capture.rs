@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Source, Trace};
 use super::netns::Names;
 use super::recorder::Recorder;
+use super::signals::{EndSignals, HangUp};
 use super::stage::Stage;
 use super::{FOUND, Stop, compare, output};
 use crate::attach::{self, Choice, Kernel};
@@ -333,51 +333,6 @@ fn news(status: &HookStatus) -> String {
             format!("{symbol} is not watched any more: module {module} was taken out; waiting for it")
         }
         HookState::Unavailable { because } => format!("{symbol} is not watched: {because}"),
-    }
-}
-
-/// SIGHUP: it begins the next file of a recording in several, and ends any other capture as Ctrl-C does, when a terminal is
-/// closed say. Who started this program with SIGHUP ignored (`nohup`) wants it to go on.
-struct HangUp(Option<Signal>);
-
-impl HangUp {
-    fn new(rotates: bool) -> anyhow::Result<Self> {
-        let listen = || signal(SignalKind::hangup()).context("listening for signals");
-        Ok(Self((rotates || !ignores_hangup()).then(listen).transpose()?))
-    }
-
-    async fn recv(&mut self) {
-        match &mut self.0 {
-            Some(signal) => drop(signal.recv().await),
-            None => std::future::pending().await,
-        }
-    }
-}
-
-/// Whether SIGHUP was ignored when this program was started (`SigIgn` of proc(5): a bit for each signal, from 1 on).
-fn ignores_hangup() -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
-}
-
-/// Ctrl-C and SIGTERM.
-struct EndSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl EndSignals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("listening for signals");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn signalled(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }
 
