@@ -124,13 +124,14 @@ impl<'a> Guest<'a> {
     fn qemu(&self) -> Command {
         let mut qemu = Command::new("qemu-system-x86_64");
         let (accelerator, cpu) = accelerator();
-        qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "1", "-m", "1024"])
+        // The second processor stays off until a scenario switches it on.
+        qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "2", "-m", "1024"])
             .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .arg("-kernel")
             .arg(&self.kernel.image)
             .arg("-initrd")
             .arg(self.path("initramfs.cpio"))
-            .args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4"])
+            .args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4 maxcpus=1"])
             .arg("-drive")
             .arg(format!("file={},format=raw,if=virtio", self.path("disk.img").display()));
         qemu
