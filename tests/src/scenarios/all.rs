@@ -635,7 +635,7 @@ pub const ALL: &[Scenario] = &[
     ),
     scenario(
         "fault-memory",
-        "whyrst in control groups with little memory: it runs, or ends and leaves nothing",
+        "whyrst in control groups with little memory: it runs, or says why not; exit status 3",
         faults::memory::limited,
         Nothing,
     ),
