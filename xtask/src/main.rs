@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything about whyrst that is not whyrst.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod confusion;
 mod demo;
 mod dist;
@@ -10,6 +11,7 @@ mod matrix;
 mod process;
 mod setup;
 mod test;
+mod tools;
 mod vm;
 
 use std::process::ExitCode;
@@ -33,8 +35,12 @@ enum Command {
     Demo,
     /// Set up and run every test: format, lints, unit tests, docs, and the scenarios on every kernel
     Test,
-    /// Build one static binary, target/dist/whyrst
-    Dist,
+    /// Measure what whyrst costs
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Build what is given away into target/dist: one static binary, a Debian package, an archive, their sums, and what is in
+    /// them
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -43,7 +49,8 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => matrix::run(&arguments),
         Command::Demo => demo::run(),
         Command::Test => test::run(),
-        Command::Dist => dist::run().map(drop),
+        Command::Bench(bench) => bench::run(&bench),
+        Command::Dist(arguments) => dist::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
