@@ -86,27 +86,24 @@ impl Lab {
             gateway: Namespace::create(&name("gateway"))?,
             server: Namespace::create(&name("server"))?,
         };
-        let Self { client, gateway, server } = &lab;
+        let Self { client, gateway, .. } = &lab;
         connect((client, "c0"), (gateway, "lan0"), wiring.lan)?;
-        connect((server, "s0"), (gateway, "wan0"), wiring.wan)?;
-        for (namespace, interface, addresses) in [
-            (client, "c0", ["10.0.0.2/24", "fd00:1::2/64"]),
-            (gateway, "lan0", ["10.0.0.1/24", "fd00:1::1/64"]),
-            (gateway, "wan0", ["192.0.2.1/24", "2001:db8::1/64"]),
-            (server, "s0", ["192.0.2.2/24", "2001:db8::2/64"]),
-        ] {
-            for address in addresses {
-                // Without duplicate address detection an IPv6 address is usable at once.
-                let nodad = if address.contains(':') { "nodad" } else { "" };
-                namespace.ip(&format!("address add {address} dev {interface} {nodad}"))?;
-            }
-        }
+        address(client, "c0", ["10.0.0.2/24", "fd00:1::2/64"])?;
+        address(gateway, "lan0", ["10.0.0.1/24", "fd00:1::1/64"])?;
+        lab.connect_server(wiring.wan)?;
         client.ip("route add default via 10.0.0.1")?;
         client.ip("-6 route add default via fd00:1::1")?;
         for sysctl in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
             gateway.sysctl(sysctl, "1")?;
         }
         Ok(lab)
+    }
+
+    /// Connects the server to the gateway, where it is not.
+    pub fn connect_server(&self, wan: Ingress) -> Result<()> {
+        connect((&self.server, "s0"), (&self.gateway, "wan0"), wan)?;
+        address(&self.gateway, "wan0", ["192.0.2.1/24", "2001:db8::1/64"])?;
+        address(&self.server, "s0", ["192.0.2.2/24", "2001:db8::2/64"])
     }
 
     /// Makes the gateway translate.
@@ -198,6 +195,16 @@ fn cable((one, interface): At<'_>, (other, of_other): At<'_>) -> Result<()> {
     one.ip(&format!("link add {interface} type veth peer name {of_other} netns {}", other.name()))?;
     up(one, interface)?;
     up(other, of_other)
+}
+
+/// Gives an interface its addresses.
+fn address(namespace: &Namespace, interface: &str, addresses: [&str; 2]) -> Result<()> {
+    for address in addresses {
+        // Without duplicate address detection an IPv6 address is usable at once.
+        let nodad = if address.contains(':') { "nodad" } else { "" };
+        namespace.ip(&format!("address add {address} dev {interface} {nodad}"))?;
+    }
+    Ok(())
 }
 
 /// Switches an interface on.

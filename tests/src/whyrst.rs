@@ -96,20 +96,21 @@ impl Capture {
         Ok(capture)
     }
 
-    fn adopt(mut child: Child, report: PathBuf, recording: PathBuf) -> Result<Self> {
+    /// Watches over a whyrst that was started in another way, with its standard error piped.
+    pub fn adopt(mut child: Child, report: PathBuf, recording: PathBuf) -> Result<Self> {
         let stderr = child.stderr.take().context("whyrst has no standard error")?;
         Ok(Self { child, lines: read_lines(stderr), said: Vec::new(), report, recording })
     }
 
-    /// Waits until whyrst says something.
-    pub fn wait_for(&mut self, text: &str) -> Result<()> {
+    /// Waits until whyrst says something; gives the line.
+    pub fn wait_for(&mut self, text: &str) -> Result<String> {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
                     let found = line.contains(text);
-                    self.said.push(line);
+                    self.said.push(line.clone());
                     if found {
-                        return Ok(());
+                        return Ok(line);
                     }
                 }
                 Err(_) => bail!("whyrst did not say `{text}` but:\n{}", self.said.join("\n")),
@@ -158,6 +159,31 @@ impl Capture {
     pub fn stop_recording(mut self) -> Result<String> {
         self.signal(Signal::INT)?;
         self.end()
+    }
+
+    /// Kills it where it stands; tells what it had said.
+    pub fn kill(mut self) -> Result<String> {
+        self.child.kill().context("killing whyrst")?;
+        self.child.wait().context("waiting for whyrst")?;
+        self.said.extend(self.lines.iter());
+        Ok(self.said.join("\n"))
+    }
+
+    /// Waits for the end of one that may fail; gives its exit status, none where a signal ended it, and what it said.
+    pub fn fails(mut self) -> Result<(Option<i32>, String)> {
+        let status = wait(&mut self.child)?;
+        self.said.extend(self.lines.iter());
+        Ok((status.code(), self.said.join("\n")))
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("waiting for whyrst")?.is_some())
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for its end.

@@ -9,6 +9,7 @@ mod bad_input;
 mod connection;
 mod doctor;
 mod download;
+mod faults;
 mod kernel_types;
 mod late_retransmission;
 mod local;

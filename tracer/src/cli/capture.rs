@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Source, Trace};
 use super::netns::Names;
 use super::recorder::Recorder;
+use super::signals::{EndSignals, HangUp};
 use super::stage::Stage;
 use super::{FOUND, Stop, compare, output};
 use crate::attach::{self, Choice, InspectError, Kernel};
@@ -91,11 +91,19 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     })?;
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
-    output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
+    let write = |to: &mut dyn Write| match arguments.format {
         ReportFormat::Json => json::write(&report, &mut Json(to)),
         ReportFormat::Html => html::write(&report, to),
         ReportFormat::Text => to.write_all(text::render(&report, look, arguments.verbose).as_bytes()),
-    })?;
+    };
+    let delivered = output::deliver(arguments.output.as_deref(), global, write);
+    let to_file = arguments.output.as_deref().is_some_and(|path| path != Path::new("-"));
+    if delivered.is_err() && to_file && arguments.source.from.is_empty() {
+        // A live capture cannot be repeated.
+        output::say(global, "the report could not be written to its file, and goes to standard output");
+        output::deliver(None, global, write)?;
+    }
+    delivered?;
     if let (Some(recorder), Some(path)) = (recorder, &arguments.record) {
         recorder.finish(path)?;
     }
@@ -265,8 +273,8 @@ async fn capture(
         tokio::select! {
             item = live.next() => {
                 // The hooks that were attached from the start have been offered before.
-                if let Item::Hook(HookStatus { hook, state: HookState::Attached, .. }) = &item {
-                    output::say(global, &format!("watching {} now", hook.spec().symbol));
+                if let Item::Hook(status) = &item {
+                    output::say(global, &news(status));
                 }
                 stage.offer(&item)?;
                 if stage.wants_counters() {
@@ -274,6 +282,9 @@ async fn capture(
                 }
             }
             () = hang_up.recv() => {
+                if !stage.rotates() {
+                    return Ok(());
+                }
                 stage.hang_up();
                 stage.offer(&Item::Counters(live.counters()))?;
             }
@@ -313,40 +324,15 @@ async fn until(deadline: Option<Deadline>) {
     }
 }
 
-/// SIGHUP, where something can be done about it: elsewhere it ends the program, as it always does.
-struct HangUp(Option<Signal>);
-
-impl HangUp {
-    fn new(listened_to: bool) -> anyhow::Result<Self> {
-        let listen = || signal(SignalKind::hangup()).context("listening for signals");
-        Ok(Self(listened_to.then(listen).transpose()?))
-    }
-
-    async fn recv(&mut self) {
-        match &mut self.0 {
-            Some(signal) => drop(signal.recv().await),
-            None => std::future::pending().await,
+/// What there is to say of a hook that has changed.
+fn news(status: &HookStatus) -> String {
+    let symbol = status.hook.spec().symbol;
+    match &status.state {
+        HookState::Attached => format!("watching {symbol} now"),
+        HookState::Waiting { module } => {
+            format!("{symbol} is not watched any more: module {module} was taken out; waiting for it")
         }
-    }
-}
-
-/// Ctrl-C and SIGTERM.
-struct EndSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl EndSignals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("listening for signals");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn signalled(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+        HookState::Unavailable { because } => format!("{symbol} is not watched: {because}"),
     }
 }
 

@@ -13,6 +13,7 @@ mod netns;
 mod output;
 mod recorder;
 mod redaction;
+mod signals;
 mod stage;
 mod suggest;
 

@@ -2,11 +2,12 @@
 //!
 //! The only module, with `attach`, that knows aya.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::programs::kprobe::KProbeLinkId;
 use aya::programs::{KProbe, Program, ProgramError, RawTracePoint, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use tokio::sync::mpsc;
@@ -19,6 +20,7 @@ use zerocopy::{IntoBytes, transmute};
 
 use super::gone_maps::GoneMaps;
 use super::held_back::HeldBackMaps;
+use super::modules::{Modules, is_loaded};
 use super::ring::Ring;
 use super::tap::Tap;
 use crate::attach::{self, Choice, Kernel};
@@ -29,6 +31,9 @@ use crate::kernel::preflight::chain;
 use crate::kernel::symbols::Symbols;
 use crate::kernel::timed;
 use crate::time::Instant;
+
+/// Where functions are, as `attach::callers` has it.
+type Callers = [[u64; 3]; wire::CALLER_RANGES];
 
 /// The BPF object, aligned as ELF needs it.
 #[repr(C, align(32))]
@@ -41,7 +46,7 @@ pub const ABSENT_BECAUSE: &str = env!("WHYRST_BPF_ABSENT_BECAUSE");
 
 /// Attached before all others: the refusal, and the RST that answers it.
 const FIRST: [Hook; 2] = [Hook::CtInvalid, Hook::ResetV4];
-/// How often modules are looked for that hooks wait for.
+/// How often it is looked whether modules that hooks live in have come or gone.
 const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
@@ -83,7 +88,10 @@ pub struct Live {
     table_full: PerCpuHashMap<MapData, u32, [u64; 4]>,
     kernel: Kernel,
     choice: Choice,
+    callers: Array<MapData, Callers>,
     states: Vec<(Hook, HookState)>,
+    links: BTreeMap<Hook, Vec<(&'static str, KProbeLinkId)>>,
+    modules: Modules,
     tap: Tap,
     asker: Asker,
     answers: mpsc::UnboundedReceiver<Item>,
@@ -107,7 +115,6 @@ impl Live {
             .btf(None)
             .override_global(layout::GLOBAL, kernel.layout.as_bytes(), true)
             .override_global("PAGE_BASES", kernel.page_bases.as_bytes(), true)
-            .override_global(wire::CALLERS, kernel.callers.as_bytes(), true)
             .override_global(aya_log::LEVEL, &log_level, false);
         let mut ebpf = timed("object", || loader.load(&OBJECT.0)).map_err(StartError::Load)?;
         let log = if log { start_log(&mut ebpf) } else { None };
@@ -115,6 +122,9 @@ impl Live {
         let counters = take_map(&mut ebpf, counter::MAP, PerCpuArray::try_from)?;
         let table_full = take_map(&mut ebpf, table::MAP, PerCpuHashMap::try_from)?;
         let gone = GoneMaps::take(&mut ebpf)?;
+        let callers = take_map(&mut ebpf, wire::CALLERS, Array::try_from)?;
+        // Looked at before the hooks are attached: what changes in between is seen the next time.
+        let modules = Modules::of(&choice.hooks(&kernel).collect::<Vec<Hook>>());
         let held_back = HeldBackMaps::take(&mut ebpf)?;
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
@@ -135,7 +145,10 @@ impl Live {
             counters,
             table_full,
             kernel,
+            callers,
             states: Vec::new(),
+            links: BTreeMap::new(),
+            modules,
             tap: Tap::new(choice.tap.clone()),
             choice,
             asker,
@@ -149,6 +162,7 @@ impl Live {
             log_timer: timer(FLUSH_LOG),
             log,
         };
+        live.tell_callers(symbols);
         live.attach_all(symbols)?;
         Ok(live)
     }
@@ -177,7 +191,7 @@ impl Live {
             tokio::select! {
                 Some(record) = self.ring.next() => return Item::Record(record),
                 Some(answer) = self.answers.recv() => return self.gone.complete(answer),
-                _ = self.module_timer.tick() => self.look_for_modules(),
+                _ = self.module_timer.tick() => self.follow_modules(),
                 _ = self.counter_timer.tick() => {
                     self.follow_interfaces();
                     return Item::Counters(self.read_counters());
@@ -277,11 +291,33 @@ impl Live {
         }
         let symbol = attach::target(hook, symbols).unwrap_or(spec.symbol);
         for name in [spec.at_entry, Some(spec.program)].into_iter().flatten() {
-            if let Err(because) = self.load_and_attach(name, symbol) {
-                return HookState::Unavailable { because };
+            match self.load_and_attach(name, symbol) {
+                Ok(link) => self.links.entry(hook).or_default().push((name, link)),
+                Err(because) => {
+                    self.detach(hook);
+                    return HookState::Unavailable { because };
+                }
             }
         }
         HookState::Attached
+    }
+
+    /// Takes a hook's kprobes off; its programs stay loaded.
+    fn detach(&mut self, hook: Hook) {
+        for (name, link) in self.links.remove(&hook).unwrap_or_default() {
+            let program = program_of::<KProbe>(&mut self.ebpf, name);
+            let detached = program.and_then(|program| program.detach(link).map_err(|error| chain(&error)));
+            if let Err(because) = detached {
+                tracing::debug!("detaching {name}: {because}");
+            }
+        }
+    }
+
+    /// Tells the programs where the functions are that end entries.
+    fn tell_callers(&mut self, symbols: &Symbols) {
+        if let Err(error) = self.callers.set(0, attach::callers(symbols), 0) {
+            tracing::warn!("who ends entries will not be known: {}", chain(&error));
+        }
     }
 
     fn open_tap(&mut self, spec: &Spec) -> Result<(), String> {
@@ -302,10 +338,10 @@ impl Live {
         if !self.states.iter().any(|(hook, state)| *hook == Hook::TcxTap && *state == HookState::Attached) {
             return;
         }
-        let attached = program_of::<SchedClassifier>(&mut self.ebpf, spec.program)
-            .and_then(|program| self.tap.attach_links(program));
-        if let Err(because) = attached {
-            tracing::warn!("--tap: {because}");
+        if let Ok(program) = program_of::<SchedClassifier>(&mut self.ebpf, spec.program) {
+            for problem in self.tap.follow_links(program) {
+                tracing::warn!("--tap: {problem}");
+            }
         }
     }
 
@@ -316,11 +352,11 @@ impl Live {
         attached.map_err(|error| refused(&format!("attach {target}"), &error))
     }
 
-    fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<(), String> {
+    fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<KProbeLinkId, String> {
         let program = program_of::<KProbe>(&mut self.ebpf, name)?;
         let loaded = if program.fd().is_ok() { Ok(()) } else { timed(&format!("load {name}"), || program.load()) };
         let attached = loaded.and_then(|()| timed(&format!("attach {name}"), || program.attach(symbol, 0)));
-        attached.map(drop).map_err(|error| refused(&format!("attach kprobe {symbol}"), &error))?;
+        let link = attached.map_err(|error| refused(&format!("attach kprobe {symbol}"), &error))?;
         if let Ok(info) = program.info() {
             let verified = info.verified_instruction_count().map_or_else(|| "?".to_owned(), |count| count.to_string());
             tracing::debug!(
@@ -329,7 +365,7 @@ impl Live {
                 info.size_jitted()
             );
         }
-        Ok(())
+        Ok(link)
     }
 
     fn set_state(&mut self, hook: Hook, state: HookState) {
@@ -340,24 +376,34 @@ impl Live {
         }
     }
 
-    /// Attaches hooks whose module has come.
-    fn look_for_modules(&mut self) {
-        let came = self.states().any(|(_, state)| match state {
-            HookState::Waiting { module } => std::path::Path::new("/sys/module").join(module).exists(),
-            _ => false,
-        });
-        if !came {
+    /// Follows modules that come and go: the hooks in one that went wait for it, and are attached anew when it is back.
+    fn follow_modules(&mut self) {
+        let changed = self.modules.changed();
+        if changed.is_empty() {
+            return;
+        }
+        let of_changed = |hook: Hook| hook.spec().module.filter(|module| changed.contains(module));
+        let hooks = self.states.iter().filter_map(|(hook, _)| Some((*hook, of_changed(*hook)?)));
+        let hooks: Vec<(Hook, &str)> = hooks.collect();
+        for (hook, module) in &hooks {
+            // One that was loaded again in between has nothing of the old kprobes either.
+            if self.links.contains_key(hook) {
+                self.detach(*hook);
+                self.set_state(*hook, HookState::Waiting { module: (*module).to_owned() });
+            }
+        }
+        if !hooks.iter().any(|(_, module)| is_loaded(module)) {
             return;
         }
         let Ok(symbols) = attach::symbols() else { return };
-        let waits = |(hook, state): &(Hook, HookState)| match state {
-            HookState::Waiting { .. } => Some(*hook),
-            _ => None,
-        };
-        for hook in self.states.iter().filter_map(waits).collect::<Vec<Hook>>() {
-            if attach::target(hook, &symbols).is_some() {
-                let planned = self.kernel.plan(hook, &symbols);
-                let state = self.attach(hook, planned, &symbols);
+        self.tell_callers(&symbols);
+        for (hook, module) in hooks {
+            let planned = self.kernel.plan(hook, &symbols);
+            let mut state = self.attach(hook, planned, &symbols);
+            if matches!(state, HookState::Unavailable { .. }) && !is_loaded(module) {
+                state = HookState::Waiting { module: module.to_owned() };
+            }
+            if self.states.iter().all(|known| *known != (hook, state.clone())) {
                 self.set_state(hook, state);
             }
         }
