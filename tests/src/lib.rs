@@ -9,6 +9,7 @@ pub mod http;
 pub mod netns;
 pub mod protocol;
 pub mod scenarios;
+pub mod steps;
 pub mod synthetic;
 pub mod topology;
 pub mod whyrst;

@@ -94,10 +94,14 @@ pub enum InspectError {
 
 /// The symbols that matter to whyrst, as the running kernel has them now; modules come and go.
 pub fn symbols() -> io::Result<Symbols> {
+    Symbols::of_running_kernel(&symbol_names())
+}
+
+/// The names of the symbols that matter to whyrst.
+pub fn symbol_names() -> Vec<&'static str> {
     let hooks = Hook::ALL.iter().map(|hook| hook.spec());
     let names = hooks.flat_map(|spec| spec.parts.iter().copied().chain([spec.symbol]));
-    let names: Vec<&str> = names.chain(PAGE_BASES).chain(CALLERS.map(|(name, _)| name)).collect();
-    Symbols::of_running_kernel(&names)
+    names.chain(PAGE_BASES).chain(CALLERS.map(|(name, _)| name)).collect()
 }
 
 /// The function that a hook's program goes on: the part of it that all callers use, where this kernel has one.

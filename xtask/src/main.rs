@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything about whyrst that is not whyrst.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod confusion;
 mod demo;
 mod dist;
@@ -33,6 +34,9 @@ enum Command {
     Demo,
     /// Set up and run every test: format, lints, unit tests, docs, and the scenarios on every kernel
     Test,
+    /// Measure what whyrst costs
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Build one static binary, target/dist/whyrst
     Dist,
 }
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => matrix::run(&arguments),
         Command::Demo => demo::run(),
         Command::Test => test::run(),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Dist => dist::run().map(drop),
     };
     match result {

@@ -23,8 +23,9 @@ fn main() -> ExitCode {
             }
             Ok(())
         }
+        ["steps", btf, symbols] => steps(Path::new(btf), Path::new(symbols)),
         ["run", names @ ..] if !names.is_empty() => by_name(names),
-        _ => Err(anyhow::anyhow!("usage: lab plan | list | run NAME…")),
+        _ => Err(anyhow::anyhow!("usage: lab plan | list | run NAME… | steps BTF-DIRECTORY KALLSYMS")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -60,6 +61,12 @@ fn plan() -> Result<()> {
     }
     artifact::pack(Path::new(artifact::DIRECTORY), Path::new(DISK))?;
     report(Message::Finished);
+    Ok(())
+}
+
+/// Times the steps of a start that need no BPF.
+fn steps(btf: &Path, symbols: &Path) -> Result<()> {
+    println!("{}", serde_json::to_string(&whyrst_tests::steps::measure(btf, symbols)?)?);
     Ok(())
 }
 
