@@ -75,6 +75,15 @@ impl Tally {
         self.resets += other.resets;
         self.forwarded += other.forwarded;
     }
+
+    /// Takes away a tally that was added before.
+    pub(super) const fn subtract(&mut self, other: Self) {
+        self.invalid -= other.invalid;
+        self.ignored -= other.ignored;
+        self.undecided -= other.undecided;
+        self.resets -= other.resets;
+        self.forwarded -= other.forwarded;
+    }
 }
 
 /// What conntrack said of a packet.
@@ -206,6 +215,11 @@ impl Story {
         }
     }
 
+    /// Whether nothing is known of what happened.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.refusal.is_none() && self.reset.is_none() && self.peer.is_none()
+    }
+
     /// How far it goes.
     pub fn strength(&self) -> Strength {
         match (&self.reset, &self.refusal) {
@@ -305,9 +319,16 @@ pub struct Flow {
     pub peer_reset: Option<PeerReset>,
     /// The last one that arrived.
     pub last_arrival: Option<PeerReset>,
+    /// What it had come to before its story was forgotten.
+    pub(super) earlier: Option<(Strength, Diagnosis)>,
 }
 
 impl Flow {
+    /// Whether its story can be told: there is one, and none that went further was forgotten.
+    pub(super) fn is_whole(&self) -> bool {
+        !self.story.is_empty() && self.earlier.is_none_or(|(strength, _)| strength <= self.story.strength())
+    }
+
     /// Whether nothing but RSTs are known of it for segments that conntrack did not look at. In a namespace that tracks
     /// nothing that is an endpoint minding its own business.
     pub fn is_untracked_here(&self) -> bool {
@@ -449,7 +470,7 @@ impl Flow {
 
     /// Takes a story that goes further than the one it has.
     pub(super) fn tell(&mut self, story: Story) {
-        if story.strength() > self.story.strength() {
+        if self.story.is_empty() || story.strength() > self.story.strength() {
             let follows = story.refusal.as_ref().map(|refusal| self.follows(refusal)).unwrap_or_default();
             self.story = Story { follows, ..story };
         }
