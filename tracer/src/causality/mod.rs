@@ -33,6 +33,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { flows: 65_536, past: 1 << 22, waiting: 8_192, patience: Duration::from_secs(2), followed: 1_024 }
+        Self { flows: 65_536, past: 1 << 21, waiting: 8_192, patience: Duration::from_secs(2), followed: 1_024 }
     }
 }

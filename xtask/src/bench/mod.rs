@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what whyrst costs, measured. Every bench gives rows, as a table or as JSON.
 
+mod replay;
 mod start;
 
 use anyhow::{Context as _, Result};
@@ -10,11 +11,14 @@ use serde_json::{Value, json};
 pub(crate) enum Bench {
     /// Time what happens between the start and the first hook, step by step
     Start(start::Arguments),
+    /// Time what reads recordings, and take its memory: whyrst, and tshark on the same evidence
+    Replay(replay::Arguments),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Start(arguments) => start::run(arguments),
+        Bench::Replay(arguments) => replay::run(arguments),
     }
 }
 
