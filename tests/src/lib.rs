@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod artifact;
+pub mod bench;
 pub mod command;
 pub mod expect;
 pub mod http;

@@ -66,6 +66,7 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
             va_format: has(present::VA_FORMAT),
             format_after_state: has(present::FORMAT_AFTER_STATE),
         },
+        class: record.class,
     })
 }
 

@@ -46,6 +46,8 @@ pub struct Event {
     pub reset_reason: Option<u32>,
     /// What is known of how the record was made.
     pub notes: Notes,
+    /// What events of its hook are counted by when they are not told; 0 in recordings of before they were.
+    pub class: u32,
 }
 
 impl Event {

@@ -15,6 +15,7 @@ pub mod event;
 pub mod evidence;
 pub mod explain;
 pub mod filter;
+mod flood;
 pub mod health;
 pub mod kernel;
 pub mod mitigate;
@@ -32,3 +33,4 @@ pub mod surroundings;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod version;

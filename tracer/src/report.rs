@@ -88,9 +88,11 @@ pub struct Report {
     pub hooks: Vec<HookLine>,
     /// Events in all.
     pub events: u64,
-    /// Records lost because the ring buffer was full.
+    /// Events that were counted in the kernel and not told; they are in all the counts.
+    pub suppressed: u64,
+    /// Events that were neither told nor counted with a flow.
     pub lost: u64,
-    /// Records lost per CPU and hook, those that are not zero.
+    /// What was lost per CPU and hook, those that are not zero.
     pub lost_on: Vec<(u32, Hook, u64)>,
     /// Records that could not be decoded.
     pub undecodable: u64,
@@ -194,6 +196,7 @@ impl Report {
         flows
             .sort_by_key(|report| (std::cmp::Reverse(report.flow.story.strength()), report.flow.first, report.flow.id));
         let lost = hooks.iter().map(|line| line.counters.lost()).sum();
+        let suppressed = hooks.iter().map(|line| line.counters.suppressed()).sum();
         let full = table_full.iter().map(|full| full.netns);
         let mitigations = diagnosis::mitigations(&flows, full, &namespaces, &surroundings);
         let mut report = Self {
@@ -203,6 +206,7 @@ impl Report {
             ended,
             hooks,
             events: totals.events,
+            suppressed,
             lost,
             lost_on: counters.map(|counters| counters.lost_on).unwrap_or_default(),
             undecodable,
@@ -285,6 +289,9 @@ fn summarise(flows: &[Box<Flow>], totals: &Totals, filter: &Filter) -> Summary {
             count(*diagnosis, *flows, *tally, *strength > Strength::Ignored);
             reset += if *strength == Strength::Killed { *flows } else { 0 };
         }
+    }
+    if filter.causes.is_empty() {
+        summary.tally.add(totals.unattributed);
     }
     summary.flows_reset = reset;
     summary

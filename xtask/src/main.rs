@@ -11,6 +11,7 @@ mod matrix;
 mod process;
 mod setup;
 mod test;
+mod tools;
 mod vm;
 
 use std::process::ExitCode;
@@ -37,8 +38,9 @@ enum Command {
     /// Measure what whyrst costs
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Build one static binary, target/dist/whyrst
-    Dist,
+    /// Build what is given away into target/dist: one static binary, a Debian package, an archive, their sums, and what is in
+    /// them
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,7 +50,7 @@ fn main() -> ExitCode {
         Command::Demo => demo::run(),
         Command::Test => test::run(),
         Command::Bench(bench) => bench::run(&bench),
-        Command::Dist => dist::run().map(drop),
+        Command::Dist(arguments) => dist::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

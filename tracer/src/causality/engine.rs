@@ -1,6 +1,7 @@
 //! The engine: events in, flows with stories out.
 
 mod arrival;
+mod flood;
 mod flows;
 mod judge;
 
@@ -94,6 +95,8 @@ pub struct Totals {
     pub unwanted: u64,
     /// RSTs of this host seen leaving.
     pub departures: u64,
+    /// Events that were counted in the kernel without their flow.
+    pub unattributed: Tally,
     /// Counts of flows that were forgotten for want of room, and how many of them may have died of a RST.
     pub forgotten: Forgotten,
 }
@@ -168,6 +171,7 @@ pub struct Engine {
     rejecting: BTreeSet<u32>,
     new_rejecting: Vec<u32>,
     totals: Totals,
+    counted: flood::Counted,
 }
 
 impl Engine {
@@ -191,6 +195,7 @@ impl Engine {
             rejecting: BTreeSet::new(),
             new_rejecting: Vec::new(),
             totals: Totals::default(),
+            counted: flood::Counted::default(),
             limits,
         }
     }
@@ -205,6 +210,13 @@ impl Engine {
         if let Some(netns) = event.netns {
             self.namespace(netns);
         }
+        let (hook, class) = (event.hook, event.class);
+        let observed = self.observe(event);
+        self.learn(hook, class, &observed);
+        observed
+    }
+
+    fn observe(&mut self, event: Event) -> Observed {
         match event.hook {
             Hook::CtInvalid | Hook::CtMalformed => self.refusal(event),
             Hook::NewRefused => self.new_refused(event),
@@ -299,6 +311,7 @@ impl Engine {
 
     /// All flows whose stories are known, in the order of their numbers, and the counts.
     pub fn finish(mut self) -> (Vec<Box<Flow>>, Totals) {
+        self.settle_suppressed();
         let (mut flows, others): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
             self.flows.into_values().partition(|flow| flow.is_whole());
         for flow in others {
@@ -526,6 +539,8 @@ impl Engine {
 mod arrivals;
 #[cfg(test)]
 mod asking;
+#[cfg(test)]
+mod counted;
 #[cfg(test)]
 mod endings;
 #[cfg(test)]

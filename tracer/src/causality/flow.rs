@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tracer_common::Hook;
+
 use super::effect::Effect;
 use crate::capture::Outcome;
 use crate::cause::{Confidence, Diagnosis, ResetBy};
@@ -84,6 +86,42 @@ impl Tally {
         self.resets -= other.resets;
         self.forwarded -= other.forwarded;
     }
+}
+
+/// What an event is counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Invalid,
+    Ignored,
+    Undecided,
+    Reset,
+    Forwarded,
+    /// It is a further sign of something that is counted already.
+    Nothing,
+}
+
+impl Unit {
+    /// So many of them.
+    pub(super) fn times(self, count: u64) -> Tally {
+        let none = Tally::default();
+        match self {
+            Self::Invalid => Tally { invalid: count, ..none },
+            Self::Ignored => Tally { ignored: count, ..none },
+            Self::Undecided => Tally { undecided: count, ..none },
+            Self::Reset => Tally { resets: count, ..none },
+            Self::Forwarded => Tally { forwarded: count, ..none },
+            Self::Nothing => none,
+        }
+    }
+}
+
+/// What events of a hook and class are counted as, and why they happen, as one of them that was told showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sample {
+    pub(super) hook: Hook,
+    pub(super) class: u32,
+    pub(super) diagnosis: Diagnosis,
+    pub(super) unit: Unit,
 }
 
 /// What conntrack said of a packet.
@@ -169,6 +207,8 @@ pub enum Strength {
     Ignored,
     /// A packet was remarked on, and what became of it is not known.
     Undecided,
+    /// Packets were counted in the kernel, and none of them was told.
+    Counted,
     /// A packet was refused.
     Refused,
     /// A RST of one of the ends came by, and none of this host's before it.
@@ -215,11 +255,6 @@ impl Story {
         }
     }
 
-    /// Whether nothing is known of what happened.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.refusal.is_none() && self.reset.is_none() && self.peer.is_none()
-    }
-
     /// How far it goes.
     pub fn strength(&self) -> Strength {
         match (&self.reset, &self.refusal) {
@@ -231,7 +266,7 @@ impl Story {
                 Verdict::Ignored => Strength::Ignored,
             },
             (None, None) if self.peer.is_some() => Strength::Forwarded,
-            (None, None) => Strength::Undecided,
+            (None, None) => Strength::Counted,
         }
     }
 
@@ -321,12 +356,14 @@ pub struct Flow {
     pub last_arrival: Option<PeerReset>,
     /// What it had come to before its story was forgotten.
     pub(super) earlier: Option<(Strength, Diagnosis)>,
+    /// What its events were, by which those that were only counted are understood.
+    pub(super) samples: Vec<Sample>,
 }
 
 impl Flow {
-    /// Whether its story can be told: there is one, and none that went further was forgotten.
+    /// Whether its story can be told: none was forgotten, or none that went further than the one there is.
     pub(super) fn is_whole(&self) -> bool {
-        !self.story.is_empty() && self.earlier.is_none_or(|(strength, _)| strength <= self.story.strength())
+        self.earlier.is_none_or(|(strength, _)| !self.is_only_counted() && strength <= self.story.strength())
     }
 
     /// Whether nothing but RSTs are known of it for segments that conntrack did not look at. In a namespace that tracks
@@ -366,6 +403,11 @@ impl Flow {
         let bytes = seq.since(of_reset.or_else(of_entry)?).unsigned_abs();
         let windows = entry.into_iter().flat_map(|entry| entry.seen).map(|seen| seen.td_maxwin);
         Some(Gap { bytes, small: bytes <= windows.fold(WINDOW, u32::max) })
+    }
+
+    /// Whether none of its events was told: they were only counted.
+    pub fn is_only_counted(&self) -> bool {
+        self.story.trigger().is_none() && self.story.peer.is_none()
     }
 
     /// All its counts.
@@ -470,7 +512,8 @@ impl Flow {
 
     /// Takes a story that goes further than the one it has.
     pub(super) fn tell(&mut self, story: Story) {
-        if self.story.is_empty() || story.strength() > self.story.strength() {
+        let forgotten = self.earlier.is_some() && self.is_only_counted();
+        if forgotten || story.strength() > self.story.strength() {
             let follows = story.refusal.as_ref().map(|refusal| self.follows(refusal)).unwrap_or_default();
             self.story = Story { follows, ..story };
         }

@@ -35,7 +35,8 @@ impl Brief {
     /// What a flow has come to. What it was before its story was forgotten once already goes first.
     pub(super) fn of(flow: &Flow) -> Self {
         let now = (flow.story.strength(), flow.story.diagnosis);
-        let (strength, diagnosis) = flow.earlier.filter(|(strength, _)| *strength >= now.0).unwrap_or(now);
+        let further = |(strength, _): &(Strength, Diagnosis)| flow.is_only_counted() || *strength >= now.0;
+        let (strength, diagnosis) = flow.earlier.filter(further).unwrap_or(now);
         let FlowKey { netns, zone, original, reply } = flow.key;
         Self {
             id: flow.id,

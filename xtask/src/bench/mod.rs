@@ -1,25 +1,55 @@
 //! `cargo xtask bench`: what whyrst costs, measured. Every bench gives rows, as a table or as JSON.
 
+mod gateway;
+mod guest;
 mod replay;
 mod start;
+
+use std::path::PathBuf;
+use std::{env, fs, io, process};
 
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
+use crate::process::{execute, target};
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    /// Compare what whyrst and other tools cost a gateway whose traffic is in order
+    Gateway(gateway::Arguments),
     /// Time what happens between the start and the first hook, step by step
     Start(start::Arguments),
     /// Time what reads recordings, and take its memory: whyrst, and tshark on the same evidence
     Replay(replay::Arguments),
 }
 
+/// Names the file that the rows go to.
+const ROWS: &str = "WHYRST_BENCH_ROWS";
+
+/// Runs a bench. Standard output is for its rows alone; what building and setting up print, goes to standard error.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
+    if env::var_os(ROWS).is_none() {
+        return apart();
+    }
     match bench {
+        Bench::Gateway(arguments) => gateway::run(arguments),
         Bench::Start(arguments) => start::run(arguments),
         Bench::Replay(arguments) => replay::run(arguments),
     }
+}
+
+/// Runs this program again with another standard output, and prints the rows when it has ended.
+fn apart() -> Result<()> {
+    let directory = target().join("bench");
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let rows = directory.join(format!("rows-{}", process::id()));
+    let mut again = process::Command::new(env::current_exe().context("finding this program")?);
+    execute(again.args(env::args_os().skip(1)).env(ROWS, &rows).stdout(io::stderr()))?;
+    let text = fs::read_to_string(&rows).with_context(|| format!("reading {}", rows.display()))?;
+    fs::remove_file(&rows).with_context(|| format!("removing {}", rows.display()))?;
+    print!("{text}");
+    Ok(())
 }
 
 /// How rows are printed.
@@ -33,12 +63,23 @@ pub(crate) enum Format {
 
 /// Prints rows: JSON objects, whose members are the columns.
 pub(crate) fn print(rows: &[Value], format: Format) -> Result<()> {
+    print_with(&json!({}), rows, format, || table(rows))
+}
+
+/// The same with what holds for all rows, and a text of one's own.
+fn print_with(head: &Value, rows: &[Value], format: Format, text: impl FnOnce() -> String) -> Result<()> {
     let text = match format {
-        Format::Text => table(rows),
-        Format::Json => serde_json::to_string_pretty(&json!({ "rows": rows })).context("writing JSON")?,
+        Format::Text => text(),
+        Format::Json => {
+            let mut document = json!({ "rows": rows });
+            for (member, value) in head.as_object().into_iter().flatten() {
+                document[member] = value.clone();
+            }
+            serde_json::to_string_pretty(&document).context("writing JSON")?
+        }
     };
-    println!("{text}");
-    Ok(())
+    let path = env::var_os(ROWS).with_context(|| format!("{ROWS} is not set"))?;
+    fs::write(&path, text + "\n").with_context(|| format!("writing {}", PathBuf::from(path).display()))
 }
 
 /// Rows as a table in Markdown.

@@ -2,7 +2,7 @@
 //! nothing and beside tshark reading the same evidence.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,12 @@ struct Recording {
     flows: u64,
 }
 
+/// A number to be divided.
+#[expect(clippy::cast_precision_loss, reason = "events and bytes are fewer than 2^52")]
+const fn real(number: u64) -> f64 {
+    number as f64
+}
+
 /// Where things are, and how often they are measured.
 struct Bench {
     directory: PathBuf,
@@ -93,11 +99,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     bench.report("report, a tenth of both, compressed", &compressed, &[], tshark)?;
     drop(compressed);
 
-    let more = |of: Spent, than: Spent| of.memory as f64 - than.memory as f64;
+    let more = |of: Spent, than: Spent| real(of.memory) - real(than.memory);
     bench.rows.push(json!({
         "name": "growth",
-        "bytes_per_flow": rounded(more(all_flows, few_flows) / (flows - flows / SMALLER) as f64),
-        "bytes_per_event": rounded(more(few_flows, few_events) / (events - events / SMALLER) as f64),
+        "bytes_per_flow": rounded(more(all_flows, few_flows) / real(flows - flows / SMALLER)),
+        "bytes_per_event": rounded(more(few_flows, few_events) / real(events - events / SMALLER)),
     }));
     print(&bench.rows, arguments.format)
 }
@@ -127,7 +133,11 @@ impl Bench {
     fn tshark(&mut self, of: &Recording) -> Result<f64> {
         let packets = of.path.with_extension("pcapng");
         execute(
-            Command::new(&self.whyrst).args(["export", "--quiet", "--format", "pcapng", "--from"]).arg(&of.path).arg("-o").arg(&packets),
+            Command::new(&self.whyrst)
+                .args(["export", "--quiet", "--format", "pcapng", "--from"])
+                .arg(&of.path)
+                .arg("-o")
+                .arg(&packets),
         )?;
         let spent = self.spent(|| {
             let mut tshark = command("tshark", &["-n", "-q", "-z", "io,stat,0,tcp.flags.reset==1", "-r"]);
@@ -135,13 +145,13 @@ impl Bench {
             tshark
         })?;
         fs::remove_file(&packets).context("removing what tshark has read")?;
-        let rate = of.events as f64 / spent.wall.as_secs_f64();
+        let rate = real(of.events) / spent.wall.as_secs_f64();
         self.row("tshark", of, spent, rate);
         Ok(rate)
     }
 
     fn row(&mut self, name: &str, of: &Recording, spent: Spent, tshark: f64) {
-        let rate = of.events as f64 / spent.wall.as_secs_f64();
+        let rate = real(of.events) / spent.wall.as_secs_f64();
         self.rows.push(json!({
             "name": name,
             "events": of.events,
@@ -150,7 +160,7 @@ impl Bench {
             "seconds": rounded(spent.wall.as_secs_f64()),
             "cpu_seconds": rounded(spent.cpu.as_secs_f64()),
             "events_per_s": rate.round(),
-            "events_per_cpu_s": (of.events as f64 / spent.cpu.as_secs_f64()).round(),
+            "events_per_cpu_s": (real(of.events) / spent.cpu.as_secs_f64()).round(),
             "peak_rss_bytes": spent.memory,
             "ratio_to_tshark": rounded(rate / tshark),
         }));

@@ -10,6 +10,19 @@ use crate::cause::{Confidence, Diagnosis};
 use crate::conntrack::entry::CtInfo;
 use crate::conntrack::{Entry, Nfct, Tuple};
 use crate::event::Event;
+use crate::time::Instant;
+
+/// What makes a flow: when, and which packet.
+pub(super) struct Seen {
+    pub(super) at: Instant,
+    pub(super) tuple: Option<Tuple>,
+}
+
+impl Seen {
+    fn of(event: &Event) -> Self {
+        Self { at: event.at, tuple: event.tuple() }
+    }
+}
 
 impl Engine {
     /// Puts an event to its flow, which is made if there is none; `None` where the filter does not want it.
@@ -42,7 +55,7 @@ impl Engine {
         {
             return Some(id);
         }
-        self.create(key, true, event, story)
+        self.create(key, true, &Seen::of(event), story)
     }
 
     fn known_flow_of_entry(&mut self, event: &Event, key: &FlowKey) -> Option<FlowId> {
@@ -82,42 +95,41 @@ impl Engine {
         }
         let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
         let key = opener_first(event, key);
-        self.create(key, false, event, story)
+        self.create(key, false, &Seen::of(event), story)
     }
 
-    fn create(&mut self, key: FlowKey, known: bool, event: &Event, story: &Story) -> Option<FlowId> {
+    pub(super) fn create(&mut self, key: FlowKey, known: bool, seen: &Seen, story: &Story) -> Option<FlowId> {
         if !self.filter.matches(&key) {
             return None;
         }
         let id = FlowId(self.next_id);
         self.next_id += 1;
-        self.insert(Box::new(Flow {
+        self.insert(Flow {
             id,
             key,
             known,
-            seen: event.tuple(),
+            seen: seen.tuple,
             state: None,
             assured: None,
-            first: event.at,
-            last: event.at,
+            first: seen.at,
+            last: seen.at,
             causes: Vec::new(),
             story: story.clone(),
             earlier: None,
+            samples: Vec::new(),
             last_refusal: None,
             let_pass: Default::default(),
             fates: Vec::new(),
             looked_up: None,
             peer_reset: None,
             last_arrival: None,
-        }));
+        });
         Some(id)
     }
 
     /// Takes a flow in, where need be in the place of another one's story.
-    fn insert(&mut self, flow: Box<Flow>) {
-        if self.flows.len() >= self.limits.flows {
-            self.forget();
-        }
+    fn insert(&mut self, flow: Flow) {
+        let forgotten = if self.flows.len() >= self.limits.flows { self.forget() } else { None };
         let (id, key) = (flow.id, flow.key);
         self.by_key.insert(key, id);
         self.by_tuple.insert((key.netns, key.original), id);
@@ -126,14 +138,22 @@ impl Engine {
         if flow.known {
             self.index_wire(&key, id);
         }
-        self.flows.insert(id, flow);
+        // Flows are of one size: the place of one is good for the next.
+        let place = match forgotten {
+            Some(mut place) => {
+                *place = flow;
+                place
+            }
+            None => Box::new(flow),
+        };
+        self.flows.insert(id, place);
     }
 
     /// Takes back the flow whose packets had these endpoints, if its story was forgotten; tells whether there is one.
-    fn recall(&mut self, netns: Option<u32>, tuple: Tuple) -> bool {
+    pub(super) fn recall(&mut self, netns: Option<u32>, tuple: Tuple) -> bool {
         let Some(brief) = self.past.take(netns, tuple) else { return false };
         self.totals.forgotten.remove(&brief);
-        self.insert(Box::new(Flow {
+        self.insert(Flow {
             id: brief.id,
             key: brief.key(),
             known: brief.known,
@@ -145,13 +165,14 @@ impl Engine {
             causes: vec![(brief.diagnosis, brief.tally)],
             story: Story::new(brief.diagnosis, Confidence::Inferred),
             earlier: Some((brief.strength, brief.diagnosis)),
+            samples: Vec::new(),
             last_refusal: None,
             let_pass: Default::default(),
             fates: Vec::new(),
             looked_up: None,
             peer_reset: None,
             last_arrival: None,
-        }));
+        });
         true
     }
 
@@ -168,7 +189,7 @@ impl Engine {
     }
 
     /// Forgets the story of the flow that is missed least.
-    fn forget(&mut self) {
+    fn forget(&mut self) -> Option<Box<Flow>> {
         while let Some(Reverse(place)) = self.idle.pop() {
             let (.., id) = place;
             let Some(flow) = self.flows.get(&id) else { continue };
@@ -184,8 +205,9 @@ impl Engine {
             let brief = Brief::of(&flow);
             self.totals.forgotten.add(&brief);
             self.past.insert(brief);
-            return;
+            return Some(flow);
         }
+        None
     }
 
     fn unindex(&mut self, key: &FlowKey, id: FlowId) {
