@@ -11,6 +11,7 @@ pub mod netns;
 pub mod protocol;
 pub mod scenarios;
 pub mod steps;
+pub mod synthetic;
 pub mod topology;
 pub mod whyrst;
 pub mod wire;

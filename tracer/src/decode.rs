@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use bytes::Bytes;
 use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use tracer_common::Hook;
 use tracer_common::wire::{self, OLDEST, RECORD_SIZE, Record, VERSION, caller, present};
@@ -28,7 +27,7 @@ pub enum DecodeError {
 }
 
 /// Decodes a record. Trailing zero bytes may be missing.
-pub fn decode(raw: &Bytes) -> Result<Event, DecodeError> {
+pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
     let whole;
     let record = if let Ok(record) = Record::ref_from_bytes(raw) {
         record
@@ -67,7 +66,6 @@ pub fn decode(raw: &Bytes) -> Result<Event, DecodeError> {
             va_format: has(present::VA_FORMAT),
             format_after_state: has(present::FORMAT_AFTER_STATE),
         },
-        raw: raw.clone(),
         class: record.class,
     })
 }
@@ -194,7 +192,6 @@ fn seen(seen: &wire::Seen) -> Seen {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
     use proptest::prelude::*;
     use tracer_common::Hook;
     use tracer_common::wire::{RECORD_SIZE, VERSION, present};
@@ -292,9 +289,7 @@ mod tests {
         let whole = late_retransmission().bytes();
         let short = trimmed(&whole);
         assert!(short.len() < whole.len());
-        let mut event = decode(&Bytes::copy_from_slice(short)).unwrap();
-        event.raw = whole.clone();
-        assert_eq!(event, decode(&whole).unwrap());
+        assert_eq!(decode(short).unwrap(), decode(&whole).unwrap());
     }
 
     #[test]
@@ -305,7 +300,7 @@ mod tests {
         let mut build = late_retransmission();
         build.record.hook = 99;
         assert_eq!(decode(&build.bytes()), Err(DecodeError::Hook(99)));
-        let long = Bytes::from(vec![0; RECORD_SIZE + 1]);
+        let long = vec![0; RECORD_SIZE + 1];
         assert_eq!(decode(&long), Err(DecodeError::TooLong(RECORD_SIZE + 1)));
     }
 
@@ -330,7 +325,7 @@ mod tests {
                 bytes[32..34].copy_from_slice(&VERSION.to_le_bytes());
                 bytes[34..36].copy_from_slice(&hook.to_le_bytes());
             }
-            if let Ok(event) = decode(&Bytes::from(bytes)) {
+            if let Ok(event) = decode(&bytes) {
                 // Everything that is printed of it can be printed.
                 let _text = format!("{event:?} {}", event.words.map(|words| words.to_string()).unwrap_or_default());
             }

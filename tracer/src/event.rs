@@ -1,8 +1,8 @@
 //! What a hook told, typed. Everything after [`crate::decode`] works on these and knows neither BPF nor bytes.
 
+use std::ffi::CStr;
 use std::fmt;
 
-use bytes::Bytes;
 use tracer_common::Hook;
 
 use crate::conntrack::{Entry, Gone, Message, Nfct, Seq, Tuple};
@@ -46,8 +46,6 @@ pub struct Event {
     pub reset_reason: Option<u32>,
     /// What is known of how the record was made.
     pub notes: Notes,
-    /// The record as it came.
-    pub raw: Bytes,
     /// What events of its hook are counted by when they are not told; 0 in recordings of before they were.
     pub class: u32,
 }
@@ -266,9 +264,9 @@ pub struct Text<const N: usize> {
 impl<const N: usize> Text<N> {
     /// The text before the first NUL.
     pub fn new(bytes: &[u8; N]) -> Self {
-        let len = bytes.iter().position(|byte| *byte == 0).unwrap_or(N).min(usize::from(u8::MAX));
+        let len = CStr::from_bytes_until_nul(bytes).map_or(N, CStr::count_bytes).min(usize::from(u8::MAX));
         let mut copy = [0; N];
-        for (to, from) in copy.iter_mut().zip(&bytes[..len]) {
+        for (to, from) in copy[..len].iter_mut().zip(&bytes[..len]) {
             *to = if (0x20..0x7f).contains(from) { *from } else { b'?' };
         }
         Self { bytes: copy, len: len as u8 }

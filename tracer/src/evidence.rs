@@ -43,9 +43,9 @@ const IPV6: usize = 40;
 /// The protocol number of TCP.
 const TCP: u8 = 6;
 
-/// The headers of an event's packet, as they were read; `None` where there is not even a whole IP header.
-pub fn captured(event: &Event) -> Option<Frame> {
-    let record = padded(&event.raw)?;
+/// The headers of a record's packet, as they were read; `None` where there is not even a whole IP header.
+pub fn captured(record: &[u8]) -> Option<Frame> {
+    let record = padded(record)?;
     let part = |bit: u32, bytes: &[u8], len: u8| {
         let known = record.present & bit != 0;
         bytes.get(..usize::from(len)).filter(|_| known).map(<[u8]>::to_vec).unwrap_or_default()
@@ -169,7 +169,7 @@ mod tests {
     }
 
     fn frame(build: &Build) -> Frame {
-        captured(&build.event()).unwrap()
+        captured(&build.bytes()).unwrap()
     }
 
     /// The bytes of an IPv6 packet's headers in a record.
@@ -200,7 +200,7 @@ mod tests {
         build.record.l4_len = 0;
         assert_eq!((frame(&build).bytes.len(), frame(&build).length), (20, 1_040));
         build.record.l3_len = 19;
-        assert_eq!(captured(&build.event()), None);
+        assert_eq!(captured(&build.bytes()), None);
     }
 
     /// The stack merges more than an IPv4 packet can hold (BIG TCP): the length in the header is 0 then.
@@ -253,8 +253,7 @@ mod tests {
         fn any_record(mut bytes in prop::collection::vec(any::<u8>(), RECORD_SIZE), v6 in any::<bool>()) {
             bytes[32..36].copy_from_slice(&[3, 0, 0, 0]);
             bytes[104] = if v6 { 0x60 } else { 0x45 };
-            let event = crate::decode::decode(&bytes.into()).unwrap();
-            if let Some(frame) = captured(&event) {
+            if let Some(frame) = captured(&bytes) {
                 prop_assert!(frame.bytes.len() <= 128 && frame.length as usize >= frame.bytes.len());
             }
         }

@@ -62,7 +62,7 @@ pub struct Summary {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlowReport {
     /// The flow.
-    pub flow: Flow,
+    pub flow: Box<Flow>,
     /// The namespace's name, where it has one.
     pub netns_name: Option<String>,
     /// The rules that can have rejected it, where a rule did and the ruleset was looked at.
@@ -137,7 +137,7 @@ pub struct Ingredients {
     /// Records that could not be decoded.
     pub undecodable: u64,
     /// The engine's flows.
-    pub flows: Vec<Flow>,
+    pub flows: Vec<Box<Flow>>,
     /// The engine's counts.
     pub totals: Totals,
     /// What the user wants to see.
@@ -158,7 +158,8 @@ impl Report {
                 && flow.is_untracked_here()
                 && namespace(flow).is_some_and(|facts| facts.entries == Some(0) && !facts.tracks())
         };
-        let (of_endpoints, flows): (Vec<Flow>, Vec<Flow>) = flows.into_iter().partition(of_endpoint);
+        let (of_endpoints, flows): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
+            flows.into_iter().partition(|flow| of_endpoint(flow));
         let mut flows = flows;
         for flow in &mut flows {
             if unseen(flow, &gaps) {
@@ -168,7 +169,7 @@ impl Report {
                 flow.settle(diagnosis);
             }
         }
-        let (wanted, hidden): (Vec<Flow>, Vec<Flow>) =
+        let (wanted, hidden): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
             flows.into_iter().partition(|flow| filter.matches_cause(flow.story.diagnosis.cause));
         let table_full: Vec<TableFull> = counters.as_ref().map_or_else(Vec::new, |counters| {
             let wanted = |full: &&TableFull| filter.matches_netns(full.netns);
@@ -270,7 +271,7 @@ fn hook_lines(statuses: &[HookStatus], counters: Option<&Counters>) -> Vec<HookL
         .collect()
 }
 
-fn summarise(flows: &[Flow], totals: &Totals, filter: &Filter) -> Summary {
+fn summarise(flows: &[Box<Flow>], totals: &Totals, filter: &Filter) -> Summary {
     let mut summary = Summary::default();
     let mut count = |diagnosis: Diagnosis, flows: u64, tally: Tally, named: bool| {
         summary.tally.add(tally);
@@ -282,16 +283,16 @@ fn summarise(flows: &[Flow], totals: &Totals, filter: &Filter) -> Summary {
         let named = flow.story.strength() > Strength::Ignored;
         count(flow.story.diagnosis, 1, flow.tally(), named);
     }
-    for (diagnosis, flows, tally) in &totals.forgotten.causes {
+    let mut reset = flows.iter().filter(|flow| flow.was_reset()).count() as u64;
+    for ((diagnosis, strength), (flows, tally)) in &totals.forgotten.causes {
         if filter.matches_cause(diagnosis.cause) {
-            let named = tally.invalid + tally.undecided + tally.resets > 0;
-            count(*diagnosis, *flows, *tally, named);
+            count(*diagnosis, *flows, *tally, *strength > Strength::Ignored);
+            reset += if *strength == Strength::Killed { *flows } else { 0 };
         }
     }
     if filter.causes.is_empty() {
         summary.tally.add(totals.unattributed);
     }
-    let forgotten = if filter.causes.is_empty() { totals.forgotten.reset } else { 0 };
-    summary.flows_reset = forgotten + flows.iter().filter(|flow| flow.was_reset()).count() as u64;
+    summary.flows_reset = reset;
     summary
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
+use crate::capture::Item;
 use crate::causality::engine::{Kind, Observed};
 use crate::causality::flow::{Flow, FlowId};
 use crate::filter::Filter;
@@ -20,17 +21,17 @@ pub fn events<E: From<io::Error>>(
     filter: &Filter,
     mut each: impl FnMut(Told<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let settled: HashMap<FlowId, &Flow> = report.flows.iter().map(|flow| (flow.flow.id, &flow.flow)).collect();
+    let settled: HashMap<FlowId, &Flow> = report.flows.iter().map(|flow| (flow.flow.id, &*flow.flow)).collect();
     let mut seen = 0;
-    session::replay(recorded, filter.clone(), |_, observed, session| {
+    session::replay(recorded, filter.clone(), |item, observed, session| {
         seen += 1;
         let Some(observed) = observed.filter(|observed| seen <= items && wanted(observed, filter, &settled)) else {
             return Ok(());
         };
-        let Some(event) = event(observed) else { return Ok(()) };
+        let (Some(event), Item::Record(record)) = (event(observed), item) else { return Ok(()) };
         let told = observed.flow.and_then(|id| settled.get(&id).copied());
         let flow = told.or_else(|| observed.flow.and_then(|id| session.flow(id)));
-        each(Told { observed, event, flow, settled: told.is_some(), host: session.host() })
+        each(Told { observed, event, record, flow, settled: told.is_some(), host: session.host() })
     })
     .map(drop)
 }

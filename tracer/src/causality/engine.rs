@@ -5,14 +5,19 @@ mod flood;
 mod flows;
 mod judge;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+use ahash::RandomState;
 
 use super::Limits;
 use super::effect::{self, Effect};
 use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, PeerSeen, Refusal, Reset, Story, Strength, Tally};
 use super::follow::Follow;
+use super::index::Index;
+use super::past::{Brief, Past};
 use super::pending::Pending;
 use crate::capture::{LookUp, LookedUp, Outcome};
 use crate::cause::{Confidence, Diagnosis, ResetBy};
@@ -103,8 +108,29 @@ pub struct Forgotten {
     pub flows: u64,
     /// How many of them may have died of a RST of this host.
     pub reset: u64,
-    /// Their counts, per cause of the flow.
-    pub causes: Vec<(Diagnosis, u64, Tally)>,
+    /// Their counts, per cause of the flow and how far its story went.
+    pub causes: BTreeMap<(Diagnosis, Strength), (u64, Tally)>,
+}
+
+impl Forgotten {
+    /// Counts a flow in.
+    fn add(&mut self, brief: &Brief) {
+        let (flows, tally) = self.causes.entry((brief.diagnosis, brief.strength)).or_default();
+        *flows += 1;
+        tally.add(brief.tally);
+        self.flows += 1;
+        self.reset += u64::from(brief.strength == Strength::Killed);
+    }
+
+    /// Takes one out again.
+    fn remove(&mut self, brief: &Brief) {
+        if let Some((flows, tally)) = self.causes.get_mut(&(brief.diagnosis, brief.strength)) {
+            *flows -= 1;
+            tally.subtract(brief.tally);
+            self.flows -= 1;
+            self.reset -= u64::from(brief.strength == Strength::Killed);
+        }
+    }
 }
 
 /// A RST that was sent and may be seen leaving.
@@ -123,15 +149,18 @@ pub struct Engine {
     era: Era,
     limits: Limits,
     filter: Filter,
-    flows: HashMap<FlowId, Flow>,
-    by_key: HashMap<FlowKey, FlowId>,
+    flows: HashMap<FlowId, Box<Flow>, RandomState>,
+    by_key: HashMap<FlowKey, FlowId, RandomState>,
     /// Both tuples of every flow, per namespace; the zone of a packet without an entry is not known.
-    by_tuple: HashMap<(Option<u32>, Tuple), FlowId>,
-    /// The same tuples, of flows that conntrack knows, as the ends of the connection see them from other namespaces.
-    /// Several gateways of this host may have the same addresses.
-    by_wire: HashMap<Tuple, Vec<FlowId>>,
-    /// Order in which flows are forgotten: those that were not reset first, then the one idle longest.
-    idle: BTreeSet<(bool, Instant, FlowId)>,
+    by_tuple: HashMap<(Option<u32>, Tuple), FlowId, RandomState>,
+    /// The same tuples, of flows that conntrack knows, as the ends of the connection see them from other namespaces, in
+    /// either direction. Several gateways of this host may have the same addresses.
+    by_wire: Index<FlowId>,
+    /// Order in which stories are forgotten: those of flows that were not reset first, then of the one idle longest. A flow
+    /// is once in it, not behind its place: it is put there when its turn comes.
+    idle: BinaryHeap<Reverse<(bool, Instant, FlowId)>>,
+    /// Flows whose stories were forgotten.
+    past: Past,
     next_id: u64,
     pending: Pending,
     sent: VecDeque<Sent>,
@@ -151,11 +180,12 @@ impl Engine {
         Self {
             era,
             filter,
-            flows: HashMap::new(),
-            by_key: HashMap::new(),
-            by_tuple: HashMap::new(),
-            by_wire: HashMap::new(),
-            idle: BTreeSet::new(),
+            flows: HashMap::default(),
+            by_key: HashMap::default(),
+            by_tuple: HashMap::default(),
+            by_wire: Index::new(),
+            idle: BinaryHeap::new(),
+            past: Past::new(limits.past),
             next_id: 0,
             pending: Pending::new(limits.waiting, limits.patience),
             sent: VecDeque::new(),
@@ -256,12 +286,12 @@ impl Engine {
     /// The namespaces in which packets were refused or RSTs sent.
     pub fn harmed(&self) -> BTreeSet<u32> {
         let harmed = |flow: &&Flow| flow.story.strength() > Strength::Ignored && !flow.is_untracked_here();
-        self.flows.values().filter(harmed).filter_map(|flow| flow.key.netns).collect()
+        self.flows.values().map(Box::as_ref).filter(harmed).filter_map(|flow| flow.key.netns).collect()
     }
 
     /// The flow with this number.
     pub fn flow(&self, id: FlowId) -> Option<&Flow> {
-        self.flows.get(&id)
+        self.flows.get(&id).map(Box::as_ref)
     }
 
     /// Whether an entry that was looked up belongs to a flow.
@@ -279,16 +309,20 @@ impl Engine {
         (self.flows.len(), self.pending.len())
     }
 
-    /// All flows in the order of their numbers, and the counts.
-    pub fn finish(mut self) -> (Vec<Flow>, Totals) {
+    /// All flows whose stories are known, in the order of their numbers, and the counts.
+    pub fn finish(mut self) -> (Vec<Box<Flow>>, Totals) {
         self.settle_suppressed();
-        let mut flows: Vec<Flow> = self.flows.into_values().collect();
+        let (mut flows, others): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
+            self.flows.into_values().partition(|flow| flow.is_whole());
+        for flow in others {
+            self.totals.forgotten.add(&Brief::of(&flow));
+        }
         flows.sort_unstable_by_key(|flow| flow.id);
         (flows, self.totals)
     }
 
     fn look_up(&self, id: FlowId) -> Option<Request> {
-        let Flow { key, known, seen, .. } = self.flows.get(&id)?;
+        let Flow { key, known, seen, .. } = self.flow(id)?;
         // An entry is found by its own tuples alone; of a flow that is known by a packet that is the packet's.
         let tuple = if *known { key.original } else { seen.unwrap_or(key.original) };
         Some(Request::LookUp(LookUp { netns: key.netns?, zone: key.zone, tuple }))
@@ -314,13 +348,15 @@ impl Engine {
             Verdict::Ignored => Tally { ignored: 1, ..Tally::default() },
             Verdict::Unknown => Tally { undecided: 1, ..Tally::default() },
         };
-        let story = Story { refusal: Some(Arc::clone(&refusal)), ..Story::new(diagnosis, Confidence::Proven) };
-        let flow = self.account(&refusal.event, diagnosis, tally, story.clone());
+        let story = || Story { refusal: Some(Arc::clone(&refusal)), ..Story::new(diagnosis, Confidence::Proven) };
+        let flow = self.account(&refusal.event, diagnosis, tally, story());
         if let Some(id) = flow {
             self.pending.insert(id, Arc::clone(&refusal));
             if let Some(flow) = self.flows.get_mut(&id) {
                 flow.last_refusal = Some(Arc::clone(&refusal));
-                arrival::take_back(flow, story);
+                if flow.story.peer.is_some() {
+                    arrival::take_back(flow, story());
+                }
                 flow.remember(&refusal);
             }
         }
@@ -466,12 +502,13 @@ impl Engine {
             return None;
         }
         let tuple = event.tuple()?;
-        let elsewhere = |id: &&FlowId| self.flows.get(id).is_some_and(|flow| flow.key.netns != event.netns);
-        let candidates: Vec<FlowId> = self.by_wire.get(&tuple)?.iter().filter(elsewhere).copied().collect();
+        let elsewhere = |id: &FlowId| self.flows.get(id).is_some_and(|flow| flow.key.netns != event.netns);
+        let candidates: Vec<FlowId> = self.on_the_wire(tuple).filter(elsewhere).collect();
         // Where the end that sent the segment was: a socket that answers none expects it there.
         let next = event.packet.map(|packet| packet.seq).or_else(|| own_socket(event).map(|own| own.rcv_nxt))?;
         let gap = |id: &FlowId| self.flows.get(id).and_then(|flow| flow.gap_to(tuple, next));
         let id = match candidates[..] {
+            [] => return None,
             [only] if !known && gap(&only).is_none() => only,
             _ => {
                 // An end that tracks its connections has reasons of its own, unless the gateway has reset it.

@@ -77,6 +77,15 @@ impl Tally {
         self.resets += other.resets;
         self.forwarded += other.forwarded;
     }
+
+    /// Takes away a tally that was added before.
+    pub(super) const fn subtract(&mut self, other: Self) {
+        self.invalid -= other.invalid;
+        self.ignored -= other.ignored;
+        self.undecided -= other.undecided;
+        self.resets -= other.resets;
+        self.forwarded -= other.forwarded;
+    }
 }
 
 /// What an event is counted as.
@@ -345,11 +354,18 @@ pub struct Flow {
     pub peer_reset: Option<PeerReset>,
     /// The last one that arrived.
     pub last_arrival: Option<PeerReset>,
+    /// What it had come to before its story was forgotten.
+    pub(super) earlier: Option<(Strength, Diagnosis)>,
     /// What its events were, by which those that were only counted are understood.
     pub(super) samples: Vec<Sample>,
 }
 
 impl Flow {
+    /// Whether its story can be told: none was forgotten, or none that went further than the one there is.
+    pub(super) fn is_whole(&self) -> bool {
+        self.earlier.is_none_or(|(strength, _)| !self.is_only_counted() && strength <= self.story.strength())
+    }
+
     /// Whether nothing but RSTs are known of it for segments that conntrack did not look at. In a namespace that tracks
     /// nothing that is an endpoint minding its own business.
     pub fn is_untracked_here(&self) -> bool {
@@ -496,7 +512,8 @@ impl Flow {
 
     /// Takes a story that goes further than the one it has.
     pub(super) fn tell(&mut self, story: Story) {
-        if story.strength() > self.story.strength() {
+        let forgotten = self.earlier.is_some() && self.is_only_counted();
+        if forgotten || story.strength() > self.story.strength() {
             let follows = story.refusal.as_ref().map(|refusal| self.follows(refusal)).unwrap_or_default();
             self.story = Story { follows, ..story };
         }

@@ -38,6 +38,8 @@ pub(super) struct Follow {
 struct Position {
     start: Instant,
     next: usize,
+    /// When it is due, as in [`Follow::due`].
+    due: Option<Instant>,
 }
 
 impl Follow {
@@ -49,7 +51,7 @@ impl Follow {
         if self.flows.len() >= room {
             return false;
         }
-        self.flows.insert(flow, Position { start: now, next: 1 });
+        self.flows.insert(flow, Position { start: now, next: 1, due: Some(now) });
         self.due.insert((now, flow));
         true
     }
@@ -66,11 +68,13 @@ impl Follow {
             let Some(position) = self.flows.get_mut(&flow) else { continue };
             // A late caller skips what it has missed.
             let next = SCHEDULE.iter().skip(position.next).position(|delay| position.start.after(*delay) > now);
-            if let Some(ahead) = next {
+            position.due = next.map(|ahead| {
                 position.next += ahead;
-                self.due.insert((position.start.after(SCHEDULE[position.next]), flow));
+                let at = position.start.after(SCHEDULE[position.next]);
                 position.next += 1;
-            }
+                at
+            });
+            self.due.extend(position.due.map(|at| (at, flow)));
         }
         found
     }
@@ -82,8 +86,9 @@ impl Follow {
 
     /// Stops following a flow.
     pub(super) fn stop(&mut self, flow: FlowId) {
-        self.flows.remove(&flow);
-        self.due.retain(|(_, followed)| *followed != flow);
+        if let Some(at) = self.flows.remove(&flow).and_then(|position| position.due) {
+            self.due.remove(&(at, flow));
+        }
     }
 
     /// The flows that are followed, whether or not a look-up is due.

@@ -8,6 +8,8 @@ pub mod effect;
 pub mod engine;
 pub mod flow;
 mod follow;
+mod index;
+mod past;
 mod pending;
 
 use std::time::Duration;
@@ -15,9 +17,12 @@ use std::time::Duration;
 /// What bounds the engine's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Flows that are remembered. When there are more, the one that was idle longest is forgotten; flows that were not
-    /// reset go first. Their counts are kept.
+    /// Flows whose stories are remembered. When there are more, that of the one that was idle longest is forgotten; flows
+    /// that were not reset go first.
     pub flows: usize,
+    /// Flows of which it is still remembered afterwards who they were and what they came to, so that each is counted once.
+    /// Of more than that the counts alone are kept, and one that is heard of again counts as another.
+    pub past: usize,
     /// Refused packets and sent RSTs that wait for what belongs to them.
     pub waiting: usize,
     /// For how long they wait. The stack deals with a packet within microseconds; a busy backlog may take longer.
@@ -28,6 +33,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { flows: 65_536, waiting: 8_192, patience: Duration::from_secs(2), followed: 1_024 }
+        Self { flows: 65_536, past: 1 << 21, waiting: 8_192, patience: Duration::from_secs(2), followed: 1_024 }
     }
 }

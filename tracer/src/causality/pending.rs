@@ -4,6 +4,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahash::RandomState;
+
 use super::flow::{FlowId, Refusal};
 use crate::event::SkbId;
 use crate::packet::Packet;
@@ -23,13 +25,13 @@ pub(super) struct Refused {
 pub(super) struct Pending {
     capacity: usize,
     patience: Duration,
-    by_buffer: HashMap<(Option<u32>, SkbId), Refused>,
+    by_buffer: HashMap<(Option<u32>, SkbId), Refused, RandomState>,
     order: VecDeque<(Instant, (Option<u32>, SkbId))>,
 }
 
 impl Pending {
     pub(super) fn new(capacity: usize, patience: Duration) -> Self {
-        Self { capacity, patience, by_buffer: HashMap::new(), order: VecDeque::new() }
+        Self { capacity, patience, by_buffer: HashMap::default(), order: VecDeque::new() }
     }
 
     /// Remembers a refused packet; an older one in the same buffer is forgotten.

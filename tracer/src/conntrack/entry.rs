@@ -1,17 +1,33 @@
 //! A conntrack entry: its two tuples, its TCP state, and what each side has sent and offered.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
 use super::seq::Seq;
 
 /// A connection's endpoints in one direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Tuple {
     /// Where packets of this direction come from.
     pub src: SocketAddr,
     /// Where they go.
     pub dst: SocketAddr,
+}
+
+impl Hash for Tuple {
+    /// An endpoint at a time: every event is looked up by several tuples.
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for end in [self.src, self.dst] {
+            match end {
+                SocketAddr::V4(end) => state.write_u64(u64::from(end.ip().to_bits()) << 16 | u64::from(end.port())),
+                SocketAddr::V6(end) => {
+                    state.write_u128(end.ip().to_bits());
+                    state.write_u16(end.port());
+                }
+            }
+        }
+    }
 }
 
 impl Tuple {

@@ -57,7 +57,7 @@ pub fn findings(
     namespaces: &BTreeMap<u32, Netns>,
     censuses: &BTreeMap<u32, Census>,
     totals: &Totals,
-    of_endpoints: &[Flow],
+    of_endpoints: &[Box<Flow>],
 ) -> Vec<Finding> {
     let full = |inode: u32| report.table_full.iter().find(|full| full.netns == inode);
     let mut found: Vec<Finding> =
@@ -193,7 +193,7 @@ fn table(namespace: &Netns) -> Option<Finding> {
 }
 
 /// RSTs of namespaces that track nothing: endpoints that live on the same host as the gateway.
-fn endpoints(flows: &[Flow], namespaces: &BTreeMap<u32, Netns>) -> Option<Finding> {
+fn endpoints(flows: &[Box<Flow>], namespaces: &BTreeMap<u32, Netns>) -> Option<Finding> {
     let mut per_namespace: BTreeMap<String, u64> = BTreeMap::new();
     for flow in flows {
         let inode = flow.key.netns.unwrap_or(0);

@@ -92,7 +92,7 @@ impl<'r, W: Write> PcapNg<'r, W> {
     /// Adds an event.
     pub fn event(&mut self, told: Told<'_>) -> io::Result<()> {
         let event = told.event;
-        match evidence::captured(event) {
+        match evidence::captured(told.record) {
             Some(frame) => {
                 self.written.captured += 1;
                 let mut comments = vec![told.pairs()];

@@ -21,6 +21,8 @@ pub struct Told<'a> {
     pub observed: &'a Observed,
     /// The event.
     pub event: &'a Event,
+    /// The record that it was made of.
+    pub record: &'a [u8],
     /// Its flow: as it was at the end, where it was not forgotten.
     pub flow: Option<&'a Flow>,
     /// Whether the flow's story is the whole capture's.

@@ -11,6 +11,7 @@ pub use self::read::Reader;
 pub use self::write::{WriteError, Writer};
 use super::format::VERSION;
 
+mod blocks;
 mod joined;
 mod read;
 #[cfg(test)]

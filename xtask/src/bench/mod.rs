@@ -2,6 +2,7 @@
 
 mod gateway;
 mod guest;
+mod replay;
 mod start;
 
 use std::path::PathBuf;
@@ -19,6 +20,8 @@ pub(crate) enum Bench {
     Gateway(gateway::Arguments),
     /// Time what happens between the start and the first hook, step by step
     Start(start::Arguments),
+    /// Time what reads recordings, and take its memory: whyrst, and tshark on the same evidence
+    Replay(replay::Arguments),
 }
 
 /// Names the file that the rows go to.
@@ -32,6 +35,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Gateway(arguments) => gateway::run(arguments),
         Bench::Start(arguments) => start::run(arguments),
+        Bench::Replay(arguments) => replay::run(arguments),
     }
 }
 

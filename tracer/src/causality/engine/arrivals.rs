@@ -38,8 +38,8 @@ fn tuples() -> [Tuple; 2] {
 }
 
 fn only(engine: Engine) -> Flow {
-    let [flow] = engine.finish().0.try_into().unwrap();
-    flow
+    let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
+    *flow
 }
 
 fn look_up(engine: &mut Engine, now: u64) -> LookUp {

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 
+use ahash::RandomState;
 use tracer_common::Hook;
 
 use super::flows::Seen;
@@ -22,7 +23,7 @@ const SAMPLES: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Counted {
     /// What conntrack and the stack do with packets of a hook and class, whatever the flow.
-    kinds: HashMap<(Hook, u32), (Diagnosis, Unit)>,
+    kinds: HashMap<(Hook, u32), (Diagnosis, Unit), RandomState>,
     /// Events of flows that are not known yet: what was read before the records of their first events.
     early: Vec<SuppressedEvents>,
     /// When these were read.
@@ -104,9 +105,12 @@ impl Engine {
 
     /// Adds events to their flow; false where it is not known.
     fn add(&mut self, events: &SuppressedEvents) -> bool {
-        let Some(id) = events.tuple.and_then(|tuple| self.by_tuple.get(&(events.netns, tuple)).copied()) else {
-            return false;
-        };
+        let Some(tuple) = events.tuple else { return false };
+        let place = (events.netns, tuple);
+        if !self.by_tuple.contains_key(&place) {
+            self.recall(events.netns, tuple);
+        }
+        let Some(&id) = self.by_tuple.get(&place) else { return false };
         let Some(flow) = self.flows.get(&id) else { return false };
         let of_kind = |sample: &&Sample| (sample.hook, sample.class) == (events.hook, events.class);
         let (diagnosis, unit) = match flow.samples.iter().find(of_kind) {
@@ -119,10 +123,8 @@ impl Engine {
 
     fn count_for(&mut self, id: FlowId, diagnosis: Diagnosis, counted: Tally, last: Instant) {
         let Some(flow) = self.flows.get_mut(&id).filter(|_| counted != Tally::default()) else { return };
-        self.idle.remove(&(flow.was_reset(), flow.last, id));
         flow.last = flow.last.max(last);
         flow.count(diagnosis, counted);
-        self.idle.insert((flow.was_reset(), flow.last, id));
     }
 
     /// What events are of which none of the same flow was told.

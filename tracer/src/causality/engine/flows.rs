@@ -1,11 +1,12 @@
 //! Which flow an event belongs to: making, finding, renaming and forgetting flows, and the three ways they are looked up by.
 
-use std::collections::hash_map;
+use std::cmp::Reverse;
 
 use super::Engine;
-use super::judge::{key_of_entry, opener_first, wire_tuples};
-use crate::causality::flow::{Flow, FlowId, FlowKey, Story, Strength, Tally};
-use crate::cause::Diagnosis;
+use super::judge::{key_of_entry, opener_first};
+use crate::causality::flow::{Flow, FlowId, FlowKey, Story, Tally};
+use crate::causality::past::Brief;
+use crate::cause::{Confidence, Diagnosis};
 use crate::conntrack::entry::CtInfo;
 use crate::conntrack::{Entry, Nfct, Tuple};
 use crate::event::Event;
@@ -45,7 +46,20 @@ impl Engine {
 
     fn flow_of_entry(&mut self, event: &Event, entry: &Entry, story: &Story) -> Option<FlowId> {
         let key = opener_first(event, key_of_entry(event, entry));
-        if let Some(&id) = self.by_key.get(&key) {
+        if let Some(id) = self.known_flow_of_entry(event, &key) {
+            return Some(id);
+        }
+        let recalled = [key.original, key.reply].map(|tuple| self.recall(key.netns, tuple));
+        if recalled.contains(&true)
+            && let Some(id) = self.known_flow_of_entry(event, &key)
+        {
+            return Some(id);
+        }
+        self.create(key, true, &Seen::of(event), story)
+    }
+
+    fn known_flow_of_entry(&mut self, event: &Event, key: &FlowKey) -> Option<FlowId> {
+        if let Some(&id) = self.by_key.get(key) {
             return Some(id);
         }
         // A segment for which there was no entry makes one of its own. Where the connection that it really belongs to is
@@ -54,11 +68,9 @@ impl Engine {
         if picked_up && let Some(&id) = self.by_tuple.get(&(key.netns, key.original)) {
             return Some(id);
         }
-        if let Some(id) = self.stranger(&key) {
-            self.adopt(id, key.original, key.reply);
-            return Some(id);
-        }
-        self.create(key, true, &Seen::of(event), story)
+        let id = self.stranger(key)?;
+        self.adopt(id, key.original, key.reply);
+        Some(id)
     }
 
     /// A flow that is known by a packet alone, and turns out to be the one with this entry.
@@ -72,7 +84,13 @@ impl Engine {
 
     fn flow_of_packet(&mut self, event: &Event, story: &Story) -> Option<FlowId> {
         let tuple = event.tuple()?;
-        if let Some(&id) = self.by_tuple.get(&(event.netns, tuple)) {
+        let place = (event.netns, tuple);
+        if let Some(&id) = self.by_tuple.get(&place) {
+            return Some(id);
+        }
+        if self.recall(event.netns, tuple)
+            && let Some(&id) = self.by_tuple.get(&place)
+        {
             return Some(id);
         }
         let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
@@ -84,46 +102,82 @@ impl Engine {
         if !self.filter.matches(&key) {
             return None;
         }
-        if self.flows.len() >= self.limits.flows {
-            self.forget();
-        }
         let id = FlowId(self.next_id);
         self.next_id += 1;
+        self.insert(Flow {
+            id,
+            key,
+            known,
+            seen: seen.tuple,
+            state: None,
+            assured: None,
+            first: seen.at,
+            last: seen.at,
+            causes: Vec::new(),
+            story: story.clone(),
+            earlier: None,
+            samples: Vec::new(),
+            last_refusal: None,
+            let_pass: Default::default(),
+            fates: Vec::new(),
+            looked_up: None,
+            peer_reset: None,
+            last_arrival: None,
+        });
+        Some(id)
+    }
+
+    /// Takes a flow in, where need be in the place of another one's story.
+    fn insert(&mut self, flow: Flow) {
+        let forgotten = if self.flows.len() >= self.limits.flows { self.forget() } else { None };
+        let (id, key) = (flow.id, flow.key);
         self.by_key.insert(key, id);
         self.by_tuple.insert((key.netns, key.original), id);
         self.by_tuple.insert((key.netns, key.reply), id);
-        self.idle.insert((story.strength() == Strength::Killed, seen.at, id));
-        self.flows.insert(
-            id,
-            Flow {
-                id,
-                key,
-                known,
-                seen: seen.tuple,
-                state: None,
-                assured: None,
-                first: seen.at,
-                last: seen.at,
-                causes: Vec::new(),
-                story: story.clone(),
-                last_refusal: None,
-                let_pass: Default::default(),
-                fates: Vec::new(),
-                looked_up: None,
-                peer_reset: None,
-                last_arrival: None,
-                samples: Vec::new(),
-            },
-        );
-        if known {
+        self.idle.push(Reverse((flow.was_reset(), flow.last, id)));
+        if flow.known {
             self.index_wire(&key, id);
         }
-        Some(id)
+        // Flows are of one size: the place of one is good for the next.
+        let place = match forgotten {
+            Some(mut place) => {
+                *place = flow;
+                place
+            }
+            None => Box::new(flow),
+        };
+        self.flows.insert(id, place);
+    }
+
+    /// Takes back the flow whose packets had these endpoints, if its story was forgotten; tells whether there is one.
+    pub(super) fn recall(&mut self, netns: Option<u32>, tuple: Tuple) -> bool {
+        let Some(brief) = self.past.take(netns, tuple) else { return false };
+        self.totals.forgotten.remove(&brief);
+        self.insert(Flow {
+            id: brief.id,
+            key: brief.key(),
+            known: brief.known,
+            seen: Some(tuple),
+            state: None,
+            assured: None,
+            first: brief.first,
+            last: brief.last,
+            causes: vec![(brief.diagnosis, brief.tally)],
+            story: Story::new(brief.diagnosis, Confidence::Inferred),
+            earlier: Some((brief.strength, brief.diagnosis)),
+            samples: Vec::new(),
+            last_refusal: None,
+            let_pass: Default::default(),
+            fates: Vec::new(),
+            looked_up: None,
+            peer_reset: None,
+            last_arrival: None,
+        });
+        true
     }
 
     pub(super) fn update(&mut self, id: FlowId, event: &Event, diagnosis: Diagnosis, tally: Tally, story: Story) {
         let Some(flow) = self.flows.get_mut(&id) else { return };
-        self.idle.remove(&(flow.was_reset(), flow.last, id));
         flow.last = flow.last.max(event.at);
         flow.first = flow.first.min(event.at);
         if let Some(entry) = event.connection() {
@@ -132,26 +186,28 @@ impl Engine {
         }
         flow.count(diagnosis, tally);
         flow.tell(story);
-        self.idle.insert((flow.was_reset(), flow.last, id));
     }
 
-    /// Forgets the flow that is missed least and keeps its counts.
-    fn forget(&mut self) {
-        let Some((_, _, id)) = self.idle.pop_first() else { return };
-        let Some(flow) = self.flows.remove(&id) else { return };
-        self.follow.stop(id);
-        self.unindex(&flow.key, id);
-        let forgotten = &mut self.totals.forgotten;
-        forgotten.flows += 1;
-        forgotten.reset += u64::from(flow.was_reset());
-        let (diagnosis, tally) = (flow.story.diagnosis, flow.tally());
-        match forgotten.causes.iter_mut().find(|(known, _, _)| *known == diagnosis) {
-            Some((_, flows, sum)) => {
-                *flows += 1;
-                sum.add(tally);
+    /// Forgets the story of the flow that is missed least.
+    fn forget(&mut self) -> Option<Box<Flow>> {
+        while let Some(Reverse(place)) = self.idle.pop() {
+            let (.., id) = place;
+            let Some(flow) = self.flows.get(&id) else { continue };
+            let now = (flow.was_reset(), flow.last, id);
+            // It was reset, or heard of, since it was put there.
+            if now != place {
+                self.idle.push(Reverse(now));
+                continue;
             }
-            None => forgotten.causes.push((diagnosis, 1, tally)),
+            let Some(flow) = self.flows.remove(&id) else { continue };
+            self.follow.stop(id);
+            self.unindex(&flow.key, id);
+            let brief = Brief::of(&flow);
+            self.totals.forgotten.add(&brief);
+            self.past.insert(brief);
+            return Some(flow);
         }
+        None
     }
 
     fn unindex(&mut self, key: &FlowKey, id: FlowId) {
@@ -163,13 +219,8 @@ impl Engine {
                 self.by_tuple.remove(&(key.netns, tuple));
             }
         }
-        for tuple in wire_tuples(key) {
-            if let hash_map::Entry::Occupied(mut flows) = self.by_wire.entry(tuple) {
-                flows.get_mut().retain(|known| *known != id);
-                if flows.get().is_empty() {
-                    flows.remove();
-                }
-            }
+        for tuple in on_wire(key) {
+            self.by_wire.remove(&tuple, id);
         }
     }
 
@@ -193,11 +244,24 @@ impl Engine {
     }
 
     fn index_wire(&mut self, key: &FlowKey, id: FlowId) {
-        for tuple in wire_tuples(key) {
-            let flows = self.by_wire.entry(tuple).or_default();
-            if !flows.contains(&id) {
-                flows.push(id);
-            }
+        for tuple in on_wire(key) {
+            self.by_wire.insert(&tuple, id);
         }
     }
+
+    /// The flows that conntrack knows and one of whose ends sends packets with these endpoints, or gets them.
+    pub(super) fn on_the_wire(&self, tuple: Tuple) -> impl Iterator<Item = FlowId> {
+        let tuple = tuple.min(tuple.reversed());
+        let has = move |id: &FlowId| {
+            self.flows.get(id).is_some_and(|flow| flow.known && on_wire(&flow.key).any(|known| known == tuple))
+        };
+        self.by_wire.get(&tuple).filter(has)
+    }
+}
+
+/// What the ends of a flow send to each other, before and behind the gateway: one tuple for either direction.
+fn on_wire(key: &FlowKey) -> impl Iterator<Item = Tuple> {
+    let either = |tuple: Tuple| tuple.min(tuple.reversed());
+    let (before, behind) = (either(key.original), either(key.reply));
+    std::iter::once(before).chain((behind != before).then_some(behind))
 }

@@ -5,15 +5,10 @@ use tracer_common::Hook;
 use super::super::flow::{FlowKey, Refusal};
 use crate::cause::{Cause, Confidence, Diagnosis};
 use crate::conntrack::entry::CtInfo;
-use crate::conntrack::{Direction, End, Entry, Message, Nfct, TcpState, Tuple, window};
+use crate::conntrack::{Direction, End, Entry, Message, Nfct, TcpState, window};
 use crate::event::{Event, NfHook, OwnSocket};
 use crate::kernel::era::Era;
 use crate::packet::{Flags, Packet};
-
-/// What the ends of a flow send to each other, before and behind the gateway.
-pub(super) fn wire_tuples(key: &FlowKey) -> [Tuple; 4] {
-    [key.original, key.original.reversed(), key.reply, key.reply.reversed()]
-}
 
 pub(super) fn diagnosis_of(refusal: &Refusal) -> Diagnosis {
     of_message(message_of(&refusal.event), &refusal.event)

@@ -15,7 +15,7 @@ use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::testing::{Build, NEW, REPLY};
 
-const LIMITS: Limits = Limits { flows: 4, waiting: 3, patience: Duration::from_secs(2), followed: 2 };
+const LIMITS: Limits = Limits { flows: 4, past: 2, waiting: 3, patience: Duration::from_secs(2), followed: 2 };
 
 /// One call of a hooked function, in few enough variants that they meet each other.
 #[derive(Debug, Clone, Copy)]
@@ -132,7 +132,7 @@ proptest! {
         for flow in &flows {
             tally.add(flow.tally());
         }
-        for (_, _, forgotten) in &totals.forgotten.causes {
+        for (_, forgotten) in totals.forgotten.causes.values() {
             tally.add(*forgotten);
         }
         let count = |wanted: &[What]| calls.iter().filter(|call| wanted.contains(&call.what)).count() as u64;

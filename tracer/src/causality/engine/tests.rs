@@ -8,7 +8,7 @@ use tracer_common::Hook;
 use super::{Engine, Kind};
 use crate::causality::Limits;
 use crate::causality::effect::Effect;
-use crate::causality::flow::{Flow, FlowId, PeerSeen, Strength};
+use crate::causality::flow::{Flow, FlowId, PeerSeen, Strength, Tally};
 use crate::cause::{Cause, Confidence, Diagnosis, Reason, ResetBy};
 use crate::conntrack::Verdict;
 use crate::filter::Filter;
@@ -47,7 +47,7 @@ pub(super) fn reset(time: u64) -> Build {
 }
 
 pub(super) fn flows(engine: Engine) -> Vec<Flow> {
-    engine.finish().0
+    engine.finish().0.into_iter().map(|flow| *flow).collect()
 }
 
 pub(super) fn diagnosis(cause: Cause, reason: Reason) -> Diagnosis {
@@ -509,12 +509,39 @@ fn forgotten_flows_stay_counted() {
     }
     assert_eq!(engine.load().0, 10);
     let (flows, totals) = engine.finish();
-    assert!(flows.iter().any(Flow::was_reset), "the victim is kept");
+    assert!(flows.iter().any(|flow| flow.was_reset()), "the victim is kept");
     let kept: u64 = flows.iter().map(|flow| flow.tally().invalid).sum();
-    let forgotten: u64 = totals.forgotten.causes.iter().map(|(_, _, tally)| tally.invalid).sum();
+    let forgotten: u64 = totals.forgotten.causes.values().map(|(_, tally)| tally.invalid).sum();
     assert_eq!(kept + forgotten, 101);
     assert_eq!(totals.forgotten.flows, 91);
     assert_eq!(totals.forgotten.reset, 0);
+}
+
+/// A flow that is heard of again after its story was forgotten is the same flow, whether its entry or a packet tells of it.
+#[test]
+fn forgotten_flows_are_known_again() {
+    let limits = Limits { flows: 2, ..Limits::default() };
+    let mut engine = Engine::new(Era::E1, limits, Filter::default());
+    for round in 0..3_u64 {
+        for port in 40_000..40_010 {
+            let at = round * 10_000_000_000 + u64::from(port);
+            let mut refused = refusal(at).connection(port);
+            refused.record.skb += u64::from(port);
+            let first = engine.event(refused.event()).flow.unwrap();
+            let mut answered = reset(at + 5).connection(port);
+            answered.record.skb += u64::from(port);
+            assert_eq!(engine.event(answered.event()).flow, Some(first));
+            let later = Build::from_server(Hook::ResetV4, 9, at + 7, OLD, CLIENT_END).connection(port);
+            assert_eq!(engine.event(later.event()).flow, Some(first), "port {port} in round {round}");
+        }
+    }
+    let (flows, totals) = engine.finish();
+    assert_eq!((flows.len() as u64 + totals.forgotten.flows, totals.events), (10, 90));
+    assert_eq!(flows.iter().filter(|flow| flow.was_reset()).count() as u64 + totals.forgotten.reset, 10);
+    let mut tally = Tally::default();
+    flows.iter().for_each(|flow| tally.add(flow.tally()));
+    totals.forgotten.causes.values().for_each(|(_, forgotten)| tally.add(*forgotten));
+    assert_eq!((tally.invalid, tally.resets), (30, 60));
 }
 
 /// A filter keeps flows out from the start; their events are counted as such.

@@ -48,8 +48,8 @@ fn reset(era: Era, text: &str, times: u64) -> Flow {
         engine.event(words(&refused, era, text).event());
         engine.event(of(Hook::ResetV4, 1_000 * skb + 100).event());
     }
-    let [flow] = engine.finish().0.try_into().unwrap();
-    flow
+    let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
+    *flow
 }
 
 /// A connection whose entry expired in this state of the tracker.
@@ -59,8 +59,8 @@ fn expired(state: u8) -> Flow {
     let mut late = late.gone(1_000, state, 0, 0, 0);
     late.record.nfct = 0;
     engine.event(late.event());
-    let [flow] = engine.finish().0.try_into().unwrap();
-    flow
+    let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
+    *flow
 }
 
 fn facts(sysctls: &[(&str, i64)]) -> Netns {

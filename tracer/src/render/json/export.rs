@@ -9,7 +9,6 @@ use tracer_common::wire::present;
 use super::{hexadecimal, side, types};
 use crate::conntrack::{Direction, Entry, Tuple};
 use crate::decode::padded;
-use crate::event::Event;
 use crate::evidence;
 use crate::render::plain::Json;
 use crate::render::step::Told;
@@ -156,7 +155,7 @@ impl<'r, W: Write> JsonLines<'r, W> {
             seen_by: event.hook.name(),
             target: event.hook.spec().symbol,
             on_cpu: event.cpu,
-            headers: headers(event),
+            headers: headers(told.record),
             entry: event.entry.as_ref().map(entry),
             ended_entry: event.gone.as_ref().map(|gone| entry(&gone.entry)),
             incomplete: event.notes.incomplete,
@@ -194,15 +193,15 @@ fn inside(schema: &mut schemars::Schema) {
     schema.remove("title");
 }
 
-fn headers(event: &Event) -> Option<Headers> {
-    let record = padded(&event.raw)?;
+fn headers(raw: &[u8]) -> Option<Headers> {
+    let record = padded(raw)?;
     let part = |bit: u32, bytes: &[u8], len: u8| {
         let bytes = bytes.get(..usize::from(len)).filter(|_| record.present & bit != 0);
         hexadecimal(bytes.unwrap_or_default())
     };
     let network = part(present::L3, &record.l3, record.l3_len);
     let transport = part(present::L4, &record.l4, record.l4_len);
-    let length = evidence::captured(event).map(|frame| frame.length + frame.extensions_left_out);
+    let length = evidence::captured(raw).map(|frame| frame.length + frame.extensions_left_out);
     (!network.is_empty() || !transport.is_empty()).then_some(Headers { network, transport, length })
 }
 

@@ -4,21 +4,22 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 
+use super::blocks::{self, Block, Blocks, CHUNK, Pace, Source};
 use super::{Damage, OpenError};
 use crate::capture::{Counters, Gap, GapReason, Host, Item};
 use crate::source::compress::{self, Decompressor};
 use crate::source::foreign;
-use crate::source::format::{self, FRAME_HEADER, FRAME_MAX, Frame, MAGIC, VERSION, kind};
+use crate::source::format::{self, FRAME_HEADER, Frame, MAGIC, VERSION, kind};
 
 /// A recording being read.
 pub struct Reader {
     path: PathBuf,
-    file: Box<dyn Read + Send>,
-    compressed: bool,
-    buffer: BytesMut,
-    /// Offset of the buffer's first byte in the recording, which is the file's unless it is compressed.
+    blocks: Blocks,
+    /// What is left of the current block.
+    block: Block,
+    /// Offset of the next frame in the recording, which is the file's unless it is compressed.
     offset: u64,
     host: Host,
     damage: Option<Damage>,
@@ -27,46 +28,48 @@ pub struct Reader {
     baseline: Option<Counters>,
 }
 
-/// Bytes read from the file at once.
-const CHUNK: usize = 1 << 18;
-
 impl Reader {
     /// Opens a recording; `-` is standard input.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let io_error = |source| OpenError::Io { path: path.to_path_buf(), source };
-        let file: Box<dyn Read + Send> = if path == Path::new("-") {
-            Box::new(io::stdin())
-        } else {
-            let file = File::open(path).map_err(io_error)?;
-            if file.metadata().map_err(io_error)?.is_dir() {
-                return Err(io_error(io::ErrorKind::IsADirectory.into()));
-            }
-            Box::new(file)
-        };
-        Self::new(file, path)
+        if path == Path::new("-") {
+            return Self::new(Box::new(io::stdin()), path);
+        }
+        let file = File::open(path).map_err(io_error)?;
+        let metadata = file.metadata().map_err(io_error)?;
+        if metadata.is_dir() {
+            return Err(io_error(io::ErrorKind::IsADirectory.into()));
+        }
+        let pace = if metadata.is_file() { Pace::Ahead } else { Pace::AsItComes };
+        Self::with(Box::new(file), path, pace)
     }
 
     /// Reads a recording from anywhere, compressed or not; `path` is only for messages.
-    pub fn new(mut file: Box<dyn Read + Send>, path: &Path) -> Result<Self, OpenError> {
+    pub fn new(file: Box<dyn Read + Send>, path: &Path) -> Result<Self, OpenError> {
+        Self::with(file, path, Pace::AsItComes)
+    }
+
+    fn with(mut file: Box<dyn Read + Send>, path: &Path, pace: Pace) -> Result<Self, OpenError> {
         let io_error = |source| OpenError::Io { path: path.to_path_buf(), source };
         let mut start = Vec::new();
         file.by_ref().take(compress::MAGIC.len() as u64).read_to_end(&mut start).map_err(io_error)?;
         let compressed = compress::is_compressed(&start);
         let file: Box<dyn Read + Send> = Box::new(Read::chain(io::Cursor::new(start), file));
         let file = if compressed { Box::new(Decompressor::new(BufReader::with_capacity(CHUNK, file))) } else { file };
+        let mut source = Source::new(file, compressed, pace);
+        let offset = begin(&mut source, compressed, path)?;
         let mut reader = Self {
             path: path.to_path_buf(),
-            file,
-            compressed,
-            buffer: BytesMut::new(),
-            offset: 0,
+            blocks: Blocks::of(source),
+            block: Block::default(),
+            offset,
             host: Host::nobody(),
             damage: None,
             ended: false,
             skipped: 0,
             baseline: None,
         };
-        reader.read_start()?;
+        reader.host = reader.read_host()?;
         Ok(reader)
     }
 
@@ -137,39 +140,12 @@ impl Reader {
         }
     }
 
-    fn read_start(&mut self) -> Result<(), OpenError> {
-        const START: usize = MAGIC.len() + 4;
+    fn read_host(&mut self) -> Result<Host, OpenError> {
         let path = self.path.clone();
-        let io_error = |source| OpenError::Io { path: path.clone(), source };
-        let whole = self.fill(START).map_err(io_error)?;
-        if self.compressed && self.buffer.is_empty() {
-            let what =
-                self.damage.take().map_or_else(|| "it is compressed, and empty".to_owned(), |damage| damage.what);
-            return Err(OpenError::NoHost { path, what });
-        }
-        if !whole && is_beginning(&self.buffer) {
-            let what = match self.buffer.len() {
-                0 => "it is empty".to_owned(),
-                bytes => format!("it ends after {bytes} bytes"),
-            };
-            return Err(OpenError::NoHost { path, what });
-        }
-        if !whole || !self.buffer.starts_with(MAGIC) {
-            return Err(OpenError::Foreign { looks_like: looks_like(&self.buffer), path });
-        }
-        self.advance(MAGIC.len());
-        let found = self.buffer.get_u32_le();
-        self.offset += 4;
-        if found != VERSION {
-            return Err(OpenError::Version { path, found });
-        }
         let no_host = |what: String| OpenError::NoHost { path: path.clone(), what };
-        match self.frame().map_err(io_error)? {
+        match self.frame().map_err(|source| OpenError::Io { path: path.clone(), source })? {
             Some((kind::HOST, payload)) => match format::decode(kind::HOST, &payload) {
-                Ok(Some(Frame::Host(host))) => {
-                    self.host = host;
-                    Ok(())
-                }
+                Ok(Some(Frame::Host(host))) => Ok(host),
                 Ok(_) => Err(no_host("it does not start with the host".to_owned())),
                 Err(error) => Err(no_host(format!("the host's frame: {error}"))),
             },
@@ -180,74 +156,58 @@ impl Reader {
 
     /// The next whole frame that is what its checksum says.
     fn frame(&mut self) -> io::Result<Option<(u8, Bytes)>> {
-        if self.damage.is_some() {
-            return Ok(None);
-        }
-        if !self.fill(FRAME_HEADER)? {
-            if !self.buffer.is_empty() && self.damage.is_none() {
-                self.damaged(format!("the file ends inside a frame, after {} of its bytes", self.buffer.len()));
+        while self.damage.is_none() {
+            if let Some(whole) = blocks::length(&self.block.frames) {
+                let mut frame = self.block.frames.split_to(whole);
+                self.offset += whole as u64;
+                let kind = frame[FRAME_HEADER - 1];
+                frame.advance(FRAME_HEADER);
+                return Ok(Some((kind, frame)));
             }
-            return Ok(None);
-        }
-        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| self.buffer[at + byte]));
-        let (length, checksum) = (word(0), word(4));
-        if length == 0 || length > FRAME_MAX {
-            self.damaged(format!("a frame claims to be {length} bytes long"));
-            return Ok(None);
-        }
-        let whole = 8 + length as usize;
-        if !self.fill(whole)? {
-            if self.damage.is_some() {
-                return Ok(None);
+            if let Some(what) = self.block.damage.take() {
+                self.damaged(what);
+                break;
             }
-            self.damaged(format!("the file ends inside a frame, after {} of its {whole} bytes", self.buffer.len()));
-            return Ok(None);
+            match self.blocks.next()? {
+                Some(block) => self.block = block,
+                None => break,
+            }
         }
-        if crc32fast::hash(&self.buffer[8..whole]) != checksum {
-            self.damaged("a frame's checksum does not fit its content".to_owned());
-            return Ok(None);
-        }
-        self.offset += whole as u64;
-        let mut frame = self.buffer.split_to(whole).freeze();
-        let kind = frame[8];
-        frame.advance(FRAME_HEADER);
-        Ok(Some((kind, frame)))
+        Ok(None)
     }
 
     fn damaged(&mut self, what: String) {
         self.damage = Some(Damage { offset: self.offset, what });
     }
+}
 
-    fn advance(&mut self, bytes: usize) {
-        self.buffer.advance(bytes);
-        self.offset += bytes as u64;
-    }
-
-    /// Reads until `wanted` bytes are there; tells whether they are.
-    fn fill(&mut self, wanted: usize) -> io::Result<bool> {
-        while self.buffer.len() < wanted {
-            let have = self.buffer.len();
-            self.buffer.resize(have + CHUNK.max(wanted - have), 0);
-            let read = match self.file.read(&mut self.buffer[have..]) {
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                    self.buffer.truncate(have);
-                    continue;
-                }
-                // What was compressed is damaged or cut: everything before that has been given out.
-                Err(error) if self.compressed && error.kind() == io::ErrorKind::InvalidData => {
-                    self.buffer.truncate(have);
-                    self.damaged(error.to_string());
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
-            };
-            self.buffer.truncate(have + read);
-            if read == 0 {
-                return Ok(false);
-            }
+/// Reads what is before the first frame, and tells how long that is.
+fn begin(source: &mut Source, compressed: bool, path: &Path) -> Result<u64, OpenError> {
+    const START: usize = MAGIC.len() + 4;
+    let path = path.to_path_buf();
+    let start = match source.start(START) {
+        Ok(start) => start,
+        Err(source) => return Err(OpenError::Io { path, source }),
+    };
+    let version = start.strip_prefix(MAGIC.as_slice()).and_then(|rest| rest.first_chunk());
+    match version.map(|version| u32::from_le_bytes(*version)) {
+        Some(VERSION) => {
+            source.skip(START);
+            Ok(START as u64)
         }
-        Ok(true)
+        Some(found) => Err(OpenError::Version { path, found }),
+        None if compressed && start.is_empty() => {
+            let what = source.take_damage().unwrap_or_else(|| "it is compressed, and empty".to_owned());
+            Err(OpenError::NoHost { path, what })
+        }
+        None if is_beginning(start) => {
+            let what = match start.len() {
+                0 => "it is empty".to_owned(),
+                bytes => format!("it ends after {bytes} bytes"),
+            };
+            Err(OpenError::NoHost { path, what })
+        }
+        None => Err(OpenError::Foreign { looks_like: looks_like(start), path }),
     }
 }
 

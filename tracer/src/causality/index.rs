@@ -1,0 +1,70 @@
+//! A look-up table that holds nothing but numbers: what they stand for is asked where it is kept anyway.
+
+use std::hash::Hash;
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+
+/// From hashes to values, several of which may have the same. Whoever looks something up compares what it finds.
+///
+/// The hash has a key of its own in every process: addresses and ports come from the network, and must not be chosen so that
+/// they all meet in one place.
+#[derive(Debug)]
+pub(super) struct Index<T> {
+    places: HashTable<(u32, T)>,
+    keys: RandomState,
+}
+
+impl<T: Copy + Eq> Index<T> {
+    pub(super) fn new() -> Self {
+        Self { places: HashTable::new(), keys: RandomState::new() }
+    }
+
+    /// Adds a value under a key; it may be there already.
+    pub(super) fn insert(&mut self, key: &impl Hash, value: T) {
+        let hash = self.hash(key);
+        self.places.insert_unique(spread(hash), (hash, value), |(hash, _)| spread(*hash));
+    }
+
+    /// Takes a value away from under a key.
+    pub(super) fn remove(&mut self, key: &impl Hash, value: T) {
+        let hash = self.hash(key);
+        if let Ok(place) = self.places.find_entry(spread(hash), |known| *known == (hash, value)) {
+            place.remove();
+        }
+    }
+
+    /// What may be under a key: everything that is, and seldom something else.
+    pub(super) fn get<'a, K: Hash>(&'a self, key: &K) -> impl Iterator<Item = T> + use<'a, T, K> {
+        let hash = self.hash(key);
+        self.places.iter_hash(spread(hash)).filter(move |(known, _)| *known == hash).map(|(_, value)| *value)
+    }
+
+    fn hash(&self, key: &impl Hash) -> u32 {
+        self.keys.hash_one(key) as u32
+    }
+}
+
+/// The table takes a place from the low bits and a mark from the high ones.
+const fn spread(hash: u32) -> u64 {
+    (hash as u64) << 32 | hash as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Index;
+
+    #[test]
+    fn several_values_may_have_one_key() {
+        let mut index = Index::new();
+        for value in 0..1_000_u32 {
+            index.insert(&(value % 100), value);
+        }
+        index.remove(&7, 107);
+        index.remove(&7, 4_711);
+        let mut found: Vec<u32> = index.get(&7).filter(|value| value % 100 == 7).collect();
+        found.sort_unstable();
+        assert_eq!(found, [7, 207, 307, 407, 507, 607, 707, 807, 907]);
+        assert_eq!(index.get(&100).find(|value| value % 100 == 0 && *value > 1_000), None);
+    }
+}

@@ -1,0 +1,218 @@
+//! Reading recordings: how fast `whyrst report --from` is, and what it takes in memory, beside reading the same file for
+//! nothing and beside tshark reading the same evidence.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+use wait4::Wait4;
+
+use super::{Format, print};
+use crate::process::{cargo, execute, target};
+
+/// How many times smaller the recordings are that memory is compared on.
+const SMALLER: u64 = 10;
+/// How many times smaller the one is that tshark reads.
+const FOR_TSHARK: u64 = 50;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// How the rows are printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// Records in the largest recording
+    #[arg(long, default_value_t = 10_000_000)]
+    events: u64,
+    /// Connections in the largest recording
+    #[arg(long, default_value_t = 1_000_000)]
+    flows: u64,
+    /// How often each is measured; the fastest counts
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+}
+
+/// What a program took.
+#[derive(Debug, Clone, Copy)]
+struct Spent {
+    wall: Duration,
+    cpu: Duration,
+    /// The most memory it had at a time, in bytes.
+    memory: u64,
+}
+
+/// A made-up recording.
+struct Recording {
+    path: PathBuf,
+    events: u64,
+    flows: u64,
+}
+
+/// A number to be divided.
+#[expect(clippy::cast_precision_loss, reason = "events and bytes are fewer than 2^52")]
+const fn real(number: u64) -> f64 {
+    number as f64
+}
+
+/// Where things are, and how often they are measured.
+struct Bench {
+    directory: PathBuf,
+    whyrst: PathBuf,
+    synthesise: PathBuf,
+    rounds: u32,
+    rows: Vec<Value>,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let build = ["build", "--quiet", "--release", "--locked"];
+    execute(cargo().args(build).args(["--package", "tracer", "--bin", "whyrst"]))?;
+    execute(cargo().args(build).args(["--package", "whyrst-tests", "--bin", "synthesise"]))?;
+    let directory = target().join("bench");
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let binary = |name: &str| target().join("release").join(name);
+    let (whyrst, synthesise, rounds) = (binary("whyrst"), binary("synthesise"), arguments.rounds.max(1));
+    let mut bench = Bench { directory, whyrst, synthesise, rounds, rows: Vec::new() };
+    let (events, flows) = (arguments.events, arguments.flows);
+
+    let small = bench.recording("small.whyrst", events / FOR_TSHARK, flows / FOR_TSHARK)?;
+    let tshark = bench.tshark(&small)?;
+    bench.report("report, what tshark reads", &small, &[], tshark)?;
+    drop(small);
+
+    let whole = bench.recording("whole.whyrst", events, flows)?;
+    let read = bench.spent(|| command("cat", &[&whole.path]))?;
+    bench.row("cat", &whole, read, tshark);
+    bench.report("report, one core", &whole, &["taskset", "--cpu-list", "0"], tshark)?;
+    let all_flows = bench.report("report", &whole, &[], tshark)?;
+    drop(whole);
+
+    let fewer_flows = bench.recording("flows.whyrst", events, flows / SMALLER)?;
+    let few_flows = bench.report("report, a tenth of the flows", &fewer_flows, &[], tshark)?;
+    drop(fewer_flows);
+    let fewer_events = bench.recording("events.whyrst", events / SMALLER, flows / SMALLER)?;
+    let few_events = bench.report("report, a tenth of both", &fewer_events, &[], tshark)?;
+    drop(fewer_events);
+    let compressed = bench.recording("events.whyrst.zst", events / SMALLER, flows / SMALLER)?;
+    bench.report("report, a tenth of both, compressed", &compressed, &[], tshark)?;
+    drop(compressed);
+
+    let more = |of: Spent, than: Spent| real(of.memory) - real(than.memory);
+    bench.rows.push(json!({
+        "name": "growth",
+        "bytes_per_flow": rounded(more(all_flows, few_flows) / real(flows - flows / SMALLER)),
+        "bytes_per_event": rounded(more(few_flows, few_events) / real(events - events / SMALLER)),
+    }));
+    print(&bench.rows, arguments.format)
+}
+
+impl Bench {
+    fn recording(&self, name: &str, events: u64, flows: u64) -> Result<Recording> {
+        let path = self.directory.join(name);
+        let numbers = [events.to_string(), flows.to_string()];
+        execute(Command::new(&self.synthesise).args(numbers).arg(&path))?;
+        Ok(Recording { path, events, flows })
+    }
+
+    /// Measures a report on a recording, run by another program where one is given.
+    fn report(&mut self, name: &str, of: &Recording, by: &[&str], tshark: f64) -> Result<Spent> {
+        let spent = self.spent(|| {
+            let mut words = by.iter().map(PathBuf::from).chain([self.whyrst.clone()]);
+            let mut command = Command::new(words.next().unwrap_or_default());
+            command.args(words).args(["report", "--from"]).arg(&of.path);
+            command
+        })?;
+        self.row(name, of, spent, tshark);
+        Ok(spent)
+    }
+
+    /// Measures how many events tshark reads in a second. It takes every packet apart to count the RSTs, and prints their
+    /// number alone.
+    fn tshark(&mut self, of: &Recording) -> Result<f64> {
+        let packets = of.path.with_extension("pcapng");
+        execute(
+            Command::new(&self.whyrst)
+                .args(["export", "--quiet", "--format", "pcapng", "--from"])
+                .arg(&of.path)
+                .arg("-o")
+                .arg(&packets),
+        )?;
+        let spent = self.spent(|| {
+            let mut tshark = command("tshark", &["-n", "-q", "-z", "io,stat,0,tcp.flags.reset==1", "-r"]);
+            tshark.arg(&packets);
+            tshark
+        })?;
+        fs::remove_file(&packets).context("removing what tshark has read")?;
+        let rate = real(of.events) / spent.wall.as_secs_f64();
+        self.row("tshark", of, spent, rate);
+        Ok(rate)
+    }
+
+    fn row(&mut self, name: &str, of: &Recording, spent: Spent, tshark: f64) {
+        let rate = real(of.events) / spent.wall.as_secs_f64();
+        self.rows.push(json!({
+            "name": name,
+            "events": of.events,
+            "flows": of.flows,
+            "bytes": fs::metadata(&of.path).map(|metadata| metadata.len()).unwrap_or_default(),
+            "seconds": rounded(spent.wall.as_secs_f64()),
+            "cpu_seconds": rounded(spent.cpu.as_secs_f64()),
+            "events_per_s": rate.round(),
+            "events_per_cpu_s": (real(of.events) / spent.cpu.as_secs_f64()).round(),
+            "peak_rss_bytes": spent.memory,
+            "ratio_to_tshark": rounded(rate / tshark),
+        }));
+    }
+
+    /// What the fastest of some runs took.
+    fn spent(&self, command: impl Fn() -> Command) -> Result<Spent> {
+        let mut best: Option<Spent> = None;
+        for _ in 0..self.rounds {
+            let spent = once(&mut command())?;
+            best = Some(best.map_or(spent, |best| Spent {
+                wall: best.wall.min(spent.wall),
+                cpu: best.cpu.min(spent.cpu),
+                memory: best.memory.max(spent.memory),
+            }));
+        }
+        best.context("nothing was measured")
+    }
+}
+
+impl Drop for Recording {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            eprintln!("xtask: removing {}: {error}", self.path.display());
+        }
+    }
+}
+
+fn command<A: AsRef<std::ffi::OsStr>>(program: &str, arguments: &[A]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
+}
+
+fn once(command: &mut Command) -> Result<Spent> {
+    let what = command.get_program().display().to_string();
+    let start = Instant::now();
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("starting {what}"))?;
+    let ended = child.wait4().with_context(|| format!("waiting for {what}"))?;
+    let wall = start.elapsed();
+    if !ended.status.success() {
+        bail!("{what}: {}", ended.status);
+    }
+    let used = ended.rusage;
+    Ok(Spent { wall, cpu: used.utime + used.stime, memory: used.maxrss })
+}
+
+fn rounded(number: f64) -> f64 {
+    (number * 100.0).round() / 100.0
+}
