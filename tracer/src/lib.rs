@@ -15,6 +15,8 @@ pub mod event;
 pub mod evidence;
 pub mod explain;
 pub mod filter;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod kernel;
 pub mod mitigate;

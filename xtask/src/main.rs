@@ -3,7 +3,9 @@
 
 mod confusion;
 mod demo;
+mod deny;
 mod dist;
+mod fuzz;
 mod initramfs;
 mod kernels;
 mod matrix;
@@ -33,6 +35,10 @@ enum Command {
     Demo,
     /// Set up and run every test: format, lints, unit tests, docs, and the scenarios on every kernel
     Test,
+    /// Check licences, sources and versions of dependencies, and what is known against them
+    Deny,
+    /// Fuzz what reads bytes of others, and keep the inputs that matter
+    Fuzz(fuzz::Arguments),
     /// Build one static binary, target/dist/whyrst
     Dist,
 }
@@ -43,6 +49,8 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => matrix::run(&arguments),
         Command::Demo => demo::run(),
         Command::Test => test::run(),
+        Command::Deny => deny::run(),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Dist => dist::run().map(drop),
     };
     match result {

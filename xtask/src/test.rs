@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use crate::process::{cargo, execute};
-use crate::{matrix, setup};
+use crate::{deny, matrix, setup};
 
 /// The tiers that cargo runs, with what they are called in the output.
 const CARGO: [(&str, &[&str]); 5] = [
@@ -34,6 +34,8 @@ pub(crate) fn run() -> Result<()> {
         execute(cargo().args(arguments).env("RUSTDOCFLAGS", "--deny warnings"))
             .with_context(|| format!("the tier `{tier}` has failed"))?;
     }
+    println!("test: dependencies");
+    deny::run().context("the tier `dependencies` has failed")?;
     println!("test: scenarios on every kernel");
     matrix::run(&All::parse_from(["vm"]).arguments).context("the tier `scenarios` has failed")
 }

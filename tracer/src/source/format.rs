@@ -48,6 +48,9 @@ pub const FRAME_HEADER: usize = 9;
 /// The largest frame that is believed; a larger length is damage.
 pub const FRAME_MAX: u32 = 1 << 20;
 
+/// The largest count that is believed, a million a second for nine years: sums of such counts are no trouble.
+const COUNT_MAX: u64 = 1 << 48;
+
 /// Kinds of frames.
 pub mod kind {
     /// The host, first in every recording.
@@ -79,7 +82,7 @@ pub mod kind {
 
 /// Everything but a record, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     Host(Host),
     Item(Item),
     /// Everything that is counted in this file is counted from here on.
@@ -89,7 +92,7 @@ pub(super) enum Frame {
 }
 
 /// Kind and JSON of an item that is not a record.
-pub(super) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
+pub(crate) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
     Ok(match item {
         Item::Record(record) => (kind::RECORD, crate::decode::trimmed(record).to_vec()),
         Item::Hook(status) => (kind::HOOK, serde_json::to_vec(&HookDto::from(status))?),
@@ -115,12 +118,12 @@ pub(super) fn encode_continued(at: Instant) -> serde_json::Result<Vec<u8>> {
 }
 
 /// JSON of the host frame.
-pub(super) fn encode_host(host: &Host) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn encode_host(host: &Host) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&HostDto::from(host))
 }
 
 /// Decodes a frame that is not a record; `None` for kinds and words that this version does not know.
-pub(super) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Frame>> {
+pub(crate) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Frame>> {
     Ok(match kind {
         kind::HOST => Some(Frame::Host(serde_json::from_slice::<HostDto>(payload)?.into())),
         kind::HOOK => serde_json::from_slice::<HookDto>(payload)?.into_status().map(Item::Hook).map(Frame::Item),
@@ -279,8 +282,8 @@ impl From<TableFullDto> for TableFull {
     fn from(dto: TableFullDto) -> Self {
         Self {
             netns: dto.netns,
-            dropped: dto.dropped,
-            made_room: dto.made_room,
+            dropped: dto.dropped.min(COUNT_MAX),
+            made_room: dto.made_room.min(COUNT_MAX),
             first: Instant(dto.first_ns),
             last: Instant(dto.last_ns),
         }
@@ -302,11 +305,11 @@ impl From<CountersDto> for Counters {
     fn from(dto: CountersDto) -> Self {
         Self {
             at: Instant(dto.at_ns),
-            hooks: dto.hooks.into_iter().map(HookCounters).collect(),
+            hooks: dto.hooks.into_iter().map(|hook| HookCounters(hook.map(|count| count.min(COUNT_MAX)))).collect(),
             lost_on: dto
                 .lost_on
                 .into_iter()
-                .filter_map(|(cpu, hook, lost)| Some((cpu, Hook::from_number(hook)?, lost)))
+                .filter_map(|(cpu, hook, lost)| Some((cpu, Hook::from_number(hook)?, lost.min(COUNT_MAX))))
                 .collect(),
             table_full: dto.table_full.into_iter().map(Into::into).collect(),
         }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::{KProbe, Program, ProgramError, RawTracePoint, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
+use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracer_common::counter;
@@ -18,6 +19,7 @@ use tracer_common::{layout, wire};
 use zerocopy::{IntoBytes, transmute};
 
 use super::gone_maps::GoneMaps;
+use super::rights::Rights;
 use super::ring::Ring;
 use super::tap::Tap;
 use crate::attach::{self, Choice, Kernel};
@@ -25,6 +27,7 @@ use crate::capture::{self, Counters, HookCounters, HookState, HookStatus, Item};
 use crate::causality::engine::Request;
 use crate::kernel::netns::{Asker, now};
 use crate::kernel::preflight::chain;
+use crate::kernel::privileges::{self, Needed};
 use crate::kernel::symbols::Symbols;
 use crate::time::Instant;
 
@@ -82,6 +85,7 @@ pub struct Live {
     asker: Asker,
     answers: mpsc::UnboundedReceiver<Item>,
     gone: GoneMaps,
+    rights: Rights,
     queue: VecDeque<Item>,
     module_timer: Interval,
     counter_timer: Interval,
@@ -132,6 +136,7 @@ impl Live {
             asker,
             answers,
             gone,
+            rights: Rights::default(),
             queue: VecDeque::new(),
             module_timer: timer(LOOK_FOR_MODULES),
             counter_timer: timer(READ_COUNTERS),
@@ -150,6 +155,29 @@ impl Live {
     /// What there is to know before anything happens: how the hooks are.
     pub fn begin(&mut self) -> Vec<Item> {
         self.queue.drain(..).collect()
+    }
+
+    /// Gives up, in the calling thread, every capability that is not needed for what is still to come; `files` are those
+    /// that are still to be opened.
+    pub fn give_up(&mut self, files: &[Needed<'_>]) -> io::Result<()> {
+        let later = self.later();
+        // Before 5.19 reading a map takes CAP_BPF where unprivileged BPF is switched off (`__sys_bpf`).
+        self.rights.give_up(files, later, || self.counters.get(&0, 0).is_ok())
+    }
+
+    /// What hooks that are attached later will take.
+    fn later(&self) -> CapabilitySet {
+        let any = |wanted: fn(&HookState) -> bool, of: fn(Hook) -> bool| {
+            self.states.iter().any(|(hook, state)| of(*hook) && wanted(state))
+        };
+        let mut later = CapabilitySet::empty();
+        if any(|state| matches!(state, HookState::Waiting { .. }), |_| true) {
+            later |= privileges::LATER;
+        }
+        if any(|state| *state == HookState::Attached, |hook| hook == Hook::TcxTap) {
+            later |= privileges::ATTACHING | privileges::FOLLOWING;
+        }
+        later
     }
 
     /// Asks the kernel; the answers come out of [`Live::next`].
@@ -285,6 +313,7 @@ impl Live {
         if !self.states.iter().any(|(hook, state)| *hook == Hook::TcxTap && *state == HookState::Attached) {
             return;
         }
+        let _raised = self.rights.raise();
         let attached = program_of::<SchedClassifier>(&mut self.ebpf, spec.program)
             .and_then(|program| self.tap.attach_links(program));
         if let Err(because) = attached {
@@ -334,6 +363,7 @@ impl Live {
         if !came {
             return;
         }
+        let raised = self.rights.raise();
         let Ok(symbols) = attach::symbols() else { return };
         let waits = |(hook, state): &(Hook, HookState)| match state {
             HookState::Waiting { .. } => Some(*hook),
@@ -346,6 +376,8 @@ impl Live {
                 self.set_state(hook, state);
             }
         }
+        drop(raised);
+        self.rights.settle(self.later());
     }
 
     fn read_counters(&self) -> Counters {

@@ -9,6 +9,7 @@ mod gone_maps;
 pub mod kernel_log;
 pub mod live;
 pub mod recording;
+mod rights;
 mod ring;
 pub mod rotate;
 mod tap;
