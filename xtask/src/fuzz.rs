@@ -32,8 +32,9 @@ pub(crate) struct Arguments {
 
 /// Longest input that is tried; what is kept is shorter.
 const LONGEST: &str = "-max_len=9999";
-/// Bytes of inputs that are kept of each target.
+/// Bytes of inputs that are kept of each target, and how many.
 const KEPT: u64 = 36_000;
+const MOST: usize = 100;
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (root, known) = (workspace(), targets()?);
@@ -88,7 +89,7 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Keeps, of all inputs, the smallest that reach what all of them reach, as many as may be kept.
+/// Keeps, of the inputs that reach what all of them reach, as many as may be kept.
 fn minimise(name: &str, merged: &Path, inputs: &[&PathBuf]) -> Result<()> {
     if merged.exists() {
         fs::remove_dir_all(merged).with_context(|| format!("emptying {}", merged.display()))?;
@@ -103,15 +104,16 @@ fn minimise(name: &str, merged: &Path, inputs: &[&PathBuf]) -> Result<()> {
         files.push((entry.metadata()?.len(), entry.path()));
     }
     files.sort();
+    // Small and large ones alike, down from what is too much.
+    let step = files.len().div_ceil(MOST).max(1);
+    let mut files: Vec<(u64, PathBuf)> = files.into_iter().step_by(step).collect();
+    while files.iter().map(|(length, _)| length).sum::<u64>() > KEPT {
+        files.pop();
+    }
     let [kept, ..] = inputs else { return Ok(()) };
     fs::remove_dir_all(kept).with_context(|| format!("emptying {}", kept.display()))?;
     fs::create_dir_all(kept).with_context(|| format!("creating {}", kept.display()))?;
-    let mut size = 0;
-    for (length, path) in files {
-        size += length;
-        if size > KEPT {
-            break;
-        }
+    for (_, path) in files {
         let name = path.file_name().context("a file without a name")?;
         fs::copy(&path, kept.join(name)).with_context(|| format!("keeping {}", path.display()))?;
     }
