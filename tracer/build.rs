@@ -1,17 +1,24 @@
-//! Builds the BPF object and hands its path to the compiler, which embeds it.
+//! Builds the BPF object and hands its path to the compiler, which embeds it; finds out what `--version` is to say.
 //!
 //! Without a BPF toolchain an empty file is embedded: everything that does not trace still builds and works, and the
 //! binary says why it cannot trace.
 
 use std::env;
 use std::error::Error;
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use bpf_toolchain::{Missing, OVERRIDE, Toolchain};
+use bpf_toolchain::{Missing, OVERRIDE, Toolchain, version};
+use sha2::{Digest as _, Sha256};
 
 /// The package that holds the BPF programs.
 const PACKAGE: &str = "tracer-ebpf";
+/// Names the commit where the sources are no clone, or the builder knows better.
+const COMMIT: &str = "WHYRST_COMMIT";
+/// The file that `git archive` writes the commit into (see `.gitattributes`).
+const ARCHIVED: &str = ".commit";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?);
@@ -24,9 +31,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
     println!("cargo::rerun-if-env-changed=PATH");
 
-    let (object, absent_because) = match Toolchain::find() {
-        Ok(toolchain) => (build(&toolchain, workspace, &out)?, String::new()),
-        Err(missing) => (PathBuf::new(), explain(&missing)),
+    let (object, compiler, absent_because) = match Toolchain::find() {
+        Ok(toolchain) => {
+            let compiler = version(&toolchain.compiler).unwrap_or_else(|| "unknown".to_owned());
+            (build(&toolchain, workspace, &out)?, compiler, String::new())
+        }
+        Err(missing) => (PathBuf::new(), "none".to_owned(), explain(&missing)),
     };
     let embedded = out.join("tracer-ebpf.o");
     if object.as_os_str().is_empty() {
@@ -39,7 +49,70 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     println!("cargo::rustc-env=WHYRST_BPF_OBJECT={}", embedded.display());
     println!("cargo::rustc-env=WHYRST_BPF_ABSENT_BECAUSE={absent_because}");
+
+    let mut digest = String::new();
+    for byte in Sha256::digest(fs::read(&embedded)?) {
+        write!(digest, "{byte:02x}")?;
+    }
+    let commit = commit(workspace)?;
+    for (name, value) in [
+        ("WHYRST_BPF_SHA256", digest.as_str()),
+        ("WHYRST_BPF_SHORT", &digest[..12]),
+        ("WHYRST_BPF_COMPILER", &compiler),
+        ("WHYRST_COMMIT", &commit),
+        ("WHYRST_COMMIT_SHORT", &short(&commit)),
+        ("WHYRST_RUSTC", &rustc()?),
+        ("WHYRST_TARGET", &env::var("TARGET")?),
+    ] {
+        println!("cargo::rustc-env={name}={value}");
+    }
     Ok(())
+}
+
+/// The commit that is built, in full, with `-modified` behind it where tracked files are not as they are there.
+///
+/// Development builds do not look at git: each commit would have everything built again, for a word that nobody reads.
+fn commit(workspace: &Path) -> Result<String, Box<dyn Error>> {
+    println!("cargo::rerun-if-env-changed={COMMIT}");
+    let archived = workspace.join(ARCHIVED);
+    println!("cargo::rerun-if-changed={}", archived.display());
+    if let Some(told) = env::var(COMMIT).ok().filter(|told| !told.is_empty()) {
+        return Ok(told);
+    }
+    let written = fs::read_to_string(&archived)?;
+    if !written.starts_with('$') {
+        // Behind it is the commit's time, for `cargo xtask dist`.
+        return Ok(written.split_whitespace().next().unwrap_or("unknown").to_owned());
+    }
+    if env::var("PROFILE")? != "release" {
+        return Ok("unknown".to_owned());
+    }
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").args(arguments).current_dir(workspace).stdin(Stdio::null()).output().ok()?;
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    for place in ["HEAD", "logs/HEAD", "index"] {
+        if let Some(path) = git(&["rev-parse", "--path-format=absolute", "--git-path", place]) {
+            println!("cargo::rerun-if-changed={path}");
+        }
+    }
+    println!("cargo::rerun-if-changed={}", workspace.join("tracer").display());
+    let described = git(&["describe", "--always", "--dirty=-modified", "--abbrev=40", "--exclude=*"]);
+    Ok(described.unwrap_or_else(|| "unknown".to_owned()))
+}
+
+/// As many digits of a commit as tell it from others.
+fn short(commit: &str) -> String {
+    match commit.split_once('-') {
+        Some((digits, rest)) => format!("{digits:.12}-{rest}"),
+        None => format!("{commit:.12}"),
+    }
+}
+
+/// The compiler of the user side, in its own words.
+fn rustc() -> Result<String, Box<dyn Error>> {
+    let output = Command::new(env::var("RUSTC")?).arg("--version").output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 fn build(toolchain: &Toolchain, workspace: &Path, out: &Path) -> Result<PathBuf, Box<dyn Error>> {

@@ -3,12 +3,14 @@
 #![forbid(unsafe_code)]
 
 pub mod artifact;
+pub mod bench;
 pub mod command;
 pub mod expect;
 pub mod http;
 pub mod netns;
 pub mod protocol;
 pub mod scenarios;
+pub mod steps;
 pub mod topology;
 pub mod whyrst;
 pub mod wire;

@@ -61,11 +61,21 @@ impl Namespace {
 
     /// Bytes that an interface inside has received.
     pub fn received(&self, interface: &str) -> Result<u64> {
+        self.counter(interface, 0)
+    }
+
+    /// Packets that an interface inside has received.
+    pub fn received_packets(&self, interface: &str) -> Result<u64> {
+        self.counter(interface, 1)
+    }
+
+    /// A column of an interface's counters.
+    fn counter(&self, interface: &str, column: usize) -> Result<u64> {
         let counters = self.enter(|| fs::read_to_string("/proc/thread-self/net/dev"))?.context("reading net/dev")?;
         let of_interface =
             counters.lines().find_map(|line| line.trim_start().strip_prefix(interface)?.strip_prefix(':'));
         of_interface
-            .and_then(|counters| counters.split_whitespace().next()?.parse().ok())
+            .and_then(|counters| counters.split_whitespace().nth(column)?.parse().ok())
             .with_context(|| format!("{interface} of {} has no counters", self.name))
     }
 

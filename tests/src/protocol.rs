@@ -2,6 +2,7 @@
 //! port, and an archive of files on the disk.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 /// Where the guest finds its plan.
 pub const PLAN: &str = "/plan.json";
@@ -9,6 +10,8 @@ pub const PLAN: &str = "/plan.json";
 pub const PORT: &str = "/dev/ttyS1";
 /// The disk that takes the archive of what the scenarios left.
 pub const DISK: &str = "/dev/vda";
+/// Where tools of other releases are in the guest: `bin`, and `lib` with their loader `ld.so`.
+pub const TOOLS: &str = "/tools";
 /// Printed on the console when PID 1 is there: the boot has succeeded.
 pub const ALIVE: &str = "init: alive";
 
@@ -23,6 +26,29 @@ pub struct Plan {
     pub scenarios: Vec<String>,
     /// Open a shell on the console instead.
     pub shell: bool,
+    /// Measure this instead.
+    pub bench: Option<Bench>,
+}
+
+/// What is measured in a guest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bench {
+    /// What tools cost a gateway whose traffic is in order.
+    Gateway(Gateway),
+}
+
+/// How much of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Gateway {
+    /// How often each tool is measured.
+    pub rounds: u32,
+    /// Bytes of a download.
+    pub bytes: u64,
+    /// Short connections.
+    pub connections: u32,
+    /// Only these tools; all where there are none.
+    pub tools: Vec<String>,
 }
 
 /// What the guest reports.
@@ -53,6 +79,11 @@ pub enum Message {
         /// How long it took.
         seconds: f64,
     },
-    /// All scenarios are over and the archive is written.
+    /// A row of a bench.
+    Row {
+        /// Its columns.
+        row: Value,
+    },
+    /// Everything is over and the archive is written.
     Finished,
 }

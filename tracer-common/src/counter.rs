@@ -9,9 +9,11 @@ pub const HITS: usize = 0;
 pub const PASSED: usize = 1;
 /// Records handed to user space.
 pub const EMITTED: usize = 2;
-/// Records lost because the ring buffer was full.
+/// Events lost: neither told nor counted by flow.
 pub const LOST: usize = 3;
 /// Records handed over although a field the hook needs could not be read.
 pub const INCOMPLETE: usize = 4;
+/// Events that were counted, with their flow, instead of being told; see [`crate::flood`].
+pub const SUPPRESSED: usize = 5;
 /// How many counters a hook has.
-pub const COUNT: usize = 5;
+pub const COUNT: usize = 6;

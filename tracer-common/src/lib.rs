@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod counter;
+pub mod flood;
 pub mod hook;
 pub mod layout;
 pub mod table;

@@ -6,7 +6,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The layout's version; it changes with every change of a field's place or meaning.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 
 /// The oldest version that this one extends: what it has is where it was, the rest reads as zero.
 pub const OLDEST: u16 = 2;
@@ -273,8 +273,9 @@ pub struct Record {
     pub format: [u8; FORMAT_SIZE],
     /// The string argument of `format`, NUL-terminated.
     pub text: [u8; TEXT_SIZE],
-    /// Always zero.
-    pub reserved: u32,
+    /// What events like this one are counted by when they are not told, besides hook, endpoints and namespace: a message of
+    /// conntrack, a reason to reset, an interface. Equal numbers in one capture mean the same. Zero before version 4.
+    pub class: u32,
     /// The entry that the packet would have belonged to, and how it ended.
     pub gone: Gone,
     /// The socket that resets its connection of its own accord.
@@ -285,7 +286,7 @@ pub struct Record {
 pub const RECORD_SIZE: usize = size_of::<Record>();
 
 // A changed layout needs a new VERSION; this is where the build stops when it was forgotten.
-const _: () = assert!(RECORD_SIZE == 840 && VERSION == 3);
+const _: () = assert!(RECORD_SIZE == 840 && VERSION == 4);
 
 #[cfg(test)]
 mod tests {
@@ -304,6 +305,7 @@ mod tests {
         assert_eq!(offset_of!(Record, args), 384);
         assert_eq!(offset_of!(Record, format), 396);
         assert_eq!(offset_of!(Record, text), 492);
+        assert_eq!(offset_of!(Record, class), 572);
         assert_eq!(offset_of!(Record, gone), 576);
         assert_eq!(offset_of!(Record, gone.ct), 616);
         // Version 2 ends here.

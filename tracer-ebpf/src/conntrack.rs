@@ -6,6 +6,9 @@ use tracer_common::layout::ABSENT;
 
 use crate::kernel::{Address, Failed, offset};
 
+/// `IPS_CONFIRMED`.
+const IPS_CONFIRMED: u32 = 1 << 3;
+
 /// Whether this kernel describes where the parts of an entry are; a place computed without would be anywhere.
 #[inline(always)]
 fn described() -> bool {
@@ -29,10 +32,22 @@ pub(crate) fn protocol(ct: Address) -> u8 {
     tuple_address(ct, 0).read(offset!(tuple_protonum))
 }
 
+/// Whether an entry is in the table: not one in the making.
+#[inline(always)]
+pub(crate) fn is_confirmed(ct: Address) -> bool {
+    let status: u32 = ct.read(offset!(ct_status));
+    status & IPS_CONFIRMED != 0
+}
+
+/// The inode number of the entry's namespace.
+#[inline(always)]
+pub(crate) fn netns(ct: Address) -> u32 {
+    net(ct).read(offset!(net_inum))
+}
+
 /// Whether NAT translates the connection of a confirmed entry.
 #[inline(always)]
 pub(crate) fn is_translated(ct: Address) -> bool {
-    const IPS_CONFIRMED: u32 = 1 << 3;
     const IPS_SRC_NAT: u32 = 1 << 4;
     const IPS_DST_NAT: u32 = 1 << 5;
     let status: u32 = ct.read(offset!(ct_status));

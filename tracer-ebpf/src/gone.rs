@@ -7,6 +7,7 @@ use core::ptr;
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{LruHashMap, PerCpuArray};
+use tracer_common::flood::Key;
 use tracer_common::wire::{CALLER_RANGES, Gone, GoneKey, Record, Tuple, caller, present};
 
 use crate::conntrack;
@@ -94,6 +95,13 @@ pub(crate) fn recall(record: &mut Record) -> Failed {
     }
     record.present |= present::GONE;
     Failed::NO
+}
+
+/// Whether a packet with these endpoints would have belonged to an entry that ended while its connection was open.
+#[inline(always)]
+pub(crate) fn is_remembered(key: &Key) -> bool {
+    let Key { src, dst, sport, dport, netns, .. } = *key;
+    GONE_OPEN.get_ptr(GoneKey { src, dst, sport, dport, netns }).is_some()
 }
 
 #[inline(always)]

@@ -18,6 +18,9 @@ use tracer_common::layout::ABSENT;
 pub(crate) static LAYOUT: Layout = Layout::UNKNOWN;
 
 /// Addresses of the kernel variables `vmemmap_base` and `page_offset_base` (x86-64), or 0; overwritten before load.
+///
+/// On arm64 both are constants of the kernel's build that neither BTF nor a symbol tells, and that have changed between
+/// versions (`VMEMMAP_START`, 5.10 to 6.9).
 #[unsafe(no_mangle)]
 pub(crate) static PAGE_BASES: [u64; 2] = [0; 2];
 
@@ -153,6 +156,17 @@ impl Address {
         if status == 0 { len as u8 } else { 0 }
     }
 
+    /// Copies an address of `len` bytes, 4 or 16; `to` is left as it is where that fails.
+    #[inline(always)]
+    pub(crate) fn copy_address(self, to: &mut [u8; 16], len: u32) {
+        let len = opaque(len) & 31;
+        if len > 16 {
+            return;
+        }
+        // SAFETY: `len` is not more than the size of `to`, and the helper checks the source.
+        let _zero = unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, self.0 as *const c_void) };
+    }
+
     /// Copies a NUL-terminated string, cutting it at the size of `to`; tells whether anything arrived.
     #[inline(always)]
     pub(crate) fn copy_text<const N: usize>(self, to: &mut [u8; N]) -> bool {
@@ -184,45 +198,50 @@ pub(crate) fn packet_byte(ctx: &SkBuffContext, at: u32) -> u8 {
     if status == 0 { byte } else { 0 }
 }
 
-/// The arguments of the hooked function: those that x86-64 passes in registers, and where the others are.
+/// Reads members of the registers that the kernel passed to the program.
+///
+/// All are read at once and as volatile: a compiler that reads one of two depending on a condition would compute the address
+/// from the condition, which the verifier does not allow for the context.
+macro_rules! registers {
+    ($context:expr, $([$($place:tt)+])+) => {{
+        let regs = $context.regs;
+        [$({
+            // SAFETY: `regs` is the context that the kernel passed to the program.
+            let place = unsafe { &raw const (*regs).$($place)+ };
+            // SAFETY: as above.
+            unsafe { ptr::read_volatile(place) }
+        }),+]
+    }};
+}
+
+/// The arguments of the hooked function: the first six, and where to look for two more and for what else the entry tells.
 pub(crate) struct Arguments {
-    /// The first six.
+    /// The first six, which x86-64 and arm64 both pass in registers.
     pub(crate) registers: [Address; 6],
+    /// The seventh and eighth, which arm64 passes in registers too (AAPCS64 6.8.2).
+    #[cfg(bpf_target_arch = "aarch64")]
+    further: [Address; 2],
+    /// The link register.
+    #[cfg(bpf_target_arch = "aarch64")]
+    link: Address,
     stack: Address,
 }
 
+#[cfg(bpf_target_arch = "x86_64")]
 impl Arguments {
     /// Reads the registers.
-    ///
-    /// All are read at once and as volatile: a compiler that reads one of two depending on a condition would compute the
-    /// address from the condition, which the verifier does not allow for the context.
-    #[cfg(bpf_target_arch = "x86_64")]
     #[inline(always)]
     pub(crate) fn new(ctx: &ProbeContext) -> Self {
-        let regs = ctx.regs;
-        macro_rules! read {
-            ($register:ident) => {{
-                // SAFETY: `regs` is the context that the kernel passed to the program.
-                let place = unsafe { &raw const (*regs).$register };
-                // SAFETY: as above.
-                Address(unsafe { ptr::read_volatile(place) })
-            }};
-        }
-        Self { registers: [read!(rdi), read!(rsi), read!(rdx), read!(rcx), read!(r8), read!(r9)], stack: read!(rsp) }
+        let [stack] = registers!(ctx, [rsp]).map(Address);
+        Self { registers: registers!(ctx, [rdi][rsi][rdx][rcx][r8][r9]).map(Address), stack }
     }
 
-    /// The `n`th argument, from 0, of those that did not fit into registers.
+    /// The `n`th argument behind the first six, from 0; at most 1.
     ///
     /// At function entry the stack pointer is at the return address; the arguments follow.
     #[inline(always)]
-    pub(crate) fn on_stack(&self, n: u32) -> Address {
+    pub(crate) fn further(&self, n: u32) -> Address {
         self.stack.follow(8 + 8 * n)
-    }
-
-    /// The stack pointer at the function's entry.
-    #[inline(always)]
-    pub(crate) fn stack_pointer(&self) -> u64 {
-        self.stack.0
     }
 
     /// Where the function returns to.
@@ -232,14 +251,55 @@ impl Arguments {
     }
 }
 
+#[cfg(bpf_target_arch = "aarch64")]
+impl Arguments {
+    /// Reads the registers.
+    #[inline(always)]
+    pub(crate) fn new(ctx: &ProbeContext) -> Self {
+        let [link, stack] = registers!(ctx, [regs[30]][sp]).map(Address);
+        Self {
+            registers: registers!(ctx, [regs[0]][regs[1]][regs[2]][regs[3]][regs[4]][regs[5]]).map(Address),
+            further: registers!(ctx, [regs[6]][regs[7]]).map(Address),
+            link,
+            stack,
+        }
+    }
+
+    /// The `n`th argument behind the first six, from 0; at most 1.
+    #[inline(always)]
+    pub(crate) fn further(&self, n: u32) -> Address {
+        if n == 0 { self.further[0] } else { self.further[1] }
+    }
+
+    /// Where the function returns to. At its entry nothing has signed the link register yet.
+    #[inline(always)]
+    pub(crate) fn return_address(&self) -> Address {
+        self.link
+    }
+}
+
+impl Arguments {
+    /// The stack pointer at the function's entry.
+    #[inline(always)]
+    pub(crate) fn stack_pointer(&self) -> u64 {
+        self.stack.0
+    }
+}
+
 /// The stack pointer that a function had at its entry, when it has returned: the return address is off the stack then.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn stack_of_caller(ctx: &RetProbeContext) -> u64 {
-    // SAFETY: `regs` is the context that the kernel passed to the program.
-    let place = unsafe { &raw const (*ctx.regs).rsp };
-    // SAFETY: as above.
-    unsafe { ptr::read_volatile(place) }.wrapping_sub(8)
+    let [stack] = registers!(ctx, [rsp]);
+    stack.wrapping_sub(8)
+}
+
+/// The stack pointer that a function had at its entry, when it has returned: the return address never was on the stack.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub(crate) fn stack_of_caller(ctx: &RetProbeContext) -> u64 {
+    let [stack] = registers!(ctx, [sp]);
+    stack
 }
 
 /// Whether the memory at an address starts with two bytes of printable ASCII, as every format string does.
@@ -250,7 +310,8 @@ pub(crate) fn starts_with_text(address: Address) -> bool {
     printable(bytes & 0xff) && printable(bytes >> 8)
 }
 
-/// The linear-map address of a page's first byte (x86-64: `page_offset_base + (page - vmemmap_base) / size << 12`).
+/// The linear-map address of a page's first byte (x86-64: `page_offset_base + (page - vmemmap_base) / size << 12`), or 0
+/// where that is not known.
 #[inline(always)]
 pub(crate) fn page_address(page: Address, page_struct_size: u32) -> Address {
     // SAFETY: elements of a static array are valid and aligned; volatile because the loader replaces the bytes.

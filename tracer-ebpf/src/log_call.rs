@@ -10,28 +10,56 @@ const NESTED: u32 = u32::from_le_bytes(*b"%pV\0");
 /// A call of a variadic log function.
 pub(crate) struct LogCall {
     /// The format string.
-    pub(crate) format: Address,
+    format: Address,
     /// The first values behind it, as passed in registers or on the stack.
-    pub(crate) values: [Address; ARGS],
+    values: [Address; ARGS],
+    /// It came in a `va_format`.
+    nested: bool,
 }
 
 impl LogCall {
+    /// A call with these arguments.
+    #[inline(always)]
+    pub(crate) fn new(format: Address, values: [Address; ARGS]) -> Self {
+        Self { format, values, nested: false }
+    }
+
     /// Whether the format is `"%pV"`: the message is in a `va_format` that the first value points to.
     #[inline(always)]
     pub(crate) fn is_nested(&self) -> bool {
         self.format.read::<u32>(0) == NESTED
     }
 
+    /// The call that really says something: what a `va_format` holds, where the message came in one.
+    #[inline(always)]
+    pub(crate) fn resolved(self) -> Self {
+        if !self.is_nested() {
+            return self;
+        }
+        let inner = self.values[0];
+        let values = va_list(inner.follow(offset!(va_format_va)));
+        Self { format: inner.follow(offset!(va_format_fmt)), values, nested: true }
+    }
+
+    /// A number that calls with the same message share: the kernel keeps its texts at addresses that do not change.
+    #[inline(always)]
+    pub(crate) fn class(&self) -> u32 {
+        // In 5.10 the format of many messages is "%s", and the message is the value.
+        const TEXT: u16 = u16::from_le_bytes(*b"%s");
+        let other = u32::from(self.format.read::<u16>(0) ^ TEXT);
+        // 1 where `other` is 0, without a branch.
+        let is_text = ((other | other.wrapping_neg()) >> 31) ^ 1;
+        let value = (self.values[0].number() as u32).wrapping_mul(is_text);
+        (self.format.number() as u32).wrapping_add(value.rotate_left(16))
+    }
+
     /// Writes format, string argument and numbers into a record.
     #[inline(always)]
     pub(crate) fn write(&self, to: &mut Record) -> Failed {
-        let (format, values) = if self.is_nested() {
+        if self.nested {
             to.present |= present::VA_FORMAT;
-            let inner = self.values[0];
-            (inner.follow(offset!(va_format_fmt)), va_list(inner.follow(offset!(va_format_va))))
-        } else {
-            (self.format, self.values)
-        };
+        }
+        let (format, values) = (self.format, self.values);
         if !format.copy_text(&mut to.format) {
             return Failed::YES;
         }
@@ -49,8 +77,9 @@ impl LogCall {
 
 /// The next three integer arguments of a `va_list`.
 ///
-/// x86-64 System V: `{ u32 gp_offset; u32 fp_offset; void *overflow_arg_area; void *reg_save_area }`; registers are used
+/// System V, x86-64: `{ u32 gp_offset; u32 fp_offset; void *overflow_arg_area; void *reg_save_area }`; registers are used
 /// up when `gp_offset` reaches 48.
+#[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 fn va_list(list: Address) -> [Address; ARGS] {
     let overflow = list.follow(8);
@@ -62,4 +91,22 @@ fn va_list(list: Address) -> [Address; ARGS] {
         // All registers went to named arguments, as they do in `nf_tcp_log_invalid` of 6.1, which has six.
         _ => [overflow.follow(0), overflow.follow(8), overflow.follow(16)],
     }
+}
+
+/// The next three integer arguments of a `va_list`.
+///
+/// AAPCS64, appendix B: `{ void *__stack; void *__gr_top; void *__vr_top; int __gr_offs; int __vr_offs }`; `__gr_offs` is
+/// negative while there are registers left, which end at `__gr_top`.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+fn va_list(list: Address) -> [Address; ARGS] {
+    let (stack, top) = (list.follow(0), list.follow(8));
+    let used = list.read::<u32>(24).cast_signed();
+    let used = i64::from(if used > 0 { 0 } else { used });
+    let argument = |n: i64| {
+        let at = used + 8 * n;
+        let base = if at < 0 { top } else { stack };
+        base.plus(at.cast_unsigned()).follow(0)
+    };
+    [argument(0), argument(1), argument(2)]
 }

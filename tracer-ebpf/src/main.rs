@@ -4,6 +4,7 @@
 //! the table is full. [`packet_tap`], [`tcx_tap`] and [`new_refused`] run more often, and only where the user asks for them. Every read of kernel memory goes through [`kernel`].
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![expect(clippy::needless_pass_by_value, reason = "the kprobe macro passes the context by value")]
 #![expect(
     clippy::inline_always,
@@ -12,6 +13,7 @@
 
 mod conntrack;
 mod first;
+mod flood;
 mod gone;
 mod kernel;
 mod log_call;
@@ -24,10 +26,12 @@ use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{classifier, kprobe, kretprobe, raw_tracepoint, socket_filter};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, SkBuffContext, TcContext};
 use aya_log_ebpf::debug;
+use tracer_common::flood::Key;
 use tracer_common::hook::Hook;
 use tracer_common::layout::format_argument;
 use tracer_common::wire::present;
 
+use crate::flood::{Case, Fate};
 use crate::kernel::{Address, Arguments, offset};
 use crate::log_call::LogCall;
 use crate::packet::Skb;
@@ -40,7 +44,9 @@ const IPPROTO_TCP: u8 = 6;
 enum Skipped {
     /// It is not an event: another protocol, the nested call of the log functions, or the kernel returns early too.
     Passed,
-    /// The ring buffer is full; the call is counted as lost.
+    /// There were many like it: it was counted with its flow.
+    Counted,
+    /// There was room neither for a record nor for counting it with its flow; the call is counted as lost.
     Full,
 }
 
@@ -51,9 +57,10 @@ fn run<C: EbpfContext>(hook: Hook, ctx: &C, program: fn(Hook, &C) -> Result<(), 
     match program(hook, ctx) {
         Ok(()) => slot::count_emitted(hook),
         Err(Skipped::Passed) => slot::count_passed(hook),
+        Err(Skipped::Counted) => slot::count_suppressed(hook),
         Err(Skipped::Full) => {
             slot::count_lost(hook);
-            debug!(ctx, "hook {}: the ring buffer is full", hook as u16);
+            debug!(ctx, "hook {}: no room for an event", hook as u16);
         }
     }
     0
@@ -83,13 +90,17 @@ fn try_ct_invalid(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
         _ => !kernel::starts_with_text(third),
     };
     let call = if after_state {
-        LogCall { format: fourth, values: [fifth, sixth, arguments.on_stack(0)] }
+        LogCall::new(fourth, [fifth, sixth, arguments.further(0)])
     } else {
-        LogCall { format: third, values: [fourth, fifth, sixth] }
+        LogCall::new(third, [fourth, fifth, sixth])
     };
+    let call = call.resolved();
 
     let skb = Skb::new(skb);
-    let mut slot = Slot::reserve(hook)?;
+    let netns = if after_state { third.follow(offset!(state_net)) } else { conntrack::net(ct) };
+    let mut key = skb.key(hook, netns.read(offset!(net_inum)), call.class());
+    let case = refused(&skb, &mut key, conntrack::is_confirmed(ct), after_state && is_leaving(third))?;
+    let mut slot = Slot::reserve(hook, &case)?;
     slot.packet(&skb);
     slot.interface_in(skb.device());
     if after_state {
@@ -103,6 +114,30 @@ fn try_ct_invalid(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     slot.entry_gone();
     slot.submit();
     Ok(())
+}
+
+/// Whether a `nf_hook_state` is of a packet that this host sends.
+#[inline(always)]
+fn is_leaving(state: Address) -> bool {
+    const NF_INET_LOCAL_OUT: u8 = 3;
+    state.read::<u8>(offset!(state_hook)) == NF_INET_LOCAL_OUT
+}
+
+/// Whether a packet that conntrack has something to say about is told.
+///
+/// One of them is the RST that this host is sending, which conntrack knows no connection for: it is the effect of an event
+/// that is told or counted.
+#[inline(always)]
+fn refused(skb: &Skb, key: &mut Key, tracked: bool, leaving: bool) -> Result<Case, Skipped> {
+    let fate = if leaving && skb.is_reset() { flood::leaving(key) } else { Fate::OPEN };
+    if fate == Fate::COUNTED {
+        return Err(Skipped::Passed);
+    }
+    let case = Case::open(key, tracked, fate);
+    if fate == Fate::OPEN {
+        flood::refused(skb.number(), key, case.is_ok());
+    }
+    case
 }
 
 /// `void nf_l4proto_log_invalid(const struct sk_buff *skb, struct net *net, u16 pf, u8 protonum, const char *fmt, ...)`
@@ -126,16 +161,19 @@ fn try_ct_malformed(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
         _ => kernel::starts_with_text(fourth),
     };
     let (protocol, call) = if after_state {
-        (third, LogCall { format: fourth, values: [fifth, sixth, arguments.on_stack(0)] })
+        (third, LogCall::new(fourth, [fifth, sixth, arguments.further(0)]))
     } else {
-        (fourth, LogCall { format: fifth, values: [sixth, arguments.on_stack(0), arguments.on_stack(1)] })
+        (fourth, LogCall::new(fifth, [sixth, arguments.further(0), arguments.further(1)]))
     };
     if protocol.low_byte() != IPPROTO_TCP || call.is_nested() {
         return Err(Skipped::Passed);
     }
 
     let skb = Skb::new(skb);
-    let mut slot = Slot::reserve(hook)?;
+    let netns = if after_state { second.follow(offset!(state_net)) } else { second };
+    let mut key = skb.key(hook, netns.read(offset!(net_inum)), call.class());
+    let case = refused(&skb, &mut key, skb.is_tracked(), after_state && is_leaving(second))?;
+    let mut slot = Slot::reserve(hook, &case)?;
     slot.packet(&skb);
     slot.interface_in(skb.device());
     if after_state {
@@ -175,7 +213,9 @@ fn try_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
         return Err(Skipped::Passed);
     }
 
-    let mut slot = Slot::reserve(hook)?;
+    let reason = if offset!(reset_has_reason) == 1 { reason } else { Address::NULL };
+    let case = answering(hook, &skb, sk, reason)?;
+    let mut slot = Slot::reserve(hook, &case)?;
     slot.answered(&skb, sk);
     if offset!(reset_has_reason) == 1 {
         slot.reset_reason(reason);
@@ -183,6 +223,18 @@ fn try_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     slot.entry_gone();
     slot.submit();
     Ok(())
+}
+
+/// Whether a RST that answers a segment is told.
+#[inline(always)]
+fn answering(hook: Hook, skb: &Skb, sk: Address, reason: Address) -> Result<Case, Skipped> {
+    let class = skb.class_of_answer(sk, reason);
+    if let Some(case) = Case::answer(skb.number(), class) {
+        return case;
+    }
+    let net = if sk.is_null() { skb.route_net() } else { sk.follow(offset!(sk_net)) };
+    let mut key = skb.key(hook, net.read(offset!(net_inum)), class);
+    Case::open(&mut key, skb.is_tracked(), Fate::OPEN)
 }
 
 /// `void tcp_send_active_reset(struct sock *sk, gfp_t priority)` up to 6.9, `(sk, priority, enum sk_rst_reason reason)` from
@@ -199,7 +251,9 @@ pub(crate) fn active_reset(ctx: ProbeContext) -> u32 {
 fn try_active_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     let arguments = Arguments::new(ctx);
     let [sk, second, third, ..] = arguments.registers;
-    let mut slot = Slot::reserve(hook)?;
+    let mut key = socket::key(hook, sk);
+    let case = Case::open(&mut key, true, Fate::OPEN)?;
+    let mut slot = Slot::reserve(hook, &case)?;
     slot.socket(sk);
     slot.own_socket(sk, arguments.return_address());
     match offset!(active_reset_reason) {
@@ -223,13 +277,20 @@ pub(crate) fn reset_tracepoint(ctx: RawTracePointContext) -> u32 {
 #[inline(always)]
 fn try_reset_tracepoint(hook: Hook, ctx: &RawTracePointContext) -> Result<(), Skipped> {
     let [sk, skb, reason] = [0, 1, 2].map(|n| Address::of_tracepoint(ctx, n));
-    let mut slot = Slot::reserve(hook)?;
     if skb.is_null() {
+        let mut key = socket::key(hook, sk);
+        let case = Case::open(&mut key, true, Fate::OPEN)?;
+        let mut slot = Slot::reserve(hook, &case)?;
         slot.socket(sk);
         slot.own_socket(sk, Address::NULL);
-    } else {
-        slot.answered(&Skb::new(skb), sk);
+        slot.reset_reason(reason);
+        slot.submit();
+        return Ok(());
     }
+    let skb = Skb::new(skb);
+    let case = answering(hook, &skb, sk, reason)?;
+    let mut slot = Slot::reserve(hook, &case)?;
+    slot.answered(&skb, sk);
     slot.reset_reason(reason);
     slot.submit();
     Ok(())
@@ -280,7 +341,10 @@ fn is_reset(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn try_tap(hook: Hook, ctx: &SkBuffContext) -> Result<(), Skipped> {
     let skb = Skb::new(Address::of_buffer(ctx));
-    let mut slot = Slot::reserve(hook)?;
+    // A bridge or VLAN shows a packet a second time.
+    let mut key = skb.key(hook, skb.device_net().read(offset!(net_inum)), skb.device().read(offset!(dev_ifindex)));
+    let case = Case::open(&mut key, false, Fate::OPEN)?;
+    let mut slot = Slot::reserve(hook, &case)?;
     slot.packet(&skb);
     slot.before_conntrack();
     slot.interface_in(skb.device());
@@ -335,7 +399,9 @@ fn reject_with(hook: Hook, net: Address, skb: Address, nf_hook: Address) -> Resu
         return Err(Skipped::Passed);
     }
 
-    let mut slot = Slot::reserve(hook)?;
+    let mut key = skb.key(hook, net.read(offset!(net_inum)), u32::from(nf_hook.low_byte()));
+    let case = Case::open(&mut key, skb.is_tracked(), flood::fate_of(skb.number()))?;
+    let mut slot = Slot::reserve(hook, &case)?;
     slot.packet(&skb);
     slot.interface_in(skb.device());
     slot.netns(net);
@@ -413,6 +479,7 @@ pub(crate) fn new_refused(ctx: RetProbeContext) -> u32 {
     let refused = started.ok_or(Skipped::Full).and_then(|(ct, skb)| try_new_refused(hook, ct, skb));
     match refused {
         Ok(()) => slot::count_emitted(hook),
+        Err(Skipped::Counted) => slot::count_suppressed(hook),
         Err(_) => slot::count_lost(hook),
     }
     0
@@ -421,7 +488,9 @@ pub(crate) fn new_refused(ctx: RetProbeContext) -> u32 {
 #[inline(always)]
 fn try_new_refused(hook: Hook, ct: Address, skb: Address) -> Result<(), Skipped> {
     let skb = Skb::new(skb);
-    let mut slot = Slot::reserve(hook)?;
+    let mut key = skb.key(hook, conntrack::netns(ct), 0);
+    let case = Case::open(&mut key, false, Fate::OPEN)?;
+    let mut slot = Slot::reserve(hook, &case)?;
     slot.packet(&skb);
     slot.interface_in(skb.device());
     slot.netns(conntrack::net(ct));

@@ -1,5 +1,6 @@
 //! Reading a `sk_buff`: its headers wherever they are, its route, its conntrack entry.
 
+use tracer_common::flood::Key;
 use tracer_common::hook::Hook;
 use tracer_common::layout::ABSENT;
 use tracer_common::wire::{Record, present};
@@ -106,6 +107,54 @@ impl Skb {
     #[inline(always)]
     pub(crate) fn is_to_many(&self) -> bool {
         self.version == 4 && self.route().read::<u32>(offset!(rt_flags)) & RTCF_TO_MANY != 0
+    }
+
+    /// What the packet's events are counted by.
+    ///
+    /// There is no branch in it: where the addresses are, and how long, is computed from the version.
+    #[inline(always)]
+    pub(crate) fn key(&self, hook: Hook, netns: u32, class: u32) -> Key {
+        let version = self.version;
+        let mut key = Key {
+            src: [0; 16],
+            dst: [0; 16],
+            sport: self.transport.address.read(0),
+            dport: self.transport.address.read(2),
+            netns,
+            class,
+            hook: hook as u16,
+            version: u16::from(version),
+        };
+        // 4 is 0b100 and 6 is 0b110.
+        let is_v6 = u32::from(version >> 1 & 1);
+        let (at, length) = (12 - 4 * is_v6, 4 + 12 * is_v6);
+        self.network.plus(u64::from(at)).copy_address(&mut key.src, length);
+        self.network.plus(u64::from(at + length)).copy_address(&mut key.dst, length);
+        key
+    }
+
+    /// Whether the packet has an entry that is not of its own making.
+    #[inline(always)]
+    pub(crate) fn is_tracked(&self) -> bool {
+        const NEW: u64 = 2;
+        let nfct = self.buffer.follow(offset!(skb_nfct)).number();
+        nfct & !NFCT_INFOMASK != 0 && nfct & NFCT_INFOMASK != NEW
+    }
+
+    /// What distinguishes the RSTs that answer segments of this one's endpoints: the kernel's reason, whether a socket answers,
+    /// and what conntrack made of the segment.
+    #[inline(always)]
+    pub(crate) fn class_of_answer(&self, sk: Address, reason: Address) -> u32 {
+        let nfct = self.buffer.follow(offset!(skb_nfct)).number();
+        let has_entry = u32::from(nfct & !NFCT_INFOMASK != 0);
+        let by_socket = u32::from(!sk.is_null());
+        (reason.number() as u32 & 0xffff) | by_socket << 16 | has_entry << 17 | ((nfct & NFCT_INFOMASK) as u32) << 18
+    }
+
+    /// The buffer's address.
+    #[inline(always)]
+    pub(crate) fn number(&self) -> u64 {
+        self.buffer.number()
     }
 
     /// Writes headers, lengths and marks into a record.

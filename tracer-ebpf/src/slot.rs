@@ -12,6 +12,7 @@ use tracer_common::wire::{RECORD_SIZE, Record, VERSION, present};
 
 use crate::Skipped;
 use crate::conntrack;
+use crate::flood::Case;
 use crate::gone;
 use crate::kernel::{Address, Failed, offset};
 use crate::log_call::LogCall;
@@ -20,6 +21,9 @@ use crate::socket;
 
 /// Bytes of the ring buffer: room for about 5,000 records.
 const RING_BYTES: u32 = 4 << 20;
+
+/// Of these, what is kept for the answers to packets that have been told of: one for each CPU, of some hundreds.
+const HEADROOM: u32 = 256 << 10;
 
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
@@ -53,7 +57,20 @@ pub(crate) fn count_emitted(hook: Hook) {
     count(hook, counter::EMITTED);
 }
 
-/// Counts a record lost for want of room.
+/// Counts an event that is counted with its flow instead of being told.
+#[inline(always)]
+pub(crate) fn count_suppressed(hook: Hook) {
+    count(hook, counter::SUPPRESSED);
+}
+
+/// Whether the ring buffer has room only for what belongs to records that are in it already.
+#[inline(always)]
+pub(crate) fn is_nearly_full() -> bool {
+    const BPF_RB_AVAIL_DATA: u64 = 0;
+    EVENTS.query(BPF_RB_AVAIL_DATA) > u64::from(RING_BYTES - HEADROOM)
+}
+
+/// Counts an event lost.
 #[inline(always)]
 pub(crate) fn count_lost(hook: Hook) {
     count(hook, counter::LOST);
@@ -67,8 +84,8 @@ pub(crate) struct Slot {
 impl Slot {
     /// Reserves a place and fills in what every record has.
     #[inline(always)]
-    pub(crate) fn reserve(hook: Hook) -> Result<Self, Skipped> {
-        let mut entry = EVENTS.reserve::<Record>(0).ok_or(Skipped::Full)?;
+    pub(crate) fn reserve(hook: Hook, case: &Case) -> Result<Self, Skipped> {
+        let Some(mut entry) = EVENTS.reserve::<Record>(0) else { return Err(case.give_up()) };
         let words: *mut u64 = entry.as_mut_ptr().cast();
         for word in 0..RECORD_SIZE / size_of::<u64>() {
             // SAFETY: the record is a whole number of words long.
@@ -83,6 +100,7 @@ impl Slot {
         record.time_ns = unsafe { bpf_ktime_get_boot_ns() };
         record.version = VERSION;
         record.hook = hook as u16;
+        record.class = case.class;
         // SAFETY: the helper takes no arguments.
         record.cpu = unsafe { bpf_get_smp_processor_id() };
         Ok(slot)

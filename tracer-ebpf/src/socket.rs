@@ -1,6 +1,8 @@
 //! Sockets of this host, and the processes that reset their connections.
 
 use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid};
+use tracer_common::flood::Key;
+use tracer_common::hook::Hook;
 use tracer_common::wire::{OwnSocket, caller};
 
 use crate::gone::caller_of;
@@ -21,6 +23,30 @@ pub(crate) fn process(pid: &mut u32, comm: &mut [u8; 16]) {
     if status != 0 {
         *comm = [0; 16];
     }
+}
+
+/// What the resets of a socket's own accord are counted by: its endpoints as a packet of its peer would have them.
+#[inline(always)]
+pub(crate) fn key(hook: Hook, sk: Address) -> Key {
+    let family: u16 = sk.read(offset!(sk_family));
+    let mut key = Key {
+        src: [0; 16],
+        dst: [0; 16],
+        sport: sk.read(offset!(sk_dport)),
+        dport: sk.read(offset!(inet_sport)),
+        netns: sk.follow(offset!(sk_net)).read(offset!(net_inum)),
+        class: 0,
+        hook: hook as u16,
+        version: if family == AF_INET6 { 6 } else { 4 },
+    };
+    if family == AF_INET6 {
+        key.src = sk.read(offset!(sk_v6_daddr));
+        key.dst = sk.read(offset!(sk_v6_rcv_saddr));
+    } else {
+        sk.plus(u64::from(offset!(sk_daddr))).copy_address(&mut key.src, 4);
+        sk.plus(u64::from(offset!(sk_rcv_saddr))).copy_address(&mut key.dst, 4);
+    }
+    key
 }
 
 /// Reads a socket's own endpoints and numbers, and the process, where the function that resets works for one.

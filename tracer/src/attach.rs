@@ -2,6 +2,7 @@
 
 use std::io;
 use std::path::Path;
+use std::thread::{self, JoinHandle};
 
 use tracer_common::Hook;
 use tracer_common::Layout;
@@ -14,6 +15,7 @@ use crate::kernel::btf::{BtfError, KernelBtf};
 use crate::kernel::era::Era;
 use crate::kernel::layout;
 use crate::kernel::symbols::Symbols;
+use crate::kernel::timed;
 
 /// The module that holds conntrack, where it is not built in.
 pub const CONNTRACK: &str = "nf_conntrack";
@@ -94,10 +96,29 @@ pub enum InspectError {
 
 /// The symbols that matter to whyrst, as the running kernel has them now; modules come and go.
 pub fn symbols() -> io::Result<Symbols> {
+    timed("symbols", || Symbols::of_running_kernel(&symbol_names()))
+}
+
+/// The kernel's types, being read by a thread of their own: nothing else that happens at the start needs them so soon.
+pub struct Types(JoinHandle<Result<KernelBtf, BtfError>>);
+
+impl Types {
+    /// Begins to read the types of the running kernel.
+    pub fn read() -> Self {
+        Self(thread::spawn(|| timed("btf", KernelBtf::of_running_kernel)))
+    }
+
+    /// Waits until they are read.
+    pub fn wait(self) -> Result<KernelBtf, BtfError> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
+}
+
+/// The names of the symbols that matter to whyrst.
+pub fn symbol_names() -> Vec<&'static str> {
     let hooks = Hook::ALL.iter().map(|hook| hook.spec());
     let names = hooks.flat_map(|spec| spec.parts.iter().copied().chain([spec.symbol]));
-    let names: Vec<&str> = names.chain(PAGE_BASES).chain(CALLERS.map(|(name, _)| name)).collect();
-    Symbols::of_running_kernel(&names)
+    names.chain(PAGE_BASES).chain(CALLERS.map(|(name, _)| name)).collect()
 }
 
 /// The function that a hook's program goes on: the part of it that all callers use, where this kernel has one.

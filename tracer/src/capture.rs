@@ -94,14 +94,24 @@ pub struct HookStatus {
 pub struct HookCounters(pub [u64; counter::COUNT]);
 
 impl HookCounters {
+    /// As many as there are; recordings of before have fewer.
+    pub fn of(counts: &[u64]) -> Self {
+        Self(std::array::from_fn(|at| counts.get(at).copied().unwrap_or_default()))
+    }
+
     /// Calls of the hooked function.
     pub const fn hits(self) -> u64 {
         self.0[counter::HITS]
     }
 
-    /// Records lost because the ring buffer was full.
+    /// Events that were neither told nor counted with a flow.
     pub const fn lost(self) -> u64 {
         self.0[counter::LOST]
+    }
+
+    /// Events that were counted with their flow instead of being told.
+    pub const fn suppressed(self) -> u64 {
+        self.0[counter::SUPPRESSED]
     }
 }
 
@@ -180,6 +190,34 @@ impl Counters {
         sum.table_full.sort_unstable_by_key(|full| full.netns);
         sum
     }
+}
+
+/// Events that were counted in the kernel and not told, since the last time this was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suppressed {
+    /// When it was read. What is read at one time may be delivered in several parts.
+    pub at: Instant,
+    /// The events.
+    pub events: Vec<SuppressedEvents>,
+}
+
+/// Events of one kind and one flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuppressedEvents {
+    /// The hook.
+    pub hook: Hook,
+    /// What distinguishes them from others of the hook: the `class` of the records of their kind.
+    pub class: u32,
+    /// Inode number of the network namespace, where it could be read.
+    pub netns: Option<u32>,
+    /// Endpoints of the packets; absent where there were too many to be counted apart.
+    pub tuple: Option<Tuple>,
+    /// How many.
+    pub count: u64,
+    /// RSTs of the TCP stack that answered packets of this kind, and were not told either.
+    pub answered: u64,
+    /// The last one.
+    pub last: Instant,
 }
 
 /// How often new connections of a network namespace found the conntrack table full.
@@ -323,6 +361,8 @@ pub enum Item {
     Hook(HookStatus),
     /// The exact counters; later ones replace earlier ones.
     Counters(Counters),
+    /// Events that were counted and not told; they add to those of before.
+    Suppressed(Suppressed),
     /// Facts about a namespace; later ones replace earlier ones.
     Netns(Netns),
     /// The answer to a look-up.
@@ -346,6 +386,7 @@ impl Item {
             Self::Record(raw) => raw.first_chunk().map(|time| Instant(u64::from_ne_bytes(*time))),
             Self::Hook(status) => Some(status.since),
             Self::Counters(counters) => Some(counters.at),
+            Self::Suppressed(suppressed) => Some(suppressed.at),
             Self::Netns(netns) => Some(netns.at),
             Self::LookedUp(answer) => Some(answer.at),
             Self::Rules(rules) => Some(rules.at),

@@ -68,6 +68,7 @@ pub fn decode(raw: &Bytes) -> Result<Event, DecodeError> {
             format_after_state: has(present::FORMAT_AFTER_STATE),
         },
         raw: raw.clone(),
+        class: record.class,
     })
 }
 

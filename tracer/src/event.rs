@@ -48,6 +48,8 @@ pub struct Event {
     pub notes: Notes,
     /// The record as it came.
     pub raw: Bytes,
+    /// What events of its hook are counted by when they are not told; 0 in recordings of before they were.
+    pub class: u32,
 }
 
 impl Event {

@@ -15,6 +15,7 @@ pub mod event;
 pub mod evidence;
 pub mod explain;
 pub mod filter;
+mod flood;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod health;
@@ -34,3 +35,4 @@ pub mod surroundings;
 #[cfg(test)]
 mod testing;
 pub mod time;
+pub mod version;

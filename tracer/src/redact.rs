@@ -90,6 +90,13 @@ impl Redactor {
                 census.problem = census.problem.map(|problem| self.text(&problem));
                 Item::Census(census)
             }
+            Item::Suppressed(mut suppressed) => {
+                for events in &mut suppressed.events {
+                    events.class = self.class(events.class);
+                    events.tuple = events.tuple.map(|tuple| self.tuple(tuple));
+                }
+                Item::Suppressed(suppressed)
+            }
             Item::Gap(mut gap) => {
                 if let GapReason::Damaged { what } = &mut gap.why {
                     // It begins with a file's name, which may be anything.

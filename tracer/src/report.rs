@@ -88,9 +88,11 @@ pub struct Report {
     pub hooks: Vec<HookLine>,
     /// Events in all.
     pub events: u64,
-    /// Records lost because the ring buffer was full.
+    /// Events that were counted in the kernel and not told; they are in all the counts.
+    pub suppressed: u64,
+    /// Events that were neither told nor counted with a flow.
     pub lost: u64,
-    /// Records lost per CPU and hook, those that are not zero.
+    /// What was lost per CPU and hook, those that are not zero.
     pub lost_on: Vec<(u32, Hook, u64)>,
     /// Records that could not be decoded.
     pub undecodable: u64,
@@ -193,6 +195,7 @@ impl Report {
         flows
             .sort_by_key(|report| (std::cmp::Reverse(report.flow.story.strength()), report.flow.first, report.flow.id));
         let lost = hooks.iter().map(|line| line.counters.lost()).sum();
+        let suppressed = hooks.iter().map(|line| line.counters.suppressed()).sum();
         let full = table_full.iter().map(|full| full.netns);
         let mitigations = diagnosis::mitigations(&flows, full, &namespaces, &surroundings);
         let mut report = Self {
@@ -202,6 +205,7 @@ impl Report {
             ended,
             hooks,
             events: totals.events,
+            suppressed,
             lost,
             lost_on: counters.map(|counters| counters.lost_on).unwrap_or_default(),
             undecodable,
@@ -283,6 +287,9 @@ fn summarise(flows: &[Flow], totals: &Totals, filter: &Filter) -> Summary {
             let named = tally.invalid + tally.undecided + tally.resets > 0;
             count(*diagnosis, *flows, *tally, named);
         }
+    }
+    if filter.causes.is_empty() {
+        summary.tally.add(totals.unattributed);
     }
     let forgotten = if filter.causes.is_empty() { totals.forgotten.reset } else { 0 };
     summary.flows_reset = forgotten + flows.iter().filter(|flow| flow.was_reset()).count() as u64;

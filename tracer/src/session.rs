@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use crate::capture::{Counters, Gap, HookStatus, Host, Item, LookUp, Netns, TableFull};
+use crate::capture::{Counters, Gap, HookStatus, Host, Item, LookUp, Netns, SuppressedEvents, TableFull};
 use crate::causality::Limits;
 use crate::causality::engine::{Engine, Observed, Request};
 use crate::causality::flow::{Flow, FlowId};
@@ -119,6 +119,10 @@ impl Session {
                 }
                 self.counters = Some(counters.clone());
             }
+            Item::Suppressed(suppressed) => {
+                self.last = self.last.max(suppressed.at);
+                self.engine.suppressed(suppressed);
+            }
             Item::Netns(netns) => {
                 self.namespaces.insert(netns.inode, netns.clone());
             }
@@ -194,6 +198,11 @@ impl Session {
     /// The name of a network namespace, where it is known and has one.
     pub fn netns_name(&self, inode: u32) -> Option<&str> {
         self.namespaces.get(&inode)?.name.as_deref()
+    }
+
+    /// Whether events that were only counted are of a flow that the filter wants.
+    pub fn wants(&self, events: &SuppressedEvents) -> bool {
+        self.engine.wants(events)
     }
 
     /// Whether an entry that was looked up belongs to a flow.

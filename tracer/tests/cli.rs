@@ -35,7 +35,8 @@ fn wrong_usage_is_status_2(#[case] arguments: &[&str], #[case] expected: &str) {
 #[rstest]
 #[case(&["--help"], "Exit status: 0 done")]
 #[case(&["report", "--help"], "whyrst report --from incident.whyrst")]
-#[case(&["--version"], concat!("whyrst ", env!("CARGO_PKG_VERSION")))]
+#[case(&["-V"], concat!("whyrst ", env!("CARGO_PKG_VERSION"), " (commit "))]
+#[case(&["--version"], "\nBPF object    sha256:")]
 fn help_is_status_0(#[case] arguments: &[&str], #[case] expected: &str) {
     let output = whyrst(arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
@@ -396,4 +397,28 @@ fn recordings_that_do_not_belong_together_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let text = stderr(&mut whyrst(&["report", "--from", directory.path().to_str().unwrap()]), 2);
     assert!(text.contains("has no recordings in it"), "{text}");
+}
+
+/// What the packaged service runs, and the settings in its environment, are understood.
+#[test]
+fn the_service_speaks_this_version() {
+    let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/whyrst-record.service");
+    let unit = fs::read_to_string(unit).unwrap();
+    let settings = |key: &str| unit.lines().filter_map(|line| line.strip_prefix(key)).collect::<Vec<_>>();
+    let environment: Vec<(&str, &str)> =
+        settings("Environment=").into_iter().map(|setting| setting.split_once('=').unwrap()).collect();
+    assert!(!environment.is_empty());
+    let output = whyrst(&["config"]).envs(environment.iter().copied()).output().unwrap();
+    let (shown, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+    for (variable, value) in &environment {
+        let told = shown.lines().any(|line| line.contains(value) && line.ends_with(&format!("# {variable}")));
+        assert!(told, "{variable}: {shown}");
+    }
+    let [line] = settings("ExecStart=")[..] else { panic!("one program is to be run") };
+    let mut words: Vec<&str> = line.split(' ').collect();
+    assert_eq!(words.remove(0), "/usr/bin/whyrst");
+    words.push("--help");
+    let output = whyrst(&words).envs(environment).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
 }

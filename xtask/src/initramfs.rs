@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -141,8 +142,14 @@ pub(crate) fn base(kernel: &Kernel) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The whole initramfs: the base, the project's binaries, further programs of the host, and the plan.
-pub(crate) fn build(base: &Path, files: &[(&str, &Path)], programs: &[PathBuf], plan: &[u8], to: &Path) -> Result<()> {
+/// The whole initramfs: the base, the project's binaries, further programs of the host and further files, and the plan.
+pub(crate) fn build(
+    base: &Path,
+    files: &[(&str, &Path)],
+    (programs, more): (&[PathBuf], &[(PathBuf, PathBuf)]),
+    plan: &[u8],
+    to: &Path,
+) -> Result<()> {
     let overlay = to.with_extension("overlay");
     let mut archive = Archive::create(&overlay)?;
     for (path, from) in files {
@@ -150,6 +157,9 @@ pub(crate) fn build(base: &Path, files: &[(&str, &Path)], programs: &[PathBuf], 
     }
     for (path, from) in with_libraries(programs)? {
         archive.file(&path, EXECUTABLE, &from)?;
+    }
+    for (path, from) in more {
+        archive.file(path, EXECUTABLE, from)?;
     }
     archive.bytes(Path::new(whyrst_tests::protocol::PLAN), READABLE, plan)?;
     archive.finish()?;
@@ -159,6 +169,36 @@ pub(crate) fn build(base: &Path, files: &[(&str, &Path)], programs: &[PathBuf], 
         io::copy(&mut part, &mut whole).with_context(|| format!("writing {}", to.display()))?;
     }
     fs::remove_file(&overlay).with_context(|| format!("removing {}", overlay.display()))
+}
+
+/// A whole system as an initramfs, with the kernel's modules added.
+pub(crate) fn of_tree(root: &Path, kernel: &Kernel, to: &Path) -> Result<()> {
+    let mut archive = Archive::create(to)?;
+    let list = output(Command::new("find").args([".", "-mindepth", "1"]).current_dir(root))?;
+    let mut paths: Vec<&str> = list.lines().collect();
+    paths.sort_unstable();
+    for path in paths {
+        let from = root.join(path);
+        let metadata = fs::symlink_metadata(&from).with_context(|| format!("looking at {}", from.display()))?;
+        let to = Path::new("/").join(path.trim_start_matches("./"));
+        if metadata.is_dir() {
+            archive.builder(&to, metadata.mode()).write(&mut archive.file, 0).finish()?;
+            archive.directories.insert(to);
+        } else if metadata.is_symlink() {
+            let target = fs::read_link(&from)?;
+            let target = target.as_os_str().as_encoded_bytes();
+            let mut writer =
+                archive.builder(&to, metadata.mode()).write(&mut archive.file, u32::try_from(target.len())?);
+            writer.write_all(target)?;
+            writer.finish()?;
+            // Such as /lib: what goes there goes where it leads.
+            archive.directories.insert(to);
+        } else if metadata.is_file() {
+            archive.file(&to, metadata.mode() & 0o7777, &from)?;
+        }
+    }
+    modules(kernel, &mut archive)?;
+    archive.finish()
 }
 
 /// Where each tool goes and where it comes from, shared libraries and iptables' extensions included.

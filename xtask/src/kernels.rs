@@ -21,7 +21,7 @@ pub(crate) struct Spec {
 
 /// Where packages of a kernel may come from.
 #[derive(Debug, Clone, Copy)]
-struct Source {
+pub(crate) struct Source {
     /// The suite, and whether it belongs to the security archive.
     suite: &'static str,
     security: bool,
@@ -31,7 +31,7 @@ struct Source {
     before: Option<&'static str>,
 }
 
-const fn main(suite: &'static str, series: &'static str, before: Option<&'static str>) -> Source {
+pub(crate) const fn main(suite: &'static str, series: &'static str, before: Option<&'static str>) -> Source {
     Source { suite, security: false, series, before }
 }
 
@@ -190,13 +190,13 @@ struct Version {
 }
 
 /// apt with lists of its own, for one suite, so that the machine's configuration stays as it is.
-struct Apt {
+pub(crate) struct Apt {
     config: PathBuf,
     source: Source,
 }
 
 impl Apt {
-    fn new(source: Source, home: &Path) -> Result<Self> {
+    pub(crate) fn new(source: Source, home: &Path) -> Result<Self> {
         let directory = home.join("apt").join(source.suite);
         for part in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(directory.join(part)).with_context(|| format!("creating {}", directory.display()))?;
@@ -218,13 +218,20 @@ impl Apt {
         Ok(Self { config, source })
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// Downloads packages with everything they depend on; tells where they are.
+    pub(crate) fn download_with_dependencies(&self, packages: &[&str]) -> Result<PathBuf> {
+        let options = ["install", "--yes", "--quiet=2", "--download-only", "--no-install-recommends"];
+        output(self.command("apt-get").args(options).args(packages))?;
+        Ok(self.config.with_file_name("cache").join("archives"))
+    }
+
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("APT_CONFIG", &self.config).env("LC_ALL", "C");
         command
     }
 
-    fn update(&self) -> Result<()> {
+    pub(crate) fn update(&self) -> Result<()> {
         execute(self.command("apt-get").args(["update", "--quiet=2"]))
     }
 
@@ -277,7 +284,7 @@ fn older(version: &str, than: &str) -> Result<bool> {
 }
 
 /// The base of Debian's archive, or of its security archive, as the machine's own configuration has it.
-fn archive(security: bool) -> Result<String> {
+pub(crate) fn archive(security: bool) -> Result<String> {
     let targets = output(Command::new("apt-get").args(["indextargets", "--format", "$(REPO_URI) $(RELEASE)"]))?;
     let uri = |wanted: bool| {
         targets.lines().find_map(|line| {

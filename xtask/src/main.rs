@@ -1,6 +1,7 @@
 //! `cargo xtask`: everything about whyrst that is not whyrst.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod confusion;
 mod demo;
 mod deny;
@@ -12,6 +13,7 @@ mod matrix;
 mod process;
 mod setup;
 mod test;
+mod tools;
 mod vm;
 
 use std::process::ExitCode;
@@ -39,8 +41,12 @@ enum Command {
     Deny,
     /// Fuzz what reads bytes of others, and keep the inputs that matter
     Fuzz(fuzz::Arguments),
-    /// Build one static binary, target/dist/whyrst
-    Dist,
+    /// Measure what whyrst costs
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Build what is given away into target/dist: one static binary, a Debian package, an archive, their sums, and what is in
+    /// them
+    Dist(dist::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -51,7 +57,8 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Deny => deny::run(),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
-        Command::Dist => dist::run().map(drop),
+        Command::Bench(bench) => bench::run(&bench),
+        Command::Dist(arguments) => dist::run(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

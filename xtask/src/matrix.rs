@@ -83,7 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let specs = kernels::select(&arguments.kernel)?;
     let mut payload = dist::payload("vm")?;
     if arguments.dist {
-        payload.whyrst = dist::run()?;
+        payload.whyrst = dist::binary()?;
     }
     payload.programs.clone_from(&arguments.with);
     if arguments.shell {
@@ -154,7 +154,7 @@ fn scenario_names(asked: &[String]) -> Result<Vec<String>> {
 }
 
 fn plan(kernel: &Kernel, scenarios: Vec<String>, shell: bool) -> Plan {
-    Plan { kernel: kernel.spec.name.to_owned(), era: kernel.spec.era.to_owned(), scenarios, shell }
+    Plan { kernel: kernel.spec.name.to_owned(), era: kernel.spec.era.to_owned(), scenarios, shell, bench: None }
 }
 
 /// More scenarios than these are worth a second boot, which takes seconds.
@@ -259,7 +259,7 @@ pub(crate) fn boot(
     let mut seen = 0;
     let artifacts = guest.run(&mut |message| match message {
         Message::Up { release } => println!("{name}: up, Linux {release}"),
-        Message::Start { .. } | Message::Finished => {}
+        Message::Start { .. } | Message::Row { .. } | Message::Finished => {}
         Message::Step { text } => println!("{name}:   {text}"),
         Message::End { scenario, failure, seconds } => {
             seen += 1;

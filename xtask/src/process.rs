@@ -7,10 +7,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// The workspace.
+/// Where cargo tells a program that it runs which package it is of.
+pub(crate) const MANIFEST: &str = "CARGO_MANIFEST_DIR";
+
+/// The workspace: the one that cargo says this program was started for, else where it was built.
 pub(crate) fn workspace() -> PathBuf {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
-    manifest.parent().unwrap_or(manifest).to_path_buf()
+    let manifest = env::var_os(MANIFEST).map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+    manifest.parent().map_or_else(|| manifest.clone(), Path::to_path_buf)
 }
 
 /// The workspace's target directory.

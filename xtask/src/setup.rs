@@ -37,6 +37,20 @@ const READERS: Tools = &[
     ("poppler-utils", "/usr/bin/pdftotext"),
 ];
 
+/// What the package is tried with.
+const PACKAGING: Tools = &[
+    ("lintian", "/usr/bin/lintian"),
+    ("debootstrap", "/usr/sbin/debootstrap"),
+    // lintian reads man pages with it.
+    ("groff-base", "/usr/bin/groff"),
+    ("man-db", "/usr/bin/man"),
+];
+
+/// Sets up what the package is tried with.
+pub(crate) fn packaging() -> Result<()> {
+    tools(PACKAGING, "lintian and debootstrap")
+}
+
 /// Sets up what building and the guest need.
 pub(crate) fn run() -> Result<()> {
     tools(GUEST, "QEMU and the guest's tools")?;

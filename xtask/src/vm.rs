@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ const BOOT: Duration = Duration::from_mins(1);
 const SILENCE: Duration = Duration::from_mins(2);
 /// Size of the disk that takes the archive.
 const DISK_BYTES: u64 = 256 << 20;
+/// Memory of a guest.
+const MEMORY_MIB: u32 = 1024;
 /// Lines of the console that an error shows.
 const TAIL: usize = 60;
 
@@ -44,6 +46,18 @@ pub(crate) struct Payload {
     pub(crate) lab: PathBuf,
     /// Further programs of the host.
     pub(crate) programs: Vec<PathBuf>,
+    /// Further files: where in the guest, and from where.
+    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+}
+
+/// What the guest's time is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Clock {
+    /// Time
+    #[default]
+    Time,
+    /// Instructions, a nanosecond each: an emulated machine's figures that do not depend on what else its host does
+    Instructions,
 }
 
 /// A guest that is to be booted.
@@ -51,6 +65,8 @@ pub(crate) struct Guest<'a> {
     kernel: &'a Kernel,
     plan: Plan,
     directory: PathBuf,
+    clock: Clock,
+    memory_mib: u32,
 }
 
 /// Why a boot led to nothing.
@@ -65,13 +81,21 @@ impl<'a> Guest<'a> {
     /// Prepares a guest; everything of it goes into `directory`.
     pub(crate) fn new(kernel: &'a Kernel, plan: Plan, payload: &Payload, directory: &Path) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
-        let guest = Self { kernel, plan, directory: directory.to_path_buf() };
+        let guest =
+            Self { kernel, plan, directory: directory.to_path_buf(), clock: Clock::Time, memory_mib: MEMORY_MIB };
         let base = initramfs::base(kernel)?;
         let files =
             [("/init", payload.init.as_path()), ("/lab", payload.lab.as_path()), ("/whyrst", payload.whyrst.as_path())];
         let plan = serde_json::to_vec(&guest.plan)?;
-        initramfs::build(&base, &files, &payload.programs, &plan, &guest.path("initramfs.cpio"))?;
+        let more = (payload.programs.as_slice(), payload.files.as_slice());
+        initramfs::build(&base, &files, more, &plan, &guest.path("initramfs.cpio"))?;
         Ok(guest)
+    }
+
+    /// Gives it another clock, and memory for what is put into it.
+    pub(crate) fn with(mut self, clock: Clock, memory_mib: u32) -> Self {
+        (self.clock, self.memory_mib) = (clock, memory_mib);
+        self
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -122,15 +146,8 @@ impl<'a> Guest<'a> {
     }
 
     fn qemu(&self) -> Command {
-        let mut qemu = Command::new("qemu-system-x86_64");
-        let (accelerator, cpu) = accelerator();
-        qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "1", "-m", "1024"])
-            .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .arg("-kernel")
-            .arg(&self.kernel.image)
-            .arg("-initrd")
-            .arg(self.path("initramfs.cpio"))
-            .args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4"])
+        let mut qemu = qemu(&self.kernel.image, &self.path("initramfs.cpio"), self.memory_mib, self.clock);
+        qemu.args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4"])
             .arg("-drive")
             .arg(format!("file={},format=raw,if=virtio", self.path("disk.img").display()));
         qemu
@@ -144,9 +161,9 @@ impl<'a> Guest<'a> {
         let listener = UnixListener::bind(&socket).context("listening for the guest").map_err(later)?;
         let mut qemu = self.qemu();
         qemu.args(["-serial", "stdio", "-serial"]).arg(format!("unix:{}", socket.display()));
-        let child = qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn();
-        let mut machine = Machine(child.context("starting QEMU").map_err(later)?);
-        let console = machine.0.stdout.take().context("QEMU has no console").map_err(later)?;
+        qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        let mut machine = Machine::new(&mut qemu).map_err(later)?;
+        let console = machine.console().map_err(later)?;
         let (events, inbox) = mpsc::channel();
         self.watch_console(console, events.clone()).map_err(later)?;
         thread::spawn(move || {
@@ -239,8 +256,41 @@ fn follow(inbox: &mpsc::Receiver<Event>, report: &mut dyn FnMut(Message)) -> Res
     }
 }
 
+/// A machine without devices but for those that every guest needs.
+pub(crate) fn qemu(image: &Path, archive: &Path, mebibytes: u32, clock: Clock) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    let (accelerator, cpu) = match clock {
+        Clock::Time => accelerator(),
+        // Counting needs the emulation, and one thread of it.
+        Clock::Instructions => ("tcg,thread=single", "max"),
+    };
+    if clock == Clock::Instructions {
+        qemu.args(["-icount", "shift=0,sleep=off"]);
+    }
+    qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "1", "-m"])
+        .arg(mebibytes.to_string())
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(image)
+        .arg("-initrd")
+        .arg(archive);
+    qemu
+}
+
 /// A QEMU that does not outlive this program's interest in it.
-struct Machine(Child);
+pub(crate) struct Machine(Child);
+
+impl Machine {
+    /// Starts it.
+    pub(crate) fn new(qemu: &mut Command) -> Result<Self> {
+        Ok(Self(qemu.spawn().context("starting QEMU")?))
+    }
+
+    /// What it prints, where that goes through a pipe.
+    pub(crate) fn console(&mut self) -> Result<ChildStdout> {
+        self.0.stdout.take().context("QEMU has no console")
+    }
+}
 
 impl Drop for Machine {
     fn drop(&mut self) {

@@ -47,6 +47,7 @@ const RULES: &[Rule] = &[
         except: &[
             "tracer/src/source/live.rs",
             "tracer/src/source/gone_maps.rs",
+            "tracer/src/source/held_back.rs",
             "tracer/src/source/ring.rs",
             "tracer/src/source/tap.rs",
             "tracer/src/kernel/preflight.rs",

@@ -8,9 +8,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use whyrst_tests::artifact;
 use whyrst_tests::protocol::{DISK, Message, PLAN, PORT, Plan};
 use whyrst_tests::scenarios::{self, Scenario};
+use whyrst_tests::{artifact, bench};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -23,8 +23,9 @@ fn main() -> ExitCode {
             }
             Ok(())
         }
+        ["steps", btf, symbols] => steps(Path::new(btf), Path::new(symbols)),
         ["run", names @ ..] if !names.is_empty() => by_name(names),
-        _ => Err(anyhow::anyhow!("usage: lab plan | list | run NAME…")),
+        _ => Err(anyhow::anyhow!("usage: lab plan | list | run NAME… | steps BTF-DIRECTORY KALLSYMS")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,11 +56,20 @@ fn plan() -> Result<()> {
         }
     };
     report(Message::Up { release: rustix::system::uname().release().to_string_lossy().into_owned() });
+    if let Some(bench) = &plan.bench {
+        bench::run(bench, &report)?;
+    }
     for name in &plan.scenarios {
         scenarios::run(find(name)?, &plan.era, Path::new(artifact::DIRECTORY), &report);
     }
     artifact::pack(Path::new(artifact::DIRECTORY), Path::new(DISK))?;
     report(Message::Finished);
+    Ok(())
+}
+
+/// Times the steps of a start that need no BPF.
+fn steps(btf: &Path, symbols: &Path) -> Result<()> {
+    println!("{}", serde_json::to_string(&whyrst_tests::steps::measure(btf, symbols)?)?);
     Ok(())
 }
 
@@ -71,7 +81,7 @@ fn by_name(names: &[&str]) -> Result<()> {
         Message::Step { text } => println!("  {text}"),
         Message::End { failure: None, seconds, .. } => println!("  passed in {seconds:.1} s"),
         Message::End { failure: Some(failure), seconds, .. } => println!("  FAILED in {seconds:.1} s\n{failure}"),
-        Message::Up { .. } | Message::Finished => {}
+        Message::Up { .. } | Message::Row { .. } | Message::Finished => {}
     };
     let mut failed = 0;
     for name in names {

@@ -1,6 +1,7 @@
 //! The engine: events in, flows with stories out.
 
 mod arrival;
+mod flood;
 mod flows;
 mod judge;
 
@@ -89,6 +90,8 @@ pub struct Totals {
     pub unwanted: u64,
     /// RSTs of this host seen leaving.
     pub departures: u64,
+    /// Events that were counted in the kernel without their flow.
+    pub unattributed: Tally,
     /// Counts of flows that were forgotten for want of room, and how many of them may have died of a RST.
     pub forgotten: Forgotten,
 }
@@ -139,6 +142,7 @@ pub struct Engine {
     rejecting: BTreeSet<u32>,
     new_rejecting: Vec<u32>,
     totals: Totals,
+    counted: flood::Counted,
 }
 
 impl Engine {
@@ -161,6 +165,7 @@ impl Engine {
             rejecting: BTreeSet::new(),
             new_rejecting: Vec::new(),
             totals: Totals::default(),
+            counted: flood::Counted::default(),
             limits,
         }
     }
@@ -175,6 +180,13 @@ impl Engine {
         if let Some(netns) = event.netns {
             self.namespace(netns);
         }
+        let (hook, class) = (event.hook, event.class);
+        let observed = self.observe(event);
+        self.learn(hook, class, &observed);
+        observed
+    }
+
+    fn observe(&mut self, event: Event) -> Observed {
         match event.hook {
             Hook::CtInvalid | Hook::CtMalformed => self.refusal(event),
             Hook::NewRefused => self.new_refused(event),
@@ -268,7 +280,8 @@ impl Engine {
     }
 
     /// All flows in the order of their numbers, and the counts.
-    pub fn finish(self) -> (Vec<Flow>, Totals) {
+    pub fn finish(mut self) -> (Vec<Flow>, Totals) {
+        self.settle_suppressed();
         let mut flows: Vec<Flow> = self.flows.into_values().collect();
         flows.sort_unstable_by_key(|flow| flow.id);
         (flows, self.totals)
@@ -489,6 +502,8 @@ impl Engine {
 mod arrivals;
 #[cfg(test)]
 mod asking;
+#[cfg(test)]
+mod counted;
 #[cfg(test)]
 mod endings;
 #[cfg(test)]

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tracer_common::Hook;
+
 use super::effect::Effect;
 use crate::capture::Outcome;
 use crate::cause::{Confidence, Diagnosis, ResetBy};
@@ -75,6 +77,42 @@ impl Tally {
         self.resets += other.resets;
         self.forwarded += other.forwarded;
     }
+}
+
+/// What an event is counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unit {
+    Invalid,
+    Ignored,
+    Undecided,
+    Reset,
+    Forwarded,
+    /// It is a further sign of something that is counted already.
+    Nothing,
+}
+
+impl Unit {
+    /// So many of them.
+    pub(super) fn times(self, count: u64) -> Tally {
+        let none = Tally::default();
+        match self {
+            Self::Invalid => Tally { invalid: count, ..none },
+            Self::Ignored => Tally { ignored: count, ..none },
+            Self::Undecided => Tally { undecided: count, ..none },
+            Self::Reset => Tally { resets: count, ..none },
+            Self::Forwarded => Tally { forwarded: count, ..none },
+            Self::Nothing => none,
+        }
+    }
+}
+
+/// What events of a hook and class are counted as, and why they happen, as one of them that was told showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sample {
+    pub(super) hook: Hook,
+    pub(super) class: u32,
+    pub(super) diagnosis: Diagnosis,
+    pub(super) unit: Unit,
 }
 
 /// What conntrack said of a packet.
@@ -160,6 +198,8 @@ pub enum Strength {
     Ignored,
     /// A packet was remarked on, and what became of it is not known.
     Undecided,
+    /// Packets were counted in the kernel, and none of them was told.
+    Counted,
     /// A packet was refused.
     Refused,
     /// A RST of one of the ends came by, and none of this host's before it.
@@ -217,7 +257,7 @@ impl Story {
                 Verdict::Ignored => Strength::Ignored,
             },
             (None, None) if self.peer.is_some() => Strength::Forwarded,
-            (None, None) => Strength::Undecided,
+            (None, None) => Strength::Counted,
         }
     }
 
@@ -305,6 +345,8 @@ pub struct Flow {
     pub peer_reset: Option<PeerReset>,
     /// The last one that arrived.
     pub last_arrival: Option<PeerReset>,
+    /// What its events were, by which those that were only counted are understood.
+    pub(super) samples: Vec<Sample>,
 }
 
 impl Flow {
@@ -345,6 +387,11 @@ impl Flow {
         let bytes = seq.since(of_reset.or_else(of_entry)?).unsigned_abs();
         let windows = entry.into_iter().flat_map(|entry| entry.seen).map(|seen| seen.td_maxwin);
         Some(Gap { bytes, small: bytes <= windows.fold(WINDOW, u32::max) })
+    }
+
+    /// Whether none of its events was told: they were only counted.
+    pub fn is_only_counted(&self) -> bool {
+        self.story.trigger().is_none() && self.story.peer.is_none()
     }
 
     /// All its counts.

@@ -16,7 +16,7 @@ use super::netns::Names;
 use super::recorder::Recorder;
 use super::stage::Stage;
 use super::{FOUND, Stop, compare, output};
-use crate::attach::{self, Choice, Kernel};
+use crate::attach::{self, Choice, InspectError, Kernel};
 use crate::capture::{HookState, HookStatus, Host, Item};
 use crate::causality::engine::{Kind, Observed};
 use crate::causality::flow::Strength;
@@ -27,7 +27,7 @@ use crate::kernel::netns::{self, home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
 use crate::kernel::privileges::{self, Needed};
 use crate::kernel::symbols::Symbols;
-use crate::kernel::{boot_id, hostname};
+use crate::kernel::{boot_id, hostname, timed};
 use crate::redact::{Key, Redacted, Redactor};
 use crate::render::plain::Json;
 use crate::render::trace::{self as lines, Lines};
@@ -386,7 +386,8 @@ async fn inspect(
     global: &Global,
     end: &mut EndSignals,
 ) -> Result<Option<(Kernel, Symbols)>, Stop> {
-    let mut obstacles = obstacles(arguments.without_kprobes);
+    let types = attach::Types::read();
+    let mut obstacles = timed("bpf-probes", || obstacles(arguments.without_kprobes));
     let mut symbols = attach::symbols().context("/proc/kallsyms")?;
     if !attach::conntrack_is_loaded(&symbols) {
         if arguments.wait && obstacles.is_empty() {
@@ -412,7 +413,9 @@ async fn inspect(
     if !obstacles.is_empty() {
         return Err(Stop::Untraceable(obstacles));
     }
-    Ok(Some((Kernel::inspect(&symbols)?, symbols)))
+    let types = timed("btf-wait", || types.wait()).map_err(InspectError::from)?;
+    let kernel = timed("look-ups", || Kernel::inspect_with(&types, &symbols))?;
+    Ok(Some((kernel, symbols)))
 }
 
 /// The namespaces whose interfaces are tapped: those of `--netns`, else the one that whyrst runs in.

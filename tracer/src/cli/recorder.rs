@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::args::Keeping;
 use super::capture::{Sink, wanted};
-use crate::capture::{HookCounters, Item};
+use crate::capture::{HookCounters, Item, Suppressed};
 use crate::causality::engine::Observed;
 use crate::filter::Filter;
 use crate::session::Session;
@@ -116,7 +116,13 @@ impl Sink for Recorder {
         if unwanted || self.failed.is_some() {
             return Ok(());
         }
-        let result = self.take(item);
+        let result = match item {
+            Item::Suppressed(Suppressed { at, events }) if !self.filter.is_empty() => {
+                let events = events.iter().copied().filter(|events| session.wants(events)).collect();
+                self.take(&Item::Suppressed(Suppressed { at: *at, events }))
+            }
+            item => self.take(item),
+        };
         self.guard(result)
     }
 

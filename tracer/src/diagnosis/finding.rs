@@ -7,7 +7,7 @@ use tracer_common::Hook;
 
 use crate::capture::{Gap, GapReason, HookState, Netns, TableFull};
 use crate::causality::engine::Totals;
-use crate::causality::flow::Flow;
+use crate::causality::flow::{Flow, Tally};
 use crate::census::Census;
 use crate::report::{Origin, Report};
 use crate::time::Instant;
@@ -70,6 +70,7 @@ pub fn findings(
         finding
     }));
     found.extend(lost(report));
+    found.extend(suppressed(report, totals));
     found.extend(endpoints(of_endpoints, namespaces));
     found.extend(without_kprobes(report));
     found.extend(damaged(report));
@@ -239,6 +240,39 @@ fn lost(report: &Report) -> Option<Finding> {
         severity: Severity::Warning,
         title: titles.join("; "),
         evidence: report.lost_on.iter().map(on).collect(),
+        advice,
+    })
+}
+
+/// Events that were counted in the kernel and not told.
+fn suppressed(report: &Report, totals: &Totals) -> Option<Finding> {
+    if report.suppressed == 0 {
+        return None;
+    }
+    let Tally { invalid, ignored, undecided, resets, forwarded } = totals.unattributed;
+    let unattributed = invalid + ignored + undecided + resets + forwarded;
+    let unseen = report.flows.iter().filter(|report| report.flow.is_only_counted()).count();
+    let mut evidence = vec![("suppressed".to_owned(), report.suppressed.to_string())];
+    let mut advice =
+        vec!["all counts include them; the stories are those of the first events of each flow and reason".to_owned()];
+    if unseen > 0 {
+        evidence.push(("flows_only_counted".to_owned(), unseen.to_string()));
+        advice.push(format!("of {unseen} flows no event at all was told: their causes are not known"));
+    }
+    if unattributed > 0 {
+        evidence.push(("without_flow".to_owned(), unattributed.to_string()));
+        advice.push(format!(
+            "{unattributed} of them are in the totals and in no flow: there were more flows than the kernel side keeps apart"
+        ));
+    }
+    Some(Finding {
+        id: "events-suppressed",
+        severity: Severity::Info,
+        title: format!(
+            "{} events were counted without being told one by one: there were many at once",
+            report.suppressed
+        ),
+        evidence,
         advice,
     })
 }

@@ -18,6 +18,7 @@ mod table;
 
 use std::fs;
 use std::io;
+use std::time::Instant;
 
 /// Where the number of this boot is read.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -30,4 +31,12 @@ pub fn boot_id() -> io::Result<String> {
 /// The host's name.
 pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Does a step of the start and tells how long it took, for `--log debug` and `cargo xtask bench start`.
+pub fn timed<T>(step: &str, work: impl FnOnce() -> T) -> T {
+    let started = Instant::now();
+    let result = work();
+    tracing::debug!("start: {step} {:.3} ms", started.elapsed().as_secs_f64() * 1e3);
+    result
 }

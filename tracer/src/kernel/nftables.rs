@@ -9,9 +9,11 @@ use std::fs;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::Instant;
 
 use super::nfnetlink::{End, Message, Nfnetlink, attribute, dump_of, long, message, number, request, string};
+use super::symbols::Symbols;
 use crate::ruleset::audit::{BaseChain, Found, Noted, Verdict};
 use crate::ruleset::{Backend, Chains, Family, Hooks, Rule};
 use expressions::Expressions;
@@ -71,14 +73,19 @@ pub(super) use fuzzed::fuzzed;
 
 /// Whether nftables is there. Asking it anything where it is not would make the kernel load it.
 pub(super) fn is_there() -> bool {
+    // What is built in does not come and go: one look at the symbols, which takes long, is enough.
+    static BUILT_IN: OnceLock<bool> = OnceLock::new();
     // Only modules with parameters have a directory when they are built in.
     let built_in = || {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let list = fs::read_to_string(Path::new("/lib/modules").join(release).join("modules.builtin"));
         list.is_ok_and(|list| list.lines().any(|module| module.ends_with("/nf_tables.ko")))
     };
-    let listed = || fs::read_to_string("/proc/kallsyms").is_ok_and(|symbols| symbols.contains(" nf_tables_newrule"));
-    Path::new("/sys/module/nf_tables").exists() || built_in() || listed()
+    let listed = || {
+        let symbols = Symbols::of_running_kernel(&["nf_tables_newrule"]);
+        symbols.is_ok_and(|found| found.get("nf_tables_newrule").is_some_and(|symbol| symbol.module.is_none()))
+    };
+    Path::new("/sys/module/nf_tables").exists() || *BUILT_IN.get_or_init(|| built_in() || listed())
 }
 
 /// Reads the ruleset of the calling thread's network namespace, as much of it as can be read before the deadline.

@@ -66,10 +66,15 @@ impl Redactor {
             args: numbers(&record.format, record.args),
             format: self.kernel_text(&record.format),
             text: self.kernel_text(&record.text),
-            reserved: 0,
+            class: self.class(record.class),
             gone: self.gone(&record.gone),
             own: self.own(&record.own),
         }
+    }
+
+    /// It is made of where the kernel keeps its texts.
+    pub(super) fn class(&self, class: u32) -> u32 {
+        (self.names.pointer(u64::from(class) << 3) >> 3) as u32
     }
 
     fn interface_name(&mut self, name: &[u8; wire::NAME_SIZE]) -> [u8; wire::NAME_SIZE] {

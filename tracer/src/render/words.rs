@@ -15,6 +15,7 @@ use crate::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW
 use crate::conntrack::{Direction, End, EndedBy, Gone, Message, Nfct, Verdict};
 use crate::event::OwnSocket;
 use crate::packet::Flags;
+use crate::report::Report;
 use crate::ruleset::Suspects;
 use crate::time::Instant;
 
@@ -32,6 +33,16 @@ pub(super) const fn end_of(direction: Direction) -> &'static str {
         Direction::Original => "client",
         Direction::Reply => "server",
     }
+}
+
+/// How many events there were, and what became of those that were not told.
+pub(super) fn events(report: &Report) -> String {
+    let told = counted(report.events, "event", "events");
+    let only_counted = match report.suppressed {
+        0 => String::new(),
+        suppressed => format!(", {} more counted", grouped(suppressed)),
+    };
+    format!("{told}{only_counted}, {} lost", grouped(report.lost))
 }
 
 /// The inequality that failed, in the entry's terms.

@@ -10,14 +10,13 @@
 //! ```
 //!
 //! The first frame is the host's. Record frames hold a `tracer_common::wire::Record` of the capturing host's byte order
-//! without its trailing zero bytes; all other frames hold one JSON object. A reader skips kinds that it does not know
+//! without its trailing zero bytes, frames of suppressed events an array of numbers; all others hold one JSON object. A reader skips kinds that it does not know
 //! and ignores JSON members that it does not know; a change that an old reader would misunderstand changes [`VERSION`].
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 use tracer_common::Hook;
-use tracer_common::counter;
 
 use self::rules::RulesDto;
 use self::surroundings::SurroundingsDto;
@@ -34,6 +33,7 @@ use crate::time::{ClockOffset, Instant};
 
 pub(crate) mod journal;
 mod rules;
+mod suppressed;
 mod surroundings;
 
 /// How a recording starts. The line ends and the 0x1a show a transfer that mangled it, as in PNG.
@@ -78,9 +78,11 @@ pub mod kind {
     pub const BASELINE: u8 = 11;
     /// A stretch of time that is missing.
     pub const GAP: u8 = 12;
+    /// Events that were counted and not told. The payload is binary, in the byte order of the records.
+    pub const SUPPRESSED: u8 = 13;
 }
 
-/// Everything but a record, as JSON.
+/// Everything but a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Frame {
     Host(Host),
@@ -91,12 +93,13 @@ pub(crate) enum Frame {
     Continued(Instant),
 }
 
-/// Kind and JSON of an item that is not a record.
+/// Kind and payload of an item.
 pub(crate) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
     Ok(match item {
         Item::Record(record) => (kind::RECORD, crate::decode::trimmed(record).to_vec()),
         Item::Hook(status) => (kind::HOOK, serde_json::to_vec(&HookDto::from(status))?),
         Item::Counters(counters) => (kind::COUNTERS, serde_json::to_vec(&CountersDto::from(counters))?),
+        Item::Suppressed(suppressed) => (kind::SUPPRESSED, suppressed::encode(suppressed)),
         Item::Netns(netns) => (kind::NETNS, serde_json::to_vec(&NetnsDto::from(netns))?),
         Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(answer))?),
         Item::Rules(rules) => (kind::RULES, serde_json::to_vec(&RulesDto::from(rules))?),
@@ -128,6 +131,7 @@ pub(crate) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Fram
         kind::HOST => Some(Frame::Host(serde_json::from_slice::<HostDto>(payload)?.into())),
         kind::HOOK => serde_json::from_slice::<HookDto>(payload)?.into_status().map(Item::Hook).map(Frame::Item),
         kind::COUNTERS => Some(Frame::Item(Item::Counters(serde_json::from_slice::<CountersDto>(payload)?.into()))),
+        kind::SUPPRESSED => suppressed::decode(payload).map(Item::Suppressed).map(Frame::Item),
         kind::NETNS => Some(Frame::Item(Item::Netns(serde_json::from_slice::<NetnsDto>(payload)?.into()))),
         kind::LOOKED_UP => Some(Frame::Item(Item::LookedUp(serde_json::from_slice::<LookedUpDto>(payload)?.into()))),
         kind::RULES => Some(Frame::Item(Item::Rules(Rules::from(serde_json::from_slice::<RulesDto>(payload)?)))),
@@ -248,8 +252,8 @@ impl HookDto {
 #[derive(Debug, Serialize, Deserialize)]
 struct CountersDto {
     at_ns: u64,
-    /// Per hook number: hits, passed, emitted, lost, incomplete.
-    hooks: Vec<[u64; counter::COUNT]>,
+    /// Per hook number: hits, passed, emitted, lost, incomplete, suppressed; the last is missing in recordings of before.
+    hooks: Vec<Vec<u64>>,
     /// CPU, hook number, records lost.
     #[serde(default)]
     lost_on: Vec<(u32, u16, u64)>,
@@ -294,18 +298,22 @@ impl From<&Counters> for CountersDto {
     fn from(counters: &Counters) -> Self {
         Self {
             at_ns: counters.at.0,
-            hooks: counters.hooks.iter().map(|hook| hook.0).collect(),
+            hooks: counters.hooks.iter().map(|hook| hook.0.to_vec()).collect(),
             lost_on: counters.lost_on.iter().map(|(cpu, hook, lost)| (*cpu, *hook as u16, *lost)).collect(),
             table_full: counters.table_full.iter().map(Into::into).collect(),
         }
     }
 }
 
+fn believed(counters: HookCounters) -> HookCounters {
+    HookCounters(counters.0.map(|count| count.min(COUNT_MAX)))
+}
+
 impl From<CountersDto> for Counters {
     fn from(dto: CountersDto) -> Self {
         Self {
             at: Instant(dto.at_ns),
-            hooks: dto.hooks.into_iter().map(|hook| HookCounters(hook.map(|count| count.min(COUNT_MAX)))).collect(),
+            hooks: dto.hooks.iter().map(|counts| believed(HookCounters::of(counts))).collect(),
             lost_on: dto
                 .lost_on
                 .into_iter()

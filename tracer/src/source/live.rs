@@ -19,6 +19,7 @@ use tracer_common::{layout, wire};
 use zerocopy::{IntoBytes, transmute};
 
 use super::gone_maps::GoneMaps;
+use super::held_back::HeldBackMaps;
 use super::rights::Rights;
 use super::ring::Ring;
 use super::tap::Tap;
@@ -29,6 +30,7 @@ use crate::kernel::netns::{Asker, now};
 use crate::kernel::preflight::chain;
 use crate::kernel::privileges::{self, Needed};
 use crate::kernel::symbols::Symbols;
+use crate::kernel::timed;
 use crate::time::Instant;
 
 /// The BPF object, aligned as ELF needs it.
@@ -40,10 +42,14 @@ const OBJECT: &Object<[u8]> = &Object(*include_bytes!(env!("WHYRST_BPF_OBJECT"))
 /// Why no BPF object was built into this program; empty where one was.
 pub const ABSENT_BECAUSE: &str = env!("WHYRST_BPF_ABSENT_BECAUSE");
 
+/// Attached before all others: the refusal, and the RST that answers it.
+const FIRST: [Hook; 2] = [Hook::CtInvalid, Hook::ResetV4];
 /// How often modules are looked for that hooks wait for.
 const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
+/// How often it is read what was counted instead of being told: it takes two system calls for every flow.
+const READ_HELD_BACK: Duration = Duration::from_secs(10);
 /// How often the programs' own debug lines are passed on, where they are wanted.
 const FLUSH_LOG: Duration = Duration::from_millis(100);
 
@@ -85,10 +91,12 @@ pub struct Live {
     asker: Asker,
     answers: mpsc::UnboundedReceiver<Item>,
     gone: GoneMaps,
+    held_back: HeldBackMaps,
     rights: Rights,
     queue: VecDeque<Item>,
     module_timer: Interval,
     counter_timer: Interval,
+    held_back_timer: Interval,
     log_timer: Interval,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -98,19 +106,20 @@ impl Live {
     pub fn start(kernel: Kernel, symbols: &Symbols, choice: Choice, log: bool) -> Result<Self, StartError> {
         raise_memlock_limit();
         let log_level = u8::from(log) * aya_log_level();
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        loader
             .btf(None)
             .override_global(layout::GLOBAL, kernel.layout.as_bytes(), true)
             .override_global("PAGE_BASES", kernel.page_bases.as_bytes(), true)
             .override_global(wire::CALLERS, kernel.callers.as_bytes(), true)
-            .override_global(aya_log::LEVEL, &log_level, false)
-            .load(&OBJECT.0)
-            .map_err(StartError::Load)?;
+            .override_global(aya_log::LEVEL, &log_level, false);
+        let mut ebpf = timed("object", || loader.load(&OBJECT.0)).map_err(StartError::Load)?;
         let log = if log { start_log(&mut ebpf) } else { None };
         let ring = take_map(&mut ebpf, wire::MAP, RingBuf::try_from)?;
         let counters = take_map(&mut ebpf, counter::MAP, PerCpuArray::try_from)?;
         let table_full = take_map(&mut ebpf, table::MAP, PerCpuHashMap::try_from)?;
         let gone = GoneMaps::take(&mut ebpf)?;
+        let held_back = HeldBackMaps::take(&mut ebpf)?;
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
             // Nobody listens any more once the capture has ended.
@@ -136,10 +145,12 @@ impl Live {
             asker,
             answers,
             gone,
+            held_back,
             rights: Rights::default(),
             queue: VecDeque::new(),
             module_timer: timer(LOOK_FOR_MODULES),
             counter_timer: timer(READ_COUNTERS),
+            held_back_timer: timer(READ_HELD_BACK),
             log_timer: timer(FLUSH_LOG),
             log,
         };
@@ -199,6 +210,7 @@ impl Live {
                     self.follow_interfaces();
                     return Item::Counters(self.read_counters());
                 }
+                _ = self.held_back_timer.tick() => self.queue.extend(self.held_back.read(now())),
                 _ = self.log_timer.tick(), if self.log.is_some() => {
                     if let Some(log) = &mut self.log {
                         log.flush();
@@ -231,6 +243,7 @@ impl Live {
         }
         let mut items: Vec<Item> = self.queue.drain(..).collect();
         items.extend(self.ring.finish().await.into_iter().map(Item::Record));
+        items.extend(self.held_back.read(now()));
         items.push(Item::Counters(self.read_counters()));
         items
     }
@@ -253,11 +266,15 @@ impl Live {
     }
 
     fn attach_all(&mut self, symbols: &Symbols) -> Result<(), StartError> {
-        for hook in self.choice.hooks(&self.kernel).collect::<Vec<Hook>>() {
+        let mut hooks: Vec<Hook> = self.choice.hooks(&self.kernel).collect();
+        // What tells most comes first: until all are there, as little as possible is missed.
+        hooks.sort_by_key(|hook| !FIRST.contains(hook));
+        for hook in hooks {
             let planned = self.kernel.plan(hook, symbols);
             let state = self.attach(hook, planned, symbols);
             self.set_state(hook, state);
         }
+        self.states.sort_by_key(|(hook, _)| hook.index());
         if self.states.iter().any(|(_, state)| *state == HookState::Attached) {
             return Ok(());
         }
@@ -330,20 +347,18 @@ impl Live {
 
     fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<(), String> {
         let program = program_of::<KProbe>(&mut self.ebpf, name)?;
-        let start = now();
-        let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
-        let between = now();
-        match loaded.and_then(|()| program.attach(symbol, 0)) {
-            Ok(_link) => {
-                let (load, attach) = (between - start, now() - between);
-                let verified = program.info().ok().and_then(|info| info.verified_instruction_count());
-                tracing::debug!(
-                    "{name} on {symbol}: {verified:?} instructions verified, loaded in {load:?}, attached in {attach:?}"
-                );
-                Ok(())
-            }
-            Err(error) => Err(refused(&format!("attach kprobe {symbol}"), &error)),
+        let loaded = if program.fd().is_ok() { Ok(()) } else { timed(&format!("load {name}"), || program.load()) };
+        let attached = loaded.and_then(|()| timed(&format!("attach {name}"), || program.attach(symbol, 0)));
+        attached.map(drop).map_err(|error| refused(&format!("attach kprobe {symbol}"), &error))?;
+        if let Ok(info) = program.info() {
+            let verified = info.verified_instruction_count().map_or_else(|| "?".to_owned(), |count| count.to_string());
+            tracing::debug!(
+                "program {name}: {verified} instructions verified, {} bytes translated, {} bytes jited",
+                info.size_translated().unwrap_or_default(),
+                info.size_jitted()
+            );
         }
+        Ok(())
     }
 
     fn set_state(&mut self, hook: Hook, state: HookState) {

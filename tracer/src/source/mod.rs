@@ -6,6 +6,7 @@ pub mod compress;
 mod foreign;
 pub mod format;
 mod gone_maps;
+mod held_back;
 pub mod kernel_log;
 pub mod live;
 pub mod recording;

@@ -119,8 +119,9 @@ impl Toolchain {
         let mut cargo = match &self.compiler {
             Compiler::Distribution { rustc, cargo } => {
                 let mut command = clean(Command::new(cargo));
-                // aya-ebpf enables `asm_experimental_arch` for its target; nothing else gets unstable features.
-                command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf");
+                // aya-ebpf and the programs (for atomic additions) enable `asm_experimental_arch` for their target; nothing
+                // else gets unstable features.
+                command.env("RUSTC", rustc).env("RUSTC_BOOTSTRAP", "aya_ebpf,tracer_ebpf");
                 command.arg("build");
                 command
             }
@@ -134,6 +135,13 @@ impl Toolchain {
             "--cfg=bpf_target_arch=\"{arch}\"\x1f-Cdebuginfo=2\x1f-Clink-arg=--btf\x1f-Clinker="
         ));
         flags.push(&self.linker);
+        // The object is the same wherever it is built: BTF names the source files, and its hash is in `--version`.
+        for (from, to) in places(workspace) {
+            flags.push("\x1f--remap-path-prefix=");
+            flags.push(from);
+            flags.push("=");
+            flags.push(to);
+        }
         cargo
             .args(["--release", "--package", name, "--bins", "--target", TARGET, "--target-dir"])
             .arg(target_dir)
@@ -149,6 +157,21 @@ impl Toolchain {
         }
         Ok(target_dir.join(TARGET).join("release").join(name))
     }
+}
+
+/// What a build should not tell of the machine it was made on: directories, and what they are called instead.
+pub fn places(workspace: &Path) -> Vec<(PathBuf, &'static str)> {
+    // The compiler takes the last that fits.
+    [cargo_home().map(|home| (home, "/cargo")), Some((workspace.to_path_buf(), "/whyrst"))]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn cargo_home() -> Option<PathBuf> {
+    env::var_os("CARGO_HOME")
+        .map(PathBuf::from)
+        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")))
 }
 
 /// Takes away what an outer cargo or rustup put into the environment for *its* compiler.
@@ -220,18 +243,26 @@ fn rustup_has_source(name: &str) -> Result<(), String> {
 
 /// `bpf-linker` in `PATH` or in cargo's bin directory.
 pub fn find_linker() -> Option<PathBuf> {
-    let cargo_home = env::var_os("CARGO_HOME")
-        .map(PathBuf::from)
-        .or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cargo")));
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(cargo_home.map(|home| home.join("bin")))
+        .chain(cargo_home().map(|home| home.join("bin")))
         .map(|directory| directory.join("bpf-linker"))
         .find(|linker| linker.metadata().is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0))
 }
 
 /// The major version of the LLVM that a compiler was built with, as `rustc -vV` prints it.
 pub fn llvm_major(compiler: &Compiler) -> Option<u32> {
+    let text = versions(compiler)?;
+    let version = text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+    version.split('.').next()?.parse().ok()
+}
+
+/// What a compiler says of its version, in one line.
+pub fn version(compiler: &Compiler) -> Option<String> {
+    versions(compiler)?.lines().next().map(str::to_owned)
+}
+
+fn versions(compiler: &Compiler) -> Option<String> {
     let mut command = match compiler {
         Compiler::Distribution { rustc, .. } => clean(Command::new(rustc)),
         Compiler::Rustup { name } => {
@@ -240,9 +271,7 @@ pub fn llvm_major(compiler: &Compiler) -> Option<u32> {
             command
         }
     };
-    let text = output(command.arg("-vV")).ok()?;
-    let version = text.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
-    version.split('.').next()?.parse().ok()
+    output(command.arg("-vV")).ok()
 }
 
 fn sysroot(rustc: &mut Command) -> Result<PathBuf, String> {

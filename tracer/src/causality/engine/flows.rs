@@ -9,6 +9,19 @@ use crate::cause::Diagnosis;
 use crate::conntrack::entry::CtInfo;
 use crate::conntrack::{Entry, Nfct, Tuple};
 use crate::event::Event;
+use crate::time::Instant;
+
+/// What makes a flow: when, and which packet.
+pub(super) struct Seen {
+    pub(super) at: Instant,
+    pub(super) tuple: Option<Tuple>,
+}
+
+impl Seen {
+    fn of(event: &Event) -> Self {
+        Self { at: event.at, tuple: event.tuple() }
+    }
+}
 
 impl Engine {
     /// Puts an event to its flow, which is made if there is none; `None` where the filter does not want it.
@@ -45,7 +58,7 @@ impl Engine {
             self.adopt(id, key.original, key.reply);
             return Some(id);
         }
-        self.create(key, true, event, story)
+        self.create(key, true, &Seen::of(event), story)
     }
 
     /// A flow that is known by a packet alone, and turns out to be the one with this entry.
@@ -64,10 +77,10 @@ impl Engine {
         }
         let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
         let key = opener_first(event, key);
-        self.create(key, false, event, story)
+        self.create(key, false, &Seen::of(event), story)
     }
 
-    fn create(&mut self, key: FlowKey, known: bool, event: &Event, story: &Story) -> Option<FlowId> {
+    pub(super) fn create(&mut self, key: FlowKey, known: bool, seen: &Seen, story: &Story) -> Option<FlowId> {
         if !self.filter.matches(&key) {
             return None;
         }
@@ -79,18 +92,18 @@ impl Engine {
         self.by_key.insert(key, id);
         self.by_tuple.insert((key.netns, key.original), id);
         self.by_tuple.insert((key.netns, key.reply), id);
-        self.idle.insert((story.strength() == Strength::Killed, event.at, id));
+        self.idle.insert((story.strength() == Strength::Killed, seen.at, id));
         self.flows.insert(
             id,
             Flow {
                 id,
                 key,
                 known,
-                seen: event.tuple(),
+                seen: seen.tuple,
                 state: None,
                 assured: None,
-                first: event.at,
-                last: event.at,
+                first: seen.at,
+                last: seen.at,
                 causes: Vec::new(),
                 story: story.clone(),
                 last_refusal: None,
@@ -99,6 +112,7 @@ impl Engine {
                 looked_up: None,
                 peer_reset: None,
                 last_arrival: None,
+                samples: Vec::new(),
             },
         );
         if known {

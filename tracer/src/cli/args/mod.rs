@@ -9,6 +9,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
+use crate::version::{LONG, SHORT};
+
 pub(super) use capture::{FilterArgs, Keeping, LiveArgs, Record, Redaction, Report, ReportFormat, Source, Trace};
 pub(super) use commands::{Doctor, Explain, Export, ExportFormat, LATEST, Mitigate, Urgency};
 
@@ -18,7 +20,7 @@ pub(super) use commands::{Doctor, Explain, Export, ExportFormat, LATEST, Mitigat
 /// say about the same packet, and tells the story of each flow: which packet, why it was refused, who answered with a RST,
 /// whether that killed the connection, and what would cure it. A packet that conntrack finds valid costs nothing.
 #[derive(Debug, Parser)]
-#[command(name = "whyrst", version, max_term_width = 100, arg_required_else_help = true, after_help = AFTER_HELP)]
+#[command(name = "whyrst", version = SHORT, long_version = LONG, max_term_width = 100, arg_required_else_help = true, after_help = AFTER_HELP)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,

@@ -13,7 +13,7 @@ use crate::cli::suggest::similar;
 /// What the names begin with.
 const PREFIX: &str = "WHYRST_";
 /// What those begin with that mean something to those who build whyrst.
-const OF_THE_BUILD: &str = "WHYRST_BPF_";
+const OF_THE_BUILD: [&str; 2] = ["WHYRST_BPF_", "WHYRST_COMMIT"];
 
 /// The variable of an option.
 pub(super) fn variable(key: &Key) -> String {
@@ -30,7 +30,7 @@ pub(super) fn read(command: &Command, variables: Vec<(OsString, OsString)>) -> a
         .collect();
     let (mut settings, mut remarks) = (Settings::new(), Vec::new());
     for (name, value) in variables {
-        let ours = |name: &&str| name.starts_with(PREFIX) && !name.starts_with(OF_THE_BUILD);
+        let ours = |name: &&str| name.starts_with(PREFIX) && !OF_THE_BUILD.iter().any(|start| name.starts_with(start));
         let Some(name) = name.to_str().filter(ours) else { continue };
         let Some(key) = keys.get(name) else {
             let meant = similar(&name[PREFIX.len()..], keys.keys().map(|key| &key[PREFIX.len()..]));

@@ -200,7 +200,7 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
         ("Host", report.host.hostname.clone()),
         ("Kernel", format!("Linux {} (conntrack's logging of era {})", report.host.kernel, report.host.era.name())),
         ("Hooks", format!("{} of {} attached", attached, report.hooks.len())),
-        ("Events", format!("{}, {} lost", grouped(report.events), grouped(report.lost))),
+        ("Events", words::events(report)),
         ("Packets refused", grouped(report.summary.tally.invalid)),
         ("RSTs sent by this gateway", grouped(report.summary.tally.resets)),
         ("Connections reset by it", grouped(report.summary.flows_reset)),

@@ -196,7 +196,7 @@ impl<'a> types::Report<'a> {
                 hooks: report.hooks.iter().map(hook).collect(),
                 events: report.events,
                 events_lost: report.lost,
-                events_suppressed: 0,
+                events_suppressed: report.suppressed,
                 events_hidden: report.filtered,
                 lost_on: report
                     .lost_on

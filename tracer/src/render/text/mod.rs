@@ -17,7 +17,7 @@ use std::time::Duration;
 use self::layout::tied;
 use self::overview::Kind;
 use super::style::{FAINT, Look};
-use super::words::{TIED, counted};
+use super::words::{self, TIED, counted};
 use crate::capture::HookState;
 use crate::causality::flow::Strength;
 use crate::report::{FlowReport, Report};
@@ -82,7 +82,7 @@ impl<'a> Text<'a> {
             self.started(),
             seconds(report.duration()),
             counted(attached as u64, "hook", "hooks"),
-            format!("{}, {} lost", counted(report.events, "event", "events"), report.lost),
+            words::events(report),
         ];
         let parts: Vec<String> = parts.iter().map(|part| tied(part)).collect();
         self.line(FAINT, &parts.join(&format!("{}{} ", TIED, self.look.dot())))?;

@@ -53,6 +53,7 @@ impl Kind {
             Strength::Forwarded => (WARN, "reset by end"),
             Strength::Answered => (WARN, "survived RST"),
             Strength::Refused => (WARN, "refused"),
+            Strength::Counted => (WARN, "only counted"),
             Strength::Undecided => (FAINT, "unclear"),
             Strength::Ignored => (GOOD, "accepted"),
         }

@@ -109,6 +109,13 @@ fn headline(strength: Strength, cause: Cause, what: String, flows: Vec<&Flow>) -
                 .then(|| "A rule dropped what was refused, or it went on untranslated.".to_owned());
             Headline::harm(title, rest)
         }
+        Strength::Counted => {
+            let refused = counted(packets(|tally| tally.invalid + tally.undecided), "packet", "packets");
+            let resets = counted(packets(|tally| tally.resets), "RST", "RSTs");
+            let title = format!("{refused} and {resets} of {} were counted in the kernel only.", connections());
+            let rest = "There were too many to be told one by one: what they did to the connections is not known.";
+            Headline::harm(title, Some(rest.to_owned()))
+        }
         Strength::Undecided => {
             let remarks = counted(packets(|tally| tally.undecided), "packet", "packets");
             let title = format!("conntrack remarked on {remarks}; this kernel's words do not say what it did with it.");

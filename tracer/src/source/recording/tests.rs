@@ -54,7 +54,7 @@ fn items() -> Vec<Item> {
         Item::Record(bytes::Bytes::copy_from_slice(trimmed(&record))),
         Item::Counters(Counters {
             at: Instant(7),
-            hooks: vec![HookCounters([1, 2, 3, 4, 5]); tracer_common::hook::COUNT],
+            hooks: vec![HookCounters([1, 2, 3, 4, 5, 6]); tracer_common::hook::COUNT],
             lost_on: vec![(3, Hook::ResetV6, 4)],
             table_full: vec![TableFull {
                 netns: GATEWAY,

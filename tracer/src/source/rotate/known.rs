@@ -32,6 +32,7 @@ impl Known {
             // These are of a moment.
             Item::Record(_)
             | Item::Counters(_)
+            | Item::Suppressed(_)
             | Item::LookedUp(_)
             | Item::Census(_)
             | Item::Surroundings(_)

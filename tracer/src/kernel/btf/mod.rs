@@ -1,17 +1,23 @@
 //! What the running kernel says of its own types: BTF of the kernel image and of the modules whyrst looks at.
 
+mod reader;
+#[cfg(test)]
+mod tests;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use btf_rs::{Btf, BtfType, Struct, Type};
+pub use self::reader::FormatError;
+use self::reader::{Btf, Kind, Type};
 
 /// Where the kernel shows its BTF.
 pub const DIRECTORY: &str = "/sys/kernel/btf";
 
 /// Type descriptions of the kernel image, and of one module on top of it.
 pub struct KernelBtf {
-    image: Btf,
+    image: Arc<Btf>,
     directory: PathBuf,
 }
 
@@ -34,7 +40,7 @@ pub enum BtfError {
         path: PathBuf,
         /// What is wrong with it.
         #[source]
-        source: btf_rs::Error,
+        source: FormatError,
     },
 }
 
@@ -59,8 +65,8 @@ impl KernelBtf {
     pub fn load(directory: &Path) -> Result<Self, BtfError> {
         let path = directory.join("vmlinux");
         let bytes = fs::read(&path).map_err(|source| BtfError::Absent { path: path.clone(), source })?;
-        let image = Btf::from_bytes(&bytes).map_err(|source| BtfError::Unreadable { path, source })?;
-        Ok(Self { image, directory: directory.to_path_buf() })
+        let image = Btf::parse(bytes, None).map_err(|source| BtfError::Unreadable { path, source })?;
+        Ok(Self { image: Arc::new(image), directory: directory.to_path_buf() })
     }
 
     /// The types of the kernel image.
@@ -77,7 +83,8 @@ impl KernelBtf {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(BtfError::Absent { path, source }),
         };
-        let btf = Btf::from_split_bytes(&bytes, &self.image).map_err(|source| BtfError::Unreadable { path, source })?;
+        let btf = Btf::parse(bytes, Some(Arc::clone(&self.image)));
+        let btf = btf.map_err(|source| BtfError::Unreadable { path, source })?;
         Ok(Some(Module { btf }))
     }
 }
@@ -100,130 +107,128 @@ pub struct Types<'a> {
     btf: &'a Btf,
 }
 
-impl Types<'_> {
+impl<'a> Types<'a> {
     /// The byte offset of `path` in `struct name`: members separated by dots, anonymous members left out.
     pub fn offset(self, name: &str, path: &str) -> Option<u32> {
         let mut current = self.structure(name)?;
-        let mut bits = 0;
+        let mut bits: u32 = 0;
         let mut members = path.split('.').peekable();
         while let Some(member) = members.next() {
-            let (offset, inner) = self.member(&current, member)?;
-            bits += offset;
+            let (offset, inner) = self.member(current, member, DEEPEST)?;
+            bits = bits.checked_add(offset)?;
             if members.peek().is_some() {
-                current = self.as_structure(inner?)?;
+                current = self.as_structure(inner)?;
             }
         }
-        (bits % 8 == 0).then_some(bits / 8)
+        bits.is_multiple_of(8).then_some(bits / 8)
     }
 
     /// The size of `struct name` in bytes.
     pub fn size(self, name: &str) -> Option<u32> {
-        u32::try_from(self.structure(name)?.size()).ok()
+        Some(self.structure(name)?.size())
     }
 
     /// Whether a struct, union or enum of that name is known.
     pub fn has_type(self, name: &str) -> bool {
-        self.named(name)
-            .any(|found| matches!(found, Type::Struct(_) | Type::Union(_) | Type::Enum(_) | Type::Enum64(_)))
+        self.btf.by_name(name).any(|found| found.kind != Kind::Func)
     }
 
     /// Names and values of an enumeration.
     pub fn enumeration(self, name: &str) -> Option<Vec<(String, u32)>> {
-        self.named(name).find_map(|found| match found {
-            Type::Enum(found) => {
-                found.members.iter().map(|member| Some((self.btf.resolve_name(member).ok()?, member.val()))).collect()
-            }
-            _ => None,
-        })
+        let found = self.btf.by_name(name).find(|found| found.kind == Kind::Enum)?;
+        found.pairs().map(|(name, value)| Some((self.btf.string(name)?.to_owned(), value))).collect()
     }
 
     /// The prototype of the function `name`.
     pub fn prototype(self, name: &str) -> Option<Prototype> {
-        self.named(name).find_map(|found| {
-            let Type::Func(function) = found else { return None };
-            let Ok(Type::FuncProto(proto)) = self.btf.resolve_chained_type(&function) else { return None };
+        self.btf.by_name(name).filter(|found| found.kind == Kind::Func).find_map(|function| {
+            let proto = self.btf.by_number(function.target()?)?;
+            if proto.kind != Kind::FuncProto {
+                return None;
+            }
             let mut parameters = Vec::new();
             let mut texts = Vec::new();
             let mut variadic = false;
-            for parameter in &proto.parameters {
-                if parameter.is_variadic() {
+            for (name, kind) in proto.pairs() {
+                // The dots are a last parameter without name and type.
+                if (name, kind) == (0, 0) {
                     variadic = true;
                     texts.push("...".to_owned());
                     continue;
                 }
-                let name = self.btf.resolve_name(parameter).ok()?;
-                let kind = self.c_type(parameter.get_type_id()?);
+                let name = self.btf.string(name)?;
+                let kind = self.c_type(kind, DEEPEST);
                 let space = if kind.ends_with('*') { "" } else { " " };
                 texts.push(format!("{kind}{space}{name}"));
-                parameters.push(name);
+                parameters.push(name.to_owned());
             }
-            let returned = self.c_type(proto.return_type_id());
+            let returned = self.c_type(proto.target()?, DEEPEST);
             Some(Prototype { parameters, variadic, text: format!("{returned} ({})", texts.join(", ")) })
         })
     }
 
-    fn named(self, name: &str) -> impl Iterator<Item = Type> {
-        self.btf.resolve_types_by_name(name).unwrap_or_default().into_iter()
+    fn structure(self, name: &str) -> Option<Type<'a>> {
+        self.btf.by_name(name).find(|found| is_structure(*found))
     }
 
-    fn structure(self, name: &str) -> Option<Struct> {
-        self.named(name).find_map(|found| match found {
-            Type::Struct(found) | Type::Union(found) => Some(found),
-            _ => None,
-        })
-    }
-
-    /// A member's offset in bits and type, also inside anonymous structs and unions.
-    fn member(self, structure: &Struct, name: &str) -> Option<(u32, Option<Type>)> {
-        for member in &structure.members {
-            let own = self.btf.resolve_name(member).unwrap_or_default();
-            let inner = self.btf.resolve_chained_type(member).ok();
+    /// A member's offset in bits and its type, also inside anonymous structs and unions.
+    fn member(self, structure: Type<'a>, name: &str, depth: u32) -> Option<(u32, u32)> {
+        for (member, kind, offset) in structure.members() {
+            let own = self.btf.string(member).unwrap_or_default();
             if own == name {
-                return Some((member.bit_offset(), inner));
+                return Some((offset, kind));
             }
             if own.is_empty()
-                && let Some(anonymous) = inner.and_then(|inner| self.as_structure(inner))
-                && let Some((offset, inner)) = self.member(&anonymous, name)
+                && let Some(depth) = depth.checked_sub(1)
+                && let Some(anonymous) = self.as_structure(kind)
+                && let Some((inner, kind)) = self.member(anonymous, name, depth)
             {
-                return Some((member.bit_offset() + offset, inner));
+                return Some((offset.checked_add(inner)?, kind));
             }
         }
         None
     }
 
     /// The struct or union behind typedefs, qualifiers and arrays.
-    fn as_structure(self, from: Type) -> Option<Struct> {
-        let mut current = from;
-        loop {
-            current = match current {
-                Type::Struct(found) | Type::Union(found) => return Some(found),
-                other => self.btf.resolve_chained_type(other.as_btf_type()?).ok()?,
-            };
+    fn as_structure(self, id: u32) -> Option<Type<'a>> {
+        let mut current = self.btf.by_number(id)?;
+        for _ in 0..DEEPEST {
+            if is_structure(current) {
+                return Some(current);
+            }
+            current = self.btf.by_number(current.target()?)?;
         }
+        None
     }
 
     /// A type as C writes it, as far as function parameters need it.
-    fn c_type(self, id: u32) -> String {
+    fn c_type(self, id: u32, depth: u32) -> String {
         if id == 0 {
             return "void".to_owned();
         }
-        let Ok(found) = self.btf.resolve_type_by_id(id) else { return "?".to_owned() };
-        let name = found.as_btf_type().and_then(|named| self.btf.resolve_name(named).ok()).unwrap_or_default();
-        let inner =
-            || found.as_btf_type().and_then(BtfType::get_type_id).map_or("void".to_owned(), |id| self.c_type(id));
-        match &found {
-            Type::Struct(_) => format!("struct {name}"),
-            Type::Union(_) => format!("union {name}"),
-            Type::Enum(_) | Type::Enum64(_) => format!("enum {name}"),
-            Type::Fwd(forward) => format!("{} {name}", if forward.is_union() { "union" } else { "struct" }),
-            Type::Ptr(_) => {
+        let Some((found, depth)) = self.btf.by_number(id).zip(depth.checked_sub(1)) else { return "?".to_owned() };
+        let name = self.btf.name(found);
+        let inner = || found.target().map_or_else(|| "void".to_owned(), |id| self.c_type(id, depth));
+        match found.kind {
+            Kind::Struct => format!("struct {name}"),
+            Kind::Union => format!("union {name}"),
+            Kind::Enum | Kind::Enum64 => format!("enum {name}"),
+            Kind::Fwd => format!("{} {name}", if found.flag { "union" } else { "struct" }),
+            Kind::Ptr => {
                 let target = inner();
                 let space = if target.ends_with('*') { "" } else { " " };
                 format!("{target}{space}*")
             }
-            Type::Const(_) => format!("const {}", inner()),
-            Type::Volatile(_) => format!("volatile {}", inner()),
-            _ => name,
+            Kind::Const => format!("const {}", inner()),
+            Kind::Volatile => format!("volatile {}", inner()),
+            _ => name.to_owned(),
         }
     }
+}
+
+/// How many types may be behind each other before it is taken for a circle; the kernel's longest chains have some ten.
+const DEEPEST: u32 = 32;
+
+const fn is_structure(found: Type<'_>) -> bool {
+    matches!(found.kind, Kind::Struct | Kind::Union)
 }

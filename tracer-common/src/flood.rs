@@ -1,0 +1,78 @@
+//! What is counted in the kernel instead of being told: the events of a flow beyond the first ones, under pressure.
+//!
+//! Every event that a hook could tell of belongs to a [`Key`]: the packet's endpoints as they were on the wire, and a class
+//! within the hook. The first events of each key become records; of the others there may be a few every second. The
+//! rest only add to a [`HeldBack`]. A packet that conntrack refused and the RST that answers it share a key, so that a
+//! pair is told together or counted together.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Name of the map: from a [`Key`] to a [`HeldBack`].
+pub const MAP: &str = "HELD_BACK";
+/// Name of the array of one number: how many keys of [`STRANGER_KEYS`] there are.
+pub const STRANGERS: &str = "STRANGERS";
+/// Name of the map for what finds no room in [`MAP`]: its keys have no endpoints.
+pub const REST: &str = "HELD_BACK_REST";
+
+/// Keys that are counted apart. With the kernel's own overhead they take about 10 MB.
+pub const KEYS: u32 = 65_536;
+/// Of these, keys of packets that belong to no connection that conntrack knows or knew. Their senders can make up endpoints
+/// at will; they must not crowd out those whose connections die.
+pub const STRANGER_KEYS: u64 = 32_768;
+/// Keys without endpoints.
+pub const REST_KEYS: u32 = 1_024;
+
+/// Records that one key may have in a second.
+pub const PER_KEY: u32 = 16;
+/// Records that one CPU may make in a second, beyond the first of each key.
+pub const PER_CPU: u32 = 1_000;
+/// The second, in nanoseconds.
+pub const WINDOW_NS: u64 = 1_000_000_000;
+
+/// What events are counted by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Key {
+    /// Source address, network order; IPv4 in the first four bytes, the others zero.
+    pub src: [u8; 16],
+    /// Destination address, likewise.
+    pub dst: [u8; 16],
+    /// Source port, network order.
+    pub sport: [u8; 2],
+    /// Destination port, network order.
+    pub dport: [u8; 2],
+    /// Inode number of the network namespace, 0 where it could not be read.
+    pub netns: u32,
+    /// What distinguishes the events of one hook, see [`crate::wire::Record::class`].
+    pub class: u32,
+    /// [`crate::Hook`] number.
+    pub hook: u16,
+    /// IP version: 4 or 6; 0 where there are no endpoints.
+    pub version: u16,
+}
+
+/// Events of a [`Key`] that were counted and not told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct HeldBack {
+    /// How many.
+    pub count: u64,
+    /// RSTs of the TCP stack that answered packets of this key, and were not told either.
+    pub answered: u64,
+    /// The last one: nanoseconds of `CLOCK_BOOTTIME`.
+    pub last_ns: u64,
+    /// When the second began that `told` counts in.
+    pub window_ns: u64,
+    /// Records made in that second.
+    pub told: u32,
+    /// Bits of [`known`].
+    pub known: u32,
+}
+
+/// Bits of [`HeldBack::known`].
+pub mod known {
+    /// There has been a record.
+    pub const TOLD: u32 = 1;
+    /// The first packet belonged to no connection that conntrack knows.
+    pub const STRANGER: u32 = 2;
+}

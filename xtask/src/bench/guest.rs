@@ -1,0 +1,45 @@
+//! A bench that runs in a guest: boots it and collects its rows.
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+use whyrst_tests::protocol::{Bench, Message, Plan};
+
+use crate::kernels;
+use crate::process::target;
+use crate::vm::{Clock, Guest, Payload};
+
+/// Memory of a guest that holds other people's tools.
+const MEMORY_MIB: u32 = 2048;
+
+/// What a guest has measured.
+pub(super) struct Measured {
+    /// The kernel's release.
+    pub(super) release: String,
+    pub(super) rows: Vec<Value>,
+}
+
+/// Boots one kernel and has it measure.
+pub(super) fn run(kernel: &str, bench: Bench, clock: Clock, payload: &Payload) -> Result<Measured> {
+    let [spec] = kernels::select(&[kernel.to_owned()])?[..] else { bail!("`{kernel}` is more than one kernel") };
+    let kernel = spec.fetch(false)?;
+    let plan = Plan {
+        kernel: spec.name.to_owned(),
+        era: spec.era.to_owned(),
+        scenarios: Vec::new(),
+        shell: false,
+        bench: Some(bench),
+    };
+    let directory = target().join("bench").join(spec.name);
+    let guest = Guest::new(&kernel, plan, payload, &directory)?.with(clock, MEMORY_MIB);
+    let mut rows = Vec::new();
+    eprintln!("bench: booting {}", kernel.release);
+    guest.run(&mut |message| match message {
+        Message::Step { text } => eprintln!("bench: {text}"),
+        Message::Row { row } => rows.push(row),
+        Message::Up { .. } | Message::Start { .. } | Message::End { .. } | Message::Finished => {}
+    })?;
+    if rows.is_empty() {
+        bail!("the guest has measured nothing; its console: {}", directory.join("console.log").display());
+    }
+    Ok(Measured { release: kernel.release, rows })
+}

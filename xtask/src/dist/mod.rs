@@ -1,0 +1,178 @@
+//! `cargo xtask dist`: one static binary with nothing beside it, as a Debian package and as an archive, with sums and a bill
+//! of materials; and the static binaries that go into the guest.
+//!
+//! Everything is made of the commit alone: the same bytes come out wherever and whenever it is built. `--check` tries that,
+//! and the package.
+
+mod archive;
+mod boot;
+mod check;
+mod deb;
+mod files;
+mod sbom;
+mod source;
+
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::process::{cargo, execute, output, target, workspace};
+use crate::setup;
+use crate::vm::Payload;
+use source::Source;
+
+/// The target of the static binaries. Naming it keeps build scripts and macros out of the static linking.
+const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The same in Debian's words.
+const DEBIAN: &str = "amd64";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Then try it, in all ways or in some
+    #[arg(long, value_enum, value_name = "WAY", num_args = 0.., value_delimiter = ',', default_missing_value = "lintian,package,service,paths,again")]
+    check: Option<Vec<Check>>,
+}
+
+/// Ways to try what is given away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Check {
+    /// Run lintian on the package
+    Lintian,
+    /// Install and purge the package in a new Debian 12
+    Package,
+    /// Boot that with systemd and let the service record resets
+    Service,
+    /// Look for paths of this machine in all files
+    Paths,
+    /// Build the commit again in another directory and compare every byte
+    Again,
+}
+
+/// What is given away.
+struct Products {
+    /// All files with sums, `SHA256SUMS` last.
+    files: Vec<PathBuf>,
+    deb: PathBuf,
+}
+
+/// Builds what is given away, and tries it if that is asked for.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    setup::run()?;
+    let source = Source::read()?;
+    if let Some(ways) = &arguments.check {
+        if ways.contains(&Check::Again) {
+            source.must_be_committed()?;
+        }
+        setup::packaging()?;
+    }
+    let products = products(&source)?;
+    arguments.check.as_ref().map_or(Ok(()), |ways| check::run(ways, &source, &products))
+}
+
+fn products(source: &Source) -> Result<Products> {
+    let directory = directory();
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    // What was built before. Cargo has directories of its own there.
+    for entry in fs::read_dir(&directory)?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_file() && (name.starts_with("whyrst") || name == "SHA256SUMS") {
+            fs::remove_file(entry.path()).with_context(|| format!("removing {name}"))?;
+        }
+    }
+    let binary = binary()?;
+    let bill = sbom::Bill::read(TARGET)?;
+    let sbom = directory.join(format!("whyrst-{}.cdx.json", source.version));
+    fs::write(&sbom, bill.cyclonedx(source, &binary)?).with_context(|| format!("writing {}", sbom.display()))?;
+    let common = files::Common::make(source, &binary, &sbom, &bill)?;
+    let tarball = archive::write(source, &common, &directory)?;
+    let deb = deb::write(source, &common, &directory)?;
+    let sums = directory.join("SHA256SUMS");
+    let mut files = vec![binary, deb.clone(), sbom, tarball];
+    let names: Vec<&str> = files.iter().filter_map(|file| file.file_name()?.to_str()).collect();
+    let text = output(Command::new("sha256sum").arg("--").args(&names).current_dir(&directory))?;
+    fs::write(&sums, &text).with_context(|| format!("writing {}", sums.display()))?;
+    files.push(sums);
+    for file in &files {
+        println!("dist: {} ({} KiB)", file.display(), fs::metadata(file)?.len().div_ceil(1024));
+    }
+    print!("{text}");
+    Ok(Products { files, deb })
+}
+
+/// Where what is given away is put.
+fn directory() -> PathBuf {
+    target().join("dist")
+}
+
+/// Builds the binary that is given away.
+pub(crate) fn binary() -> Result<PathBuf> {
+    build("dist", &["--package", "tracer", "--bin", "whyrst"])?;
+    let built = target().join(TARGET).join("dist/whyrst");
+    let to = directory().join("whyrst");
+    fs::create_dir_all(directory()).context("creating target/dist")?;
+    // Which compilers it was made with is told by `--version`.
+    execute(Command::new("strip").args(["--strip-all", "--remove-section=.comment", "-o"]).arg(&to).arg(&built))?;
+    is_static(&to)?;
+    Ok(to)
+}
+
+/// Builds what goes into the guest, by one of the profiles for it: faster to build than the binary that is given away, and
+/// otherwise the same.
+pub(crate) fn payload(profile: &str) -> Result<Payload> {
+    build(profile, &["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bins"])?;
+    let binary = |name: &str| target().join(TARGET).join(profile).join(name);
+    let payload = Payload {
+        whyrst: binary("whyrst"),
+        init: binary("init"),
+        lab: binary("lab"),
+        programs: Vec::new(),
+        files: Vec::new(),
+    };
+    for path in [&payload.whyrst, &payload.init, &payload.lab] {
+        is_static(path)?;
+    }
+    Ok(payload)
+}
+
+fn build(profile: &str, packages: &[&str]) -> Result<()> {
+    println!("building ({profile}, static)");
+    let mut flags = OsString::from("-C\x1ftarget-feature=+crt-static");
+    if profile == "dist" {
+        for (from, to) in places()? {
+            flags.push("\x1f--remap-path-prefix=");
+            flags.push(from);
+            flags.push("=");
+            flags.push(to);
+        }
+    }
+    let mut cargo = cargo();
+    cargo
+        .args(["build", "--quiet", "--locked", "--profile", profile, "--target", TARGET])
+        .args(packages)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags)
+        .env_remove("RUSTFLAGS");
+    execute(&mut cargo)
+}
+
+/// Directories that must not be in the binary, and what stands there for them. The last that fits is taken.
+fn places() -> Result<Vec<(PathBuf, &'static str)>> {
+    let sysroot = output(Command::new("rustc").args(["--print", "sysroot"]).current_dir(workspace()))?;
+    let mut places = vec![(PathBuf::from(sysroot.trim_end()), "/rust")];
+    places.extend(bpf_toolchain::places(&workspace()));
+    Ok(places)
+}
+
+/// A program that asks for a loader is not static.
+fn is_static(path: &Path) -> Result<()> {
+    const INTERPRETER: &[u8] = b"/lib64/ld-linux";
+    let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    // PT_INTERP is near the start of the file, right behind the program headers.
+    let start = &bytes[..bytes.len().min(4096)];
+    if start.windows(INTERPRETER.len()).any(|window| window == INTERPRETER) {
+        bail!("{} is not static", path.display());
+    }
+    Ok(())
+}
