@@ -79,6 +79,46 @@ impl Capture {
         Self::adopt(child, report, recording)
     }
 
+    /// Starts `whyrst report` inside `namespace` as nobody with these capabilities, `cap_N`, and waits until it listens.
+    pub fn start_with(namespace: &Namespace, capabilities: &[&str], artifacts: &Path) -> Result<Self> {
+        let (report, recording) = (artifacts.join("report.json"), artifacts.join("incident.whyrst"));
+        let added: Vec<String> = capabilities.iter().map(|capability| format!("+{capability}")).collect();
+        let mut command = Command::new(IP);
+        command.args(["netns", "exec", namespace.name(), "/usr/bin/setpriv", "--reuid=65534", "--regid=65534"]);
+        command.args(["--clear-groups", "--inh-caps", &added.join(","), "--ambient-caps", &added.join(","), BINARY]);
+        let child = command
+            .args(["report", "--format", "json", "-o"])
+            .arg(&report)
+            .arg("--record")
+            .arg(&recording)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting whyrst")?;
+        let mut capture = Self::adopt(child, report, recording)?;
+        capture.wait_for("listening to")?;
+        Ok(capture)
+    }
+
+    /// A set of capabilities of each of its threads, by the thread's name: `CapEff`, `CapPrm`.
+    pub fn capabilities(&self, set: &str) -> Result<Vec<(String, u64)>> {
+        let directory = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        let mut threads = Vec::new();
+        for task in fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
+            let status = fs::read_to_string(task?.path().join("status")).context("reading a thread's status")?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                line.map(str::trim).with_context(|| format!("a thread's status has no {name}"))
+            };
+            if field("NoNewPrivs")? != "1" {
+                bail!("{} may get new privileges", field("Name")?);
+            }
+            threads.push((field("Name")?.to_owned(), u64::from_str_radix(field(set)?, 16).context("a number")?));
+        }
+        Ok(threads)
+    }
+
     /// Starts `whyrst record` outside of all namespaces and waits until it listens.
     pub fn record(recording: &Path, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(BINARY);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use crate::process::{cargo, execute};
-use crate::{dist, matrix, setup};
+use crate::{deny, dist, matrix, setup};
 
 /// What a tier is called, and what cargo is told.
 type Tier = (&'static str, &'static [&'static str]);
@@ -47,6 +47,8 @@ pub(crate) fn run() -> Result<()> {
     built?;
     tiers(tests)?;
     tiers(&TOOLS)?;
+    println!("test: dependencies");
+    deny::run().context("the tier `dependencies` has failed")?;
     println!("test: scenarios on every kernel");
     matrix::run(&All::parse_from(["vm"]).arguments).context("the tier `scenarios` has failed")
 }

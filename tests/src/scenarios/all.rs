@@ -5,8 +5,8 @@ use anyhow::Result;
 use super::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing, Refusing, Several};
 use super::{
     Context, Named, Scenario, arithmetic, bad_input, doctor, download, faults, kernel_types, late_retransmission,
-    local, malformed, no_entry, peers, reject, reject_rule, remedies, remedies_applied, rotated, rules, scale, state,
-    table, tap, topologies, window,
+    local, malformed, no_entry, peers, privileges, reject, reject_rule, remedies, remedies_applied, rotated, rules, scale,
+    state, table, tap, topologies, window,
 };
 
 /// Of more than one scenario.
@@ -676,6 +676,24 @@ pub const ALL: &[Scenario] = &[
     scenario("doctor-unprivileged", "the doctor without privileges", doctor::unprivileged, Nothing),
     scenario("doctor-untraceable", "the doctor without /sys/kernel/btf", doctor::untraceable, Nothing),
     scenario("not-root", "without privileges: exit status 3 and which are missing", bad_input::not_root, Nothing),
+    scenario(
+        "few-capabilities",
+        "nobody with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: the same is told",
+        privileges::few,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "fewest-capabilities",
+        "nobody with CAP_BPF and CAP_PERFMON: what is missing is said",
+        privileges::fewest,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "given-up",
+        "root gives up all capabilities once the hooks are attached",
+        privileges::given_up,
+        Each(SEQ_OVER),
+    ),
     scenario("no-btf", "without /sys/kernel/btf: exit status 3", bad_input::no_btf, Nothing),
     scenario(
         "without-kprobes",

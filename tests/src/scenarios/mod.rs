@@ -16,6 +16,7 @@ mod local;
 mod malformed;
 mod no_entry;
 mod peers;
+mod privileges;
 mod reject;
 mod reject_rule;
 mod remedies;

@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod ctnetlink;
 pub mod era;
+pub(crate) mod fuzzing;
 pub mod health;
 mod iptables;
 pub mod layout;
@@ -10,6 +11,7 @@ pub mod netns;
 mod nfnetlink;
 mod nftables;
 pub mod preflight;
+pub mod privileges;
 mod surroundings;
 pub mod symbols;
 mod table;

@@ -10,6 +10,7 @@ use aya::maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::kprobe::KProbeLinkId;
 use aya::programs::{KProbe, Program, ProgramError, RawTracePoint, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
+use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracer_common::counter;
@@ -21,6 +22,7 @@ use zerocopy::{IntoBytes, transmute};
 use super::gone_maps::GoneMaps;
 use super::held_back::HeldBackMaps;
 use super::modules::{Modules, is_loaded};
+use super::rights::Rights;
 use super::ring::Ring;
 use super::tap::Tap;
 use crate::attach::{self, Choice, Kernel};
@@ -28,6 +30,7 @@ use crate::capture::{self, Counters, HookCounters, HookState, HookStatus, Item};
 use crate::causality::engine::Request;
 use crate::kernel::netns::{Asker, now};
 use crate::kernel::preflight::chain;
+use crate::kernel::privileges::{self, Needed};
 use crate::kernel::symbols::Symbols;
 use crate::kernel::timed;
 use crate::time::Instant;
@@ -97,6 +100,7 @@ pub struct Live {
     answers: mpsc::UnboundedReceiver<Item>,
     gone: GoneMaps,
     held_back: HeldBackMaps,
+    rights: Rights,
     queue: VecDeque<Item>,
     module_timer: Interval,
     counter_timer: Interval,
@@ -155,6 +159,7 @@ impl Live {
             answers,
             gone,
             held_back,
+            rights: Rights::default(),
             queue: VecDeque::new(),
             module_timer: timer(LOOK_FOR_MODULES),
             counter_timer: timer(READ_COUNTERS),
@@ -175,6 +180,30 @@ impl Live {
     /// What there is to know before anything happens: how the hooks are.
     pub fn begin(&mut self) -> Vec<Item> {
         self.queue.drain(..).collect()
+    }
+
+    /// Gives up, in the calling thread, every capability that is not needed for what is still to come; `files` are those
+    /// that are still to be opened.
+    pub fn give_up(&mut self, files: &[Needed<'_>]) -> io::Result<()> {
+        let later = self.later();
+        // Before 5.19 reading a map takes CAP_BPF where unprivileged BPF is switched off (`__sys_bpf`).
+        self.rights.give_up(files, later, || self.counters.get(&0, 0).is_ok())
+    }
+
+    /// What hooks that are attached later will take.
+    fn later(&self) -> CapabilitySet {
+        let any = |wanted: fn(&HookState) -> bool, of: fn(Hook) -> bool| {
+            self.states.iter().any(|(hook, state)| of(*hook) && wanted(state))
+        };
+        let mut later = CapabilitySet::empty();
+        // A module may come, or go and come back.
+        if any(|state| !matches!(state, HookState::Unavailable { .. }), |hook| hook.spec().module.is_some()) {
+            later |= privileges::LATER;
+        }
+        if any(|state| *state == HookState::Attached, |hook| hook == Hook::TcxTap) {
+            later |= privileges::ATTACHING | privileges::FOLLOWING;
+        }
+        later
     }
 
     /// Asks the kernel; the answers come out of [`Live::next`].
@@ -338,6 +367,7 @@ impl Live {
         if !self.states.iter().any(|(hook, state)| *hook == Hook::TcxTap && *state == HookState::Attached) {
             return;
         }
+        let _raised = self.rights.raise();
         if let Ok(program) = program_of::<SchedClassifier>(&mut self.ebpf, spec.program) {
             for problem in self.tap.follow_links(program) {
                 tracing::warn!("--tap: {problem}");
@@ -395,6 +425,7 @@ impl Live {
         if !hooks.iter().any(|(_, module)| is_loaded(module)) {
             return;
         }
+        let raised = self.rights.raise();
         let Ok(symbols) = attach::symbols() else { return };
         self.tell_callers(&symbols);
         for (hook, module) in hooks {
@@ -407,6 +438,8 @@ impl Live {
                 self.set_state(hook, state);
             }
         }
+        drop(raised);
+        self.rights.settle(self.later());
     }
 
     fn read_counters(&self) -> Counters {

@@ -11,6 +11,7 @@ pub mod kernel_log;
 pub mod live;
 mod modules;
 pub mod recording;
+mod rights;
 mod ring;
 pub mod rotate;
 mod tap;
