@@ -120,7 +120,7 @@ impl<'a> Types<'a> {
                 current = self.as_structure(inner)?;
             }
         }
-        (bits % 8 == 0).then_some(bits / 8)
+        bits.is_multiple_of(8).then_some(bits / 8)
     }
 
     /// The size of `struct name` in bytes.
