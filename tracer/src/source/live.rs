@@ -236,7 +236,12 @@ impl Live {
             let state = self.attach(hook, planned, symbols);
             self.set_state(hook, state);
         }
+        // Reports list them in the order of the table.
         self.states.sort_by_key(|(hook, _)| hook.index());
+        self.queue.make_contiguous().sort_by_key(|item| match item {
+            Item::Hook(status) => status.hook.index(),
+            _ => hook::COUNT,
+        });
         if self.states.iter().any(|(_, state)| *state == HookState::Attached) {
             return Ok(());
         }
