@@ -5,8 +5,8 @@ use anyhow::Result;
 use super::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing, Refusing, Several};
 use super::{
     Context, Named, Scenario, arithmetic, bad_input, doctor, download, faults, kernel_types, late_retransmission,
-    local, malformed, no_entry, peers, privileges, reject, reject_rule, remedies, remedies_applied, rotated, rules, scale,
-    state, table, tap, topologies, window,
+    local, malformed, no_entry, peers, privileges, reject, reject_rule, remedies, remedies_applied, rotated, rules,
+    scale, state, table, tap, topologies, window,
 };
 
 /// Of more than one scenario.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::kprobe::KProbeLinkId;
-use aya::programs::{KProbe, Program, ProgramError, RawTracePoint, SchedClassifier, SocketFilter};
+use aya::programs::{KProbe, Program, ProgramError, ProgramInfo, RawTracePoint, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
 use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc;
@@ -289,7 +289,12 @@ impl Live {
             let state = self.attach(hook, planned, symbols);
             self.set_state(hook, state);
         }
+        // Reports list them in the order of the table.
         self.states.sort_by_key(|(hook, _)| hook.index());
+        self.queue.make_contiguous().sort_by_key(|item| match item {
+            Item::Hook(status) => status.hook.index(),
+            _ => hook::COUNT,
+        });
         if self.states.iter().any(|(_, state)| *state == HookState::Attached) {
             return Ok(());
         }
@@ -354,10 +359,12 @@ impl Live {
         if spec.method == Method::SocketFilter {
             let program = program_of::<SocketFilter>(&mut self.ebpf, name)?;
             program.load().map_err(|error| refused(&format!("loading {name}"), &error))?;
+            tell(name, program.info());
             return self.tap.open_sockets(program);
         }
         let program = program_of::<SchedClassifier>(&mut self.ebpf, name)?;
         program.load().map_err(|error| refused(&format!("loading {name}"), &error))?;
+        tell(name, program.info());
         self.tap.attach_links(program)
     }
 
@@ -379,6 +386,7 @@ impl Live {
         let program = program_of::<RawTracePoint>(&mut self.ebpf, name)?;
         let event = target.rsplit(':').next().unwrap_or(target);
         let attached = program.load().and_then(|()| program.attach(event).map(drop));
+        tell(name, program.info());
         attached.map_err(|error| refused(&format!("attach {target}"), &error))
     }
 
@@ -387,14 +395,7 @@ impl Live {
         let loaded = if program.fd().is_ok() { Ok(()) } else { timed(&format!("load {name}"), || program.load()) };
         let attached = loaded.and_then(|()| timed(&format!("attach {name}"), || program.attach(symbol, 0)));
         let link = attached.map_err(|error| refused(&format!("attach kprobe {symbol}"), &error))?;
-        if let Ok(info) = program.info() {
-            let verified = info.verified_instruction_count().map_or_else(|| "?".to_owned(), |count| count.to_string());
-            tracing::debug!(
-                "program {name}: {verified} instructions verified, {} bytes translated, {} bytes jited",
-                info.size_translated().unwrap_or_default(),
-                info.size_jitted()
-            );
-        }
+        tell(name, program.info());
         Ok(link)
     }
 
@@ -497,6 +498,17 @@ where
 {
     let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
     program.ok_or_else(|| format!("the BPF object has no program {name}"))
+}
+
+/// Tells what the kernel says of a program that it has loaded; how much there was to verify, from 5.16 on.
+fn tell(name: &str, info: Result<ProgramInfo, ProgramError>) {
+    let Ok(info) = info else { return };
+    let verified = info.verified_instruction_count().map_or_else(|| "?".to_owned(), |count| count.to_string());
+    let translated = info.size_translated().unwrap_or_default();
+    let jited = info.size_jitted();
+    tracing::debug!(
+        "program {name}: {verified} instructions verified, {translated} bytes translated, {jited} bytes jited"
+    );
 }
 
 /// What was not to be done, and why, in one line: a refusal by the verifier has its whole log behind it.
