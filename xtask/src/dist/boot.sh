@@ -15,9 +15,12 @@ dpkg --install /whyrst.deb
 say "installed: $(whyrst -V)"
 test "$(systemctl is-active "$unit" || true)" = inactive || fail "it runs without having been asked for"
 
-# It has to say that it listens; a journal that is followed ends with the first line that says so.
+# A journal that is followed ends with the first line that says what is waited for.
+await() { timeout 300 journalctl --follow --lines=all --unit "$unit" | grep -q -m 1 "$1" || fail "it does not say: $1"; }
 systemctl start "$unit"
-timeout 120 journalctl --follow --lines=all --unit "$unit" | grep -q -m 1 'listening to' || fail "it does not listen"
+await 'waiting for nf_conntrack'
+modprobe nf_conntrack
+await 'listening to'
 say "listening: $(journalctl --output cat --no-pager --unit "$unit" | grep -m 1 'listening to')"
 pid=$(property MainPID)
 say "capabilities it can have: $(sed -n 's/^CapBnd:\t//p' "/proc/$pid/status"), it has: $(sed -n 's/^CapEff:\t//p' "/proc/$pid/status")"
