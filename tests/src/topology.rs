@@ -86,27 +86,28 @@ impl Lab {
             gateway: Namespace::create(&name("gateway"))?,
             server: Namespace::create(&name("server"))?,
         };
-        let Self { client, gateway, server } = &lab;
+        let Self { client, gateway, .. } = &lab;
         connect((client, "c0"), (gateway, "lan0"), wiring.lan)?;
-        connect((server, "s0"), (gateway, "wan0"), wiring.wan)?;
-        for (namespace, interface, addresses) in [
-            (client, "c0", ["10.0.0.2/24", "fd00:1::2/64"]),
-            (gateway, "lan0", ["10.0.0.1/24", "fd00:1::1/64"]),
-            (gateway, "wan0", ["192.0.2.1/24", "2001:db8::1/64"]),
-            (server, "s0", ["192.0.2.2/24", "2001:db8::2/64"]),
-        ] {
-            for address in addresses {
-                // Without duplicate address detection an IPv6 address is usable at once.
-                let nodad = if address.contains(':') { "nodad" } else { "" };
-                namespace.ip(&format!("address add {address} dev {interface} {nodad}"))?;
-            }
-        }
-        client.ip("route add default via 10.0.0.1")?;
-        client.ip("-6 route add default via fd00:1::1")?;
+        client.ip_all(&[
+            "address add 10.0.0.2/24 dev c0",
+            "address add fd00:1::2/64 dev c0 nodad",
+            "route add default via 10.0.0.1",
+            "route add default via fd00:1::1",
+        ])?;
+        gateway.ip_all(&["address add 10.0.0.1/24 dev lan0", "address add fd00:1::1/64 dev lan0 nodad"])?;
+        lab.connect_server(wiring.wan)?;
         for sysctl in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
             gateway.sysctl(sysctl, "1")?;
         }
         Ok(lab)
+    }
+
+    /// Connects the server to the gateway, where it is not.
+    pub fn connect_server(&self, wan: Ingress) -> Result<()> {
+        connect((&self.server, "s0"), (&self.gateway, "wan0"), wan)?;
+        // Without duplicate address detection an IPv6 address is usable at once.
+        self.gateway.ip_all(&["address add 192.0.2.1/24 dev wan0", "address add 2001:db8::1/64 dev wan0 nodad"])?;
+        self.server.ip_all(&["address add 192.0.2.2/24 dev s0", "address add 2001:db8::2/64 dev s0 nodad"])
     }
 
     /// Makes the gateway translate.
@@ -114,10 +115,12 @@ impl Lab {
         let gateway = &self.gateway;
         match nat {
             Nat::NftMasquerade => {
-                gateway.run(&["nft", "add table inet nat"])?;
-                gateway
-                    .run(&["nft", "add chain inet nat postrouting { type nat hook postrouting priority srcnat; }"])?;
-                gateway.run(&["nft", "add rule inet nat postrouting oifname wan0 masquerade"])?;
+                gateway.run(&[
+                    "nft",
+                    "add table inet nat; \
+                     add chain inet nat postrouting { type nat hook postrouting priority srcnat; }; \
+                     add rule inet nat postrouting oifname wan0 masquerade",
+                ])?;
             }
             Nat::IptablesSnat => {
                 let rule = ["-t", "nat", "-A", "POSTROUTING", "-o", "wan0", "-j", "SNAT", "--to-source", "192.0.2.1"];
@@ -195,14 +198,20 @@ fn connect((end, interface): At<'_>, (gateway, of_gateway): At<'_>, ingress: Ing
 /// A cable between two namespaces.
 fn cable((one, interface): At<'_>, (other, of_other): At<'_>) -> Result<()> {
     // Both ends are made inside; a name in the host's namespace would be in the way of the next lab.
-    one.ip(&format!("link add {interface} type veth peer name {of_other} netns {}", other.name()))?;
-    up(one, interface)?;
+    let add = format!("link add {interface} type veth peer name {of_other} netns {}", other.name());
+    one.ip_all(&[add, format!("link set {interface} up")])?;
+    plain(one, interface)?;
     up(other, of_other)
 }
 
 /// Switches an interface on.
 fn up(namespace: &Namespace, interface: &str) -> Result<()> {
     namespace.ip(&format!("link set {interface} up"))?;
+    plain(namespace, interface)
+}
+
+/// Takes an interface's offloads away.
+fn plain(namespace: &Namespace, interface: &str) -> Result<()> {
     // What is seen on a tap is what a wire carries: single segments with real checksums.
     let off = ["tso", "gso", "gro", "tx", "rx"].map(|feature| [feature, "off"]).concat();
     namespace.run(&[&["ethtool", "-K", interface], off.as_slice()].concat()).map(drop)

@@ -79,6 +79,46 @@ impl Capture {
         Self::adopt(child, report, recording)
     }
 
+    /// Starts `whyrst report` inside `namespace` as nobody with these capabilities, `cap_N`, and waits until it listens.
+    pub fn start_with(namespace: &Namespace, capabilities: &[&str], artifacts: &Path) -> Result<Self> {
+        let (report, recording) = (artifacts.join("report.json"), artifacts.join("incident.whyrst"));
+        let added: Vec<String> = capabilities.iter().map(|capability| format!("+{capability}")).collect();
+        let mut command = Command::new(IP);
+        command.args(["netns", "exec", namespace.name(), "/usr/bin/setpriv", "--reuid=65534", "--regid=65534"]);
+        command.args(["--clear-groups", "--inh-caps", &added.join(","), "--ambient-caps", &added.join(","), BINARY]);
+        let child = command
+            .args(["report", "--format", "json", "-o"])
+            .arg(&report)
+            .arg("--record")
+            .arg(&recording)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("starting whyrst")?;
+        let mut capture = Self::adopt(child, report, recording)?;
+        capture.wait_for("listening to")?;
+        Ok(capture)
+    }
+
+    /// A set of capabilities of each of its threads, by the thread's name: `CapEff`, `CapPrm`.
+    pub fn capabilities(&self, set: &str) -> Result<Vec<(String, u64)>> {
+        let directory = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        let mut threads = Vec::new();
+        for task in fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
+            let status = fs::read_to_string(task?.path().join("status")).context("reading a thread's status")?;
+            let field = |name: &str| {
+                let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+                line.map(str::trim).with_context(|| format!("a thread's status has no {name}"))
+            };
+            if field("NoNewPrivs")? != "1" {
+                bail!("{} may get new privileges", field("Name")?);
+            }
+            threads.push((field("Name")?.to_owned(), u64::from_str_radix(field(set)?, 16).context("a number")?));
+        }
+        Ok(threads)
+    }
+
     /// Starts `whyrst record` outside of all namespaces and waits until it listens.
     pub fn record(recording: &Path, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(BINARY);
@@ -96,20 +136,21 @@ impl Capture {
         Ok(capture)
     }
 
-    fn adopt(mut child: Child, report: PathBuf, recording: PathBuf) -> Result<Self> {
+    /// Watches over a whyrst that was started in another way, with its standard error piped.
+    pub fn adopt(mut child: Child, report: PathBuf, recording: PathBuf) -> Result<Self> {
         let stderr = child.stderr.take().context("whyrst has no standard error")?;
         Ok(Self { child, lines: read_lines(stderr), said: Vec::new(), report, recording })
     }
 
-    /// Waits until whyrst says something.
-    pub fn wait_for(&mut self, text: &str) -> Result<()> {
+    /// Waits until whyrst says something; gives the line.
+    pub fn wait_for(&mut self, text: &str) -> Result<String> {
         loop {
             match self.lines.recv_timeout(PATIENCE) {
                 Ok(line) => {
                     let found = line.contains(text);
-                    self.said.push(line);
+                    self.said.push(line.clone());
                     if found {
-                        return Ok(());
+                        return Ok(line);
                     }
                 }
                 Err(_) => bail!("whyrst did not say `{text}` but:\n{}", self.said.join("\n")),
@@ -158,6 +199,31 @@ impl Capture {
     pub fn stop_recording(mut self) -> Result<String> {
         self.signal(Signal::INT)?;
         self.end()
+    }
+
+    /// Kills it where it stands; tells what it had said.
+    pub fn kill(mut self) -> Result<String> {
+        self.child.kill().context("killing whyrst")?;
+        self.child.wait().context("waiting for whyrst")?;
+        self.said.extend(self.lines.iter());
+        Ok(self.said.join("\n"))
+    }
+
+    /// Waits for the end of one that may fail; gives its exit status, none where a signal ended it, and what it said.
+    pub fn fails(mut self) -> Result<(Option<i32>, String)> {
+        let status = wait(&mut self.child)?;
+        self.said.extend(self.lines.iter());
+        Ok((status.code(), self.said.join("\n")))
+    }
+
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> Result<bool> {
+        Ok(self.child.try_wait().context("waiting for whyrst")?.is_some())
+    }
+
+    /// Its process number.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Waits for its end.

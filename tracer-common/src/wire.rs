@@ -175,7 +175,7 @@ pub mod caller {
 /// How many ranges of functions [`CALLERS`] has room for.
 pub const CALLER_RANGES: usize = 16;
 
-/// Name of the read-only global that says where the callers of [`caller`] are: start, end and value of each.
+/// Name of the map whose one element says where the callers of [`caller`] are: start, end and value of each.
 pub const CALLERS: &str = "CALLERS";
 
 /// How a conntrack entry ended.

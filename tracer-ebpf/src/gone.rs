@@ -2,11 +2,9 @@
 //!
 //! Two maps, so that the many connections that end as they should cannot push out the few that do not.
 
-use core::ptr;
-
 use aya_ebpf::helpers::generated::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_probe_read_kernel};
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{LruHashMap, PerCpuArray};
+use aya_ebpf::maps::{Array, LruHashMap, PerCpuArray};
 use tracer_common::flood::Key;
 use tracer_common::wire::{CALLER_RANGES, Gone, GoneKey, Record, Tuple, caller, present};
 
@@ -35,9 +33,9 @@ static GONE_OPEN: LruHashMap<GoneKey, Gone> = LruHashMap::with_max_entries(REMEM
 #[map]
 static SCRATCH: PerCpuArray<Gone> = PerCpuArray::with_max_entries(1, 0);
 
-/// Start, end and value of the functions of [`caller`]; overwritten before the programs are loaded.
-#[unsafe(no_mangle)]
-static CALLERS: [[u64; 3]; CALLER_RANGES] = [[0; 3]; CALLER_RANGES];
+/// Start, end and value of the functions of [`caller`]. A map, because a module that is loaded again is somewhere else.
+#[map]
+static CALLERS: Array<[[u64; 3]; CALLER_RANGES]> = Array::with_max_entries(1, 0);
 
 /// Remembers an entry; `None` where it cannot be read.
 #[inline(always)]
@@ -119,14 +117,12 @@ fn copy(from: &[u8], to: &mut [u8; 16]) {
 
 /// Which of the known functions an address is in.
 #[inline(always)]
-#[expect(clippy::needless_range_loop, reason = "an iterator would read elements that are not volatile")]
 pub(crate) fn caller_of(address: Address) -> u32 {
     let mut found = caller::OTHER;
-    for range in 0..CALLER_RANGES {
-        // SAFETY: an element of a static is valid and aligned; volatile because the loader replaces the bytes.
-        let [start, end, value] = unsafe { ptr::read_volatile(&raw const CALLERS[range]) };
-        if address.number() >= start && address.number() < end {
-            found = value as u32;
+    let Some(ranges) = CALLERS.get(0) else { return found };
+    for [start, end, value] in ranges {
+        if address.number() >= *start && address.number() < *end {
+            found = *value as u32;
         }
     }
     found

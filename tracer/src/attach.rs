@@ -75,8 +75,6 @@ pub struct Kernel {
     pub layout: Layout,
     /// Addresses of [`PAGE_BASES`], 0 where they are not known.
     pub page_bases: [u64; 2],
-    /// Where the functions are that end entries: start, end and `wire::caller` of each; zeros where there are fewer.
-    pub callers: [[u64; 3]; CALLER_RANGES],
     /// Whether interfaces take links at their ingress (6.6 and later).
     pub has_tcx: bool,
     /// `enum sk_rst_reason`: value and name.
@@ -153,7 +151,6 @@ impl Kernel {
             era: layout::era(tracker),
             layout: layout::resolve(btf, tracker.unwrap_or_else(|| btf.image())),
             page_bases: PAGE_BASES.map(address),
-            callers: callers(symbols),
             has_tcx: btf.image().has_type("tcx_entry"),
             reset_reasons: btf
                 .image()
@@ -207,7 +204,8 @@ impl Kernel {
     }
 }
 
-fn callers(symbols: &Symbols) -> [[u64; 3]; CALLER_RANGES] {
+/// Where the functions are now that end entries: start, end and `wire::caller` of each; zeros where there are fewer.
+pub fn callers(symbols: &Symbols) -> [[u64; 3]; CALLER_RANGES] {
     let mut ranges = [[0; 3]; CALLER_RANGES];
     let known = CALLERS.iter().filter_map(|(name, value)| {
         let start = symbols.get(name)?.address;

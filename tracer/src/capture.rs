@@ -157,7 +157,7 @@ impl Counters {
             at: self.at,
             hooks: hooks.collect(),
             lost_on: lost_on.filter(|(_, _, lost)| *lost > 0).collect(),
-            table_full: table_full.filter(|full| full.dropped + full.made_room > 0).collect(),
+            table_full: table_full.filter(|full| full.dropped != 0 || full.made_room != 0).collect(),
         }
     }
 
@@ -167,11 +167,11 @@ impl Counters {
         let mut sum = self.clone();
         sum.hooks.resize(self.hooks.len().max(earlier.hooks.len()), HookCounters::default());
         for (hook, before) in sum.hooks.iter_mut().zip(&earlier.hooks) {
-            hook.0.iter_mut().zip(before.0).for_each(|(count, before)| *count += before);
+            hook.0.iter_mut().zip(before.0).for_each(|(count, before)| *count = count.saturating_add(before));
         }
         for (cpu, hook, before) in &earlier.lost_on {
             match sum.lost_on.iter_mut().find(|(known, of, _)| (*known, *of) == (*cpu, *hook)) {
-                Some((_, _, lost)) => *lost += before,
+                Some((_, _, lost)) => *lost = lost.saturating_add(*before),
                 None => sum.lost_on.push((*cpu, *hook, *before)),
             }
         }
@@ -179,8 +179,8 @@ impl Counters {
         for before in &earlier.table_full {
             match sum.table_full.iter_mut().find(|full| full.netns == before.netns) {
                 Some(full) => {
-                    full.dropped += before.dropped;
-                    full.made_room += before.made_room;
+                    full.dropped = full.dropped.saturating_add(before.dropped);
+                    full.made_room = full.made_room.saturating_add(before.made_room);
                     full.first = full.first.min(before.first);
                     full.last = full.last.max(before.last);
                 }

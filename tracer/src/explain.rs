@@ -94,21 +94,21 @@ impl LogReader {
     }
 
     fn count(&mut self, line: &Line, times: u64) {
-        self.report.of_conntrack += times;
+        add(&mut self.report.of_conntrack, times);
         match line {
-            Line::TableFull { netns } => *self.report.table_full.entry(*netns).or_default() += times,
-            Line::ExpectationTableFull => self.report.expectation_table_full += times,
+            Line::TableFull { netns } => add(self.report.table_full.entry(*netns).or_default(), times),
+            Line::ExpectationTableFull => add(&mut self.report.expectation_table_full, times),
             Line::Repeated(_) => {}
-            Line::Other => self.report.strange += times,
-            Line::Packet(logged) if logged.own_reset => self.report.own_resets += times,
+            Line::Other => add(&mut self.report.strange, times),
+            Line::Packet(logged) if logged.own_reset => add(&mut self.report.own_resets, times),
             Line::Packet(logged) if logged.message.is_remark() => {
                 self.saw_new_words = true;
-                self.report.remarks += times;
+                add(&mut self.report.remarks, times);
             }
             Line::Packet(logged) => {
                 let class = match logged.message {
                     Message::Other => {
-                        self.report.strange += times;
+                        add(&mut self.report.strange, times);
                         if self.report.strange_words.len() < STRANGE {
                             self.report.strange_words.push(logged.words.clone());
                         }
@@ -124,10 +124,10 @@ impl LogReader {
                     other => Class::State(other.verdict(Era::Unknown)),
                 };
                 let (packets, flows) = self.counts.entry((class, Diagnosis::of_message(logged.message))).or_default();
-                *packets += times;
+                add(packets, times);
                 let Some(endpoints) = logged.endpoints else { return };
                 if let Some(known) = flows.get_mut(&endpoints) {
-                    *known += times;
+                    add(known, times);
                 } else if self.flows < FLOWS {
                     self.flows += 1;
                     flows.insert(endpoints, times);
@@ -167,6 +167,11 @@ impl LogReader {
         self.report.groups = groups;
         self.report
     }
+}
+
+/// syslog's count is a number in a text: it may be any.
+const fn add(sum: &mut u64, times: u64) {
+    *sum = sum.saturating_add(times);
 }
 
 #[cfg(test)]
@@ -227,6 +232,13 @@ mod tests {
         let report = read(&lines, None);
         assert_eq!(report.table_full.get(&None), Some(&10));
         assert_eq!((report.lines, report.of_conntrack), (4, 10));
+    }
+
+    /// Lines that say how often they came may say anything.
+    #[test]
+    fn counts_do_not_overflow() {
+        let most = format!("message repeated {} times: [ nf_conntrack: table full, dropping packet]", u64::MAX);
+        assert_eq!(read(&[&most, &most], None).of_conntrack, u64::MAX);
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub mod evidence;
 pub mod explain;
 pub mod filter;
 mod flood;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod kernel;
 pub mod mitigate;

@@ -4,7 +4,9 @@
 mod bench;
 mod confusion;
 mod demo;
+mod deny;
 mod dist;
+mod fuzz;
 mod initramfs;
 mod kernels;
 mod matrix;
@@ -35,6 +37,10 @@ enum Command {
     Demo,
     /// Set up and run every test: format, lints, unit tests, docs, and the scenarios on every kernel
     Test,
+    /// Check licences, sources and versions of dependencies, and what is known against them
+    Deny,
+    /// Fuzz what reads bytes of others, and keep the inputs that matter
+    Fuzz(fuzz::Arguments),
     /// Measure what whyrst costs
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -49,6 +55,8 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => matrix::run(&arguments),
         Command::Demo => demo::run(),
         Command::Test => test::run(),
+        Command::Deny => deny::run(),
+        Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Bench(bench) => bench::run(&bench),
         Command::Dist(arguments) => dist::run(&arguments),
     };

@@ -1,13 +1,18 @@
 //! `cargo xtask test`: every tier, one after the other; the first that fails ends it.
 
+use std::thread;
+
 use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use crate::process::{cargo, execute};
-use crate::{matrix, setup};
+use crate::{deny, dist, matrix, setup};
+
+/// What a tier is called, and what cargo is told.
+type Tier = (&'static str, &'static [&'static str]);
 
 /// The tiers that cargo runs, with what they are called in the output.
-const CARGO: [(&str, &[&str]); 5] = [
+const CARGO: [Tier; 5] = [
     ("format", &["fmt", "--all", "--check"]),
     ("lints", &["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
     ("tests", &["test", "--quiet", "--locked"]),
@@ -17,8 +22,11 @@ const CARGO: [(&str, &[&str]); 5] = [
 ];
 
 /// The tiers that need programs that not every machine has; `setup` installs them.
-const TOOLS: [(&str, &[&str]); 1] =
+const TOOLS: [Tier; 1] =
     [("tools", &["test", "--quiet", "--locked", "--package", "whyrst-tests", "--test", "pcapng", "--", "--ignored"])];
+
+/// So many of [`CARGO`] come before anything is run.
+const LINTS: usize = 2;
 
 /// The arguments of `cargo xtask vm` when there are none.
 #[derive(Parser)]
@@ -29,11 +37,27 @@ struct All {
 
 pub(crate) fn run() -> Result<()> {
     setup::all()?;
-    for (tier, arguments) in CARGO.into_iter().chain(TOOLS) {
-        println!("test: {tier}");
-        execute(cargo().args(arguments).env("RUSTDOCFLAGS", "--deny warnings"))
-            .with_context(|| format!("the tier `{tier}` has failed"))?;
-    }
+    let (lints, tests) = CARGO.split_at(LINTS);
+    // While a compiler is busy with one large crate the other processor is idle: it builds what goes into the guest.
+    let built = thread::scope(|scope| {
+        let building = scope.spawn(|| dist::payload("vm").map(drop));
+        let linted = tiers(lints);
+        linted.and(building.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    built?;
+    tiers(tests)?;
+    tiers(&TOOLS)?;
+    println!("test: dependencies");
+    deny::run().context("the tier `dependencies` has failed")?;
     println!("test: scenarios on every kernel");
     matrix::run(&All::parse_from(["vm"]).arguments).context("the tier `scenarios` has failed")
+}
+
+fn tiers(tiers: &[Tier]) -> Result<()> {
+    for (tier, arguments) in tiers {
+        println!("test: {tier}");
+        execute(cargo().args(*arguments).env("RUSTDOCFLAGS", "--deny warnings"))
+            .with_context(|| format!("the tier `{tier}` has failed"))?;
+    }
+    Ok(())
 }

@@ -147,7 +147,7 @@ impl<'a> Guest<'a> {
 
     fn qemu(&self) -> Command {
         let mut qemu = qemu(&self.kernel.image, &self.path("initramfs.cpio"), self.memory_mib, self.clock);
-        qemu.args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4"])
+        qemu.args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4 maxcpus=1"])
             .arg("-drive")
             .arg(format!("file={},format=raw,if=virtio", self.path("disk.img").display()));
         qemu
@@ -267,7 +267,8 @@ pub(crate) fn qemu(image: &Path, archive: &Path, mebibytes: u32, clock: Clock) -
     if clock == Clock::Instructions {
         qemu.args(["-icount", "shift=0,sleep=off"]);
     }
-    qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "1", "-m"])
+    // `maxcpus=1` on the kernel's command line leaves the second processor off until a scenario switches it on.
+    qemu.args(["-accel", accelerator, "-cpu", cpu, "-smp", "2", "-m"])
         .arg(mebibytes.to_string())
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .arg("-kernel")

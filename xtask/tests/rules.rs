@@ -64,6 +64,7 @@ const RULES: &[Rule] = &[
             "tracer/src/render/json/compare.rs",
             "tracer/src/render/json/export.rs",
             "tracer/src/render/json/types.rs",
+            "tracer/src/fuzzing/outputs.rs",
             "tracer/src/source/format.rs",
             "tracer/src/source/format/journal.rs",
             "tracer/src/source/format/rules.rs",
@@ -72,7 +73,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         because: "unsafe code is in tracer-ebpf alone",
-        below: &["tracer", "tracer-common", "tests", "xtask/src", "xtask/toolchain"],
+        below: &["tracer", "tracer-common", "tests", "fuzz/fuzz_targets", "xtask/src", "xtask/toolchain"],
         words: &["unsafe {", "unsafe fn", "unsafe impl"],
         except: &[],
     },

@@ -43,7 +43,9 @@ mod tests {
 
     fn check(values: &[f64], median: f64, spread: [f64; 2]) {
         let mut sample = Sample::default();
-        values.iter().for_each(|value| sample.push(*value));
+        for value in values {
+            sample.push(*value);
+        }
         assert!((sample.median() - median).abs() < 1e-9, "{values:?}: {}", sample.median());
         assert_eq!(sample.spread().map(f64::to_bits), spread.map(f64::to_bits), "{values:?}");
     }

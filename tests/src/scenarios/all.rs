@@ -4,9 +4,9 @@ use anyhow::Result;
 
 use super::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing, Refusing, Several};
 use super::{
-    Context, Named, Scenario, arithmetic, bad_input, doctor, download, kernel_types, late_retransmission, local,
-    malformed, no_entry, peers, reject, reject_rule, remedies, remedies_applied, rotated, rules, scale, state, table,
-    tap, topologies, window,
+    Context, Named, Scenario, arithmetic, bad_input, doctor, download, faults, kernel_types, late_retransmission,
+    local, malformed, no_entry, peers, privileges, reject, reject_rule, remedies, remedies_applied, rotated, rules,
+    scale, state, table, tap, topologies, window,
 };
 
 /// Of more than one scenario.
@@ -38,6 +38,12 @@ pub const ALL: &[Scenario] = &[
         "whyrst waits for nf_conntrack, the gateway begins to translate, and then there is an incident",
         topologies::module_after_start,
         Each(SEQ_OVER),
+    ),
+    scenario(
+        "fault-conntrack-reloaded",
+        "nf_conntrack is taken out and loaded again: incidents before and after",
+        faults::modules::conntrack,
+        Several(&[(2, SEQ_OVER), (1, "no-entry/expired by gateway-stack")]),
     ),
     scenario(
         "late-retransmission",
@@ -558,6 +564,88 @@ pub const ALL: &[Scenario] = &[
         rotated::run,
         Several(&[(rotated::VICTIMS, SEQ_OVER)]),
     ),
+    scenario("fault-killed", "SIGKILL at every stage leaves nothing", faults::killed::run, Several(&[(1, SEQ_OVER)])),
+    scenario("fault-ended", "SIGINT, SIGTERM and SIGHUP leave a whole recording", faults::ended::run, Nothing),
+    scenario(
+        "fault-reader-stopped",
+        "whyrst is stopped while more is refused than the ring buffer holds: the counts are exact",
+        faults::stopped::reader,
+        Each("out-of-window/seq-over by nobody"),
+    ),
+    scenario(
+        "fault-processors",
+        "a processor comes and goes: the counts are exact",
+        faults::stopped::processors,
+        Each("out-of-window/seq-over by nobody"),
+    ),
+    scenario(
+        "fault-file-removed",
+        "the recording is removed, or moved, while it is written",
+        faults::disk::file_removed,
+        Nothing,
+    ),
+    scenario(
+        "fault-directory-removed",
+        "the recordings' directory is removed while they are written",
+        faults::disk::directory_removed,
+        Nothing,
+    ),
+    scenario("fault-disk-full", "the disk is full in the middle of a recording", faults::disk::full, Nothing),
+    scenario(
+        "fault-read-only",
+        "the file system becomes read-only under recordings and a report",
+        faults::disk::read_only,
+        Nothing,
+    ),
+    scenario(
+        "fault-clock-stepped",
+        "the wall clock is set forwards and back during a capture",
+        faults::clock::stepped,
+        Several(&[(3, SEQ_OVER)]),
+    ),
+    scenario(
+        "fault-suspended",
+        "the machine sleeps between two resets",
+        faults::clock::suspended,
+        Several(&[(2, SEQ_OVER)]),
+    ),
+    scenario(
+        "fault-reject-reloaded",
+        "nf_reject_ipv4 is taken out and loaded again: REJECTs before and after",
+        faults::modules::reject,
+        Several(&[(2, REJECTED)]),
+    ),
+    scenario(
+        "fault-namespaces",
+        "namespaces with refusals in them are deleted at once",
+        faults::namespaces::churn,
+        Several(&[(1, SEQ_OVER), (faults::namespaces::SHORT_LIVED, NO_LISTENER)]),
+    ),
+    scenario(
+        "fault-interfaces",
+        "a tapped interface is renamed, removed and replaced",
+        faults::interfaces::changed,
+        Several(&[(3, SEQ_OVER), (3, "peer-reset by peer")]),
+    ),
+    scenario(
+        "fault-ruleset-replaced",
+        "all rules are replaced between two REJECTs",
+        faults::rules::replaced,
+        Several(&[(1, SEQ_OVER), (2, REJECTED)]),
+    ),
+    scenario(
+        "fault-memory",
+        "whyrst in control groups with little memory: it runs, or says why not; exit status 3",
+        faults::memory::limited,
+        Nothing,
+    ),
+    scenario(
+        "fault-two-captures",
+        "two whyrst at once, with every option",
+        faults::crowded::two,
+        Several(&[(3, SEQ_OVER)]),
+    ),
+    scenario("fault-two-cures", "the same cure is applied twice at once", faults::crowded::two_cures, Each(SEQ_OVER)),
     scenario(
         "new-refused-cost",
         "the same as many-clean with --new-refused: two programs run per connection",
@@ -588,6 +676,24 @@ pub const ALL: &[Scenario] = &[
     scenario("doctor-unprivileged", "the doctor without privileges", doctor::unprivileged, Nothing),
     scenario("doctor-untraceable", "the doctor without /sys/kernel/btf", doctor::untraceable, Nothing),
     scenario("not-root", "without privileges: exit status 3 and which are missing", bad_input::not_root, Nothing),
+    scenario(
+        "few-capabilities",
+        "nobody with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: the same is told",
+        privileges::few,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "fewest-capabilities",
+        "nobody with CAP_BPF and CAP_PERFMON: what is missing is said",
+        privileges::fewest,
+        Each(SEQ_OVER),
+    ),
+    scenario(
+        "given-up",
+        "root gives up all capabilities once the hooks are attached",
+        privileges::given_up,
+        Each(SEQ_OVER),
+    ),
     scenario("no-btf", "without /sys/kernel/btf: exit status 3", bad_input::no_btf, Nothing),
     scenario(
         "without-kprobes",

@@ -336,7 +336,7 @@ pub(super) fn module_after_start(context: &Context<'_>) -> Result<()> {
 }
 
 /// Takes conntrack out of the kernel, with everything that needs it.
-fn unload_conntrack() -> Result<()> {
+pub(super) fn unload_conntrack() -> Result<()> {
     let start = Instant::now();
     let mut refusal = String::new();
     // The namespaces of earlier labs are taken down in the background.

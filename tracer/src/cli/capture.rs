@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_common::Hook;
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Source, Trace};
 use super::netns::Names;
 use super::recorder::Recorder;
+use super::signals::{EndSignals, HangUp};
 use super::stage::Stage;
 use super::{FOUND, Stop, compare, output};
 use crate::attach::{self, Choice, InspectError, Kernel};
@@ -25,6 +25,7 @@ use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::kernel::netns::{self, home, now};
 use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
+use crate::kernel::privileges::{self, Needed};
 use crate::kernel::symbols::Symbols;
 use crate::kernel::{boot_id, hostname, timed};
 use crate::redact::{Key, Redacted, Redactor};
@@ -83,19 +84,30 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     }
     refuse_overwriting(&arguments.source.from, arguments.output.as_deref())?;
     let key = arguments.redaction.key(global)?;
-    let (session, origin) = work(&arguments.source, &arguments.filter, key.as_ref(), global, |session, filter| {
-        if let Some(path) = &arguments.record {
-            recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?.beside_a_report());
-        }
-        Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
-    })?;
+    let files: Vec<Needed<'_>> =
+        arguments.output.iter().chain(&arguments.record).map(|path| Needed::Write(path)).collect();
+    let (session, origin) =
+        work(&arguments.source, &files, &arguments.filter, key.as_ref(), global, |session, filter| {
+            if let Some(path) = &arguments.record {
+                recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?.beside_a_report());
+            }
+            Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
+        })?;
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
-    output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
+    let write = |to: &mut dyn Write| match arguments.format {
         ReportFormat::Json => json::write(&report, &mut Json(to)),
         ReportFormat::Html => html::write(&report, to),
         ReportFormat::Text => to.write_all(text::render(&report, look, arguments.verbose).as_bytes()),
-    })?;
+    };
+    let delivered = output::deliver(arguments.output.as_deref(), global, write);
+    let to_file = arguments.output.as_deref().is_some_and(|path| path != Path::new("-"));
+    if delivered.is_err() && to_file && arguments.source.from.is_empty() {
+        // A live capture cannot be repeated.
+        output::say(global, "the report could not be written to its file, and goes to standard output");
+        output::deliver(None, global, write)?;
+    }
+    delivered?;
     if let (Some(recorder), Some(path)) = (recorder, &arguments.record) {
         recorder.finish(path)?;
     }
@@ -123,7 +135,7 @@ pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop
     let lines = Lines { look, names };
     let mut printer =
         Printer { to: output::stdout(global), format: arguments.format, lines, filter: Filter::default() };
-    let (_, origin) = work(&arguments.source, &arguments.filter, key.as_ref(), global, |_, filter| {
+    let (_, origin) = work(&arguments.source, &[], &arguments.filter, key.as_ref(), global, |_, filter| {
         printer.filter = filter.clone();
         Ok(vec![&mut printer as &mut dyn Sink])
     })?;
@@ -143,10 +155,12 @@ pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, St
     arguments.keeping.policy(path)?;
     refuse_overwriting(&arguments.source.from, Some(path))?;
     let key = arguments.redaction.key(global)?;
-    let (session, origin) = work(&arguments.source, &arguments.filter, key.as_ref(), global, |session, filter| {
-        recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?);
-        Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
-    })?;
+    let files = [Needed::Write(path)];
+    let (session, origin) =
+        work(&arguments.source, &files, &arguments.filter, key.as_ref(), global, |session, filter| {
+            recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?);
+            Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
+        })?;
     warn_of_damage(&origin, global);
     let (events, resets) = session.progress();
     if let Some(recorder) = recorder {
@@ -159,13 +173,14 @@ pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, St
 /// Works off what the source gives.
 fn work<'s>(
     source: &Source,
+    files: &[Needed<'_>],
     filter: &FilterArgs,
     key: Option<&Key>,
     global: &Global,
     sinks: impl FnOnce(&Session, &Filter) -> anyhow::Result<Vec<&'s mut dyn Sink>>,
 ) -> Result<(Session, Origin), Stop> {
     if source.from.is_empty() {
-        return live(&source.live, filter, key, global, sinks);
+        return live(&source.live, files, filter, key, global, sinks);
     }
     let filter = filter.resolve(&source.from)?;
     let recordings = Recordings::open(&source.from)?;
@@ -207,6 +222,7 @@ fn copied(host: &Host) -> Host {
 /// Captures from the running kernel.
 fn live<'s>(
     arguments: &LiveArgs,
+    files: &[Needed<'_>],
     filter: &FilterArgs,
     key: Option<&Key>,
     global: &Global,
@@ -221,6 +237,10 @@ fn live<'s>(
         let Some((kernel, symbols)) = inspect(arguments, global, &mut end).await? else {
             return Err(anyhow::anyhow!("interrupted before nf_conntrack was loaded").into());
         };
+        privileges::no_new_privileges().context("no new privileges")?;
+        for without in privileges::lacking() {
+            output::say(global, &without);
+        }
         for field in kernel.missing_fields() {
             tracing::info!("this kernel's BTF has no {field}");
         }
@@ -235,6 +255,7 @@ fn live<'s>(
         // The capture starts when everything is attached.
         let session = Session::new(host(era, reset_reasons), filter.clone());
         let mut stage = Stage::new(session, &filter, redactor, sinks)?;
+        live.give_up(files).context("giving up capabilities")?;
         for item in live.begin() {
             stage.offer(&item)?;
         }
@@ -265,8 +286,8 @@ async fn capture(
         tokio::select! {
             item = live.next() => {
                 // The hooks that were attached from the start have been offered before.
-                if let Item::Hook(HookStatus { hook, state: HookState::Attached, .. }) = &item {
-                    output::say(global, &format!("watching {} now", hook.spec().symbol));
+                if let Item::Hook(status) = &item {
+                    output::say(global, &news(status));
                 }
                 stage.offer(&item)?;
                 if stage.wants_counters() {
@@ -274,6 +295,9 @@ async fn capture(
                 }
             }
             () = hang_up.recv() => {
+                if !stage.rotates() {
+                    return Ok(());
+                }
                 stage.hang_up();
                 stage.offer(&Item::Counters(live.counters()))?;
             }
@@ -313,40 +337,15 @@ async fn until(deadline: Option<Deadline>) {
     }
 }
 
-/// SIGHUP, where something can be done about it: elsewhere it ends the program, as it always does.
-struct HangUp(Option<Signal>);
-
-impl HangUp {
-    fn new(listened_to: bool) -> anyhow::Result<Self> {
-        let listen = || signal(SignalKind::hangup()).context("listening for signals");
-        Ok(Self(listened_to.then(listen).transpose()?))
-    }
-
-    async fn recv(&mut self) {
-        match &mut self.0 {
-            Some(signal) => drop(signal.recv().await),
-            None => std::future::pending().await,
+/// What there is to say of a hook that has changed.
+fn news(status: &HookStatus) -> String {
+    let symbol = status.hook.spec().symbol;
+    match &status.state {
+        HookState::Attached => format!("watching {symbol} now"),
+        HookState::Waiting { module } => {
+            format!("{symbol} is not watched any more: module {module} was taken out; waiting for it")
         }
-    }
-}
-
-/// Ctrl-C and SIGTERM.
-struct EndSignals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl EndSignals {
-    fn new() -> anyhow::Result<Self> {
-        let listen = |kind| signal(kind).context("listening for signals");
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())? })
-    }
-
-    async fn signalled(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
+        HookState::Unavailable { because } => format!("{symbol} is not watched: {because}"),
     }
 }
 
@@ -414,11 +413,16 @@ fn tapped(arguments: &LiveArgs, filter: &Filter) -> anyhow::Result<Vec<u32>> {
 }
 
 fn untraceable(error: &StartError) -> Stop {
-    Stop::Untraceable(vec![Obstacle {
-        id: "not-attached",
-        what: preflight::chain(error),
-        fix: "see docs/limits.md; `--log debug` tells more".to_owned(),
-    }])
+    let locked = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
+    let fix = match (error, locked) {
+        // The limit could not be raised.
+        (StartError::Load(_), Some(bytes)) => format!(
+            "before Linux 5.11 the maps need locked memory, of which this process may have {bytes} bytes: raise the limit \
+             (ulimit -l, LimitMEMLOCK=infinity), or add CAP_SYS_RESOURCE; `--log debug` tells more"
+        ),
+        _ => "see docs/limits.md; `--log debug` tells more".to_owned(),
+    };
+    Stop::Untraceable(vec![Obstacle { id: "not-attached", what: preflight::chain(error), fix }])
 }
 
 fn host(era: Era, reset_reasons: Vec<(u32, String)>) -> Host {

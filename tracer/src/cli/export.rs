@@ -3,8 +3,9 @@
 //! The recording is read twice: what its flows came to is known at its end, and every packet is to carry it. Neither pass
 //! keeps events.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal as _, Seek as _, Write};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -48,7 +49,8 @@ pub(super) fn run(arguments: &Export, global: &Global) -> Result<ExitCode, Stop>
     let what =
         || path.map_or_else(|| "writing to standard output".to_owned(), |path| format!("writing {}", path.display()));
     let to: Box<dyn Write> = match path {
-        Some(path) => Box::new(File::create(path).with_context(what)?),
+        // It holds what a recording holds, and is for no more eyes.
+        Some(path) => Box::new(private(path).with_context(what)?),
         None => Box::new(io::stdout().lock()),
     };
     let mut to = BufWriter::with_capacity(CHUNK, to);
@@ -84,6 +86,11 @@ pub(super) fn run(arguments: &Export, global: &Global) -> Result<ExitCode, Stop>
         output::say(global, &format!("{said} in {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Creates a file that only its owner may read.
+fn private(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn counted(number: u64, what: &str) -> String {

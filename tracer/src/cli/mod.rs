@@ -7,12 +7,15 @@ mod config;
 mod doctor;
 mod explain;
 mod export;
+pub(crate) mod fuzzing;
 mod manual;
 mod mitigate;
 mod netns;
 mod output;
 mod recorder;
 mod redaction;
+mod sandbox;
+mod signals;
 mod stage;
 mod suggest;
 
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         output::say(&arguments.global, remark);
     }
     output::start_diagnostics(&arguments.global);
+    sandbox::confine(&arguments.command);
     match run(&arguments, &configuration) {
         Ok(status) => status,
         Err(Stop::ClosedPipe) => ExitCode::SUCCESS,

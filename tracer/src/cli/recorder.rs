@@ -52,10 +52,12 @@ impl Recorder {
         match &mut self.to {
             Target::One(writer) => {
                 writer.flush()?;
+                writer.expect_kept()?;
                 Ok(format!("in {}, {} bytes", shown(path), writer.written()))
             }
             Target::Several(rotation) => {
                 rotation.flush()?;
+                rotation.expect_kept()?;
                 let (parts, written) = (rotation.parts(), rotation.written());
                 let files = if parts == 1 { "1 file".to_owned() } else { format!("{parts} files") };
                 Ok(format!("in {files} up to {}, {written} bytes", shown(rotation.current())))
@@ -80,7 +82,8 @@ impl Recorder {
                 if changed {
                     writer.write(item)?;
                 }
-                writer.flush()
+                writer.flush()?;
+                writer.expect_kept()
             }
             Target::Several(rotation) => {
                 if changed {

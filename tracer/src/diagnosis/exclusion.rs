@@ -71,8 +71,9 @@ fn reject_rule(flow: &Flow, hooks: &[HookLine], ipv4: bool) -> Option<Exclusion>
         HookState::Attached if line.since <= reset.event.at => {
             format!("{} was not called for it", hook.spec().symbol)
         }
-        HookState::Waiting { module } => format!("module {module} is not loaded"),
-        HookState::Attached | HookState::Unavailable { .. } => return None,
+        HookState::Waiting { module } if line.since <= reset.event.at => format!("module {module} is not loaded"),
+        // It came or went later: what there was when the RST was sent is not known any more.
+        HookState::Attached | HookState::Waiting { .. } | HookState::Unavailable { .. } => return None,
     };
     Some(Exclusion { cause: Cause::RejectRule, because })
 }

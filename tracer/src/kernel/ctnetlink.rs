@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 
 use netlink_packet_core::{DefaultNla, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use netlink_packet_netfilter::conntrack::{
-    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoInfo, ProtoInfoTCP, ProtoTuple, Protocol, Tuple as NlTuple,
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Protocol, Tuple as NlTuple,
 };
-use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterMessage, NetfilterProtoFamily};
 
-use super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, dump_of, number};
+use super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, dump_of, message, number};
 use crate::capture::Outcome;
 use crate::census::{Counting, Service};
 use crate::conntrack::{Status, TcpState, Tuple};
@@ -82,7 +82,7 @@ pub fn count(patience: Duration) -> io::Result<(Counting, Option<String>)> {
 }
 
 /// The source of an entry's original direction, and what it goes to.
-fn whose(entry: &[u8]) -> (Option<IpAddr>, Option<Service>) {
+pub(super) fn whose(entry: &[u8]) -> (Option<IpAddr>, Option<Service>) {
     const CTA_TUPLE_ORIG: u16 = 1;
     let tuple = ends(attribute(entry, CTA_TUPLE_ORIG).unwrap_or_default());
     (tuple.source, tuple.service())
@@ -99,6 +99,13 @@ pub(super) struct Ends {
 }
 
 impl Ends {
+    /// Its endpoints, where it has ports.
+    fn tuple(&self) -> Option<Tuple> {
+        let end = |address: Option<IpAddr>, port: Option<u16>| Some(SocketAddr::new(address?, port?));
+        let (src, dst) = (end(self.source, self.source_port)?, end(self.destination, self.destination_port)?);
+        Some(Tuple { src, dst })
+    }
+
     /// What it goes to.
     pub(super) fn service(&self) -> Option<Service> {
         let (protocol, address) = self.protocol.zip(self.destination)?;
@@ -174,76 +181,46 @@ fn invalid(message: Message<'_>) -> io::Result<u64> {
     Ok(counted.filter_map(|(_, value)| number(value)).map(u64::from).sum())
 }
 
-fn interpret(answer: &[u8]) -> Outcome {
+/// Reads the answer to a look-up. Its attributes are read one by one, as those of dumps are: the crate that writes the request
+/// takes lengths at their word when it reads.
+pub(super) fn interpret(answer: &[u8]) -> Outcome {
     let failed = |because: String| Outcome::Failed { because };
-    match NetlinkMessage::<NetfilterMessage>::deserialize(answer) {
-        Err(error) => failed(format!("ctnetlink answered something else than an entry: {error}")),
-        Ok(message) => match message.payload {
-            NetlinkPayload::InnerMessage(NetfilterMessage {
-                inner: NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)),
-                ..
-            }) => entry(&attributes).unwrap_or_else(|| failed("ctnetlink answered an entry without tuples".to_owned())),
-            NetlinkPayload::Error(error) => match error.code {
-                Some(code) if code.get() == -NOT_FOUND => Outcome::Gone { was: None },
-                Some(code) => failed(format!("ctnetlink: {}", io::Error::from_raw_os_error(-code.get()))),
-                None => failed("ctnetlink answered with an acknowledgement only".to_owned()),
-            },
-            other => failed(format!("ctnetlink answered {}", other.message_type())),
-        },
+    match message(answer) {
+        Err(error) if error.raw_os_error() == Some(NOT_FOUND) => Outcome::Gone { was: None },
+        Err(error) if error.raw_os_error() == Some(0) => {
+            failed("ctnetlink answered with an acknowledgement only".to_owned())
+        }
+        Err(error) => failed(format!("ctnetlink: {error}")),
+        Ok(message) if message.kind != NEW => failed(format!("ctnetlink answered {}", message.kind)),
+        Ok(message) => {
+            entry(message.attributes).unwrap_or_else(|| failed("ctnetlink answered an entry without tuples".to_owned()))
+        }
     }
 }
 
-fn entry(attributes: &[ConntrackAttribute]) -> Option<Outcome> {
+fn entry(attributes_of_entry: &[u8]) -> Option<Outcome> {
+    const CTA_TUPLE_ORIG: u16 = 1;
+    const CTA_TUPLE_REPLY: u16 = 2;
+    const CTA_STATUS: u16 = 3;
+    const CTA_PROTOINFO: u16 = 4;
+    const CTA_TIMEOUT: u16 = 7;
+    const CTA_PROTOINFO_TCP: u16 = 1;
+    const CTA_PROTOINFO_TCP_STATE: u16 = 1;
     let (mut original, mut reply, mut state, mut timeout_s, mut status) = (None, None, None, None, Status::default());
-    for attribute in attributes {
-        match attribute {
-            ConntrackAttribute::CtaTupleOrig(parts) => original = endpoints(parts),
-            ConntrackAttribute::CtaTupleReply(parts) => reply = endpoints(parts),
-            ConntrackAttribute::CtaTimeout(seconds) => timeout_s = Some(*seconds),
-            ConntrackAttribute::CtaStatus(bits) => status = Status(bits.bits()),
-            ConntrackAttribute::CtaProtoInfo(infos) => {
-                for info in infos {
-                    let ProtoInfo::TCP(parts) = info else { continue };
-                    for part in parts {
-                        if let ProtoInfoTCP::State(raw) = part {
-                            state = Some(TcpState::from_raw(*raw));
-                        }
-                    }
-                }
+    for (kind, value) in attributes(attributes_of_entry) {
+        match kind {
+            CTA_TUPLE_ORIG => original = ends(value).tuple(),
+            CTA_TUPLE_REPLY => reply = ends(value).tuple(),
+            CTA_STATUS => status = Status(number(value).unwrap_or(0)),
+            CTA_TIMEOUT => timeout_s = number(value),
+            CTA_PROTOINFO => {
+                let tcp = attribute(value, CTA_PROTOINFO_TCP).and_then(|tcp| attribute(tcp, CTA_PROTOINFO_TCP_STATE));
+                state = tcp.and_then(|state| state.first().copied()).map(TcpState::from_raw);
             }
             _ => {}
         }
     }
     Some(Outcome::Found { original: original?, reply: reply?, state, timeout_s, status })
-}
-
-fn endpoints(parts: &[NlTuple]) -> Option<Tuple> {
-    let (mut source, mut destination): (Option<IpAddr>, Option<IpAddr>) = (None, None);
-    let (mut source_port, mut destination_port) = (None, None);
-    for part in parts {
-        match part {
-            NlTuple::Ip(addresses) => {
-                for address in addresses {
-                    match address {
-                        IPTuple::SourceAddress(found) => source = Some(*found),
-                        IPTuple::DestinationAddress(found) => destination = Some(*found),
-                        _ => {}
-                    }
-                }
-            }
-            NlTuple::Proto(ports) => {
-                for port in ports {
-                    match port {
-                        ProtoTuple::SourcePort(found) => source_port = Some(*found),
-                        ProtoTuple::DestinationPort(found) => destination_port = Some(*found),
-                        _ => {}
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    Some(Tuple { src: SocketAddr::new(source?, source_port?), dst: SocketAddr::new(destination?, destination_port?) })
 }
 
 #[cfg(test)]
@@ -340,6 +317,19 @@ mod tests {
     fn garbage_is_a_failure_not_a_panic() {
         for len in 0..64 {
             assert!(matches!(interpret(&vec![0xff; len]), Outcome::Failed { .. }));
+        }
+    }
+
+    /// An attribute that says it is shorter than its own header, in a message of another subsystem: found by fuzzing, when
+    /// whole messages were parsed by a crate.
+    #[test]
+    fn an_attribute_that_is_shorter_than_its_header() {
+        for kind in [1u16 << 8, 10 << 8 | 9] {
+            for length in 0..4u8 {
+                let mut answer = [&32u32.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10]].concat();
+                answer.extend([2, 0, 0, 0, 8, 0, 17, 0x80, length, 0, 1, 0, 0, 0, 0, 0]);
+                assert!(matches!(interpret(&answer), Outcome::Failed { .. }));
+            }
         }
     }
 }

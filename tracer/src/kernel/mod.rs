@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod ctnetlink;
 pub mod era;
+pub(crate) mod fuzzing;
 pub mod health;
 mod iptables;
 pub mod layout;
@@ -10,13 +11,16 @@ pub mod netns;
 mod nfnetlink;
 mod nftables;
 pub mod preflight;
+pub mod privileges;
 mod surroundings;
 pub mod symbols;
 mod table;
 
 use std::fs;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
 
 /// Where the number of this boot is read.
 pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
@@ -31,10 +35,14 @@ pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Does a step of the start and tells how long it took, for `--log debug` and `cargo xtask bench start`.
+/// Does a step of the start and tells how long it took, also in processor time of this thread, for `--log debug` and
+/// `cargo xtask bench start`.
 pub fn timed<T>(step: &str, work: impl FnOnce() -> T) -> T {
-    let started = Instant::now();
+    let spent = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+    let (started, before) = (Instant::now(), spent());
     let result = work();
-    tracing::debug!("start: {step} {:.3} ms", started.elapsed().as_secs_f64() * 1e3);
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let (all, own) = (milliseconds(started.elapsed()), milliseconds(spent().saturating_sub(before)));
+    tracing::debug!("start: {step}: {all:.3} ms, {own:.3} ms of the processor");
     result
 }

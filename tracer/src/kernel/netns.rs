@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::ctnetlink::{self, Ctnetlink};
-use super::{iptables, nftables, surroundings};
+use super::{iptables, nftables, privileges, surroundings};
 use crate::capture::{Item, LookUp, LookedUp, Netns, Outcome};
 use crate::causality::engine::Request;
 use crate::census::{Census, Counting};
@@ -126,6 +126,10 @@ impl Asker {
         let home = File::open("/proc/self/ns/net")?;
         let home_inode = self::home()?;
         thread::Builder::new().name("asker".to_owned()).spawn(move || {
+            // The one thread that keeps capabilities while a capture goes on.
+            if let Err(error) = privileges::keep_with_children(privileges::ASKING) {
+                tracing::debug!("the thread that asks the kernel keeps all capabilities: {error}");
+            }
             while let Ok(batch) = inbox.recv() {
                 for request in batch {
                     answer(ask(request, &home, home_inode));

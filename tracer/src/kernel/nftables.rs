@@ -21,6 +21,7 @@ use expressions::Expressions;
 mod bases;
 mod endings;
 mod expressions;
+mod fuzzed;
 mod sets;
 mod xtables;
 
@@ -68,6 +69,7 @@ pub(super) enum Wanted {
 }
 
 pub(super) use bases::{read as base_chains, tables};
+pub(super) use fuzzed::fuzzed;
 
 /// Whether nftables is there. Asking it anything where it is not would make the kernel load it.
 pub(super) fn is_there() -> bool {

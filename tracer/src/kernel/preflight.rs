@@ -26,11 +26,14 @@ impl Obstacle {
     }
 }
 
-/// Capabilities that attaching needs, by number and name (include/uapi/linux/capability.h).
-const CAP_NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
+/// Capabilities that attaching needs (one or the other), by number and name (include/uapi/linux/capability.h).
 const CAP_SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
 const CAP_PERFMON: (u32, &str) = (38, "CAP_PERFMON");
 const CAP_BPF: (u32, &str) = (39, "CAP_BPF");
+
+/// Memory that a control group has to allow: most of it goes into reading the kernel's types. With less the kernel kills the
+/// program, which then cannot say why.
+const MEMORY: u64 = 48 << 20;
 
 /// The files that tell what a host is, below a root that tests can choose.
 pub struct Host {
@@ -58,7 +61,7 @@ impl Host {
 
     /// What files alone show to be in the way, whatever is hooked by.
     pub fn obstacles(&self) -> Vec<Obstacle> {
-        [self.privileges(), self.lockdown(), self.btf()].into_iter().flatten().collect()
+        [self.privileges(), self.lockdown(), self.btf(), self.memory()].into_iter().flatten().collect()
     }
 
     fn privileges(&self) -> Option<Obstacle> {
@@ -67,16 +70,14 @@ impl Host {
         let effective = u64::from_str_radix(field("CapEff:")?, 16).ok()?;
         let has = |(number, _): (u32, &str)| effective & (1 << number) != 0;
         if !has(CAP_SYS_ADMIN) {
-            let missing: Vec<&str> = [CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN]
-                .into_iter()
-                .filter(|cap| !has(*cap))
-                .map(|(_, name)| name)
-                .collect();
+            let missing: Vec<&str> =
+                [CAP_BPF, CAP_PERFMON].into_iter().filter(|cap| !has(*cap)).map(|(_, name)| name).collect();
             if !missing.is_empty() {
                 return Some(Obstacle::new(
                     "no-privileges",
                     format!("this process may not load BPF programs: it has not got {}", missing.join(", ")),
-                    "run whyrst as root: `sudo whyrst …`",
+                    "run whyrst as root: `sudo whyrst …`; or with those capabilities, and others for what they are needed for: \
+                     see docs/security.md",
                 ));
             }
         }
@@ -143,6 +144,33 @@ impl Host {
                 "boot a kernel with CONFIG_DEBUG_INFO_BTF=y (Debian 11, Ubuntu 20.10, RHEL 8.2 and later have it)",
             )
         })
+    }
+
+    /// The control group of this process, or one that it is in, allows too little memory.
+    fn memory(&self) -> Option<Obstacle> {
+        let groups = self.read("/proc/self/cgroup")?;
+        let limits = groups.lines().filter_map(|line| {
+            let mut parts = line.splitn(3, ':');
+            let (_, controllers, path) = (parts.next()?, parts.next()?, parts.next()?);
+            let (root, file) = match controllers {
+                "" => ("/sys/fs/cgroup", "memory.max"),
+                "memory" => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                _ => return None,
+            };
+            let above = Path::new(path).ancestors().map(move |group| {
+                let group = group.display().to_string();
+                format!("{root}/{}/{file}", group.trim_matches('/')).replace("//", "/")
+            });
+            // A group without a limit says `max`.
+            above.filter_map(|file| Some((self.read(&file)?.trim().parse::<u64>().ok()?, file))).min()
+        });
+        let (limit, file) = limits.min().filter(|(limit, _)| *limit < MEMORY)?;
+        let (has, needs) = (limit >> 20, MEMORY >> 20);
+        Some(Obstacle::new(
+            "memory-limit",
+            format!("its control group allows {has} MiB of memory ({file}); whyrst needs {needs} MiB to start"),
+            format!("allow {needs} MiB: MemoryMax={needs}M in a systemd unit, --memory {needs}m of a container"),
+        ))
     }
 
     /// The kernel's build configuration, and where it was found.
@@ -245,8 +273,8 @@ mod tests {
     }
 
     #[rstest]
-    #[case::not_root(("proc/self/status", "CapEff:\t0000000000000000\n"), "CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN")]
-    #[case::some_capabilities(("proc/self/status", "CapEff:\t000000c000000000\n"), "it has not got CAP_NET_ADMIN")]
+    #[case::not_root(("proc/self/status", "CapEff:\t0000000000000000\n"), "it has not got CAP_BPF, CAP_PERFMON")]
+    #[case::some_capabilities(("proc/self/status", "CapEff:\t0000008000001000\n"), "it has not got CAP_PERFMON")]
     #[case::container(("proc/self/uid_map", "         0     100000      65536\n"), "user namespace")]
     #[case::lockdown(("sys/kernel/security/lockdown", "none integrity [confidentiality]\n"), "confidentiality mode")]
     #[case::disarmed(("sys/kernel/debug/kprobes/enabled", "0\n"), "switched off")]
@@ -262,6 +290,22 @@ mod tests {
         let files =
             [GOOD.as_slice(), &[("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")]].concat();
         assert_eq!(whats(host(&files).path()), [""; 0]);
+    }
+
+    /// The limit of a group above holds too; the smallest counts, and only where it is too small.
+    #[rstest]
+    #[case::none("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "max\n")], "")]
+    #[case::enough("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "50331648\n")], "")]
+    #[case::above("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "max\n"), ("sys/fs/cgroup/a/memory.max", "16777216\n")],
+        "16 MiB of memory (/sys/fs/cgroup/a/memory.max)")]
+    #[case::root("0::/\n", &[("sys/fs/cgroup/memory.max", "4194304\n")], "4 MiB of memory (/sys/fs/cgroup/memory.max)")]
+    #[case::old("5:memory:/c\n1:name=x:/y\n", &[("sys/fs/cgroup/memory/c/memory.limit_in_bytes", "33554432\n")],
+        "32 MiB of memory (/sys/fs/cgroup/memory/c/memory.limit_in_bytes)")]
+    fn memory_limits(#[case] own: &str, #[case] limits: &[(&str, &str)], #[case] expected: &str) {
+        let files = [GOOD.as_slice(), &[("proc/self/cgroup", own)], limits].concat();
+        let found = whats(host(&files).path());
+        assert_eq!(found.len(), usize::from(!expected.is_empty()), "{found:?}");
+        assert!(found.concat().contains(expected), "{found:?}");
     }
 
     #[test]

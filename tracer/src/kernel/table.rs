@@ -27,7 +27,7 @@ pub(super) fn counters() -> io::Result<Vec<PerCpu>> {
     Ok(all)
 }
 
-fn of_cpu(message: Message<'_>) -> PerCpu {
+pub(super) fn of_cpu(message: Message<'_>) -> PerCpu {
     let mut counters = PerCpu::of(message.resource);
     for (kind, value) in attributes(message.attributes) {
         let counter = Counter::ALL.into_iter().find(|counter| counter.attribute() == kind);
@@ -72,7 +72,7 @@ pub(super) fn count(ranges: Ranges, deadline: Instant) -> io::Result<(Tally, Opt
     Ok((tally, problem))
 }
 
-fn entry(entry: &[u8]) -> Entry {
+pub(super) fn entry(entry: &[u8]) -> Entry {
     const CTA_TUPLE_ORIG: u16 = 1;
     const CTA_TUPLE_REPLY: u16 = 2;
     const CTA_STATUS: u16 = 3;

@@ -96,7 +96,7 @@ pub(super) fn line(text: &str, limit: usize) -> String {
 /// Whether a character is obeyed by a terminal, or not seen where it stands: control characters, line and paragraph
 /// separators, marks that turn the direction of text (UAX #9), characters without width and fillers (UTS #39), tags, and
 /// noncharacters.
-pub(super) fn is_obeyed(character: char) -> bool {
+pub(crate) fn is_obeyed(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}'..='\u{200f}'

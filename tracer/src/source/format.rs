@@ -48,6 +48,9 @@ pub const FRAME_HEADER: usize = 9;
 /// The largest frame that is believed; a larger length is damage.
 pub const FRAME_MAX: u32 = 1 << 20;
 
+/// The largest count that is believed, a million a second for nine years: sums of such counts are no trouble.
+const COUNT_MAX: u64 = 1 << 48;
+
 /// Kinds of frames.
 pub mod kind {
     /// The host, first in every recording.
@@ -81,7 +84,7 @@ pub mod kind {
 
 /// Everything but a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(crate) enum Frame {
     Host(Host),
     Item(Item),
     /// Everything that is counted in this file is counted from here on.
@@ -91,7 +94,7 @@ pub(super) enum Frame {
 }
 
 /// Kind and payload of an item.
-pub(super) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
+pub(crate) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
     Ok(match item {
         Item::Record(record) => (kind::RECORD, crate::decode::trimmed(record).to_vec()),
         Item::Hook(status) => (kind::HOOK, serde_json::to_vec(&HookDto::from(status))?),
@@ -118,12 +121,12 @@ pub(super) fn encode_continued(at: Instant) -> serde_json::Result<Vec<u8>> {
 }
 
 /// JSON of the host frame.
-pub(super) fn encode_host(host: &Host) -> serde_json::Result<Vec<u8>> {
+pub(crate) fn encode_host(host: &Host) -> serde_json::Result<Vec<u8>> {
     serde_json::to_vec(&HostDto::from(host))
 }
 
 /// Decodes a frame that is not a record; `None` for kinds and words that this version does not know.
-pub(super) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Frame>> {
+pub(crate) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Frame>> {
     Ok(match kind {
         kind::HOST => Some(Frame::Host(serde_json::from_slice::<HostDto>(payload)?.into())),
         kind::HOOK => serde_json::from_slice::<HookDto>(payload)?.into_status().map(Item::Hook).map(Frame::Item),
@@ -283,8 +286,8 @@ impl From<TableFullDto> for TableFull {
     fn from(dto: TableFullDto) -> Self {
         Self {
             netns: dto.netns,
-            dropped: dto.dropped,
-            made_room: dto.made_room,
+            dropped: dto.dropped.min(COUNT_MAX),
+            made_room: dto.made_room.min(COUNT_MAX),
             first: Instant(dto.first_ns),
             last: Instant(dto.last_ns),
         }
@@ -302,15 +305,19 @@ impl From<&Counters> for CountersDto {
     }
 }
 
+fn believed(counters: HookCounters) -> HookCounters {
+    HookCounters(counters.0.map(|count| count.min(COUNT_MAX)))
+}
+
 impl From<CountersDto> for Counters {
     fn from(dto: CountersDto) -> Self {
         Self {
             at: Instant(dto.at_ns),
-            hooks: dto.hooks.iter().map(|counts| HookCounters::of(counts)).collect(),
+            hooks: dto.hooks.iter().map(|counts| believed(HookCounters::of(counts))).collect(),
             lost_on: dto
                 .lost_on
                 .into_iter()
-                .filter_map(|(cpu, hook, lost)| Some((cpu, Hook::from_number(hook)?, lost)))
+                .filter_map(|(cpu, hook, lost)| Some((cpu, Hook::from_number(hook)?, lost.min(COUNT_MAX))))
                 .collect(),
             table_full: dto.table_full.into_iter().map(Into::into).collect(),
         }

@@ -2,13 +2,15 @@
 //!
 //! The only module, with `attach`, that knows aya.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::time::Duration;
 
-use aya::maps::{MapData, PerCpuArray, PerCpuHashMap, RingBuf};
-use aya::programs::{KProbe, Program, ProgramError, RawTracePoint, SchedClassifier, SocketFilter};
+use aya::maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::programs::kprobe::KProbeLinkId;
+use aya::programs::{KProbe, Program, ProgramError, ProgramInfo, RawTracePoint, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
+use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracer_common::counter;
@@ -19,6 +21,8 @@ use zerocopy::{IntoBytes, transmute};
 
 use super::gone_maps::GoneMaps;
 use super::held_back::HeldBackMaps;
+use super::modules::{Modules, is_loaded};
+use super::rights::Rights;
 use super::ring::Ring;
 use super::tap::Tap;
 use crate::attach::{self, Choice, Kernel};
@@ -26,9 +30,13 @@ use crate::capture::{self, Counters, HookCounters, HookState, HookStatus, Item};
 use crate::causality::engine::Request;
 use crate::kernel::netns::{Asker, now};
 use crate::kernel::preflight::chain;
+use crate::kernel::privileges::{self, Needed};
 use crate::kernel::symbols::Symbols;
 use crate::kernel::timed;
 use crate::time::Instant;
+
+/// Where functions are, as `attach::callers` has it.
+type Callers = [[u64; 3]; wire::CALLER_RANGES];
 
 /// The BPF object, aligned as ELF needs it.
 #[repr(C, align(32))]
@@ -41,7 +49,7 @@ pub const ABSENT_BECAUSE: &str = env!("WHYRST_BPF_ABSENT_BECAUSE");
 
 /// Attached before all others: the refusal, and the RST that answers it.
 const FIRST: [Hook; 2] = [Hook::CtInvalid, Hook::ResetV4];
-/// How often modules are looked for that hooks wait for.
+/// How often it is looked whether modules that hooks live in have come or gone.
 const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
@@ -83,12 +91,16 @@ pub struct Live {
     table_full: PerCpuHashMap<MapData, u32, [u64; 4]>,
     kernel: Kernel,
     choice: Choice,
+    callers: Array<MapData, Callers>,
     states: Vec<(Hook, HookState)>,
+    links: BTreeMap<Hook, Vec<(&'static str, KProbeLinkId)>>,
+    modules: Modules,
     tap: Tap,
     asker: Asker,
     answers: mpsc::UnboundedReceiver<Item>,
     gone: GoneMaps,
     held_back: HeldBackMaps,
+    rights: Rights,
     queue: VecDeque<Item>,
     module_timer: Interval,
     counter_timer: Interval,
@@ -107,7 +119,6 @@ impl Live {
             .btf(None)
             .override_global(layout::GLOBAL, kernel.layout.as_bytes(), true)
             .override_global("PAGE_BASES", kernel.page_bases.as_bytes(), true)
-            .override_global(wire::CALLERS, kernel.callers.as_bytes(), true)
             .override_global(aya_log::LEVEL, &log_level, false);
         let mut ebpf = timed("object", || loader.load(&OBJECT.0)).map_err(StartError::Load)?;
         let log = if log { start_log(&mut ebpf) } else { None };
@@ -115,6 +126,9 @@ impl Live {
         let counters = take_map(&mut ebpf, counter::MAP, PerCpuArray::try_from)?;
         let table_full = take_map(&mut ebpf, table::MAP, PerCpuHashMap::try_from)?;
         let gone = GoneMaps::take(&mut ebpf)?;
+        let callers = take_map(&mut ebpf, wire::CALLERS, Array::try_from)?;
+        // Looked at before the hooks are attached: what changes in between is seen the next time.
+        let modules = Modules::of(&choice.hooks(&kernel).collect::<Vec<Hook>>());
         let held_back = HeldBackMaps::take(&mut ebpf)?;
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
@@ -135,13 +149,17 @@ impl Live {
             counters,
             table_full,
             kernel,
+            callers,
             states: Vec::new(),
+            links: BTreeMap::new(),
+            modules,
             tap: Tap::new(choice.tap.clone()),
             choice,
             asker,
             answers,
             gone,
             held_back,
+            rights: Rights::default(),
             queue: VecDeque::new(),
             module_timer: timer(LOOK_FOR_MODULES),
             counter_timer: timer(READ_COUNTERS),
@@ -149,6 +167,7 @@ impl Live {
             log_timer: timer(FLUSH_LOG),
             log,
         };
+        live.tell_callers(symbols);
         live.attach_all(symbols)?;
         Ok(live)
     }
@@ -161,6 +180,30 @@ impl Live {
     /// What there is to know before anything happens: how the hooks are.
     pub fn begin(&mut self) -> Vec<Item> {
         self.queue.drain(..).collect()
+    }
+
+    /// Gives up, in the calling thread, every capability that is not needed for what is still to come; `files` are those
+    /// that are still to be opened.
+    pub fn give_up(&mut self, files: &[Needed<'_>]) -> io::Result<()> {
+        let later = self.later();
+        // Before 5.19 reading a map takes CAP_BPF where unprivileged BPF is switched off (`__sys_bpf`).
+        self.rights.give_up(files, later, || self.counters.get(&0, 0).is_ok())
+    }
+
+    /// What hooks that are attached later will take.
+    fn later(&self) -> CapabilitySet {
+        let any = |wanted: fn(&HookState) -> bool, of: fn(Hook) -> bool| {
+            self.states.iter().any(|(hook, state)| of(*hook) && wanted(state))
+        };
+        let mut later = CapabilitySet::empty();
+        // A module may come, or go and come back.
+        if any(|state| !matches!(state, HookState::Unavailable { .. }), |hook| hook.spec().module.is_some()) {
+            later |= privileges::LATER;
+        }
+        if any(|state| *state == HookState::Attached, |hook| hook == Hook::TcxTap) {
+            later |= privileges::ATTACHING | privileges::FOLLOWING;
+        }
+        later
     }
 
     /// Asks the kernel; the answers come out of [`Live::next`].
@@ -177,7 +220,7 @@ impl Live {
             tokio::select! {
                 Some(record) = self.ring.next() => return Item::Record(record),
                 Some(answer) = self.answers.recv() => return self.gone.complete(answer),
-                _ = self.module_timer.tick() => self.look_for_modules(),
+                _ = self.module_timer.tick() => self.follow_modules(),
                 _ = self.counter_timer.tick() => {
                     self.follow_interfaces();
                     return Item::Counters(self.read_counters());
@@ -246,7 +289,12 @@ impl Live {
             let state = self.attach(hook, planned, symbols);
             self.set_state(hook, state);
         }
+        // Reports list them in the order of the table.
         self.states.sort_by_key(|(hook, _)| hook.index());
+        self.queue.make_contiguous().sort_by_key(|item| match item {
+            Item::Hook(status) => status.hook.index(),
+            _ => hook::COUNT,
+        });
         if self.states.iter().any(|(_, state)| *state == HookState::Attached) {
             return Ok(());
         }
@@ -277,11 +325,33 @@ impl Live {
         }
         let symbol = attach::target(hook, symbols).unwrap_or(spec.symbol);
         for name in [spec.at_entry, Some(spec.program)].into_iter().flatten() {
-            if let Err(because) = self.load_and_attach(name, symbol) {
-                return HookState::Unavailable { because };
+            match self.load_and_attach(name, symbol) {
+                Ok(link) => self.links.entry(hook).or_default().push((name, link)),
+                Err(because) => {
+                    self.detach(hook);
+                    return HookState::Unavailable { because };
+                }
             }
         }
         HookState::Attached
+    }
+
+    /// Takes a hook's kprobes off; its programs stay loaded.
+    fn detach(&mut self, hook: Hook) {
+        for (name, link) in self.links.remove(&hook).unwrap_or_default() {
+            let program = program_of::<KProbe>(&mut self.ebpf, name);
+            let detached = program.and_then(|program| program.detach(link).map_err(|error| chain(&error)));
+            if let Err(because) = detached {
+                tracing::debug!("detaching {name}: {because}");
+            }
+        }
+    }
+
+    /// Tells the programs where the functions are that end entries.
+    fn tell_callers(&mut self, symbols: &Symbols) {
+        if let Err(error) = self.callers.set(0, attach::callers(symbols), 0) {
+            tracing::warn!("who ends entries will not be known: {}", chain(&error));
+        }
     }
 
     fn open_tap(&mut self, spec: &Spec) -> Result<(), String> {
@@ -289,10 +359,12 @@ impl Live {
         if spec.method == Method::SocketFilter {
             let program = program_of::<SocketFilter>(&mut self.ebpf, name)?;
             program.load().map_err(|error| refused(&format!("loading {name}"), &error))?;
+            tell(name, program.info());
             return self.tap.open_sockets(program);
         }
         let program = program_of::<SchedClassifier>(&mut self.ebpf, name)?;
         program.load().map_err(|error| refused(&format!("loading {name}"), &error))?;
+        tell(name, program.info());
         self.tap.attach_links(program)
     }
 
@@ -302,10 +374,11 @@ impl Live {
         if !self.states.iter().any(|(hook, state)| *hook == Hook::TcxTap && *state == HookState::Attached) {
             return;
         }
-        let attached = program_of::<SchedClassifier>(&mut self.ebpf, spec.program)
-            .and_then(|program| self.tap.attach_links(program));
-        if let Err(because) = attached {
-            tracing::warn!("--tap: {because}");
+        let _raised = self.rights.raise();
+        if let Ok(program) = program_of::<SchedClassifier>(&mut self.ebpf, spec.program) {
+            for problem in self.tap.follow_links(program) {
+                tracing::warn!("--tap: {problem}");
+            }
         }
     }
 
@@ -313,23 +386,17 @@ impl Live {
         let program = program_of::<RawTracePoint>(&mut self.ebpf, name)?;
         let event = target.rsplit(':').next().unwrap_or(target);
         let attached = program.load().and_then(|()| program.attach(event).map(drop));
+        tell(name, program.info());
         attached.map_err(|error| refused(&format!("attach {target}"), &error))
     }
 
-    fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<(), String> {
+    fn load_and_attach(&mut self, name: &str, symbol: &str) -> Result<KProbeLinkId, String> {
         let program = program_of::<KProbe>(&mut self.ebpf, name)?;
         let loaded = if program.fd().is_ok() { Ok(()) } else { timed(&format!("load {name}"), || program.load()) };
         let attached = loaded.and_then(|()| timed(&format!("attach {name}"), || program.attach(symbol, 0)));
-        attached.map(drop).map_err(|error| refused(&format!("attach kprobe {symbol}"), &error))?;
-        if let Ok(info) = program.info() {
-            let verified = info.verified_instruction_count().map_or_else(|| "?".to_owned(), |count| count.to_string());
-            tracing::debug!(
-                "program {name}: {verified} instructions verified, {} bytes translated, {} bytes jited",
-                info.size_translated().unwrap_or_default(),
-                info.size_jitted()
-            );
-        }
-        Ok(())
+        let link = attached.map_err(|error| refused(&format!("attach kprobe {symbol}"), &error))?;
+        tell(name, program.info());
+        Ok(link)
     }
 
     fn set_state(&mut self, hook: Hook, state: HookState) {
@@ -340,27 +407,40 @@ impl Live {
         }
     }
 
-    /// Attaches hooks whose module has come.
-    fn look_for_modules(&mut self) {
-        let came = self.states().any(|(_, state)| match state {
-            HookState::Waiting { module } => std::path::Path::new("/sys/module").join(module).exists(),
-            _ => false,
-        });
-        if !came {
+    /// Follows modules that come and go: the hooks in one that went wait for it, and are attached anew when it is back.
+    fn follow_modules(&mut self) {
+        let changed = self.modules.changed();
+        if changed.is_empty() {
             return;
         }
+        let of_changed = |hook: Hook| hook.spec().module.filter(|module| changed.contains(module));
+        let hooks = self.states.iter().filter_map(|(hook, _)| Some((*hook, of_changed(*hook)?)));
+        let hooks: Vec<(Hook, &str)> = hooks.collect();
+        for (hook, module) in &hooks {
+            // One that was loaded again in between has nothing of the old kprobes either.
+            if self.links.contains_key(hook) {
+                self.detach(*hook);
+                self.set_state(*hook, HookState::Waiting { module: (*module).to_owned() });
+            }
+        }
+        if !hooks.iter().any(|(_, module)| is_loaded(module)) {
+            return;
+        }
+        let raised = self.rights.raise();
         let Ok(symbols) = attach::symbols() else { return };
-        let waits = |(hook, state): &(Hook, HookState)| match state {
-            HookState::Waiting { .. } => Some(*hook),
-            _ => None,
-        };
-        for hook in self.states.iter().filter_map(waits).collect::<Vec<Hook>>() {
-            if attach::target(hook, &symbols).is_some() {
-                let planned = self.kernel.plan(hook, &symbols);
-                let state = self.attach(hook, planned, &symbols);
+        self.tell_callers(&symbols);
+        for (hook, module) in hooks {
+            let planned = self.kernel.plan(hook, &symbols);
+            let mut state = self.attach(hook, planned, &symbols);
+            if matches!(state, HookState::Unavailable { .. }) && !is_loaded(module) {
+                state = HookState::Waiting { module: module.to_owned() };
+            }
+            if self.states.iter().all(|known| *known != (hook, state.clone())) {
                 self.set_state(hook, state);
             }
         }
+        drop(raised);
+        self.rights.settle(self.later());
     }
 
     fn read_counters(&self) -> Counters {
@@ -418,6 +498,17 @@ where
 {
     let program = ebpf.program_mut(name).and_then(|program| program.try_into().ok());
     program.ok_or_else(|| format!("the BPF object has no program {name}"))
+}
+
+/// Tells what the kernel says of a program that it has loaded; how much there was to verify, from 5.16 on.
+fn tell(name: &str, info: Result<ProgramInfo, ProgramError>) {
+    let Ok(info) = info else { return };
+    let verified = info.verified_instruction_count().map_or_else(|| "?".to_owned(), |count| count.to_string());
+    let translated = info.size_translated().unwrap_or_default();
+    let jited = info.size_jitted();
+    tracing::debug!(
+        "program {name}: {verified} instructions verified, {translated} bytes translated, {jited} bytes jited"
+    );
 }
 
 /// What was not to be done, and why, in one line: a refusal by the verifier has its whole log behind it.

@@ -8,7 +8,10 @@ use std::thread::{self, JoinHandle};
 use aya::maps::{MapData, RingBuf};
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc;
+
+use crate::kernel::privileges;
 
 /// Most records handed over at once.
 const BATCH: usize = 1_024;
@@ -59,6 +62,9 @@ impl Ring {
 }
 
 fn run(mut ring: RingBuf<MapData>, alarmed: &OwnedFd, full: &mpsc::Sender<Vec<Bytes>>) -> RingBuf<MapData> {
+    if let Err(error) = privileges::keep(CapabilitySet::empty(), CapabilitySet::empty()) {
+        tracing::debug!("the thread that reads the ring buffer keeps its capabilities: {error}");
+    }
     loop {
         let records = batch(&mut ring, BATCH);
         if !records.is_empty() {

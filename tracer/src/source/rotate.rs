@@ -14,7 +14,7 @@ use std::time::Duration;
 use self::files::Files;
 use self::known::Known;
 use super::compress::Compression;
-use super::recording::{WriteError, Writer};
+use super::recording::{WriteError, Writer, shown};
 use crate::capture::{Counters, Host, Item};
 use crate::time::Instant;
 
@@ -109,8 +109,17 @@ impl Rotation {
 
     /// Takes the counters, and ends the current file with them if it is time to.
     pub fn count(&mut self, counters: &Counters) -> Result<(), WriteError> {
+        if !self.asked && self.writer.is_removed() {
+            tracing::warn!("{} was removed while it was written: another file begins", shown(&self.current));
+            self.asked = true;
+        }
         let overdue = self.policy.every.is_some_and(|every| counters.at - self.began >= every);
         if self.is_full() || overdue { self.next_file(counters) } else { Ok(()) }
+    }
+
+    /// An error where the current file has been removed.
+    pub fn expect_kept(&self) -> Result<(), WriteError> {
+        self.writer.expect_kept()
     }
 
     /// The file that is written now.
@@ -185,7 +194,7 @@ fn making_room<T>(
 fn give_up_oldest(files: &Files, complete: &mut VecDeque<PathBuf>) -> bool {
     while let Some(oldest) = complete.pop_front() {
         if files.remove(&oldest) {
-            tracing::warn!("the disk is full: {} was removed", super::recording::shown(&oldest));
+            tracing::warn!("the disk is full: {} was removed", shown(&oldest));
             return true;
         }
     }

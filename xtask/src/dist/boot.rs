@@ -14,7 +14,6 @@ use anyhow::{Context as _, Result, bail};
 
 use super::check::unpack;
 use super::payload;
-use super::source::Source;
 use crate::initramfs;
 use crate::kernels;
 use crate::vm::{self, Clock};
@@ -42,7 +41,7 @@ StandardError=tty
 TTYPath=/dev/ttyS0
 ";
 
-pub(super) fn run(source: &Source, deb: &Path, debian: &Path, home: &Path) -> Result<()> {
+pub(super) fn run(deb: &Path, debian: &Path, home: &Path) -> Result<()> {
     println!("check: the service in a Debian with systemd");
     let lab = payload("vm")?.lab;
     let spec = kernels::select(&[KERNEL.to_owned()])?.pop().context("no kernel")?;
@@ -53,7 +52,7 @@ pub(super) fn run(source: &Source, deb: &Path, debian: &Path, home: &Path) -> Re
         fs::copy(from, root.join(to)).with_context(|| format!("copying {}", from.display()))?;
     }
     fs::set_permissions(root.join("lab"), fs::Permissions::from_mode(0o755))?;
-    fs::write(root.join("check"), include_str!("boot.sh").replace("@COMMIT@", &source.commit))?;
+    fs::write(root.join("check"), include_str!("boot.sh"))?;
     // The lab runs the program that the package brings.
     symlink("usr/bin/whyrst", root.join("whyrst")).context("linking /whyrst")?;
     let units = root.join("etc/systemd/system");

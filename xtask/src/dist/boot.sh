@@ -1,6 +1,6 @@
 # Runs in the guest, by systemd. The first command that fails ends it.
 set -eu
-export LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
+export SYSTEMD_COLORS=0 SYSTEMD_URLIFY=0 SYSTEMD_EMOJI=0 LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 trap 'echo "check: ended with status $?"; systemctl poweroff --force' EXIT
 unit=whyrst-record.service
 say() { echo "check: $*"; }

@@ -18,8 +18,8 @@ use crate::process::{MANIFEST, cache, execute, output, target, workspace};
 /// run, and what the lab needs in the guest.
 const RELEASE: &str = "bookworm";
 const PACKAGES: &str = "conntrack,ethtool,iproute2,iptables,kmod,man-db,nftables,procps,systemd,systemd-sysv";
-/// What dpkg and man keep books in; everything else has to be as it was.
-const BOOKS: [&str; 4] = ["./var/lib/dpkg/", "./var/log/", "./var/cache/", "./proc/"];
+/// What dpkg, man and systemd keep books in, and what is no file of a disk; everything else has to be as it was.
+const BOOKS: [&str; 5] = ["./var/lib/dpkg/", "./var/log/", "./var/cache/", "./proc/", "./run/"];
 
 pub(super) fn run(ways: &[Check], source: &Source, products: &Products) -> Result<()> {
     let home = target().join("check");
@@ -31,7 +31,7 @@ pub(super) fn run(ways: &[Check], source: &Source, products: &Products) -> Resul
         match way {
             Check::Lintian => lintian(&products.deb)?,
             Check::Package => package(source, &products.deb, &debian()?, &home)?,
-            Check::Service => boot::run(source, &products.deb, &debian()?, &home)?,
+            Check::Service => boot::run(&products.deb, &debian()?, &home)?,
             Check::Paths => nothing_of_this_machine(products)?,
             Check::Again => again(source, products, &home)?,
         }
@@ -125,13 +125,7 @@ fn debian() -> Result<PathBuf> {
     execute(debootstrap.arg(kernels::archive(false)?).stdout(log))?;
     let unfinished = directory.join("unfinished.tar");
     let mut tar = Command::new("tar");
-    tar.args([
-        "--create",
-        "--numeric-owner",
-        "--exclude=./dev/*",
-        "--exclude=./var/cache/apt/archives/*.deb",
-        "--file",
-    ]);
+    tar.args(["--create", "--numeric-owner", "--exclude=./var/cache/apt/archives/*.deb", "--file"]);
     execute(tar.arg(&unfinished).arg("--directory").arg(root.path()).arg("."))?;
     fs::rename(&unfinished, &whole)?;
     fs::write(&list, PACKAGES)?;
@@ -157,6 +151,7 @@ fn package(source: &Source, deb: &Path, debian: &Path, home: &Path) -> Result<()
         command.args(["--mount", "--pid", "--fork"]).arg(format!("--mount-proc={}", root.join("proc").display()));
         command.arg("chroot").arg(&root).args(arguments);
         command.env("LC_ALL", "C.UTF-8").env("DEBIAN_FRONTEND", "noninteractive").env_remove("TMPDIR");
+        command.envs(["SYSTEMD_COLORS", "SYSTEMD_URLIFY", "SYSTEMD_EMOJI"].map(|name| (name, "0")));
         command
     };
     let told = |arguments: &[&str]| output(&mut inside(arguments));

@@ -16,7 +16,8 @@ use crate::source::rotate::Policy;
 
 /// Tell, per flow, who sent the RST and why
 ///
-/// Captures until `--duration` has passed or Ctrl-C, then prints the report. Needs root; with `--from` it needs nothing.
+/// Captures until `--duration` has passed or Ctrl-C (SIGINT, SIGTERM, SIGHUP), then prints the report. Needs root; with
+/// `--from` it needs nothing.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -90,7 +91,7 @@ pub(in crate::cli) struct Trace {
 ///
 /// With --rotate, --rotate-every or both it is a flight recorder: FILE becomes a row of files, named after it with the time
 /// and a number, each of which can be read by itself or with the others. SIGHUP begins the next file at once. When the disk
-/// is full the oldest files are given up first.
+/// is full the oldest files are given up first. A recording in one file is ended by SIGHUP as by Ctrl-C.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

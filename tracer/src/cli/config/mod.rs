@@ -93,6 +93,13 @@ pub(super) fn read(
     Ok(Configuration { settings, file: read, remarks })
 }
 
+/// What a file with this text says, without an environment.
+pub(super) fn of_text(text: &str, path: &Path, command: &Command) -> anyhow::Result<Configuration> {
+    let settings = file::parse(text, path, command)?;
+    exclude(command, &settings)?;
+    Ok(Configuration { settings, file: Some(path.to_path_buf()), remarks: Vec::new() })
+}
+
 /// Lets the upper layer have its way: where it sets an option, and where it sets one that excludes another.
 fn overrule(command: &Command, mut lower: Settings, upper: Settings) -> Settings {
     lower.retain(|key, _| {

@@ -108,14 +108,15 @@ pub(super) struct Type<'a> {
     /// `kind_flag`: a union's forward declaration; a struct with bit fields.
     pub(super) flag: bool,
     name: u32,
-    size_or_id: u32,
+    /// The size in bytes, or the number of a type.
+    of: u32,
     rest: &'a [u8],
 }
 
 impl<'a> Type<'a> {
     /// The size in bytes of a struct or union.
     pub(super) const fn size(self) -> u32 {
-        self.size_or_id
+        self.of
     }
 
     /// The type that this one points to, qualifies, names or returns; an array's element.
@@ -130,7 +131,7 @@ impl<'a> Type<'a> {
             | Kind::FuncProto
             | Kind::Var
             | Kind::DeclTag
-            | Kind::TypeTag => Some(self.size_or_id),
+            | Kind::TypeTag => Some(self.of),
             Kind::Array => number(self.rest, 0),
             _ => None,
         }
@@ -239,7 +240,7 @@ impl Btf {
             kind,
             flag: info >> 31 == 1,
             name: number(&self.bytes, at)?,
-            size_or_id: number(&self.bytes, at + 8)?,
+            of: number(&self.bytes, at + 8)?,
             rest,
         })
     }

@@ -31,7 +31,7 @@ pub(in super::super) fn tables(deadline: Instant) -> io::Result<Vec<(Family, Str
     Ok(found)
 }
 
-fn chain(message: Message<'_>) -> Option<Base> {
+pub(super) fn chain(message: Message<'_>) -> Option<Base> {
     const NFTA_CHAIN_TABLE: u16 = 1;
     const NFTA_CHAIN_NAME: u16 = 3;
     const NFTA_CHAIN_HOOK: u16 = 4;

@@ -13,7 +13,7 @@ use super::{SUBSYSTEM, Table};
 use crate::ruleset::audit::Verdict;
 
 const NFT_MSG_GETSET: u16 = SUBSYSTEM | 0xa;
-const NFT_MSG_GETSETELEM: u16 = SUBSYSTEM | 0xd;
+pub(super) const NFT_MSG_GETSETELEM: u16 = SUBSYSTEM | 0xd;
 const NFT_SET_ANONYMOUS: u32 = 0x1;
 const NFT_SET_CONSTANT: u32 = 0x2;
 const NFT_SET_INTERVAL: u32 = 0x4;
@@ -30,7 +30,7 @@ pub(super) type Bounds = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// An element as it is dumped.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Element {
+pub(super) struct Element {
     key: Vec<u8>,
     /// False sorts first: where one interval ends another may start.
     starts: bool,
@@ -49,7 +49,7 @@ pub(super) fn verdicts((family, table): &Table, name: &str, deadline: Instant) -
 }
 
 /// The elements of a message of a verdict map.
-fn mapped(message: Message<'_>) -> Vec<(Vec<u8>, Verdict)> {
+pub(super) fn mapped(message: Message<'_>) -> Vec<(Vec<u8>, Verdict)> {
     const NFTA_SET_ELEM_DATA: u16 = 2;
     const NFTA_DATA_VERDICT: u16 = 2;
     let list = attribute(message.attributes, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
@@ -83,7 +83,7 @@ pub(super) fn read((family, table): &Table, name: &str, deadline: Instant) -> io
 }
 
 /// The elements of a message, added to those before.
-fn take(mut known: Vec<Element>, message: Message<'_>) -> Option<Vec<Element>> {
+pub(super) fn take(mut known: Vec<Element>, message: Message<'_>) -> Option<Vec<Element>> {
     const NFTA_SET_ELEM_FLAGS: u16 = 3;
     const NFTA_SET_ELEM_KEY_END: u16 = 10;
     const NFT_SET_ELEM_INTERVAL_END: u32 = 1;
@@ -100,7 +100,7 @@ fn take(mut known: Vec<Element>, message: Message<'_>) -> Option<Vec<Element>> {
 }
 
 /// What elements stand for. The end of an interval is the first key behind it; the last interval may have none.
-fn bounds(mut elements: Vec<Element>, interval: bool) -> Option<Bounds> {
+pub(super) fn bounds(mut elements: Vec<Element>, interval: bool) -> Option<Bounds> {
     if !interval {
         let all = elements.iter().all(|element| element.starts);
         return all.then(|| elements.into_iter().map(|element| (element.key.clone(), element.key)).collect());

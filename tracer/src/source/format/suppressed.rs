@@ -8,6 +8,9 @@ use crate::capture::{Suppressed, SuppressedEvents};
 use crate::flood;
 use crate::time::Instant;
 
+/// The largest count of a second that is believed: sums of such counts are no trouble.
+const COUNT_MAX: u64 = 1 << 40;
+
 /// One kind of events. The frame is the time they were read at, nanoseconds of `CLOCK_BOOTTIME` as a `u64`, and these.
 #[derive(Debug, Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -36,8 +39,8 @@ pub(super) fn decode(payload: &[u8]) -> Option<Suppressed> {
     let events = |counted: Counted| {
         let Counted { key, count, answered, last_ns } = counted;
         Some(SuppressedEvents {
-            count,
-            answered,
+            count: count.min(COUNT_MAX),
+            answered: answered.min(COUNT_MAX),
             last: Instant(last_ns),
             ..flood::events(&key, Hook::from_number(key.hook)?)
         })

@@ -200,14 +200,25 @@ fn begin(source: &mut Source, compressed: bool, path: &Path) -> Result<u64, Open
             let what = source.take_damage().unwrap_or_else(|| "it is compressed, and empty".to_owned());
             Err(OpenError::NoHost { path, what })
         }
+        None if is_beginning(start) => {
+            let what = match start.len() {
+                0 => "it is empty".to_owned(),
+                bytes => format!("it ends after {bytes} bytes"),
+            };
+            Err(OpenError::NoHost { path, what })
+        }
         None => Err(OpenError::Foreign { looks_like: looks_like(start), path }),
     }
+}
+
+/// Whether a file of so few bytes can be the beginning of a recording: a host that loses power leaves such.
+fn is_beginning(bytes: &[u8]) -> bool {
+    MAGIC.starts_with(bytes) || bytes.starts_with(MAGIC) || compress::MAGIC.starts_with(bytes)
 }
 
 /// What a file that is no recording seems to be, from its first bytes.
 fn looks_like(start: &[u8]) -> &'static str {
     match start {
-        [] => ": it is empty",
         [0xd4, 0xc3, 0xb2, 0xa1, ..] | [0x4d, 0x3c, 0xb2, 0xa1, ..] | [0xa1, 0xb2, ..] => ": it looks like a pcap file",
         [0x0a, 0x0d, 0x0d, 0x0a, ..] => ": it looks like a pcapng file",
         [0x1f, 0x8b, ..] => ": it is compressed with gzip; decompress it first",

@@ -1,9 +1,10 @@
 //! Writing a recording as a capture goes on.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::shown;
 use crate::capture::{Counters, Host, Item};
@@ -24,6 +25,8 @@ pub struct Writer {
     /// Bytes as they go into the file, that have not been taken yet.
     ready: Vec<u8>,
     written: u64,
+    /// The file, where it is one.
+    file: Option<Arc<File>>,
 }
 
 /// A recording could not be written.
@@ -40,13 +43,23 @@ pub struct WriteError {
 impl Writer {
     /// Creates a recording that only its owner may read; `-` is standard output.
     pub fn create(path: &Path, host: &Host, compression: Compression) -> Result<Self, WriteError> {
-        let to: Box<dyn Write + Send> = if path == Path::new("-") {
-            Box::new(io::stdout())
-        } else {
-            let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
-            Box::new(opened.map_err(|source| WriteError { path: path.to_path_buf(), source })?)
-        };
-        Self::new(to, path, host, compression)
+        if path == Path::new("-") {
+            return Self::new(Box::new(io::stdout()), path, host, compression);
+        }
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path);
+        Self::to_file(
+            opened.map_err(|source| WriteError { path: path.to_path_buf(), source })?,
+            path,
+            host,
+            compression,
+        )
+    }
+
+    /// Writes a recording to a file that is empty.
+    pub fn to_file(file: File, path: &Path, host: &Host, compression: Compression) -> Result<Self, WriteError> {
+        let file = Arc::new(file);
+        let writer = Self::new(Box::new(Arc::clone(&file)), path, host, compression)?;
+        Ok(Self { file: Some(file), ..writer })
     }
 
     /// Writes a recording to anywhere; `path` is only for messages.
@@ -57,7 +70,7 @@ impl Writer {
         compression: Compression,
     ) -> Result<Self, WriteError> {
         let (gathered, ready) = (Vec::new(), Vec::new());
-        let mut writer = Self { path: path.to_path_buf(), to, compression, gathered, ready, written: 0 };
+        let mut writer = Self { path: path.to_path_buf(), to, compression, gathered, ready, written: 0, file: None };
         writer.start(host).map_err(|source| writer.error(source))?;
         Ok(writer)
     }
@@ -85,6 +98,19 @@ impl Writer {
     /// After an error what was not taken is kept, in order: another flush goes on where this one stopped.
     pub fn flush(&mut self) -> Result<(), WriteError> {
         self.hand_over().map_err(|source| self.error(source))
+    }
+
+    /// Whether the file has been removed: what is written to it is lost when it is closed. One that was only moved or
+    /// renamed is not.
+    pub fn is_removed(&self) -> bool {
+        let facts = self.file.as_ref().and_then(|file| file.metadata().ok());
+        facts.is_some_and(|facts| facts.is_file() && facts.nlink() == 0)
+    }
+
+    /// An error where the file has been removed.
+    pub fn expect_kept(&self) -> Result<(), WriteError> {
+        let removed = || io::Error::new(io::ErrorKind::NotFound, "the file was removed while it was written");
+        if self.is_removed() { Err(self.error(removed())) } else { Ok(()) }
     }
 
     /// Bytes in the file so far.

@@ -135,7 +135,7 @@ fn begin(
     if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
         tracing::debug!("locking {}: {error}", shown(path));
     }
-    let mut writer = Writer::new(Box::new(file), path, host, compression)?;
+    let mut writer = Writer::to_file(file, path, host, compression)?;
     if let Some(baseline) = baseline {
         for item in known.items() {
             writer.write(&item)?;

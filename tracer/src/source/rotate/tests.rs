@@ -1,6 +1,7 @@
 //! Rotations in real directories, and what reading them gives.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,8 +12,9 @@ use super::{Policy, Rotation};
 use crate::capture::{Counters, Gap, GapReason, HookCounters, HookState, HookStatus, Host, Item, Netns, TableFull};
 use crate::decode::trimmed;
 use crate::source::Items;
-use crate::source::compress::Compression;
-use crate::source::recording::{Recordings, Writer};
+use crate::source::compress::{self, Compression};
+use crate::source::format;
+use crate::source::recording::{Reader, Recordings, Writer};
 use crate::testing::{Build, GATEWAY, REPLY};
 use crate::time::{ClockOffset, Instant};
 
@@ -302,4 +304,68 @@ fn by_size() {
     }
     let items = all(&mut Recordings::open(&files).unwrap());
     assert_eq!(items.iter().filter(|item| matches!(item, Item::Record(_))).last(), Some(&record(299)));
+}
+
+/// Cut anywhere in any of the files, every whole record before the cut comes back, and all of the other files; that
+/// something is missing is said.
+#[rstest::rstest]
+#[case::plain("rec.whyrst")]
+#[case::compressed("rec.whyrst.zst")]
+fn cut_at_every_byte(#[case] name: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join(name);
+    capture(&path, 0, 2, 9, Compression::of(&path, false));
+    let files = files(directory.path());
+    let whole: Vec<Vec<u8>> = files.iter().map(|file| fs::read(file).unwrap()).collect();
+    let of_file = |bytes: &[u8]| records(&mut one(bytes));
+    let all: Vec<Vec<Item>> = whole.iter().map(|bytes| of_file(bytes)).collect();
+    assert_eq!(all.concat().len(), 4);
+    for (index, (file, bytes)) in files.iter().zip(&whole).enumerate() {
+        let ends = ends(bytes);
+        let before: Vec<Vec<Item>> = ends.iter().map(|end| of_file(&bytes[..*end])).collect();
+        for cut in 0..bytes.len() {
+            fs::write(file, &bytes[..cut]).unwrap();
+            let (found, told) = records_of(directory.path());
+            let mut expected = all.clone();
+            expected[index] = ends.iter().rposition(|end| *end <= cut).map_or_else(Vec::new, |end| before[end].clone());
+            let expected = expected.concat();
+            assert_eq!(found, expected, "{} cut at {cut}", file.display());
+            assert!(told, "{} cut at {cut}: nothing says so", file.display());
+        }
+        fs::write(file, bytes).unwrap();
+    }
+}
+
+/// Where a file can be cut without damage: behind the host, and behind each frame (of zstd, where it is compressed).
+fn ends(bytes: &[u8]) -> Vec<usize> {
+    let mut ends = Vec::new();
+    if compress::is_compressed(&bytes[..4]) {
+        let starts = (1..bytes.len()).filter(|at| bytes[*at..].starts_with(&compress::MAGIC));
+        ends.extend(starts.chain([bytes.len()]));
+    } else {
+        let mut at = format::MAGIC.len() + 4;
+        while at < bytes.len() {
+            at += 8 + u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
+            ends.push(at);
+        }
+    }
+    ends
+}
+
+fn one(bytes: &[u8]) -> Reader {
+    Reader::new(Box::new(io::Cursor::new(bytes.to_vec())), Path::new("part")).unwrap()
+}
+
+fn records(items: &mut impl Items) -> Vec<Item> {
+    let all = std::iter::from_fn(|| items.read().unwrap());
+    all.filter(|item| matches!(item, Item::Record(_))).collect()
+}
+
+/// The records of all files of a directory, and whether anything is said to be missing.
+fn records_of(directory: &Path) -> (Vec<Item>, bool) {
+    let mut recordings = Recordings::open(&[directory.to_path_buf()]).unwrap();
+    let items = all(&mut recordings);
+    let gap = items.iter().any(|item| matches!(item, Item::Gap(_)));
+    let told = gap || !recordings.remarks().is_empty();
+    (items.into_iter().filter(|item| matches!(item, Item::Record(_))).collect(), told)
 }

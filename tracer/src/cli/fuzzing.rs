@@ -1,0 +1,81 @@
+//! What the fuzz target for the configuration does: a file, an environment, a command line, a name in a printed command.
+
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use clap::{CommandFactory as _, FromArgMatches as _};
+
+use super::args::Arguments;
+use super::config::{self, Configuration};
+use super::netns::NetnsArg;
+use crate::shell;
+
+/// Building clap's description takes longer than using it.
+static COMMAND: LazyLock<clap::Command> = LazyLock::new(|| {
+    let mut command = Arguments::command();
+    command.build();
+    Arguments::command()
+});
+
+/// Takes bytes whose first says what they are. Words are separated by zero bytes.
+pub(crate) fn config(data: &[u8]) {
+    let Some((what, data)) = data.split_first() else { return };
+    let text = String::from_utf8_lossy(data);
+    match what % 4 {
+        0 => file(&text),
+        1 => environment(&text),
+        2 => line(&text),
+        _ => name(&text),
+    }
+}
+
+fn file(text: &str) {
+    let Ok(configuration) = config::of_text(text, Path::new("fuzzed.toml"), &COMMAND) else { return };
+    applies(&configuration);
+}
+
+fn environment(text: &str) {
+    let variables = text.split('\0').map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, "true"));
+        // What names files is not to lead to any.
+        (OsString::from(format!("WHYRST_{name}")), OsString::from(value))
+    });
+    let named = |name: &OsString| name != "WHYRST_CONFIG";
+    let environment = variables.filter(|(name, _)| named(name));
+    let typed = config::typed(COMMAND.clone(), &["whyrst", "--no-config", "doctor"].map(OsString::from));
+    let Ok(configuration) = config::read(&COMMAND, typed.as_ref(), environment) else { return };
+    applies(&configuration);
+}
+
+/// What was accepted can be shown, and is accepted as the command line's defaults.
+fn applies(configuration: &Configuration) {
+    config::show(configuration, &COMMAND, &mut io::sink()).expect("nothing is written");
+    let command = configuration.apply(COMMAND.clone(), None);
+    for word in ["report", "doctor"] {
+        let matched = command.clone().try_get_matches_from(["whyrst", word]);
+        if let Err(error) = matched.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+            let expected = [clap::error::ErrorKind::ArgumentConflict, clap::error::ErrorKind::MissingRequiredArgument];
+            assert!(expected.contains(&error.kind()), "accepted, but not as a default: {error}");
+        }
+    }
+}
+
+fn line(text: &str) {
+    let words: Vec<OsString> = ["whyrst"].into_iter().chain(text.split('\0')).map(OsString::from).collect();
+    let _typed = config::typed(COMMAND.clone(), &words);
+    let matches = COMMAND.clone().try_get_matches_from(words);
+    if let Err(error) = matches.and_then(|matches| Arguments::from_arg_matches(&matches)) {
+        let _message = error.to_string();
+    }
+}
+
+fn name(text: &str) {
+    let word = shell::word(text);
+    assert!(!word.chars().any(char::is_control), "{word:?}");
+    if !text.chars().any(char::is_control) {
+        assert_eq!(shlex::split(&word), Some(vec![text.to_owned()]));
+    }
+    let Ok(_) = text.parse::<NetnsArg>();
+}

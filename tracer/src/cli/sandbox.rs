@@ -1,0 +1,223 @@
+//! What a command that needs nothing of this host gives up before it begins: capabilities, files that it was not told of,
+//! the network, and other programs.
+//!
+//! As far as the kernel can: what it cannot is left, and nobody's work fails for it. `--log debug` says what was done.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::{env, fs};
+
+use anyhow::Context as _;
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, Ruleset, RulesetAttr as _,
+    RulesetCreatedAttr as _,
+};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+
+use super::args::{Command, Redaction};
+use crate::kernel::privileges::{self, Needed};
+
+/// The latest version of Landlock whose rights are handled; older kernels handle those that they know.
+const LANDLOCK: ABI = ABI::V5;
+
+/// Calls that no command needs which tells of a recording or a log: other programs, other processes, the network, and what
+/// changes the host.
+const REFUSED: [libc::c_long; 27] = [
+    libc::SYS_accept4,
+    libc::SYS_bind,
+    libc::SYS_bpf,
+    libc::SYS_chroot,
+    libc::SYS_connect,
+    libc::SYS_delete_module,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_finit_module,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_listen,
+    libc::SYS_mount,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_perf_event_open,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_reboot,
+    libc::SYS_setns,
+    libc::SYS_socket,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+];
+
+/// What is piped into an export is kept in a file beside this one, which itself never is.
+static PIPED: LazyLock<PathBuf> = LazyLock::new(|| env::temp_dir().join("whyrst"));
+
+/// Gives something up but for these files, and says what was done.
+type Step = fn(&[Needed<'_>]) -> anyhow::Result<String>;
+
+/// Confines a command that needs nothing of this host; does nothing to the others.
+pub(super) fn confine(command: &Command) {
+    let Some(files) = files(command) else { return };
+    let files: Vec<Needed<'_>> = files.iter().filter(|file| path(file) != Path::new("-")).copied().collect();
+    let steps: [(&str, Step); 3] = [("capabilities", give_up), ("Landlock", landlock), ("seccomp", seccomp)];
+    for (what, step) in steps {
+        match step(&files) {
+            Ok(done) => tracing::debug!("{what}: {done}"),
+            Err(error) => tracing::debug!("{what}: not confined: {error:#}"),
+        }
+    }
+}
+
+const fn path<'a>(file: &Needed<'a>) -> &'a Path {
+    match file {
+        Needed::Read(path) | Needed::Write(path) => path,
+    }
+}
+
+/// The files of a command that tells of what is in files; `None` for commands that ask the kernel or change the host.
+fn files(command: &Command) -> Option<Vec<Needed<'_>>> {
+    let mut files = Vec::new();
+    match command {
+        Command::Report(report) if !report.source.from.is_empty() || !report.compare.is_empty() => {
+            files.extend(report.source.from.iter().chain(&report.compare).map(|path| Needed::Read(path)));
+            files.extend(report.output.iter().chain(&report.record).map(|path| Needed::Write(path)));
+            files.extend(of_redaction(&report.redaction));
+        }
+        Command::Trace(trace) if !trace.source.from.is_empty() => {
+            files.extend(trace.source.from.iter().map(|path| Needed::Read(path)));
+            files.extend(of_redaction(&trace.redaction));
+        }
+        Command::Record(record) if !record.source.from.is_empty() => {
+            files.extend(record.source.from.iter().map(|path| Needed::Read(path)));
+            files.push(Needed::Write(&record.output));
+            files.extend(of_redaction(&record.redaction));
+        }
+        Command::Export(export) => {
+            files.extend(export.from.iter().map(|path| Needed::Read(path)));
+            files.extend(export.output.iter().map(|path| Needed::Write(path)));
+            if !export.from.iter().all(|path| path.is_file() || path.is_dir()) {
+                files.push(Needed::Write(&PIPED));
+            }
+            files.extend(of_redaction(&export.redaction));
+        }
+        Command::Explain(explain) => files.extend(explain.what.iter().map(|what| Needed::Read(Path::new(what)))),
+        Command::Config | Command::Completions { .. } | Command::Schema { .. } | Command::Man { output: None, .. } => {}
+        _ => return None,
+    }
+    Some(files)
+}
+
+fn of_redaction(redaction: &Redaction) -> impl Iterator<Item = Needed<'_>> {
+    let read = redaction.redact_key.iter().map(|path| Needed::Read(path));
+    read.chain(redaction.redact_new_key.iter().map(|path| Needed::Write(path)))
+}
+
+fn give_up(files: &[Needed<'_>]) -> anyhow::Result<String> {
+    privileges::no_new_privileges()?;
+    let kept = privileges::for_files(files)?;
+    privileges::keep(kept, kept)?;
+    Ok(format!("kept {kept:?}"))
+}
+
+fn landlock(files: &[Needed<'_>]) -> anyhow::Result<String> {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let writing = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile | reading;
+    let mut allowed: Vec<(PathBuf, BitFlags<AccessFs>)> = Vec::new();
+    for file in files {
+        match file {
+            Needed::Read(path) => {
+                allowed.push((path.to_path_buf(), reading));
+                // A link leads out of its directory.
+                let within = fs::read_dir(path).into_iter().flatten().flatten();
+                let links = within.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+                allowed.extend(links.map(|link| (link.path(), reading)));
+            }
+            Needed::Write(path) => {
+                // Other files come and go beside it when it is rotated.
+                let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+                allowed.push((directory.to_path_buf(), writing));
+                allowed.push((path.to_path_buf(), writing));
+            }
+        }
+    }
+    // For `--time local`.
+    let zones = ["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo"].map(PathBuf::from);
+    allowed.extend(zones.into_iter().chain(env::var_os("TZDIR").map(PathBuf::from)).map(|path| (path, reading)));
+
+    let ruleset = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?;
+    let mut ruleset = ruleset.handle_access(AccessNet::from_all(LANDLOCK))?.create()?;
+    for (path, access) in allowed {
+        // What cannot be opened is found out by the command itself. Pipes of a shell are in no directory, and not handled.
+        let (Ok(opened), Ok(facts)) = (PathFd::new(&path), path.metadata()) else { continue };
+        if facts.file_type().is_fifo() || facts.file_type().is_socket() {
+            continue;
+        }
+        let access = if facts.is_dir() { access } else { access & AccessFs::from_file(LANDLOCK) };
+        ruleset = ruleset.add_rule(PathBeneath::new(opened, access)).with_context(|| path.display().to_string())?;
+    }
+    let status = ruleset.restrict_self()?;
+    Ok(format!("{:?}", status.ruleset))
+}
+
+fn seccomp(_: &[Needed<'_>]) -> anyhow::Result<String> {
+    let rules: BTreeMap<i64, Vec<_>> = REFUSED.into_iter().map(|call| (call, Vec::new())).collect();
+    let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, env::consts::ARCH.try_into()?)?;
+    apply_filter(&BpfProgram::try_from(filter)?)?;
+    Ok(format!("{} calls are refused", REFUSED.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::net::UdpSocket;
+    use std::path::Path;
+    use std::process::Command;
+
+    use super::{landlock, seccomp};
+    use crate::kernel::privileges::{Needed, no_new_privileges};
+
+    /// On a thread of its own, which is all that is confined.
+    #[test]
+    fn what_was_not_named_is_out_of_reach() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir(at("in")).unwrap();
+        fs::create_dir(at("out")).unwrap();
+        for name in ["in/a", "other"] {
+            fs::write(at(name), name).unwrap();
+        }
+        let confined = std::thread::spawn({
+            let directory = directory.path().to_path_buf();
+            move || {
+                let at = |name: &str| directory.join(name);
+                no_new_privileges().unwrap();
+                let landlocked = landlock(&[
+                    Needed::Read(&at("in")),
+                    Needed::Read(Path::new("/nonexistent")),
+                    Needed::Write(&at("out/report")),
+                ]);
+                seccomp(&[]).unwrap();
+                assert_eq!(fs::read_to_string(at("in/a")).unwrap(), "in/a");
+                fs::write(at("out/report"), "x").unwrap();
+                // Rotation makes files, and takes the oldest away.
+                fs::write(at("out/report-2"), "x").unwrap();
+                fs::remove_file(at("out/report-2")).unwrap();
+                assert!(Command::new("/bin/true").spawn().is_err(), "another program was started");
+                assert!(UdpSocket::bind("127.0.0.1:0").is_err(), "a socket was made");
+                landlocked.map(|said| (said, fs::read(at("other")), fs::write(at("in/b"), "x")))
+            }
+        });
+        match confined.join().unwrap() {
+            Ok((said, read, written)) if !said.contains("NotEnforced") => {
+                assert!(read.is_err() && written.is_err(), "{said}");
+            }
+            outcome => eprintln!("this kernel has no Landlock: {outcome:?}"),
+        }
+    }
+}
