@@ -76,12 +76,12 @@ pub fn write(path: &Path, plan: Plan, compression: Compression) -> Result<()> {
         for record in &records[..taken] {
             out.record(record)?;
         }
-        if now.incident == 0 && mix(now.flow) % 8 == 0 && connection.is_answered() {
+        if now.incident == 0 && mix(now.flow).is_multiple_of(8) && connection.is_answered() {
             out.looked_up(&connection, now.at + 3 * MILLISECOND)?;
         }
         let left = now.left - taken as u64;
         if left > 0 {
-            let late = left <= records.len() as u64 && mix(now.flow ^ 1) % 50 == 0;
+            let late = left <= records.len() as u64 && mix(now.flow ^ 1).is_multiple_of(50);
             let wait = if late { span / 2 } else { (BACK_OFF << now.incident.min(8)).min(LONGEST) };
             due.push(Reverse(Due { at: now.at + wait, flow: now.flow, incident: now.incident + 1, left }));
         }
@@ -99,7 +99,7 @@ fn share(plan: Plan, flow: u64) -> u64 {
     own + u64::from(flow < rest)
 }
 
-/// A number that looks like chance and is none (the finalizer of SplitMix64).
+/// A number that looks like chance and is none (the finalizer of `SplitMix64`).
 fn mix(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

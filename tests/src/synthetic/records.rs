@@ -134,21 +134,21 @@ impl Connection {
             Kind::SeqOver => self.refused(at, times, SEQ_OVER, 1_000_000, 0),
             Kind::AckOver => self.refused(at, times, ACK_OVER, 0, 1_000_000),
             Kind::AckUnder => {
-                let mut refusal = self.from_server(Hook::CtInvalid, at, times, 0, 0_u32.wrapping_sub(400_000));
+                let mut refusal = self.of_server(Hook::CtInvalid, at, times, 0, 0_u32.wrapping_sub(400_000));
                 self.entry(&mut refusal);
                 words(&mut refusal, ACK_UNDER, "", self.base(1).wrapping_sub(66_000));
                 vec![refusal]
             }
             Kind::Rejected => {
                 let hook = if self.ipv6 { Hook::RejectV6 } else { Hook::RejectV4 };
-                let mut reset = self.from_server(hook, at, times, 0, 0);
+                let mut reset = self.of_server(hook, at, times, 0, 0);
                 self.entry(&mut reset);
                 (reset.0.nf_hook, reset.0.out_index) = (FORWARD, 3);
                 reset.0.out_name[..4].copy_from_slice(b"lan0");
                 vec![reset]
             }
             Kind::Expired => {
-                let mut reset = self.from_server(self.stack(), at, times, 0, 0);
+                let mut reset = self.of_server(self.stack(), at, times, 0, 0);
                 let gone = &mut reset.0.gone;
                 (gone.time_ns, gone.left, gone.caller) = (at.saturating_sub(40_000_000_000), -1, caller::GC_WORKER);
                 gone.ct = self.conntrack();
@@ -157,7 +157,7 @@ impl Connection {
                 vec![reset]
             }
             Kind::NoListener => {
-                let mut reset = self.from_server(self.stack(), at, times, 0, 0);
+                let mut reset = self.of_server(self.stack(), at, times, 0, 0);
                 reset.0.l4[13] = SYN;
                 (reset.0.payload_len, reset.0.nfct) = (0, 0xffff_8881_0000_0000 | 2);
                 vec![reset]
@@ -167,14 +167,14 @@ impl Connection {
 
     /// A refusal, the RST of the stack, and the RST on its way out, as 6.9 and later tell of it.
     fn refused(&self, at: u64, times: u32, format: &str, seq: u32, ack: u32) -> Vec<Made> {
-        let mut refusal = self.from_server(Hook::CtInvalid, at, times, seq, ack);
+        let mut refusal = self.of_server(Hook::CtInvalid, at, times, seq, ack);
         self.entry(&mut refusal);
         words(&mut refusal, format, "", self.base(0).wrapping_add(WINDOW + 1));
-        let mut reset = self.from_server(self.stack(), at + 19_000, times, seq, ack);
+        let mut reset = self.of_server(self.stack(), at + 19_000, times, seq, ack);
         reset.0.nfct = 0;
         reset.0.present |= present::RESET_REASON;
         reset.0.reset_reason = 2;
-        let mut leaving = self.from_server(Hook::CtMalformed, at + 24_000, times, 0, 0);
+        let mut leaving = self.of_server(Hook::CtMalformed, at + 24_000, times, 0, 0);
         let [_, translated, server] = self.ends();
         headers(&mut leaving.0, translated, server, self.base(1).wrapping_add(ack), 0, RST);
         (leaving.0.nfct, leaving.0.payload_len, leaving.0.in_index) = (0, 0, 0);
@@ -197,7 +197,7 @@ impl Connection {
     }
 
     /// A data segment of the server's, this far ahead of what conntrack has seen of both ends.
-    fn from_server(&self, hook: Hook, at: u64, times: u32, seq: u32, ack: u32) -> Made {
+    fn of_server(&self, hook: Hook, at: u64, times: u32, seq: u32, ack: u32) -> Made {
         let [_, translated, server] = self.ends();
         let mut record = Record::new_zeroed();
         (record.version, record.hook, record.time_ns) = (VERSION, hook as u16, at);

@@ -67,9 +67,9 @@ struct Bench {
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let build = ["build", "--quiet", "--release", "--locked"];
-    execute(cargo().args(build).args(["--package", "tracer", "--bin", "whyrst"]))?;
-    execute(cargo().args(build).args(["--package", "whyrst-tests", "--bin", "synthesise"]))?;
+    // In one go: packages that are built together are built once.
+    let what = ["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bin", "synthesise"];
+    execute(cargo().args(["build", "--quiet", "--release", "--locked"]).args(what))?;
     let directory = target().join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let binary = |name: &str| target().join("release").join(name);
@@ -110,10 +110,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 impl Bench {
     fn recording(&self, name: &str, events: u64, flows: u64) -> Result<Recording> {
-        let path = self.directory.join(name);
+        // It is removed whatever becomes of it: a disk may be full of it.
+        let recording = Recording { path: self.directory.join(name), events, flows };
         let numbers = [events.to_string(), flows.to_string()];
-        execute(Command::new(&self.synthesise).args(numbers).arg(&path))?;
-        Ok(Recording { path, events, flows })
+        execute(Command::new(&self.synthesise).args(numbers).arg(&recording.path))?;
+        Ok(recording)
     }
 
     /// Measures a report on a recording, run by another program where one is given.

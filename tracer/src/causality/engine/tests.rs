@@ -539,8 +539,12 @@ fn forgotten_flows_are_known_again() {
     assert_eq!((flows.len() as u64 + totals.forgotten.flows, totals.events), (10, 90));
     assert_eq!(flows.iter().filter(|flow| flow.was_reset()).count() as u64 + totals.forgotten.reset, 10);
     let mut tally = Tally::default();
-    flows.iter().for_each(|flow| tally.add(flow.tally()));
-    totals.forgotten.causes.values().for_each(|(_, forgotten)| tally.add(*forgotten));
+    for flow in &flows {
+        tally.add(flow.tally());
+    }
+    for (_, forgotten) in totals.forgotten.causes.values() {
+        tally.add(*forgotten);
+    }
     assert_eq!((tally.invalid, tally.resets), (30, 60));
 }
 
