@@ -35,6 +35,8 @@ pub(super) struct Contender {
     program: &'static str,
     arguments: &'static [&'static str],
     sign: Sign,
+    /// Whether it looks at its own network namespace alone, and so has to be started in the gateway's.
+    inside: bool,
     /// What has to be said with its row.
     pub(super) note: Option<&'static str>,
 }
@@ -53,6 +55,7 @@ pub(super) const ALL: &[Contender] = &[
         program: BINARY,
         arguments: &["report", "-o", "/dev/null"],
         sign: Sign::Says("listening to"),
+        inside: true,
         note: None,
     },
     Contender {
@@ -60,6 +63,7 @@ pub(super) const ALL: &[Contender] = &[
         program: BINARY,
         arguments: &["report", "-o", "/dev/null", "--tap", "--new-refused", "--record", RECORDING],
         sign: Sign::Says("listening to"),
+        inside: true,
         note: Some("--tap looks at each packet that arrives, --new-refused at each that opens a connection"),
     },
     Contender {
@@ -67,6 +71,7 @@ pub(super) const ALL: &[Contender] = &[
         program: "pwru",
         arguments: &["--filter-func", PWRU_FUNCTIONS, "--output-meta", "--output-tuple", "tcp and port 444"],
         sign: Sign::Says("Listening for events"),
+        inside: false,
         note: Some("filtered to a flow that is not part of the traffic: it prints nothing"),
     },
     Contender {
@@ -78,6 +83,7 @@ pub(super) const ALL: &[Contender] = &[
              kretprobe:nf_conntrack_tcp_packet /(int32)retval < 0/ { @invalid = count(); }",
         ],
         sign: Sign::Says("begun"),
+        inside: false,
         note: None,
     },
     Contender {
@@ -85,6 +91,7 @@ pub(super) const ALL: &[Contender] = &[
         program: "tcpdump",
         arguments: &["-Z", "root", "-n", "-i", "any", "-w", "/dev/null", "tcp[tcpflags] & tcp-rst != 0"],
         sign: Sign::Says("listening on"),
+        inside: true,
         note: Some("its filter is a classic one, which the kernel does not count with BPF programs"),
     },
     Contender {
@@ -92,6 +99,7 @@ pub(super) const ALL: &[Contender] = &[
         program: "conntrack",
         arguments: &["-E", "-p", "tcp"],
         sign: Sign::Subscribes,
+        inside: true,
         note: None,
     },
 ];
@@ -107,19 +115,23 @@ impl Contender {
 
     /// Starts it on the gateway and waits until it has begun.
     pub(super) fn start(&self, gateway: &Namespace) -> Result<Running> {
-        let tools = Path::new(TOOLS);
-        let mut command = Command::new(IP);
-        command.args(["netns", "exec", gateway.name()]);
+        let mut words: Vec<PathBuf> = Vec::new();
+        if self.inside {
+            words.extend([IP, "netns", "exec", gateway.name()].map(PathBuf::from));
+        }
         if Path::new(self.program).is_absolute() {
-            command.arg(self.program);
+            words.push(self.program.into());
         } else {
+            let tools = Path::new(TOOLS);
             let program = tools.join("bin").join(self.program);
             if !program.exists() {
                 bail!("{} is not in the guest", self.program);
             }
             // They come with libraries of their own, from another release than what else is in the guest.
-            command.arg(tools.join("lib/ld.so")).arg("--library-path").arg(tools.join("lib")).arg(program);
+            words.extend([tools.join("lib/ld.so"), "--library-path".into(), tools.join("lib"), program]);
         }
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]);
         let said = PathBuf::from("/tmp").join(self.name);
         let out = File::create(&said).with_context(|| format!("creating {}", said.display()))?;
         let err = out.try_clone()?;
@@ -143,16 +155,18 @@ impl Contender {
     }
 }
 
-/// Whether a process has subscribed to groups of messages of netlink.
+/// Whether a socket of a process has subscribed to groups of messages of netlink.
 fn subscribed(namespace: &Namespace, id: u32) -> bool {
     let table = namespace.enter(|| fs::read_to_string("/proc/thread-self/net/netlink"));
-    let Ok(Ok(table)) = table else { return false };
+    let (Ok(Ok(table)), Ok(descriptors)) = (table, fs::read_dir(format!("/proc/{id}/fd"))) else { return false };
+    let links = descriptors.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    let sockets: Vec<String> = links.map(|link| link.display().to_string()).collect();
     let is = |line: &str| {
-        let mut columns = line.split_whitespace().skip(2);
-        let (port, groups) = (columns.next(), columns.next());
-        port == Some(id.to_string().as_str()) && groups.is_some_and(|groups| groups.bytes().any(|digit| digit != b'0'))
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let (Some(groups), Some(inode)) = (columns.get(3), columns.last()) else { return false };
+        groups.bytes().any(|digit| digit != b'0') && sockets.contains(&format!("socket:[{inode}]"))
     };
-    table.lines().any(is)
+    table.lines().skip(1).any(is)
 }
 
 /// A tool that is running.

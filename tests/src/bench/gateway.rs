@@ -1,7 +1,7 @@
 //! What tools cost a gateway whose traffic is in order.
 //!
-//! Nothing attached and a tool take turns, so that each ratio is one of neighbours; "nothing" is also measured as if it were
-//! a tool, and what its ratios are spread over is the noise. Time is taken with the kernel's count of programs switched off,
+//! Nothing attached and a tool take turns, so that each ratio is one of neighbours. What the ratios between two measurements
+//! of nothing are spread over is the noise. Time is taken with the kernel's count of programs switched off,
 //! because that count costs something per run; what runs is counted in a pass of its own.
 
 use std::thread;
@@ -63,10 +63,6 @@ pub(super) fn run(extent: &Gateway, report: Report<'_>) -> Result<()> {
     let mut tallies: Vec<Tally> = contenders.iter().map(|_| Tally::default()).collect();
     for round in 1..=extent.rounds {
         let mut before = measure(&traffic, extent)?;
-        let between = measure(&traffic, extent)?;
-        let after = measure(&traffic, extent)?;
-        nothing.add(extent, &before, &between, &after);
-        before = after;
         for (tool, tally) in contenders.iter().zip(&mut tallies) {
             if tally.error.is_some() {
                 continue;
@@ -76,6 +72,7 @@ pub(super) fn run(extent: &Gateway, report: Report<'_>) -> Result<()> {
                 Ok(with) => {
                     let after = measure(&traffic, extent)?;
                     tally.add(extent, &before, &with.pair, &after);
+                    nothing.add(extent, &before, &after, &before);
                     tally.process.push(with.process);
                     tally.memory = tally.memory.max(with.memory);
                     tally.counted = with.counted.or(tally.counted.take());

@@ -28,7 +28,8 @@ impl Sample {
 
 /// Rounded to what is worth reading of a ratio or a share.
 pub(super) fn rounded(value: f64) -> f64 {
-    (value * 10_000.0).round() / 10_000.0
+    // Without the zero a sum of nothing would be -0.
+    (value * 10_000.0).round() / 10_000.0 + 0.0
 }
 
 /// A count to calculate with. Those of a bench are far below 2⁵³.

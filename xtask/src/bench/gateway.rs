@@ -20,10 +20,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Bytes of each download
-    #[arg(long, value_name = "BYTES", default_value_t = 8 << 20)]
+    #[arg(long, value_name = "BYTES", default_value_t = 16 << 20)]
     bytes: u64,
     /// Short connections of each measurement
-    #[arg(long, value_name = "NUMBER", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 800, value_parser = clap::value_parser!(u32).range(1..))]
     connections: u32,
     /// Measure only these tools, by the names of the rows [default: all]
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
