@@ -12,6 +12,7 @@ pub mod protocol;
 pub mod scenarios;
 pub mod steps;
 pub mod synthetic;
+pub mod storm;
 pub mod topology;
 pub mod whyrst;
 pub mod wire;

@@ -36,6 +36,19 @@ pub struct Plan {
 pub enum Bench {
     /// What tools cost a gateway whose traffic is in order.
     Gateway(Gateway),
+    /// What whyrst makes of floods, and what they cost it.
+    Flood(Flood),
+}
+
+/// How large they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flood {
+    /// Segments of each storm.
+    pub segments: u64,
+    /// Connections of the storm that meets many.
+    pub flows: u16,
+    /// Only these storms; all where there are none.
+    pub cases: Vec<String>,
 }
 
 /// How much of it.

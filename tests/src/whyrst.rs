@@ -61,14 +61,32 @@ impl Capture {
 
     /// Starts `whyrst report` and waits for nothing.
     pub fn spawn(namespace: Option<&Namespace>, artifacts: &Path, arguments: &[&str]) -> Result<Self> {
-        let (report, recording) = (artifacts.join("report.json"), artifacts.join("incident.whyrst"));
+        let recording = artifacts.join("incident.whyrst");
+        let record = ["--record", recording.to_str().context("a path that is no text")?];
+        Self::launch(namespace, artifacts, recording.clone(), &[&record, arguments].concat())
+    }
+
+    /// Starts `whyrst report` without a recording, and waits until it listens.
+    pub fn unrecorded(namespace: Option<&Namespace>, artifacts: &Path, arguments: &[&str]) -> Result<Self> {
+        let mut capture = Self::launch(namespace, artifacts, PathBuf::new(), arguments)?;
+        capture.wait_for("listening to")?;
+        Ok(capture)
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn launch(namespace: Option<&Namespace>, artifacts: &Path, recording: PathBuf, arguments: &[&str]) -> Result<Self> {
+        let report = artifacts.join("report.json");
         let mut command = Command::new(IP);
         if let Some(namespace) = namespace {
             command.args(["netns", "exec", namespace.name(), BINARY]);
         } else {
             command = Command::new(BINARY);
         }
-        command.args(["report", "--format", "json", "-o"]).arg(&report).arg("--record").arg(&recording);
+        command.args(["report", "--format", "json", "-o"]).arg(&report);
         let child = command
             .args(arguments)
             .stdin(Stdio::null())

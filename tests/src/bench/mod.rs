@@ -1,6 +1,7 @@
 //! What is measured inside the guest. Rows go to the host, which prints them.
 
 mod contender;
+mod flood;
 mod gateway;
 mod load;
 mod programs;
@@ -18,5 +19,6 @@ pub type Report<'a> = &'a dyn Fn(Message);
 pub fn run(bench: &Bench, report: Report<'_>) -> Result<()> {
     match bench {
         Bench::Gateway(extent) => gateway::run(extent, report),
+        Bench::Flood(extent) => flood::run(extent, report),
     }
 }

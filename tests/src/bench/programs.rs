@@ -27,17 +27,20 @@ pub(super) fn loaded() -> Result<Programs> {
         let info = info.context("asking for a BPF program")?;
         // One that has ended in between has nothing to tell.
         let Ok(descriptor) = info.fd() else { continue };
-        let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
-        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let number = |name: &str| -> u64 {
-            let value = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-            value.and_then(|value| value.parse().ok()).unwrap_or_default()
-        };
         let name = String::from_utf8_lossy(info.name()).into_owned();
-        let program = Program { name, runs: number("run_cnt:"), nanoseconds: number("run_time_ns:") };
+        let (runs, nanoseconds) = (described(&descriptor, "run_cnt:")?, described(&descriptor, "run_time_ns:")?);
+        let program = Program { name, runs, nanoseconds };
         programs.insert(info.id(), program);
     }
     Ok(programs)
+}
+
+/// A number that the kernel tells of a descriptor; 0 where it does not.
+pub(super) fn described(descriptor: &impl AsFd, name: &str) -> Result<u64> {
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+    Ok(value.and_then(|value| value.parse().ok()).unwrap_or_default())
 }
 
 /// What has run between two readings.

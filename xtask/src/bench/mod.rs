@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: what whyrst costs, measured. Every bench gives rows, as a table or as JSON.
 
+mod flood;
 mod gateway;
 mod guest;
 mod replay;
@@ -16,6 +17,8 @@ use crate::process::{execute, target};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
+    /// Try whyrst with floods: are its counts the kernel's, is every victim named, and what does it take
+    Flood(flood::Arguments),
     /// Compare what whyrst and other tools cost a gateway whose traffic is in order
     Gateway(gateway::Arguments),
     /// Time what happens between the start and the first hook, step by step
@@ -33,6 +36,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         return apart();
     }
     match bench {
+        Bench::Flood(arguments) => flood::run(arguments),
         Bench::Gateway(arguments) => gateway::run(arguments),
         Bench::Start(arguments) => start::run(arguments),
         Bench::Replay(arguments) => replay::run(arguments),

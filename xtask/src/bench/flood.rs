@@ -1,0 +1,79 @@
+//! `cargo xtask bench flood`: what whyrst makes of floods, and what they cost it.
+
+use anyhow::{Result, bail};
+use serde_json::{Map, Value, json};
+use whyrst_tests::protocol::{Bench, Flood};
+
+use super::{Format, guest, print_with, table};
+use crate::vm::Clock;
+use crate::{dist, setup};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// How the rows are printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+    /// The kernel: one of those of `cargo xtask vm --list`
+    #[arg(long, value_name = "NAME", default_value = "6.12")]
+    kernel: String,
+    /// Segments of each storm
+    #[arg(long, value_name = "NUMBER", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
+    segments: u64,
+    /// Connections of the storm that meets many
+    #[arg(long, value_name = "NUMBER", default_value_t = 50_000, value_parser = clap::value_parser!(u16).range(1..=60_000))]
+    flows: u16,
+    /// Only these storms, by the names of the rows [default: all]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
+    storm: Vec<String>,
+    /// What the guest's clock counts
+    #[arg(long, value_enum, default_value_t = Clock::Instructions)]
+    clock: Clock,
+    /// Try target/dist/whyrst, the binary that is given away, instead of one that is built for tests
+    #[arg(long)]
+    dist: bool,
+}
+
+/// The columns of the table.
+const COLUMNS: [&str; 15] = [
+    "name",
+    "flows",
+    "injected",
+    "reported_invalid",
+    "reported_resets",
+    "flows_named",
+    "exact",
+    "events_suppressed",
+    "events_lost",
+    "segments_per_second",
+    "user_side_us_per_segment",
+    "bpf_ns_per_segment",
+    "process_bytes",
+    "map_bytes",
+    "error",
+];
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    setup::run()?;
+    let mut payload = dist::payload("vm")?;
+    if arguments.dist {
+        payload.whyrst = dist::binary()?;
+    }
+    let extent = Flood { segments: arguments.segments, flows: arguments.flows, cases: arguments.storm.clone() };
+    let measured = guest::run(&arguments.kernel, Bench::Flood(extent), arguments.clock, &payload)?;
+    let clock = if arguments.clock == Clock::Instructions { "instructions" } else { "time" };
+    let profile = if arguments.dist { "dist" } else { "vm" };
+    let head = json!({ "kernel": measured.release, "clock": clock, "profile": profile });
+    print_with(&head, &measured.rows, arguments.format, || {
+        let of = |row: &Value| -> Value {
+            let columns = COLUMNS.iter().filter(|column| !row[**column].is_null());
+            columns.map(|column| ((*column).to_owned(), row[*column].clone())).collect::<Map<_, _>>().into()
+        };
+        table(&measured.rows.iter().map(of).collect::<Vec<_>>())
+    })?;
+    let wrong: Vec<&str> =
+        measured.rows.iter().filter(|row| row["exact"] != true).filter_map(|row| row["name"].as_str()).collect();
+    if !wrong.is_empty() {
+        bail!("the counts are not those of the kernel: {}", wrong.join(", "));
+    }
+    Ok(())
+}
