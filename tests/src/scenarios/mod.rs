@@ -15,6 +15,7 @@ mod local;
 mod malformed;
 mod no_entry;
 mod peers;
+pub mod programs;
 mod reject;
 mod reject_rule;
 mod remedies;

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what whyrst costs, measured. Every bench gives rows, as a table or as JSON.
 
 mod start;
+mod verifier;
 
 use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
@@ -10,11 +11,14 @@ use serde_json::{Value, json};
 pub(crate) enum Bench {
     /// Time what happens between the start and the first hook, step by step
     Start(start::Arguments),
+    /// Count what the verifier takes for each program, on every kernel
+    Verifier(verifier::Arguments),
 }
 
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Start(arguments) => start::run(arguments),
+        Bench::Verifier(arguments) => verifier::run(arguments),
     }
 }
 
