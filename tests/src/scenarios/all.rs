@@ -5,8 +5,8 @@ use anyhow::Result;
 use super::Named::{AtLeast, ByEra, Each, IfAny, NotE1, Nothing, Refusing, Several};
 use super::{
     Context, Named, Scenario, arithmetic, bad_input, doctor, download, faults, kernel_types, late_retransmission,
-    local, malformed, no_entry, peers, privileges, reject, reject_rule, remedies, remedies_applied, rotated, rules,
-    scale, state, table, tap, topologies, window,
+    local, malformed, no_entry, peers, privileges, programs, reject, reject_rule, remedies, remedies_applied, rotated,
+    rules, scale, state, table, tap, topologies, window,
 };
 
 /// Of more than one scenario.
@@ -657,6 +657,12 @@ pub const ALL: &[Scenario] = &[
         "kernel-types",
         "offsets and prototypes that whyrst resolves are those of this kernel",
         kernel_types::run,
+        Nothing,
+    ),
+    scenario(
+        "verifier",
+        "no program takes the verifier a tenth more than tests/verifier.json says",
+        programs::run,
         Nothing,
     ),
     scenario("doctor-healthy", "a gateway that is well: neither warning nor worse", doctor::healthy, Nothing),

@@ -17,6 +17,7 @@ mod malformed;
 mod no_entry;
 mod peers;
 mod privileges;
+pub mod programs;
 mod reject;
 mod reject_rule;
 mod remedies;

@@ -146,7 +146,8 @@ fn landlock(files: &[Needed<'_>]) -> anyhow::Result<String> {
         }
     }
     // For `--time local`; and what a statically linked program takes random numbers from.
-    let zones = ["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/dev/random", "/dev/urandom"].map(PathBuf::from);
+    let zones =
+        ["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/dev/random", "/dev/urandom"].map(PathBuf::from);
     allowed.extend(zones.into_iter().chain(env::var_os("TZDIR").map(PathBuf::from)).map(|path| (path, reading)));
 
     let ruleset = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?;

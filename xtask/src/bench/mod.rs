@@ -5,6 +5,7 @@ mod gateway;
 mod guest;
 mod replay;
 mod start;
+mod verifier;
 
 use std::path::PathBuf;
 use std::{env, fs, io, process};
@@ -25,6 +26,8 @@ pub(crate) enum Bench {
     Start(start::Arguments),
     /// Time what reads recordings, and take its memory: whyrst, and tshark on the same evidence
     Replay(replay::Arguments),
+    /// Count what the verifier takes for each program, on every kernel
+    Verifier(verifier::Arguments),
 }
 
 /// Names the file that the rows go to.
@@ -40,6 +43,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
         Bench::Gateway(arguments) => gateway::run(arguments),
         Bench::Start(arguments) => start::run(arguments),
         Bench::Replay(arguments) => replay::run(arguments),
+        Bench::Verifier(arguments) => verifier::run(arguments),
     }
 }
 
