@@ -61,8 +61,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         ("WHYRST_BPF_COMPILER", &compiler),
         ("WHYRST_COMMIT", &commit),
         ("WHYRST_COMMIT_SHORT", &short(&commit)),
-        ("WHYRST_RUSTC", &rustc()?),
-        ("WHYRST_TARGET", &env::var("TARGET")?),
+        ("WHYRST_BUILD_RUSTC", &rustc()?),
+        ("WHYRST_BUILD_TARGET", &env::var("TARGET")?),
     ] {
         println!("cargo::rustc-env={name}={value}");
     }

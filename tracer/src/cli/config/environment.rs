@@ -13,7 +13,7 @@ use crate::cli::suggest::similar;
 /// What the names begin with.
 const PREFIX: &str = "WHYRST_";
 /// What those begin with that mean something to those who build whyrst.
-const OF_THE_BUILD: [&str; 2] = ["WHYRST_BPF_", "WHYRST_COMMIT"];
+const OF_THE_BUILD: [&str; 3] = ["WHYRST_BPF_", "WHYRST_BUILD_", "WHYRST_COMMIT"];
 
 /// The variable of an option.
 pub(super) fn variable(key: &Key) -> String {
