@@ -64,10 +64,27 @@ impl Host {
         [self.privileges(), self.lockdown(), self.btf(), self.memory()].into_iter().flatten().collect()
     }
 
-    fn privileges(&self) -> Option<Obstacle> {
+    /// The capabilities that have an effect.
+    fn effective(&self) -> Option<u64> {
         let status = self.read("/proc/self/status")?;
-        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
-        let effective = u64::from_str_radix(field("CapEff:")?, 16).ok()?;
+        let field = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+        u64::from_str_radix(field.trim(), 16).ok()
+    }
+
+    /// Debian's kernels have a level 3, its default, at which `perf_event_open` is for `CAP_SYS_ADMIN` alone.
+    fn paranoid(&self) -> Option<Obstacle> {
+        let level: i32 = self.read("/proc/sys/kernel/perf_event_paranoid")?.trim().parse().ok()?;
+        (level > 2 && self.effective()? & (1 << CAP_SYS_ADMIN.0) == 0).then(|| {
+            Obstacle::new(
+                "perf-event-paranoid",
+                format!("kernel.perf_event_paranoid is {level}: kprobes are for CAP_SYS_ADMIN alone, as Debian has it"),
+                "`sysctl kernel.perf_event_paranoid=2`, or add CAP_SYS_ADMIN",
+            )
+        })
+    }
+
+    fn privileges(&self) -> Option<Obstacle> {
+        let effective = self.effective()?;
         let has = |(number, _): (u32, &str)| effective & (1 << number) != 0;
         if !has(CAP_SYS_ADMIN) {
             let missing: Vec<&str> =
@@ -107,13 +124,14 @@ impl Host {
     pub fn kprobes(&self) -> Option<Obstacle> {
         if self.exists("/sys/bus/event_source/devices/kprobe/type") {
             let armed = self.read("/sys/kernel/debug/kprobes/enabled");
-            return (armed.as_deref().map(str::trim) == Some("0")).then(|| {
+            let disarmed = (armed.as_deref().map(str::trim) == Some("0")).then(|| {
                 Obstacle::new(
                     "kprobes-disarmed",
                     "kprobes are switched off (/sys/kernel/debug/kprobes/enabled is 0)",
                     "echo 1 > /sys/kernel/debug/kprobes/enabled",
                 )
             });
+            return disarmed.or_else(|| self.paranoid());
         }
         let needed = ["CONFIG_KPROBES", "CONFIG_KPROBE_EVENTS"];
         let shown = match self.config() {
@@ -283,6 +301,20 @@ mod tests {
         let found = whats(host(&files).path());
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains(expected), "{found:?}");
+    }
+
+    /// With CAP_BPF and CAP_PERFMON, but not CAP_SYS_ADMIN.
+    #[rstest]
+    #[case::debian("000000c000000000", "3\n", true)]
+    #[case::upstream("000000c000000000", "2\n", false)]
+    #[case::root("000001ffffffffff", "3\n", false)]
+    fn debian_leaves_kprobes_to_the_administrator(#[case] has: &str, #[case] level: &str, #[case] expected: bool) {
+        let status = format!("CapEff:\t{has}\n");
+        let mut files = GOOD.to_vec();
+        files[0] = ("proc/self/status", &status);
+        files.push(("proc/sys/kernel/perf_event_paranoid", level));
+        let found = whats(host(&files).path());
+        assert_eq!(found.iter().any(|what| what.contains("perf_event_paranoid is 3")), expected, "{found:?}");
     }
 
     #[test]
