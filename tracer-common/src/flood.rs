@@ -23,7 +23,7 @@ pub const STRANGER_KEYS: u64 = 32_768;
 pub const REST_KEYS: u32 = 1_024;
 
 /// Records that one key may have in a second.
-pub const PER_KEY: u32 = 16;
+pub const PER_KEY: u32 = 64;
 /// Records that one CPU may make in a second, beyond the first of each key.
 pub const PER_CPU: u32 = 1_000;
 /// The second, in nanoseconds.

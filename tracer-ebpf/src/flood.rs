@@ -52,16 +52,25 @@ impl Fate {
     pub(crate) const COUNTED: Self = Self(2);
 }
 
-/// A refused packet, and the RST that answered it.
+/// A packet that was refused, or the segment that a RST answers.
 #[repr(C)]
 struct Last {
-    /// Address of the packet's buffer; 0 once it has been answered.
+    /// Address of the refused packet's buffer; 0 once it has been answered. Another packet may have the same one later.
     skb: u64,
-    /// What was decided for the packet.
+    /// What was decided for the refused packet.
     refused: Fate,
     /// What was decided for the RST that is on its way out, or [`Fate::OPEN`].
     leaving: Fate,
     key: Key,
+}
+
+impl Last {
+    /// Whether this is the packet that was refused last.
+    #[inline(always)]
+    fn is(&self, skb: u64, key: &Key) -> bool {
+        let (a, b) = (&self.key, key);
+        self.skb == skb && a.sport == b.sport && a.dport == b.dport && a.src == b.src && a.dst == b.dst
+    }
 }
 
 /// An event that may become a record, with where it is counted if it does not.
@@ -105,28 +114,34 @@ impl Case {
         Ok(Self { held: Some(held), class })
     }
 
-    /// The RST of the stack to a packet that was refused: the answer to one that was told is told, that to one that was
-    /// counted is counted with it. `None` where the packet is not the one that was refused last.
+    /// The RST of the stack that answers a segment. The answer to a packet that was refused and told is told, that to one that
+    /// was counted is counted with it.
     #[inline(always)]
-    pub(crate) fn answer(skb: u64, class: u32) -> Option<Result<Self, Skipped>> {
-        let last = LAST.get_ptr_mut(0)?;
+    pub(crate) fn answer(skb: u64, key: &mut Key, tracked: bool) -> Result<Self, Skipped> {
+        let Some(last) = LAST.get_ptr_mut(0) else { return Err(Skipped::Full) };
         // SAFETY: the value belongs to this CPU alone.
         let last = unsafe { &mut *last };
-        if last.skb != skb {
-            return None;
+        if !last.is(skb, key) {
+            last.skb = 0;
+            last.key = *key;
+            let case = Self::open(key, tracked, Fate::OPEN);
+            last.leaving = if case.is_ok() { Fate::TOLD } else { Fate::COUNTED };
+            return case;
         }
         last.skb = 0;
         last.leaving = last.refused;
         if last.refused == Fate::TOLD {
-            return Some(Ok(Self { held: None, class }));
+            return Ok(Self { held: None, class: key.class });
         }
-        let key = &last.key;
-        let map = if key.version == 0 { &HELD_BACK_REST } else { &HELD_BACK };
-        let held = map.get_ptr_mut(key);
-        let Some(held) = held else { return Some(Err(Skipped::Full)) };
+        let refused: &mut Key = &mut last.key;
+        let found = {
+            let refused: &Key = refused;
+            HELD_BACK.get_ptr_mut(refused)
+        };
+        let Some(held) = found.or_else(|| rest(refused)) else { return Err(Skipped::Full) };
         // SAFETY: the pointer is to a value of the map.
         add(unsafe { &raw mut (*held).answered }, 1);
-        Some(Err(Skipped::Counted))
+        Err(Skipped::Counted)
     }
 
     /// There was no room for the record after all: the event is counted instead.
@@ -141,24 +156,32 @@ impl Case {
     }
 }
 
-/// Keeps what was decided for a packet that conntrack refused, for the RST that may answer it.
+/// Keeps which packet conntrack refuses, for the RST that may answer it. It is taken to be counted until it is told.
 #[inline(always)]
-pub(crate) fn refused(skb: u64, key: &Key, told: bool) {
+pub(crate) fn refusing(skb: u64, key: &Key) {
     let Some(last) = LAST.get_ptr_mut(0) else { return };
     // SAFETY: the value belongs to this CPU alone.
     let last = unsafe { &mut *last };
     last.skb = skb;
-    last.refused = if told { Fate::TOLD } else { Fate::COUNTED };
+    last.refused = Fate::COUNTED;
     last.key = *key;
+}
+
+/// The packet that was refused last is told.
+#[inline(always)]
+pub(crate) fn refused_is_told() {
+    let Some(last) = LAST.get_ptr_mut(0) else { return };
+    // SAFETY: the value belongs to this CPU alone.
+    unsafe { (*last).refused = Fate::TOLD };
 }
 
 /// What was decided for a packet, where it is the one that was refused last on this CPU.
 #[inline(always)]
-pub(crate) fn fate_of(skb: u64) -> Fate {
+pub(crate) fn fate_of(skb: u64, key: &Key) -> Fate {
     let Some(last) = LAST.get_ptr(0) else { return Fate::OPEN };
     // SAFETY: the value belongs to this CPU alone.
     let last = unsafe { &*last };
-    if last.skb == skb { last.refused } else { Fate::OPEN }
+    if last.is(skb, key) { last.refused } else { Fate::OPEN }
 }
 
 /// What was decided for the RST that this CPU is sending, where this one is it.
@@ -194,13 +217,19 @@ fn find(key: &Key, tracked: bool) -> Option<*mut HeldBack> {
     HELD_BACK.get_ptr_mut(key)
 }
 
-/// Counts an event whose key has no room. Its endpoints are taken out of the key.
+/// The place where events are counted whose key has no room. The endpoints are taken out of the key.
 #[inline(always)]
-fn count_in_rest(key: &mut Key) -> Skipped {
+fn rest(key: &mut Key) -> Option<*mut HeldBack> {
     *key = Key { src: [0; 16], dst: [0; 16], sport: [0; 2], dport: [0; 2], version: 0, ..*key };
     let key: &Key = key;
     let _there = HELD_BACK_REST.insert(key, NOTHING, BPF_NOEXIST.into());
-    let Some(held) = HELD_BACK_REST.get_ptr_mut(key) else { return Skipped::Full };
+    HELD_BACK_REST.get_ptr_mut(key)
+}
+
+/// Counts an event whose key has no room.
+#[inline(always)]
+fn count_in_rest(key: &mut Key) -> Skipped {
+    let Some(held) = rest(key) else { return Skipped::Full };
     // SAFETY: the pointer is to a value of the map.
     add(unsafe { &raw mut (*held).count }, 1);
     // SAFETY: the helper takes no arguments.

@@ -133,9 +133,12 @@ fn refused(skb: &Skb, key: &mut Key, tracked: bool, leaving: bool) -> Result<Cas
     if fate == Fate::COUNTED {
         return Err(Skipped::Passed);
     }
+    if !leaving {
+        flood::refusing(skb.number(), key);
+    }
     let case = Case::open(key, tracked, fate);
-    if fate == Fate::OPEN {
-        flood::refused(skb.number(), key, case.is_ok());
+    if !leaving && case.is_ok() {
+        flood::refused_is_told();
     }
     case
 }
@@ -229,12 +232,9 @@ fn try_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
 #[inline(always)]
 fn answering(hook: Hook, skb: &Skb, sk: Address, reason: Address) -> Result<Case, Skipped> {
     let class = skb.class_of_answer(sk, reason);
-    if let Some(case) = Case::answer(skb.number(), class) {
-        return case;
-    }
     let net = if sk.is_null() { skb.route_net() } else { sk.follow(offset!(sk_net)) };
     let mut key = skb.key(hook, net.read(offset!(net_inum)), class);
-    Case::open(&mut key, skb.is_tracked(), Fate::OPEN)
+    Case::answer(skb.number(), &mut key, skb.is_tracked())
 }
 
 /// `void tcp_send_active_reset(struct sock *sk, gfp_t priority)` up to 6.9, `(sk, priority, enum sk_rst_reason reason)` from
@@ -400,7 +400,8 @@ fn reject_with(hook: Hook, net: Address, skb: Address, nf_hook: Address) -> Resu
     }
 
     let mut key = skb.key(hook, net.read(offset!(net_inum)), u32::from(nf_hook.low_byte()));
-    let case = Case::open(&mut key, skb.is_tracked(), flood::fate_of(skb.number()))?;
+    let fate = flood::fate_of(skb.number(), &key);
+    let case = Case::open(&mut key, skb.is_tracked(), fate)?;
     let mut slot = Slot::reserve(hook, &case)?;
     slot.packet(&skb);
     slot.interface_in(skb.device());

@@ -50,7 +50,7 @@ pub(crate) fn run() -> Result<()> {
     println!("test: dependencies");
     deny::run().context("the tier `dependencies` has failed")?;
     println!("test: scenarios on every kernel");
-    matrix::run(&All::parse_from(["vm"]).arguments).context("the tier `scenarios` has failed")
+    matrix::run(&All::parse_from(["vm", "--matrix"]).arguments).context("the tier `scenarios` has failed")
 }
 
 fn tiers(tiers: &[Tier]) -> Result<()> {

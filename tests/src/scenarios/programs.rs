@@ -81,8 +81,16 @@ fn compare(era: &str, found: &Programs) -> Result<()> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let table = table()?;
     let key = key(&release, era);
-    let Some(known) = table.get(&key) else { bail!("tests/verifier.json has no `{key}`: {BLESS}") };
     let mut expect = Expect::new();
+    let Some(known) = table.get(&key) else {
+        // A kernel that came out since: its verifier may walk other paths, but not twice as many as the worst that is known.
+        for (name, now) in found {
+            let most = table.values().filter_map(|programs| programs.get(name)?.verified).max();
+            let (most, now) = (most.unwrap_or_default(), now.verified.unwrap_or_default());
+            expect.that(now <= 2 * most, || format!("{name}: {now} instructions verified, {most} where it is known"));
+        }
+        return expect.verdict();
+    };
     for name in known.keys() {
         expect.that(found.contains_key(name), || format!("{name} was not loaded"));
     }

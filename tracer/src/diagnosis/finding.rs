@@ -70,7 +70,6 @@ pub fn findings(
         finding
     }));
     found.extend(lost(report));
-    found.extend(suppressed(report, totals));
     found.extend(endpoints(of_endpoints, namespaces));
     found.extend(without_kprobes(report));
     found.extend(damaged(report));
@@ -110,6 +109,7 @@ pub fn findings(
         evidence: vec![("reset".to_owned(), totals.forgotten.reset.to_string())],
         advice: vec!["narrow the report down with --client, --server, --nat or --port".to_owned()],
     }));
+    found.extend(suppressed(report, totals));
     found.sort_by_key(|finding| finding.severity);
     found
 }

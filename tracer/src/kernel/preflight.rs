@@ -303,7 +303,7 @@ mod tests {
         assert!(found[0].contains(expected), "{found:?}");
     }
 
-    /// With CAP_BPF and CAP_PERFMON, but not CAP_SYS_ADMIN.
+    /// With `CAP_BPF` and `CAP_PERFMON`, but not `CAP_SYS_ADMIN`.
     #[rstest]
     #[case::debian("000000c000000000", "3\n", true)]
     #[case::upstream("000000c000000000", "2\n", false)]

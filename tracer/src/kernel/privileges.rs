@@ -26,6 +26,8 @@ pub const ASKING: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::DAC_READ_SEARCH);
 /// What hooks that are attached later take besides [`ATTACHING`]: addresses of `/proc/kallsyms`.
 pub const LATER: CapabilitySet = ATTACHING.union(CapabilitySet::SYSLOG);
+/// What it takes besides where Debian's kernels leave kprobes to the administrator (`kernel.perf_event_paranoid` above 2).
+pub const PARANOID: CapabilitySet = CapabilitySet::SYS_ADMIN;
 /// What following interfaces takes besides [`ATTACHING`].
 pub const FOLLOWING: CapabilitySet =
     CapabilitySet::NET_ADMIN.union(CapabilitySet::SYS_ADMIN).union(CapabilitySet::SYS_PTRACE);
@@ -59,6 +61,12 @@ pub fn lacking() -> Vec<String> {
 fn lacking_of(effective: CapabilitySet) -> Vec<String> {
     let missing = USES.iter().filter(|(needed, ..)| !effective.contains(*needed));
     missing.map(|(_, name, without)| format!("without {name} {without}")).collect()
+}
+
+/// Whether kprobes are for [`PARANOID`] alone.
+pub fn is_paranoid() -> bool {
+    let level = fs::read_to_string("/proc/sys/kernel/perf_event_paranoid");
+    level.ok().and_then(|level| level.trim().parse::<i32>().ok()).is_some_and(|level| level > 2)
 }
 
 /// Gives up everything but `kept` in the calling thread, for good; of that only `used` has an effect until

@@ -199,6 +199,9 @@ impl Live {
         // A module may come, or go and come back.
         if any(|state| !matches!(state, HookState::Unavailable { .. }), |hook| hook.spec().module.is_some()) {
             later |= privileges::LATER;
+            if privileges::is_paranoid() {
+                later |= privileges::PARANOID;
+            }
         }
         if any(|state| *state == HookState::Attached, |hook| hook == Hook::TcxTap) {
             later |= privileges::ATTACHING | privileges::FOLLOWING;

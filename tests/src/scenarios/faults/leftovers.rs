@@ -1,12 +1,14 @@
 //! What a program could leave behind in the kernel, listed before and after.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::error::Error;
 use std::time::Instant;
+use std::{fs, io};
 
 use anyhow::{Context as _, Result, bail};
-use aya::maps::loaded_maps;
-use aya::programs::{loaded_links, loaded_programs};
+use aya::maps::{MapInfo, loaded_maps};
+use aya::programs::links::LinkInfo;
+use aya::programs::{ProgramInfo, loaded_links, loaded_programs};
 
 use crate::command;
 use crate::netns::Namespace;
@@ -28,23 +30,23 @@ pub(super) struct Leftovers {
 impl Leftovers {
     /// What there is now, in the kernel and in the gateway's namespace.
     pub(super) fn now(gateway: &Namespace) -> Result<Self> {
-        let programs = loaded_programs().map(|program| Ok(program?.id())).collect::<Result<_>>();
-        let maps = loaded_maps().map(|map| Ok(map?.id())).collect::<Result<_>>();
-        let links = loaded_links().map(|link| Ok(link?.id())).collect::<Result<_>>();
         let kprobes = fs::read_to_string("/sys/kernel/debug/kprobes/list").context("kprobes/list")?;
+        // Their states are settled in the background.
+        let links = gateway.ip("-o link show")?;
+        let links = links.lines().filter_map(|line| line.split(": ").nth(1)).collect::<Vec<_>>().join(" ");
         let sockets = gateway.enter(|| fs::read_to_string("/proc/thread-self/net/packet"))?.context("net/packet")?;
         Ok(Self {
             bpf: [
-                programs.context("listing programs")?,
-                maps.context("listing maps")?,
-                links.context("listing links")?,
+                listed(loaded_programs(), ProgramInfo::id).context("listing programs")?,
+                listed(loaded_maps(), MapInfo::id).context("listing maps")?,
+                listed(loaded_links(), LinkInfo::id).context("listing links")?,
             ],
             kprobes: kprobes.lines().map(str::to_owned).collect(),
             events: fs::read_to_string("/sys/kernel/debug/tracing/kprobe_events").context("kprobe_events")?,
             network: vec![
                 gateway.run(&["tc", "qdisc", "show"])?,
                 gateway.run(&["nft", "list", "ruleset"])?,
-                gateway.ip("-o link show")?,
+                links,
                 sockets,
                 command::run("/sbin/tc", &["qdisc", "show"])?,
             ],
@@ -53,8 +55,7 @@ impl Leftovers {
 
     /// Whether no BPF program is there but those that were there before.
     pub(super) fn has_programs_of(before: &Self) -> Result<bool> {
-        let programs: BTreeSet<u32> =
-            loaded_programs().map(|program| Ok(program?.id())).collect::<Result<_>>().context("listing programs")?;
+        let programs = listed(loaded_programs(), ProgramInfo::id).context("listing programs")?;
         Ok(programs == before.bpf[0])
     }
 
@@ -71,4 +72,23 @@ impl Leftovers {
             }
         }
     }
+}
+
+/// The numbers of what is listed. What goes away while it is listed is gone.
+fn listed<T, E: Error + Send + Sync + 'static>(
+    found: impl Iterator<Item = Result<T, E>>,
+    number: impl Fn(&T) -> u32,
+) -> Result<BTreeSet<u32>> {
+    let gone = |error: &E| {
+        let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+        while let Some(error) = cause {
+            if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                return true;
+            }
+            cause = error.source();
+        }
+        false
+    };
+    let there = found.filter(|found| !found.as_ref().is_err_and(gone));
+    there.map(|found| Ok(number(&found?))).collect()
 }
