@@ -564,7 +564,7 @@ pub const ALL: &[Scenario] = &[
         rotated::run,
         Several(&[(rotated::VICTIMS, SEQ_OVER)]),
     ),
-    scenario("fault-killed", "SIGKILL at every stage leaves nothing", faults::killed::run, Several(&[(1, SEQ_OVER)])),
+    scenario("fault-killed", "SIGKILL at every stage leaves nothing", faults::killed::run, Nothing),
     scenario("fault-ended", "SIGINT, SIGTERM and SIGHUP leave a whole recording", faults::ended::run, Nothing),
     scenario(
         "fault-reader-stopped",

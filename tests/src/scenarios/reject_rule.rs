@@ -13,6 +13,14 @@ use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, server};
 use crate::whyrst::Capture;
 
+/// Loads what rejects, so that it is watched from the start: a rule would load it during the capture, and be faster.
+pub(super) fn load() -> Result<()> {
+    for module in ["nf_reject_ipv4", "nf_reject_ipv6"] {
+        command::run("/sbin/modprobe", &[module])?;
+    }
+    Ok(())
+}
+
 /// A table with an empty chain, both named as usual.
 pub(super) fn chain(gateway: &Namespace, hook: &str) -> Result<()> {
     gateway.run(&["nft", "add table inet filter"])?;
@@ -69,6 +77,7 @@ pub(super) fn two_rules(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     // Hooked from the start, whatever ran before.
     command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
+    load()?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connections = [Connection::open(&lab, server(443))?, Connection::open(&lab, server(8443))?];
     chain(&lab.gateway, "input")?;
@@ -117,6 +126,7 @@ fn iptables_rule(context: &Context<'_>, program: &str, backend: &str) -> Result<
     let lab = Lab::build(Nat::IptablesSnat)?;
     // Hooked from the start, whatever ran before.
     command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
+    load()?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
     let forward = |rule: &str| {

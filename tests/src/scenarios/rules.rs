@@ -99,6 +99,7 @@ pub(super) fn reject_on_bridge(context: &Context<'_>) -> Result<()> {
         lab.gateway.ip(command)?;
     }
     lab.gateway.run(&["nft", "add rule inet nat postrouting oifname br0 masquerade"])?;
+    reject_rule::load()?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
     lab.gateway.run(&["nft", "add table bridge filter"])?;

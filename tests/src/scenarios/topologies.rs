@@ -337,19 +337,26 @@ pub(super) fn module_after_start(context: &Context<'_>) -> Result<()> {
 
 /// Takes conntrack out of the kernel, with everything that needs it.
 pub(super) fn unload_conntrack() -> Result<()> {
+    unload("nf_conntrack")
+}
+
+/// Takes a module of netfilter out of the kernel, with everything that needs it.
+pub(super) fn unload(module: &str) -> Result<()> {
+    let loaded = Path::new("/sys/module").join(module);
     let start = Instant::now();
     let mut refusal = String::new();
     // The namespaces of earlier labs are taken down in the background.
     while start.elapsed() < PATIENCE {
-        if !Path::new("/sys/module/nf_conntrack").exists() {
+        if !loaded.exists() {
             return Ok(());
         }
         let modules = fs::read_to_string("/proc/modules").context("/proc/modules")?;
         let unused = modules.lines().filter_map(|line| {
             let mut words = line.split(' ');
             let (name, users) = (words.next()?, words.nth(1)?);
-            let of_netfilter =
-                ["nf_", "nft_", "xt_", "ip_set", "nfnetlink"].iter().any(|prefix| name.starts_with(prefix));
+            let of_netfilter = ["nf_", "nft_", "xt_", "ipt_", "ip6t_", "ip_set", "nfnetlink"]
+                .iter()
+                .any(|prefix| name.starts_with(prefix));
             (users == "0" && of_netfilter).then_some(name)
         });
         for module in unused {
@@ -358,5 +365,5 @@ pub(super) fn unload_conntrack() -> Result<()> {
             }
         }
     }
-    bail!("nf_conntrack stays: {refusal}")
+    bail!("{module} stays: {refusal}")
 }

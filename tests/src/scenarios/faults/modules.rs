@@ -2,15 +2,14 @@
 
 use std::io::Write as _;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::super::Context;
 use super::super::connection::Connection;
 use super::super::no_entry::gone;
 use super::super::reject_rule;
 use super::super::told::{SEQ_OVER, What, Who};
-use super::super::topologies::unload_conntrack;
-use crate::command;
+use super::super::topologies::{unload, unload_conntrack};
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, Wiring, server};
 use crate::whyrst::Capture;
@@ -59,7 +58,7 @@ pub(in super::super) fn conntrack(context: &Context<'_>) -> Result<()> {
 pub(in super::super) fn reject(context: &Context<'_>) -> Result<()> {
     const RULE: &str = "iifname lan0 tcp dport 443 reject with tcp reset";
     let lab = Lab::build(Nat::NftMasquerade)?;
-    command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
+    reject_rule::load()?;
     let mut capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connections = [Connection::open(&lab, server(443))?, Connection::open(&lab, server(443))?];
     let mut expect = Expect::new();
@@ -73,11 +72,8 @@ pub(in super::super) fn reject(context: &Context<'_>) -> Result<()> {
         context.step(format!("a rule rejects: {error}"));
         lab.gateway.run(&["nft", "delete", "table", "inet", "filter"])?;
         if round == 0 {
-            for module in ["nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6", "nft_reject", "nf_reject_ipv4"] {
-                // Whether there is such a module, and which of them takes the others along, depends on the kernel.
-                let _gone_already = command::run("/sbin/modprobe", &["-r", module]);
-            }
-            capture.wait_for("nf_send_reset is not watched any more").context("nf_reject_ipv4 stays")?;
+            unload("nf_reject_ipv4")?;
+            capture.wait_for("nf_send_reset is not watched any more")?;
         }
     }
     let captured = capture.stop()?;

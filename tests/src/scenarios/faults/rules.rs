@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::super::Context;
 use super::super::connection::Connection;
-use super::super::reject_rule::{chain, handle, rule};
+use super::super::reject_rule::{chain, handle, load, rule};
 use super::super::told::{SEQ_OVER, Who};
 use crate::command;
 use crate::expect::Expect;
@@ -17,6 +17,7 @@ use crate::whyrst::Capture;
 pub(in super::super) fn replaced(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
+    load()?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut first = Connection::open(&lab, server(443))?;
     let mut second = Connection::open(&lab, server(8443))?;
