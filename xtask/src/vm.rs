@@ -175,7 +175,9 @@ impl<'a> Guest<'a> {
                 }
             }
         });
-        follow(&inbox, report)?;
+        // A storm or a long series is one step of a bench.
+        let silence = if self.clock == Clock::Instructions { 10 * SILENCE } else { SILENCE };
+        follow(&inbox, silence, report)?;
         machine.0.wait().context("waiting for QEMU").map_err(later)?;
         Ok(())
     }
@@ -229,12 +231,16 @@ enum Event {
 }
 
 /// Follows a guest until it has finished.
-fn follow(inbox: &mpsc::Receiver<Event>, report: &mut dyn FnMut(Message)) -> Result<(), Failure> {
+fn follow(
+    inbox: &mpsc::Receiver<Event>,
+    silence: Duration,
+    report: &mut dyn FnMut(Message),
+) -> Result<(), Failure> {
     let mut alive = false;
     let mut finished = false;
     let booted = Instant::now();
     loop {
-        let patience = if alive { SILENCE } else { BOOT.saturating_sub(booted.elapsed()) };
+        let patience = if alive { silence } else { BOOT.saturating_sub(booted.elapsed()) };
         let fail = |error: anyhow::Error| if alive { Failure::Later(error) } else { Failure::BeforeInit(error) };
         match inbox.recv_timeout(patience) {
             Ok(Event::Alive) => alive = true,
