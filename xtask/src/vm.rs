@@ -231,11 +231,7 @@ enum Event {
 }
 
 /// Follows a guest until it has finished.
-fn follow(
-    inbox: &mpsc::Receiver<Event>,
-    silence: Duration,
-    report: &mut dyn FnMut(Message),
-) -> Result<(), Failure> {
+fn follow(inbox: &mpsc::Receiver<Event>, silence: Duration, report: &mut dyn FnMut(Message)) -> Result<(), Failure> {
     let mut alive = false;
     let mut finished = false;
     let booted = Instant::now();
