@@ -604,6 +604,12 @@ pub const ALL: &[Scenario] = &[
         Several(&[(3, SEQ_OVER)]),
     ),
     scenario(
+        "fault-suspended",
+        "the machine sleeps between two resets",
+        faults::clock::suspended,
+        Several(&[(2, SEQ_OVER)]),
+    ),
+    scenario(
         "fault-reject-reloaded",
         "nf_reject_ipv4 is taken out and loaded again: REJECTs before and after",
         faults::modules::reject,

@@ -1,8 +1,10 @@
-//! Clocks that jump: the wall clock is set.
+//! Clocks that jump: the wall clock is set, and the machine sleeps.
 
 use std::fs;
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use serde_json::Value;
 
@@ -21,6 +23,11 @@ fn step(seconds: i64) -> Result<()> {
     let now = clock_gettime(ClockId::Realtime);
     let then = Timespec { tv_sec: now.tv_sec + seconds, tv_nsec: now.tv_nsec };
     clock_settime(ClockId::Realtime, then).context("setting the clock")
+}
+
+/// How far one clock is from another.
+fn apart(one: ClockId, other: ClockId) -> i64 {
+    clock_gettime(one).tv_sec - clock_gettime(other).tv_sec
 }
 
 /// The clock is set forwards by a year and back by two, between resets: they are told in their order, with the times of a
@@ -78,4 +85,33 @@ impl std::str::FromStr for Timestamp {
         let time: jiff::Timestamp = text.parse()?;
         Ok(Self(time.as_second()))
     }
+}
+
+/// The machine sleeps (ACPI S3, woken by its clock) between two resets of a capture: both are told, and the time in between
+/// is in their times.
+pub(in super::super) fn suspended(context: &Context<'_>) -> Result<()> {
+    const SLEEP: i64 = 5;
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let mut connections = [Connection::open(&lab, server(443))?, Connection::open(&lab, server(444))?];
+    connections[0].is_reset()?;
+    let before = apart(ClockId::Boottime, ClockId::Monotonic);
+    let alarm = Path::new("/sys/class/rtc/rtc0/wakealarm");
+    fs::write(alarm, format!("+{SLEEP}")).context("wakealarm")?;
+    fs::write("/sys/power/state", "mem").context("/sys/power/state")?;
+    let slept = apart(ClockId::Boottime, ClockId::Monotonic) - before;
+    context.step(format!("slept for {slept} s"));
+    ensure!(slept > 0, "the machine has not slept");
+    connections[1].is_reset()?;
+    let captured = capture.stop()?;
+    let mut expect = Expect::new();
+    let order = in_order(&captured.report)?;
+    let clients = connections.map(|connection| connection.client_address.to_string());
+    expect.that(order == clients, || format!("they are told as {order:?}, not as {clients:?}"));
+    let duration = captured.report["capture"]["duration_s"].as_f64().unwrap_or_default();
+    let slept = Duration::from_secs(slept.unsigned_abs()).as_secs_f64();
+    expect.that(duration > slept, || format!("it took {duration} s, of which {slept} asleep"));
+    expect.is(&captured.report, "/capture/events_lost", 0);
+    captured.replay()?;
+    expect.verdict()
 }
