@@ -17,6 +17,9 @@ use crate::command;
 /// iproute2's `ip`; busybox has one of its own, which knows no namespaces.
 pub const IP: &str = "/usr/bin/ip";
 
+/// The command of `ip` that makes a loopback interface work.
+pub const LOOPBACK: &str = "link set lo up";
+
 /// A named network namespace; it is deleted with this.
 #[derive(Debug)]
 pub struct Namespace {
@@ -26,10 +29,16 @@ pub struct Namespace {
 impl Namespace {
     /// Creates a namespace with a working loopback interface.
     pub fn create(name: &str) -> Result<Self> {
-        command::run(IP, &["netns", "add", name])?;
-        let namespace = Self { name: name.to_owned() };
-        namespace.ip("link set lo up")?;
+        let [namespace] = Self::create_all([name.to_owned()])?;
+        namespace.ip(LOOPBACK)?;
         Ok(namespace)
+    }
+
+    /// Creates namespaces whose loopback interfaces are still to be switched on, by [`LOOPBACK`].
+    pub fn create_all<const N: usize>(names: [String; N]) -> Result<[Self; N]> {
+        let lines = names.each_ref().map(|name| format!("netns add {name}")).join("\n");
+        command::feed(Command::new(IP).args(["-batch", "-"]), &lines).context(lines)?;
+        Ok(names.map(|name| Self { name }))
     }
 
     /// Its name.

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use anyhow::Result;
 
-use crate::netns::Namespace;
+use crate::netns::{LOOPBACK, Namespace};
 
 /// The client's address.
 pub const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
@@ -80,21 +80,19 @@ impl Lab {
 
     /// Builds the network; the gateway forwards, without a look at connections.
     pub fn wire(wiring: Wiring) -> Result<Self> {
-        let name = |role: &str| format!("{role}{}", wiring.suffix);
-        let lab = Self {
-            client: Namespace::create(&name("client"))?,
-            gateway: Namespace::create(&name("gateway"))?,
-            server: Namespace::create(&name("server"))?,
-        };
+        let names = ["client", "gateway", "server"].map(|role| format!("{role}{}", wiring.suffix));
+        let [client, gateway, server] = Namespace::create_all(names)?;
+        let lab = Self { client, gateway, server };
         let Self { client, gateway, .. } = &lab;
         connect((client, "c0"), (gateway, "lan0"), wiring.lan)?;
         client.ip_all(&[
+            LOOPBACK,
             "address add 10.0.0.2/24 dev c0",
             "address add fd00:1::2/64 dev c0 nodad",
             "route add default via 10.0.0.1",
             "route add default via fd00:1::1",
         ])?;
-        gateway.ip_all(&["address add 10.0.0.1/24 dev lan0", "address add fd00:1::1/64 dev lan0 nodad"])?;
+        gateway.ip_all(&[LOOPBACK, "address add 10.0.0.1/24 dev lan0", "address add fd00:1::1/64 dev lan0 nodad"])?;
         lab.connect_server(wiring.wan)?;
         for sysctl in ["net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"] {
             gateway.sysctl(sysctl, "1")?;
@@ -107,7 +105,7 @@ impl Lab {
         connect((&self.server, "s0"), (&self.gateway, "wan0"), wan)?;
         // Without duplicate address detection an IPv6 address is usable at once.
         self.gateway.ip_all(&["address add 192.0.2.1/24 dev wan0", "address add 2001:db8::1/64 dev wan0 nodad"])?;
-        self.server.ip_all(&["address add 192.0.2.2/24 dev s0", "address add 2001:db8::2/64 dev s0 nodad"])
+        self.server.ip_all(&[LOOPBACK, "address add 192.0.2.2/24 dev s0", "address add 2001:db8::2/64 dev s0 nodad"])
     }
 
     /// Makes the gateway translate.
@@ -198,8 +196,7 @@ fn connect((end, interface): At<'_>, (gateway, of_gateway): At<'_>, ingress: Ing
 /// A cable between two namespaces.
 fn cable((one, interface): At<'_>, (other, of_other): At<'_>) -> Result<()> {
     // Both ends are made inside; a name in the host's namespace would be in the way of the next lab.
-    let add = format!("link add {interface} type veth peer name {of_other} netns {}", other.name());
-    one.ip_all(&[add, format!("link set {interface} up")])?;
+    one.ip(&format!("link add {interface} up type veth peer name {of_other} netns {}", other.name()))?;
     plain(one, interface)?;
     up(other, of_other)
 }

@@ -80,21 +80,12 @@ impl Capture {
 
     fn launch(namespace: Option<&Namespace>, artifacts: &Path, recording: PathBuf, arguments: &[&str]) -> Result<Self> {
         let report = artifacts.join("report.json");
-        let mut command = Command::new(IP);
-        if let Some(namespace) = namespace {
-            command.args(["netns", "exec", namespace.name(), BINARY]);
-        } else {
-            command = Command::new(BINARY);
+        let mut command = Command::new(BINARY);
+        command.args(["report", "--format", "json", "-o"]).arg(&report).args(arguments);
+        match namespace {
+            Some(namespace) => namespace.enter(|| Self::of(&mut command, report, recording))?,
+            None => Self::of(&mut command, report, recording),
         }
-        command.args(["report", "--format", "json", "-o"]).arg(&report);
-        let child = command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("starting whyrst")?;
-        Self::adopt(child, report, recording)
     }
 
     /// Starts `whyrst report` inside `namespace` as nobody with these capabilities, `cap_N`, and waits until it listens.
@@ -104,19 +95,8 @@ impl Capture {
         let mut command = Command::new(IP);
         command.args(["netns", "exec", namespace.name(), "/usr/bin/setpriv", "--reuid=65534", "--regid=65534"]);
         command.args(["--clear-groups", "--inh-caps", &added.join(","), "--ambient-caps", &added.join(","), BINARY]);
-        let child = command
-            .args(["report", "--format", "json", "-o"])
-            .arg(&report)
-            .arg("--record")
-            .arg(&recording)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("starting whyrst")?;
-        let mut capture = Self::adopt(child, report, recording)?;
-        capture.wait_for("listening to")?;
-        Ok(capture)
+        command.args(["report", "--format", "json", "-o"]).arg(&report).arg("--record").arg(&recording);
+        Self::listening(&mut command, report, recording)
     }
 
     /// A set of capabilities of each of its threads, by the thread's name: `CapEff`, `CapPrm`.
@@ -140,18 +120,21 @@ impl Capture {
     /// Starts `whyrst record` outside of all namespaces and waits until it listens.
     pub fn record(recording: &Path, arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(BINARY);
-        let child = command
-            .args(["record", "-o"])
-            .arg(recording)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("starting whyrst")?;
-        let mut capture = Self::adopt(child, PathBuf::new(), recording.to_path_buf())?;
+        command.args(["record", "-o"]).arg(recording).args(arguments);
+        Self::listening(&mut command, PathBuf::new(), recording.to_path_buf())
+    }
+
+    /// Runs a command that starts whyrst, with nothing to read, and waits until whyrst listens.
+    pub fn listening(command: &mut Command, report: PathBuf, recording: PathBuf) -> Result<Self> {
+        let mut capture = Self::of(command, report, recording)?;
         capture.wait_for("listening to")?;
         Ok(capture)
+    }
+
+    /// The same without waiting.
+    pub fn of(command: &mut Command, report: PathBuf, recording: PathBuf) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        Self::adopt(command.spawn().context("starting whyrst")?, report, recording)
     }
 
     /// Watches over a whyrst that was started in another way, with its standard error piped.

@@ -60,6 +60,16 @@ pub(crate) enum Clock {
     Instructions,
 }
 
+impl Clock {
+    /// What it counts, in a word.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Time => "time",
+            Self::Instructions => "instructions",
+        }
+    }
+}
+
 /// A guest that is to be booted.
 pub(crate) struct Guest<'a> {
     kernel: &'a Kernel,

@@ -4,18 +4,13 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
 use whyrst_tests::protocol::{Bench, Flood};
 
-use super::{Format, guest, print_with, table};
-use crate::vm::Clock;
+use super::{guest, print_with, table};
 use crate::{dist, setup};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How the rows are printed
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-    /// The kernel: one of those of `cargo xtask vm --list`
-    #[arg(long, value_name = "NAME", default_value = "6.12")]
-    kernel: String,
+    #[command(flatten)]
+    guest: guest::Arguments,
     /// Segments of each storm
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     segments: u64,
@@ -25,9 +20,6 @@ pub(crate) struct Arguments {
     /// Only these storms, by the names of the rows [default: all]
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     storm: Vec<String>,
-    /// What the guest's clock counts
-    #[arg(long, value_enum, default_value_t = Clock::Instructions)]
-    clock: Clock,
     /// Try target/dist/whyrst, the binary that is given away, instead of one that is built for tests
     #[arg(long)]
     dist: bool,
@@ -59,11 +51,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         payload.whyrst = dist::binary()?;
     }
     let extent = Flood { segments: arguments.segments, flows: arguments.flows, cases: arguments.storm.clone() };
-    let measured = guest::run(&arguments.kernel, Bench::Flood(extent), arguments.clock, &payload)?;
-    let clock = if arguments.clock == Clock::Instructions { "instructions" } else { "time" };
+    let measured = guest::run(&arguments.guest, Bench::Flood(extent), &payload)?;
+    let clock = arguments.guest.clock.name();
     let profile = if arguments.dist { "dist" } else { "vm" };
     let head = json!({ "kernel": measured.release, "clock": clock, "profile": profile });
-    print_with(&head, &measured.rows, arguments.format, || {
+    print_with(&head, &measured.rows, arguments.guest.format, || {
         let of = |row: &Value| -> Value {
             let columns = COLUMNS.iter().filter(|column| !row[**column].is_null());
             columns.map(|column| ((*column).to_owned(), row[*column].clone())).collect::<Map<_, _>>().into()

@@ -4,18 +4,13 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use whyrst_tests::protocol::{Bench, Gateway};
 
-use super::{Format, guest, print_with, table};
-use crate::vm::Clock;
+use super::{guest, print_with, table};
 use crate::{dist, setup, tools};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// How the rows are printed
-    #[arg(long, value_enum, default_value_t = Format::Text)]
-    format: Format,
-    /// The kernel: one of those of `cargo xtask vm --list`
-    #[arg(long, value_name = "NAME", default_value = "6.12")]
-    kernel: String,
+    #[command(flatten)]
+    guest: guest::Arguments,
     /// How often each tool is measured, between two measurements of nothing
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
@@ -28,9 +23,6 @@ pub(crate) struct Arguments {
     /// Measure only these tools, by the names of the rows [default: all]
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     tool: Vec<String>,
-    /// What the guest's clock counts; the ratios are those of time under KVM, and of instructions where it is emulated
-    #[arg(long, value_enum, default_value_t = Clock::Instructions)]
-    clock: Clock,
 }
 
 /// The columns of the table.
@@ -57,8 +49,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         connections: arguments.connections,
         tools: arguments.tool.clone(),
     };
-    let measured = guest::run(&arguments.kernel, Bench::Gateway(extent), arguments.clock, &payload)?;
-    let clock = if arguments.clock == Clock::Instructions { "instructions" } else { "time" };
+    let measured = guest::run(&arguments.guest, Bench::Gateway(extent), &payload)?;
+    let clock = arguments.guest.clock.name();
     let head = json!({
         "kernel": measured.release,
         "clock": clock,
@@ -67,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "connections": arguments.connections,
         "versions": tools.versions,
     });
-    print_with(&head, &measured.rows, arguments.format, || text(&measured.rows))
+    print_with(&head, &measured.rows, arguments.guest.format, || text(&measured.rows))
 }
 
 fn text(rows: &[Value]) -> String {

@@ -4,12 +4,26 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 use whyrst_tests::protocol::{Bench, Message, Plan};
 
+use super::Format;
 use crate::kernels;
 use crate::process::target;
 use crate::vm::{Clock, Guest, Payload};
 
 /// Memory of a guest that holds other people's tools.
 const MEMORY_MIB: u32 = 2048;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// How the rows are printed
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    pub(super) format: Format,
+    /// The kernel: one of those of `cargo xtask vm --list`
+    #[arg(long, value_name = "NAME", default_value = "6.12")]
+    kernel: String,
+    /// What the guest's clock counts; ratios are those of time under KVM, and of instructions where it is emulated
+    #[arg(long, value_enum, default_value_t = Clock::Instructions)]
+    pub(super) clock: Clock,
+}
 
 /// What a guest has measured.
 pub(super) struct Measured {
@@ -19,7 +33,8 @@ pub(super) struct Measured {
 }
 
 /// Boots one kernel and has it measure.
-pub(super) fn run(kernel: &str, bench: Bench, clock: Clock, payload: &Payload) -> Result<Measured> {
+pub(super) fn run(arguments: &Arguments, bench: Bench, payload: &Payload) -> Result<Measured> {
+    let Arguments { kernel, clock, .. } = arguments;
     let [spec] = kernels::select(&[kernel.to_owned()])?[..] else { bail!("`{kernel}` is more than one kernel") };
     let kernel = spec.fetch(false)?;
     let plan = Plan {
@@ -30,7 +45,7 @@ pub(super) fn run(kernel: &str, bench: Bench, clock: Clock, payload: &Payload) -
         bench: Some(bench),
     };
     let directory = target().join("bench").join(spec.name);
-    let guest = Guest::new(&kernel, plan, payload, &directory)?.with(clock, MEMORY_MIB);
+    let guest = Guest::new(&kernel, plan, payload, &directory)?.with(*clock, MEMORY_MIB);
     let mut rows = Vec::new();
     eprintln!("bench: booting {}", kernel.release);
     guest.run(&mut |message| match message {

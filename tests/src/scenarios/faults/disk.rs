@@ -131,16 +131,9 @@ pub(in super::super) fn directory_removed(context: &Context<'_>) -> Result<()> {
 /// A report with a recording beside it, and where the report goes.
 fn beside_a_report(artifacts: &Path, recording: &str) -> Result<(Capture, PathBuf)> {
     let output = artifacts.join("beside.json");
-    let child = Command::new(BINARY)
-        .args(["report", "--format", "json", "--record", recording, "-o"])
-        .arg(&output)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("starting whyrst")?;
-    let mut capture = Capture::adopt(child, output.clone(), recording.into())?;
-    capture.wait_for("listening to")?;
+    let mut command = Command::new(BINARY);
+    command.args(["report", "--format", "json", "--record", recording, "-o"]).arg(&output);
+    let capture = Capture::listening(&mut command, output.clone(), recording.into())?;
     Ok((capture, output))
 }
 

@@ -1,8 +1,8 @@
 //! Signals that end a recording: whichever it is, the file is whole.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use rustix::process::Signal;
 
 use super::super::Context;
@@ -32,15 +32,7 @@ pub(in super::super) fn run(context: &Context<'_>) -> Result<()> {
     // Somebody who has it ignore SIGHUP, as `nohup` does, wants it to go on.
     let path = context.artifacts.join("nohup.whyrst");
     let line = format!("trap '' HUP; exec {BINARY} record -o {}", path.display());
-    let child = Command::new("/bin/sh")
-        .args(["-c", &line])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("starting whyrst")?;
-    let mut capture = Capture::adopt(child, path.clone(), path.clone())?;
-    capture.wait_for("listening to")?;
+    let capture = Capture::listening(Command::new("/bin/sh").args(["-c", &line]), path.clone(), path.clone())?;
     capture.signal(Signal::HUP)?;
     let mut connection = Connection::open(&lab, server(443))?;
     connection.is_reset()?;

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
@@ -64,14 +64,7 @@ pub(in super::super) fn limited(context: &Context<'_>) -> Result<()> {
             group.path("cgroup.procs").display(),
             report.display()
         );
-        let child = Command::new("/bin/sh")
-            .args(["-c", &line])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("starting whyrst")?;
-        let mut capture = Capture::adopt(child, report.clone(), report)?;
+        let mut capture = Capture::of(Command::new("/bin/sh").args(["-c", &line]), report.clone(), report)?;
         let listens = capture.wait_for("listening to").is_ok();
         let (status, said) = if listens {
             Connection::open(&lab, server(443))?.is_reset()?;
