@@ -6,22 +6,24 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use etherparse::PacketBuilder;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{AddressFamily, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockType, bind, sendmmsg, socket};
+use serde_json::Value;
 
 use crate::netns::Namespace;
 use crate::topology::Lab;
-use crate::wire::flag;
+use crate::wire::{PATIENCE, flag};
 
 /// The client of every connection.
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 77);
+const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 77);
 /// The server of every connection.
-pub const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
+const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 77);
 /// The gateway's own address: what it translates [`CLIENT`] to.
-pub const NAT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const NAT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The server's port, and one that a rule rejects.
 const SERVICE: u16 = 443;
 const REJECTED: u16 = 444;
@@ -122,15 +124,21 @@ impl Storm {
         Ok(())
     }
 
+    /// Whether the flow with this number is in a report, with all its segments of `count`.
+    pub fn is_told(&self, report: &Value, number: usize, count: usize) -> bool {
+        let port = usize::from(FIRST_PORT) + number;
+        // Where there is no entry nobody knows the client; the address that it has outside has the same port.
+        let ends = [CLIENT, NAT].map(|address| format!("{address}:{port}"));
+        let is =
+            |flow: &Value| ["client", "nat", "server"].iter().any(|end| ends.iter().any(|known| flow[end] == **known));
+        let of = self.of_flow(number, count);
+        report["flows"].as_array().into_iter().flatten().any(|flow| is(flow) && flow["resets"] == of)
+    }
+
     /// How many of `count` segments are of the flow with this number.
-    pub fn of_flow(&self, number: usize, count: usize) -> usize {
+    fn of_flow(&self, number: usize, count: usize) -> usize {
         count / self.frames.len() + usize::from(number < count % self.frames.len())
     }
-}
-
-/// The address, as reports name it, of the flow with this number.
-pub fn client_of(number: usize) -> String {
-    format!("{CLIENT}:{}", usize::from(FIRST_PORT) + number)
 }
 
 /// Rules that count, and the one that rejects.
@@ -166,6 +174,19 @@ pub fn witness(gateway: &Namespace) -> Result<Witness> {
     let resets = names.split_whitespace().zip(values.split_whitespace()).find(|(name, _)| *name == "OutRsts");
     let (_, stack) = resets.context("net/snmp: no OutRsts")?;
     Ok(Witness { met: counter("met")?, resets: counter("resets")?, stack_resets: stack.parse().context("OutRsts")? })
+}
+
+/// Waits until so many segments have arrived, and as many RSTs have left, since `before`.
+pub fn wait_for(gateway: &Namespace, before: Witness, segments: usize) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let now = witness(gateway)?;
+        let (met, resets) = (now.met - before.met, now.resets - before.resets);
+        if met == segments as u64 && resets == met {
+            return Ok(());
+        }
+        ensure!(start.elapsed() < PATIENCE, "{met} of {segments} segments have arrived, {resets} RSTs have left");
+    }
 }
 
 /// Between two stations.

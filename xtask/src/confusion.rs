@@ -22,7 +22,8 @@ impl Confusion {
     /// Compares the reports that scenarios left on a kernel of an era.
     pub(crate) fn of_artifacts(artifacts: &Path, names: &[String], era: &str) -> Result<Self> {
         let mut confusion = Self::default();
-        for scenario in scenarios::ALL.iter().filter(|scenario| names.iter().any(|name| name == scenario.name)) {
+        for name in names {
+            let scenario = scenarios::find(name).with_context(|| format!("no scenario `{name}`"))?;
             let path = artifacts.join(scenario.name).join("report.json");
             let report: Value = match fs::read(&path) {
                 Ok(text) => serde_json::from_slice(&text).with_context(|| format!("{}", path.display()))?,
@@ -127,7 +128,7 @@ mod tests {
     use super::Confusion;
 
     fn compare(scenario: &str, era: &str, flows: &Value) -> Vec<String> {
-        let scenario = scenarios::ALL.iter().find(|known| known.name == scenario).unwrap();
+        let scenario = scenarios::find(scenario).unwrap();
         let mut confusion = Confusion::default();
         confusion.add_scenario(scenario, era, &json!({ "flows": flows }));
         confusion.mistakes()

@@ -52,6 +52,13 @@ pub(crate) const ALL: &[Spec] = &[
     Spec { name: "7", era: "e4", sources: &[main("trixie-backports", "7.", None)] },
 ];
 
+impl Spec {
+    /// Whether it is the oldest or the newest.
+    pub(crate) fn is_at_an_end(self) -> bool {
+        [ALL.first(), ALL.last()].into_iter().flatten().any(|end| end.name == self.name)
+    }
+}
+
 /// A kernel that is there.
 #[derive(Debug, Clone)]
 pub(crate) struct Kernel {

@@ -10,10 +10,10 @@ use std::thread;
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use whyrst_tests::protocol::{Message, Plan};
-use whyrst_tests::scenarios;
+use whyrst_tests::scenarios::{self, Scope};
 
 use crate::confusion::Confusion;
-use crate::kernels::{self, Kernel};
+use crate::kernels::{self, Kernel, Spec};
 use crate::process::{output, target, workspace};
 use crate::vm::{Guest, Payload};
 use crate::{dist, initramfs, setup};
@@ -27,9 +27,12 @@ pub(crate) struct Arguments {
     /// Kernels: 5.10, 6.1-e3, 6.1-e4, 6.12, 7, a part before a dash, or all
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "all")]
     kernel: Vec<String>,
-    /// Scenarios; without any, all of them
+    /// Scenarios; without any, all of them, each on the kernels that it is about
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     scenario: Vec<String>,
+    /// Run those on every kernel that are about no kernel
+    #[arg(long, conflicts_with = "scenario")]
+    everywhere: bool,
     /// Keep console logs, reports and recordings below target/vm, also of kernels on which everything passed
     #[arg(long)]
     keep_logs: bool,
@@ -79,7 +82,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     setup::run()?;
-    let names = scenario_names(&arguments.scenario)?;
+    known(&arguments.scenario)?;
     let specs = kernels::select(&arguments.kernel)?;
     let mut payload = dist::payload("vm")?;
     if arguments.dist {
@@ -95,11 +98,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let kernels = specs.iter().map(|spec| spec.fetch(arguments.refresh)).collect::<Result<Vec<_>>>()?;
     // Two boots of the same kernel share it.
     kernels.iter().try_for_each(|kernel| initramfs::base(kernel).map(drop))?;
-    let jobs = jobs(&kernels, &names);
+    let plans: Vec<(&Kernel, Vec<String>)> =
+        kernels.iter().map(|kernel| (kernel, arguments.scenarios_on(kernel.spec))).collect();
+    let jobs = jobs(&plans);
     let next = AtomicUsize::new(0);
     let sums = Mutex::new(Vec::new());
-    // A guest has one processor; as many run at once as there are.
-    let workers = thread::available_parallelism().map_or(1, NonZero::get).min(jobs.len());
+    // A guest has one processor, and waits in a third of its time.
+    let workers = (thread::available_parallelism().map_or(1, NonZero::get) * 3 / 2).min(jobs.len());
     thread::scope(|scope| {
         for _ in 0..workers {
             scope.spawn(|| {
@@ -114,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (passed, failed) =
         sums.iter().fold((0, 0), |(passed, failed), totals| (passed + totals.passed, failed + totals.failed));
     if arguments.matrix {
-        let table = table(&names, &kernels, &sums);
+        let table = table(&plans, &sums);
         println!("\n{table}");
         if arguments.bless {
             let path = workspace().join("docs/matrix.md");
@@ -134,51 +139,75 @@ fn list() {
         println!("  {:22} era {}", spec.name, spec.era);
     }
     println!("scenarios:");
-    for scenario in scenarios::ALL {
-        println!("  {:22} {}", scenario.name, scenario.about);
+    for (scope, scenario) in scenarios::all() {
+        let on = match scope {
+            Scope::EveryKernel => "",
+            Scope::OldestAndNewest => " (oldest and newest kernel)",
+            Scope::OnDemand => " (only if asked for)",
+        };
+        println!("  {:22} {}{on}", scenario.name, scenario.about);
     }
 }
 
-/// The names of all scenarios, or of those that were asked for.
-fn scenario_names(asked: &[String]) -> Result<Vec<String>> {
-    let known: Vec<&str> = scenarios::ALL.iter().map(|scenario| scenario.name).collect();
-    if asked.is_empty() {
-        return Ok(known.into_iter().map(str::to_owned).collect());
+/// Checks that there are scenarios of these names.
+fn known(names: &[String]) -> Result<()> {
+    match names.iter().find(|name| scenarios::find(name).is_none()) {
+        Some(name) => bail!("no scenario `{name}`; `cargo xtask vm --list` tells which there are"),
+        None => Ok(()),
     }
-    for name in asked {
-        if !known.contains(&name.as_str()) {
-            bail!("no scenario `{name}`; `cargo xtask vm --list` tells which there are");
+}
+
+impl Arguments {
+    /// The names of the scenarios to be run on a kernel: those that were asked for, or all that belong on it.
+    fn scenarios_on(&self, spec: Spec) -> Vec<String> {
+        if !self.scenario.is_empty() {
+            return self.scenario.clone();
         }
+        let belongs = |scope| match scope {
+            Scope::EveryKernel => true,
+            Scope::OldestAndNewest => self.everywhere || spec.is_at_an_end(),
+            Scope::OnDemand => false,
+        };
+        let chosen = scenarios::all().filter(|(scope, _)| belongs(*scope));
+        chosen.map(|(_, scenario)| scenario.name.to_owned()).collect()
     }
-    Ok(asked.to_vec())
 }
 
 fn plan(kernel: &Kernel, scenarios: Vec<String>, shell: bool) -> Plan {
     Plan { kernel: kernel.spec.name.to_owned(), era: kernel.spec.era.to_owned(), scenarios, shell, bench: None }
 }
 
-/// More scenarios than these are worth a second boot, which takes seconds.
-const WORTH_TWO_BOOTS: usize = 20;
+/// As many scenarios as one boot runs: few enough for the work to be spread evenly over the processors, and enough for the
+/// boot itself, which takes seconds, not to matter.
+const PER_BOOT: usize = 36;
 
 /// How docs/matrix.md begins.
 const MATRIX: &str = "\
 # The matrix, as run
 
 `cargo xtask vm --matrix --bless` writes this page: every scenario on every kernel, and over all flows what the reports name
-against what they should name. `accepted`: the kernel let the packets pass. `by nobody`: no RST was sent.
+against what they should name. A dash: the scenario is about no kernel, and is run on the oldest and the newest. `accepted`: the kernel let the packets pass. `by nobody`: no RST was sent.
 ";
 
 /// Scenarios × kernels, and the confusion matrix, in Markdown.
-fn table(names: &[String], kernels: &[Kernel], sums: &[Totals]) -> String {
+fn table(plans: &[(&Kernel, Vec<String>)], sums: &[Totals]) -> String {
     let passed = |kernel: &Kernel, name: &String| {
         sums.iter().any(|totals| totals.kernel == kernel.release && totals.good.contains(name))
     };
     let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
-    let heads = kernels.iter().map(|kernel| format!("{} ({})", kernel.release, kernel.spec.era)).collect();
-    let mut text = row("scenario", heads) + &row("---", vec!["---".to_owned(); kernels.len()]);
-    for name in names {
-        let cell = |kernel| if passed(kernel, name) { "pass".to_owned() } else { "**fail**".to_owned() };
-        text += &row(name, kernels.iter().map(cell).collect());
+    let heads = plans.iter().map(|(kernel, _)| format!("{} ({})", kernel.release, kernel.spec.era)).collect();
+    let mut text = row("scenario", heads) + &row("---", vec!["---".to_owned(); plans.len()]);
+    for (_, scenario) in scenarios::all() {
+        let name = scenario.name.to_owned();
+        let cell = |(kernel, names): &(&Kernel, Vec<String>)| match names.contains(&name) {
+            false => "–",
+            true if passed(kernel, &name) => "pass",
+            true => "**fail**",
+        };
+        let cells: Vec<String> = plans.iter().map(|plan| cell(plan).to_owned()).collect();
+        if cells.iter().any(|cell| cell != "–") {
+            text += &row(&name, cells);
+        }
     }
     let mut confusion = Confusion::default();
     for totals in sums {
@@ -194,19 +223,17 @@ struct Job<'a> {
     directory: PathBuf,
 }
 
-/// The boots that all scenarios on all kernels take. Each kernel is booted twice where there is enough to do: in smaller
-/// pieces the work is spread more evenly over the processors.
-fn jobs<'a>(kernels: &'a [Kernel], names: &'a [String]) -> Vec<Job<'a>> {
-    let most = if names.len() > WORTH_TWO_BOOTS { names.len().div_ceil(2) } else { names.len() };
-    let parts: Vec<&[String]> = names.chunks(most).collect();
-    let of_kernel = |kernel: &'a Kernel| {
-        parts.iter().enumerate().map(move |(part, names)| {
+/// The boots that all scenarios on all kernels take.
+fn jobs<'a>(plans: &'a [(&'a Kernel, Vec<String>)]) -> Vec<Job<'a>> {
+    let of_kernel = |(kernel, names): &'a (&'a Kernel, Vec<String>)| {
+        let boots = names.len().div_ceil(PER_BOOT);
+        names.chunks(names.len().div_ceil(boots)).enumerate().map(move |(part, names)| {
             let name = kernel.spec.name;
             let name = if part == 0 { name.to_owned() } else { format!("{name}.{}", part + 1) };
             Job { kernel, names, directory: target().join("vm").join(name) }
         })
     };
-    kernels.iter().flat_map(of_kernel).collect()
+    plans.iter().flat_map(of_kernel).collect()
 }
 
 impl Job<'_> {

@@ -92,7 +92,7 @@ fn measure(case: &Case, extent: &Flood) -> Result<Value> {
         && told("/summary/invalid_packets") == invalid
         && told("/summary/resets_sent") == injected
         && named == usize::from(flows)
-        && (0..usize::from(flows)).all(|flow| is_told(&captured.report, &storm, flow, injected));
+        && (0..usize::from(flows)).all(|flow| storm.is_told(&captured.report, flow, injected));
     let runs: u64 = ran.iter().map(|program| program.runs).sum();
     let kernel: u64 = ran.iter().map(|program| program.nanoseconds).sum();
     let per_segment = used.as_secs_f64() * 1e6 / number(extent.segments);
@@ -126,19 +126,6 @@ fn measure(case: &Case, extent: &Flood) -> Result<Value> {
             "ns_per_run": (number(program.nanoseconds) / number(program.runs)).round(),
         })).collect::<Vec<_>>(),
     }))
-}
-
-/// Whether the flow with this number is in the report, with all its segments.
-fn is_told(report: &Value, storm: &Storm, flow: usize, injected: usize) -> bool {
-    let client = storm::client_of(flow);
-    let of = storm.of_flow(flow, injected);
-    let ends = |entry: &Value| ["client", "nat", "server"].iter().any(|end| entry[end] == client.as_str());
-    // Where there is no entry nobody knows the client; the address that it has outside has the same port.
-    let outside = client.replace(&storm::CLIENT.to_string(), &storm::NAT.to_string());
-    let is =
-        |entry: &Value| ends(entry) || ["client", "nat", "server"].iter().any(|end| entry[end] == outside.as_str());
-    let flows = report["flows"].as_array().map(Vec::as_slice).unwrap_or_default();
-    flows.iter().any(|entry| is(entry) && entry["resets"] == of)
 }
 
 /// Waits until whyrst has worked off what it was given; gives the processor time that it has used up to then.

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let result = match words.as_slice() {
         ["plan"] => plan(),
         ["list"] => {
-            for scenario in scenarios::ALL {
+            for (_, scenario) in scenarios::all() {
                 println!("{:22} {}", scenario.name, scenario.about);
             }
             Ok(())
@@ -41,7 +41,7 @@ fn read_plan() -> Result<Plan> {
 }
 
 fn find(name: &str) -> Result<&'static Scenario> {
-    scenarios::ALL.iter().find(|scenario| scenario.name == name).with_context(|| format!("no scenario `{name}`"))
+    scenarios::find(name).with_context(|| format!("no scenario `{name}`"))
 }
 
 /// Runs the plan and tells the host everything.

@@ -10,6 +10,7 @@ mod connection;
 mod doctor;
 mod download;
 mod faults;
+mod flood;
 mod kernel_types;
 mod late_retransmission;
 mod local;
@@ -40,7 +41,7 @@ use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 
-pub use self::all::ALL;
+pub use self::all::{Scope, all, find};
 use crate::protocol::Message;
 
 /// What a scenario is run with.

@@ -1,0 +1,51 @@
+//! Floods: far more segments than are told one by one. The counts are those that were sent, and nobody is left out.
+
+use anyhow::Result;
+
+use super::Context;
+use crate::expect::Expect;
+use crate::storm::{self, Kind, Storm};
+use crate::topology::{Lab, Nat};
+use crate::whyrst::Capture;
+
+/// Connections of a flood.
+pub(super) const FLOWS: usize = 20;
+/// Segments of a flood: many times the 64 of each connection that are told in a second. The last round of them is not whole.
+const SEGMENTS: usize = 6_007;
+
+pub(super) fn invalid(context: &Context<'_>) -> Result<()> {
+    flood(context, Kind::Invalid)
+}
+
+pub(super) fn no_entry(context: &Context<'_>) -> Result<()> {
+    flood(context, Kind::NoEntry)
+}
+
+pub(super) fn rejected(context: &Context<'_>) -> Result<()> {
+    flood(context, Kind::Reject)
+}
+
+fn flood(context: &Context<'_>, kind: Kind) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let storm = Storm::prepare(&lab, kind, u16::try_from(FLOWS)?)?;
+    let before = storm::witness(&lab.gateway)?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    storm.break_out(SEGMENTS)?;
+    storm::wait_for(&lab.gateway, before, SEGMENTS)?;
+    let captured = capture.stop()?;
+    let report = &captured.report;
+    let [events, counted] = ["events", "events_suppressed"].map(|name| report["capture"][name].as_u64().unwrap_or(0));
+    context.step(format!("{SEGMENTS} segments: {events} events told, {counted} counted"));
+
+    let mut expect = Expect::new();
+    let refused = if kind == Kind::Invalid { SEGMENTS } else { 0 };
+    expect.is(report, "/summary/invalid_packets", refused);
+    expect.is(report, "/summary/resets_sent", SEGMENTS);
+    expect.is(report, "/capture/events_lost", 0);
+    expect.that(counted > events, || format!("{events} were told, only {counted} counted"));
+    for flow in (0..FLOWS).filter(|flow| !storm.is_told(report, *flow, SEGMENTS)) {
+        expect.that(false, || format!("connection {flow} is not named with all its segments"));
+    }
+    captured.replay()?;
+    expect.verdict()
+}
