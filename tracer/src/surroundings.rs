@@ -234,9 +234,4 @@ impl Surroundings {
                 && rule.input.as_deref().is_none_or(|only| Some(only) == interface)
         })
     }
-
-    /// Whether the address is one of this namespace's.
-    pub fn is_local(&self, address: IpAddr) -> bool {
-        self.addresses.iter().any(|(_, own)| *own == address)
-    }
 }

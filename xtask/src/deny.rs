@@ -41,7 +41,9 @@ fn install() -> Result<()> {
     }
     println!("deny: building cargo-deny {VERSION}");
     let mut install = cargo();
-    install.args(["install", "--quiet", "--locked", "cargo-deny", "--version", VERSION]);
+    // It runs for a second or two: to optimise it would take longer than all else that it is here for.
+    install.args(["install", "--quiet", "--locked", "--debug", "cargo-deny", "--version", VERSION]);
+    install.env("CARGO_PROFILE_DEV_DEBUG", "false");
     // Outside of this workspace's configuration, as this program's own build must not leak into another one.
     execute(install.current_dir("/").env_remove("CARGO_TARGET_DIR")).context("installing cargo-deny")
 }

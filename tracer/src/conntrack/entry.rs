@@ -225,17 +225,10 @@ impl Status {
     pub const fn source_nat(self) -> bool {
         self.0 & (1 << 4) != 0
     }
-
-    /// The destination is translated.
-    pub const fn destination_nat(self) -> bool {
-        self.0 & (1 << 5) != 0
-    }
 }
 
 /// `IP_CT_TCP_FLAG_SACK_PERM`: this side announced that it understands SACK.
 const FLAG_SACK_PERM: u8 = 0x02;
-/// `IP_CT_TCP_FLAG_BE_LIBERAL`: window checks are off for this side, as after a mid-stream pick-up.
-const FLAG_BE_LIBERAL: u8 = 0x08;
 /// `IP_CT_TCP_FLAG_MAXACK_SET`: `td_maxack` means something.
 const FLAG_MAXACK_SET: u8 = 0x20;
 
@@ -260,11 +253,6 @@ impl Seen {
     /// This side understands SACK.
     pub const fn sack_permitted(&self) -> bool {
         self.flags & FLAG_SACK_PERM != 0
-    }
-
-    /// Window checks are off for this side.
-    pub const fn be_liberal(&self) -> bool {
-        self.flags & FLAG_BE_LIBERAL != 0
     }
 
     /// This side has sent an acknowledgement: `td_maxack` means something.

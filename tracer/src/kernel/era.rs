@@ -19,9 +19,6 @@ pub enum Era {
 }
 
 impl Era {
-    /// Every era that is known, oldest first.
-    pub const KNOWN: [Self; 4] = [Self::E1, Self::E2, Self::E3, Self::E4];
-
     /// The word used for it in every output.
     pub const fn name(self) -> &'static str {
         match self {
