@@ -68,3 +68,14 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    /// clap looks at an option only when its command is run.
+    #[test]
+    fn every_command_is_well_formed() {
+        super::Arguments::command().debug_assert();
+    }
+}

@@ -10,7 +10,7 @@ use crate::{dist, setup};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    guest: guest::Arguments,
+    guest: guest::Options,
     /// Segments of each storm
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     segments: u64,

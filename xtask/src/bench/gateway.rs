@@ -10,7 +10,7 @@ use crate::{dist, setup, tools};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(flatten)]
-    guest: guest::Arguments,
+    guest: guest::Options,
     /// How often each tool is measured, between two measurements of nothing
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,

@@ -13,7 +13,7 @@ use crate::vm::{Clock, Guest, Payload};
 const MEMORY_MIB: u32 = 2048;
 
 #[derive(Debug, clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct Options {
     /// How the rows are printed
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
@@ -33,8 +33,8 @@ pub(super) struct Measured {
 }
 
 /// Boots one kernel and has it measure.
-pub(super) fn run(arguments: &Arguments, bench: Bench, payload: &Payload) -> Result<Measured> {
-    let Arguments { kernel, clock, .. } = arguments;
+pub(super) fn run(options: &Options, bench: Bench, payload: &Payload) -> Result<Measured> {
+    let Options { kernel, clock, .. } = options;
     let [spec] = kernels::select(&[kernel.to_owned()])?[..] else { bail!("`{kernel}` is more than one kernel") };
     let kernel = spec.fetch(false)?;
     let plan = Plan {
