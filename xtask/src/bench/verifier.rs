@@ -77,10 +77,11 @@ fn write(path: &Path, text: &str) -> Result<()> {
 const PAGE: &str = "\
 # What the verifier takes for each program
 
-`cargo xtask bench verifier --bless` writes this page and `tests/verifier.json`. The scenario `verifier` fails where a program
-takes the verifier over a tenth more than here, or is a tenth larger; on a kernel that is not here, over twice as much as on any. A kernel allows a million instructions to be gone through,
-over all paths. Kernels before 5.16 do not tell how many it were; there it is read off the verifier's own structure
-(`bpf_verifier_env.insn_processed`) when a program has been checked.
+`cargo xtask bench verifier --bless` writes this page and `tests/verifier.json`. The scenario `verifier` fails where a
+program takes the verifier over a tenth more than here, or is a tenth larger; on a kernel that is not here, over twice as
+much as on any. A kernel allows a million instructions to be gone through, over all paths. Kernels before 5.16 do not tell
+how many it were; there it is read off the verifier's own structure (`bpf_verifier_env.insn_processed`) when a program has
+been checked.
 ";
 
 /// A number of a program.
