@@ -124,8 +124,14 @@ impl Case {
         if !last.is(skb, key) {
             last.skb = 0;
             last.key = *key;
-            let case = Self::open(key, tracked, Fate::OPEN);
-            last.leaving = if case.is_ok() { Fate::TOLD } else { Fate::COUNTED };
+            // Of what is in a map the verifier knows the same behind every way to here; of the stack it would remember each.
+            let case = Self::open(&mut last.key, tracked, Fate::OPEN);
+            last.leaving = Fate::TOLD;
+            if case.is_err() {
+                last.leaving = Fate::COUNTED;
+                // The endpoints are out of it where it had no room.
+                last.key = *key;
+            }
             return case;
         }
         last.skb = 0;

@@ -185,8 +185,9 @@ const PER_BOOT: usize = 36;
 const MATRIX: &str = "\
 # The matrix, as run
 
-`cargo xtask vm --matrix --bless` writes this page: every scenario on every kernel, and over all flows what the reports name
-against what they should name. A dash: the scenario is about no kernel, and is run on the oldest and the newest. `accepted`: the kernel let the packets pass. `by nobody`: no RST was sent.
+`cargo xtask vm --matrix --bless` writes this page: scenarios on kernels, and over all flows what the reports name against what
+they should name. A dash: what the scenario is about is not the kernel's, and is tried on the oldest and the newest alone.
+`accepted`: the kernel let the packets pass. `by nobody`: no RST was sent.
 ";
 
 /// Scenarios × kernels, and the confusion matrix, in Markdown.
