@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bpf_toolchain::{Missing, OVERRIDE, Toolchain, version};
+use object::build::elf::{Builder, SectionData};
 use sha2::{Digest as _, Sha256};
 
 /// The package that holds the BPF programs.
@@ -45,7 +46,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // Look again next time: what was missing may have been installed meanwhile.
         println!("cargo::rerun-if-changed={}", out.join("never").display());
     } else {
-        fs::copy(&object, &embedded)?;
+        fs::write(&embedded, without_dwarf(&fs::read(&object)?)?)?;
     }
     println!("cargo::rustc-env=WHYRST_BPF_OBJECT={}", embedded.display());
     println!("cargo::rustc-env=WHYRST_BPF_ABSENT_BECAUSE={absent_because}");
@@ -121,6 +122,25 @@ fn build(toolchain: &Toolchain, workspace: &Path, out: &Path) -> Result<PathBuf,
     let target = if target.is_absolute() { target } else { out.to_path_buf() };
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
     Ok(toolchain.build(workspace, PACKAGE, &arch, &target.join("bpf"))?)
+}
+
+/// The object without what only a debugger reads: four fifths of it, with paths that depend on where it was built. BTF, which
+/// the linker makes of the same, stays.
+fn without_dwarf(object: &[u8]) -> Result<Vec<u8>, object::build::Error> {
+    let mut elf = Builder::read(object)?;
+    for section in &mut elf.sections {
+        section.delete = [&b".debug_"[..], b".rel.debug_"].iter().any(|prefix| section.name.starts_with(prefix));
+    }
+    elf.delete_orphans();
+    // LLVM keeps the names of sections and of symbols in one table.
+    let names = elf.sections.add();
+    names.name = b".shstrtab"[..].into();
+    names.sh_type = object::elf::SHT_STRTAB;
+    names.sh_addralign = 1;
+    names.data = SectionData::SectionString;
+    let mut stripped = Vec::new();
+    elf.write(&mut stripped)?;
+    Ok(stripped)
 }
 
 fn explain(missing: &Missing) -> String {
