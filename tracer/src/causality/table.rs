@@ -19,7 +19,7 @@ pub(super) struct FlowTable {
     places: Vec<Option<Place>>,
     free: Vec<u32>,
     by_id: HashMap<FlowId, u32, RandomState>,
-    /// The flow that was asked for last: most events are about the same one as the event before, and ask for it again and again.
+    /// The flow that was asked for last: most events are about the same one as the event before, and ask several times.
     last: Cell<Option<(FlowId, u32)>>,
     by_ends: Index<u32>,
 }
