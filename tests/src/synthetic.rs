@@ -1,7 +1,8 @@
 //! Recordings of any size, for benchmarks: made up, but of what a busy gateway's are made of.
 //!
 //! The same numbers give the same bytes. Connections begin evenly over the time of the recording and tell of themselves for
-//! some seconds, as a sender that retransmits does: later and later. One in fifty is heard of once more, long after.
+//! some seconds, as a sender that retransmits does: later and later. One in fifty is heard of once more, long after. Some send
+//! so much that most of it is only counted.
 
 mod records;
 
@@ -10,7 +11,10 @@ use std::collections::BinaryHeap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use tracer::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome};
+use tracer::capture::{
+    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, Suppressed,
+    SuppressedEvents,
+};
 use tracer::conntrack::{Status, TcpState};
 use tracer::kernel::era::Era;
 use tracer::source::compress::Compression;
@@ -37,6 +41,8 @@ const SECOND: u64 = 1_000 * MILLISECOND;
 const RATE: u64 = 16_000;
 /// How often the counters are recorded.
 const COUNTED_EVERY: u64 = SECOND;
+/// How often it is recorded what was counted and not told.
+const SUPPRESSED_EVERY: u64 = 10 * SECOND;
 /// What a connection does the second time comes this much later than the first, then twice as much, and so on.
 const BACK_OFF: u64 = 200 * MILLISECOND;
 /// Doubling ends here.
@@ -76,6 +82,9 @@ pub fn write(path: &Path, plan: Plan, compression: Compression) -> Result<()> {
         for record in &records[..taken] {
             out.record(record)?;
         }
+        if let Some((events, answer)) = connection.suppressed(now.at) {
+            out.suppressed(events, answer);
+        }
         if now.incident == 0 && mix(now.flow).is_multiple_of(8) && connection.is_answered() {
             out.looked_up(&connection, now.at + 3 * MILLISECOND)?;
         }
@@ -112,6 +121,8 @@ struct Output {
     writer: Writer,
     counts: [HookCounters; hook::COUNT],
     counted: u64,
+    suppressed: Vec<SuppressedEvents>,
+    suppressed_until: u64,
     last: u64,
 }
 
@@ -154,7 +165,14 @@ impl Output {
             invalid: Some(1),
             sysctls: vec![("nf_conntrack_tcp_loose".to_owned(), 1), ("nf_conntrack_tcp_be_liberal".to_owned(), 0)],
         }))?;
-        Ok(Self { writer, counts: [HookCounters::default(); hook::COUNT], counted: START, last: START })
+        Ok(Self {
+            writer,
+            counts: [HookCounters::default(); hook::COUNT],
+            counted: START,
+            suppressed: Vec::new(),
+            suppressed_until: START,
+            last: START,
+        })
     }
 
     fn record(&mut self, record: &records::Made) -> Result<()> {
@@ -170,8 +188,27 @@ impl Output {
         while now >= self.counted + COUNTED_EVERY {
             self.counted += COUNTED_EVERY;
             self.counters(self.counted)?;
+            if self.counted >= self.suppressed_until + SUPPRESSED_EVERY {
+                self.suppressed_until = self.counted;
+                self.write_suppressed(self.counted)?;
+            }
         }
         Ok(())
+    }
+
+    /// Takes events that are counted and not told, and RSTs that answer them.
+    fn suppressed(&mut self, events: SuppressedEvents, answer: Hook) {
+        for (hook, count) in [(events.hook, events.count), (answer, events.answered)] {
+            let counts = &mut self.counts[hook.index()].0;
+            counts[counter::HITS] += count;
+            counts[counter::SUPPRESSED] += count;
+        }
+        self.suppressed.push(events);
+    }
+
+    fn write_suppressed(&mut self, at: u64) -> Result<()> {
+        let events = std::mem::take(&mut self.suppressed);
+        self.writer.write(&Item::Suppressed(Suppressed { at: Instant(at), events })).context("what was not told")
     }
 
     fn counters(&mut self, at: u64) -> Result<()> {
@@ -197,6 +234,7 @@ impl Output {
     fn finish(mut self) -> Result<()> {
         let end = self.last + MILLISECOND;
         self.counters(end)?;
+        self.write_suppressed(end)?;
         self.writer.write(&Item::Ended(Instant(end)))?;
         self.writer.flush()?;
         Ok(())
@@ -233,6 +271,9 @@ mod tests {
         assert_eq!(recordings.verdict(), None);
         let report = session.finish(Origin::Live);
         assert_eq!((report.events, report.undecodable, report.lost), (5_000, 0, 0));
+        let tally = report.summary.tally;
+        assert!(report.suppressed > 0);
+        assert!(tally.invalid + tally.resets > report.suppressed, "what was not told is counted: {tally:?}");
         assert_eq!(report.flows.len(), 500);
         let causes: Vec<&str> = report.summary.by_cause.keys().map(|cause| cause.name()).collect();
         assert_eq!(causes, ["out-of-window", "no-entry", "reject-rule", "no-listener"]);

@@ -139,7 +139,7 @@ impl Whom {
         entries.for_each(|entry| [entry.original, entry.reply].into_iter().for_each(|tuple| self.tuple(tuple)));
         let interfaces = event.input.iter().chain(&event.output);
         self.interfaces.extend(interfaces.map(|interface| interface.name.to_string()).filter(|name| name != "lo"));
-        if let Some(process) = event.socket.and_then(|socket| socket.own).and_then(|own| own.process) {
+        if let Some(process) = event.process() {
             self.names.insert(process.comm.to_string());
         }
         if let Some(tracer::conntrack::EndedBy::UserSpace { comm, .. }) = event.gone.as_ref().map(|gone| gone.by) {

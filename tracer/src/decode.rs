@@ -8,7 +8,9 @@ use tracer_common::wire::{self, OLDEST, RECORD_SIZE, Record, VERSION, caller, pr
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::conntrack::{Direction, EndedBy, Entry, Gone, Message, Nfct, Seen, Seq, Status, TcpState, Tuple};
-use crate::event::{Event, Interface, NfHook, Notes, OwnSocket, Process, SkbId, Socket, SocketState, Text, Words};
+use crate::event::{
+    Event, Interface, NfHook, Notes, OwnSocket, Process, SkbId, Socket, SocketState, Text, Wording, Words,
+};
 use crate::packet::{Flags, Options, Packet};
 use crate::time::Instant;
 
@@ -28,11 +30,11 @@ pub enum DecodeError {
 
 /// Decodes a record. Trailing zero bytes may be missing.
 pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
-    let whole;
+    let mut whole = Record::new_zeroed();
     let record = if let Ok(record) = Record::ref_from_bytes(raw) {
         record
     } else {
-        whole = padded(raw).ok_or(DecodeError::TooLong(raw.len()))?;
+        whole.as_mut_bytes().get_mut(..raw.len()).ok_or(DecodeError::TooLong(raw.len()))?.copy_from_slice(raw);
         &whole
     };
     if !(OLDEST..=VERSION).contains(&record.version) {
@@ -57,7 +59,7 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         words: has(present::TEXT).then(|| words(record)),
         socket: has(present::SOCKET).then(|| Socket {
             state: SocketState(record.sk_state),
-            own: has(present::OWN).then(|| own_socket(&record.own)).flatten(),
+            own: has(present::OWN).then(|| own_socket(&record.own)).flatten().map(Box::new),
         }),
         reset_reason: has(present::RESET_REASON).then_some(record.reset_reason),
         notes: Notes {
@@ -88,7 +90,7 @@ fn interface(index: u32, name: &[u8; wire::NAME_SIZE]) -> Option<Interface> {
 }
 
 fn words(record: &Record) -> Words {
-    let (format, text) = (Text::new(&record.format), Text::new(&record.text));
+    let (format, text) = (Wording::new(&record.format), Wording::new(&record.text));
     let message = Message::recognise(format.as_str(), text.as_str(), record.args[0]);
     Words { message, format, text, args: record.args }
 }
@@ -327,7 +329,7 @@ mod tests {
             }
             if let Ok(event) = decode(&bytes) {
                 // Everything that is printed of it can be printed.
-                let _text = format!("{event:?} {}", event.words.map(|words| words.to_string()).unwrap_or_default());
+                let _text = format!("{event:?} {}", event.words.as_ref().map(ToString::to_string).unwrap_or_default());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What a hook told, typed. Everything after [`crate::decode`] works on these and knows neither BPF nor bytes.
 
+use std::borrow::Cow;
 use std::ffi::CStr;
 use std::fmt;
 
@@ -53,7 +54,7 @@ pub struct Event {
 impl Event {
     /// The endpoints as a segment to this host has them: of the packet, or of the socket that got none.
     pub fn tuple(&self) -> Option<Tuple> {
-        let own = || self.socket.and_then(|socket| socket.own).map(|own| own.tuple.reversed());
+        let own = || self.own_socket().map(|own| own.tuple.reversed());
         self.packet.map(|packet| packet.tuple()).or_else(own)
     }
 
@@ -62,9 +63,18 @@ impl Event {
     /// `tcp_send_active_reset` takes both from the socket (`tcp_acceptable_seq`, which is `snd_nxt` unless the peer has
     /// shrunk its window; 5.10 to 7.2).
     pub fn answer(&self) -> Option<ResetSegment> {
-        let own = || self.socket.and_then(|socket| socket.own);
-        let own = || own().map(|own| ResetSegment { seq: own.snd_nxt, ack: Some(own.rcv_nxt) });
+        let own = || self.own_socket().map(|own| ResetSegment { seq: own.snd_nxt, ack: Some(own.rcv_nxt) });
         self.packet.map(|packet| packet.answer()).or_else(own)
+    }
+
+    /// The socket's own view, where it resets its connection of its own accord.
+    pub fn own_socket(&self) -> Option<&OwnSocket> {
+        self.socket.as_ref()?.own.as_deref()
+    }
+
+    /// The process that made a socket reset its connection.
+    pub fn process(&self) -> Option<Process> {
+        self.own_socket()?.process
     }
 
     /// The entry that tells most of the packet's connection: the one that has ended, else the packet's own.
@@ -137,12 +147,12 @@ impl fmt::Display for NfHook {
 }
 
 /// A socket of this host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Socket {
     /// Its TCP state (`include/net/tcp_states.h`).
     pub state: SocketState,
     /// What it knows of its connection, where it resets that of its own accord and answers no segment.
-    pub own: Option<OwnSocket>,
+    pub own: Option<Box<OwnSocket>>,
 }
 
 /// A socket's own view of its connection.
@@ -207,14 +217,14 @@ impl fmt::Display for SocketState {
 }
 
 /// The kernel's own words about a packet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Words {
     /// What they mean.
     pub message: Message,
     /// The format string.
-    pub format: Text<96>,
+    pub format: Wording,
     /// The string argument.
-    pub text: Text<80>,
+    pub text: Wording,
     /// The numeric arguments; meaningless in the place of a string.
     pub args: [u32; 3],
 }
@@ -237,6 +247,38 @@ impl fmt::Display for Words {
             f.write_str(rest.as_str())?;
         }
         Ok(())
+    }
+}
+
+/// A text of conntrack's, printable as [`Text`] is. Those that kernels are known to have take no memory of their own.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Wording(Cow<'static, str>);
+
+impl Wording {
+    /// The text before the first NUL.
+    pub fn new(bytes: &[u8]) -> Self {
+        let text = CStr::from_bytes_until_nul(bytes).map_or(bytes, CStr::to_bytes);
+        match Message::known_text(text) {
+            Some(known) => Self(Cow::Borrowed(known)),
+            None => Self(Cow::Owned(text.iter().map(|byte| char::from(printable(*byte))).collect())),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Wording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Wording {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 
@@ -264,10 +306,10 @@ pub struct Text<const N: usize> {
 impl<const N: usize> Text<N> {
     /// The text before the first NUL.
     pub fn new(bytes: &[u8; N]) -> Self {
-        let len = CStr::from_bytes_until_nul(bytes).map_or(N, CStr::count_bytes).min(usize::from(u8::MAX));
+        let len = bytes.iter().position(|byte| *byte == 0).unwrap_or(N).min(usize::from(u8::MAX));
         let mut copy = [0; N];
         for (to, from) in copy[..len].iter_mut().zip(&bytes[..len]) {
-            *to = if (0x20..0x7f).contains(from) { *from } else { b'?' };
+            *to = printable(*from);
         }
         Self { bytes: copy, len: len as u8 }
     }
@@ -281,6 +323,10 @@ impl<const N: usize> Text<N> {
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
+}
+
+const fn printable(byte: u8) -> u8 {
+    if matches!(byte, 0x20..0x7f) { byte } else { b'?' }
 }
 
 impl<const N: usize> fmt::Display for Text<N> {

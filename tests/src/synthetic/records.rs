@@ -3,8 +3,9 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
-use tracer::capture::Item;
+use tracer::capture::{Item, SuppressedEvents};
 use tracer::conntrack::Tuple;
+use tracer::time::Instant;
 use tracer_common::Hook;
 use tracer_common::wire::{self, Record, VERSION, caller, present};
 use zerocopy::{FromZeros, IntoBytes};
@@ -20,6 +21,8 @@ const FIRST_PORT: u16 = 32_768;
 const HTTPS: u16 = 443;
 /// Buffers that the kernel has in use; their addresses come again and again.
 const BUFFERS: u64 = 4_096;
+/// Segments of a sender that floods, beyond those that are told.
+const FLOOD: u64 = 1_000;
 /// `IP_CT_ESTABLISHED_REPLY`.
 const ESTABLISHED_REPLY: u64 = 3;
 /// `TCP_ESTABLISHED` of conntrack.
@@ -153,7 +156,7 @@ impl Connection {
                 (gone.time_ns, gone.left, gone.caller) = (at.saturating_sub(40_000_000_000), -1, caller::GC_WORKER);
                 gone.ct = self.conntrack();
                 reset.0.present |= present::GONE | present::RESET_REASON;
-                reset.0.reset_reason = 2;
+                (reset.0.reset_reason, reset.0.class) = (2, 2);
                 vec![reset]
             }
             Kind::NoListener => {
@@ -165,6 +168,26 @@ impl Connection {
         }
     }
 
+    /// What is counted and not told after an incident, where its sender floods, and the hook of the RSTs that answer that.
+    pub(super) fn suppressed(&self, at: u64) -> Option<(SuppressedEvents, Hook)> {
+        let format = match self.kind {
+            Kind::SeqOver => SEQ_OVER,
+            Kind::AckOver => ACK_OVER,
+            _ => return None,
+        };
+        let [_, translated, server] = self.ends();
+        let events = SuppressedEvents {
+            hook: Hook::CtInvalid,
+            class: class(format, ""),
+            netns: Some(GATEWAY),
+            tuple: Some(Tuple { src: server, dst: translated }),
+            count: FLOOD,
+            answered: FLOOD,
+            last: Instant(at),
+        };
+        mix(self.number ^ 2).is_multiple_of(64).then_some((events, self.stack()))
+    }
+
     /// A refusal, the RST of the stack, and the RST on its way out, as 6.9 and later tell of it.
     fn refused(&self, at: u64, times: u32, format: &str, seq: u32, ack: u32) -> Vec<Made> {
         let mut refusal = self.of_server(Hook::CtInvalid, at, times, seq, ack);
@@ -173,7 +196,7 @@ impl Connection {
         let mut reset = self.of_server(self.stack(), at + 19_000, times, seq, ack);
         reset.0.nfct = 0;
         reset.0.present |= present::RESET_REASON;
-        reset.0.reset_reason = 2;
+        (reset.0.reset_reason, reset.0.class) = (2, 2);
         let mut leaving = self.of_server(Hook::CtMalformed, at + 24_000, times, 0, 0);
         let [_, translated, server] = self.ends();
         headers(&mut leaving.0, translated, server, self.base(1).wrapping_add(ack), 0, RST);
@@ -282,10 +305,16 @@ fn headers(record: &mut Record, src: SocketAddr, dst: SocketAddr, seq: u32, ack:
     record.l4[28..32].copy_from_slice(&ack.rotate_left(9).to_be_bytes());
 }
 
+/// What stands for the address that a text has in the kernel.
+fn class(format: &str, text: &str) -> u32 {
+    format.bytes().chain(text.bytes()).fold(0, |class, byte| mix(class ^ u64::from(byte))) as u32
+}
+
 fn words(made: &mut Made, format: &str, text: &str, number: u32) {
     let record = &mut made.0;
     record.format[..format.len()].copy_from_slice(format.as_bytes());
     record.text[..text.len()].copy_from_slice(text.as_bytes());
     record.args[0] = number;
+    record.class = class(format, text);
     record.present |= present::TEXT | present::NF_HOOK | present::FORMAT_AFTER_STATE;
 }

@@ -7,19 +7,17 @@ mod judge;
 mod totals;
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ahash::RandomState;
-
 use super::Limits;
 use super::effect::{self, Effect};
-use super::flow::{Departure, Flow, FlowId, FlowKey, PeerReset, PeerSeen, Refusal, Reset, Story, Strength, Tally};
+use super::flow::{Departure, Flow, FlowId, PeerReset, PeerSeen, Refusal, Reset, Story, Strength, Tally};
 use super::follow::Follow;
-use super::index::Index;
 use super::past::{Brief, Past};
 use super::pending::Pending;
+use super::table::FlowTable;
 use crate::capture::{LookUp, LookedUp, Outcome};
 use crate::cause::{Confidence, Diagnosis, ResetBy};
 use crate::conntrack::entry::CtInfo;
@@ -30,9 +28,8 @@ use crate::kernel::era::Era;
 use crate::time::Instant;
 pub use totals::{Forgotten, Totals};
 
-use judge::{
-    diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, of_message, of_reset, opens, own_socket,
-};
+use flows::Turn;
+use judge::{diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, of_message, of_reset, opens};
 use tracer_common::Hook;
 
 /// What an event turned out to be.
@@ -105,16 +102,9 @@ pub struct Engine {
     era: Era,
     limits: Limits,
     filter: Filter,
-    flows: HashMap<FlowId, Box<Flow>, RandomState>,
-    by_key: HashMap<FlowKey, FlowId, RandomState>,
-    /// Both tuples of every flow, per namespace; the zone of a packet without an entry is not known.
-    by_tuple: HashMap<(Option<u32>, Tuple), FlowId, RandomState>,
-    /// The same tuples, of flows that conntrack knows, as the ends of the connection see them from other namespaces, in
-    /// either direction. Several gateways of this host may have the same addresses.
-    by_wire: Index<FlowId>,
-    /// Order in which stories are forgotten: those of flows that were not reset first, then of the one idle longest. A flow
-    /// is once in it, not behind its place: it is put there when its turn comes.
-    idle: BinaryHeap<Reverse<(bool, Instant, FlowId)>>,
+    flows: FlowTable,
+    /// Order in which stories are forgotten. A flow is once in it, not behind its place: it is put there when its turn comes.
+    idle: BinaryHeap<Reverse<Turn>>,
     /// Flows whose stories were forgotten.
     past: Past,
     next_id: u64,
@@ -136,10 +126,7 @@ impl Engine {
         Self {
             era,
             filter,
-            flows: HashMap::default(),
-            by_key: HashMap::default(),
-            by_tuple: HashMap::default(),
-            by_wire: Index::new(),
+            flows: FlowTable::new(),
             idle: BinaryHeap::new(),
             past: Past::new(limits.past),
             next_id: 0,
@@ -200,7 +187,7 @@ impl Engine {
     /// Takes the answer to a look-up.
     pub fn looked_up(&mut self, answer: LookedUp) {
         let LookedUp { look_up, at, outcome } = answer;
-        let Some(&id) = self.by_tuple.get(&(Some(look_up.netns), look_up.tuple)) else { return };
+        let Some(id) = self.flows.of_packet(Some(look_up.netns), look_up.tuple) else { return };
         match &outcome {
             Outcome::Found { original, reply, .. } => self.adopt(id, *original, *reply),
             // One that ended before is not this flow's.
@@ -209,7 +196,7 @@ impl Engine {
             }
             _ => {}
         }
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(flow) = self.flows.get_mut(id) else { return };
         arrival::confirm(flow, &outcome);
         if flow.learn(at, outcome) {
             self.follow.stop(id);
@@ -242,17 +229,17 @@ impl Engine {
     /// The namespaces in which packets were refused or RSTs sent.
     pub fn harmed(&self) -> BTreeSet<u32> {
         let harmed = |flow: &&Flow| flow.story.strength() > Strength::Ignored && !flow.is_untracked_here();
-        self.flows.values().map(Box::as_ref).filter(harmed).filter_map(|flow| flow.key.netns).collect()
+        self.flows.iter().filter(harmed).filter_map(|flow| flow.key.netns).collect()
     }
 
     /// The flow with this number.
     pub fn flow(&self, id: FlowId) -> Option<&Flow> {
-        self.flows.get(&id).map(Box::as_ref)
+        self.flows.get(id)
     }
 
     /// Whether an entry that was looked up belongs to a flow.
     pub fn knows(&self, look_up: &LookUp) -> bool {
-        self.by_tuple.contains_key(&(Some(look_up.netns), look_up.tuple))
+        self.flows.of_packet(Some(look_up.netns), look_up.tuple).is_some()
     }
 
     /// The counts.
@@ -269,7 +256,7 @@ impl Engine {
     pub fn finish(mut self) -> (Vec<Box<Flow>>, Totals) {
         self.settle_suppressed();
         let (mut flows, others): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
-            self.flows.into_values().partition(|flow| flow.is_whole());
+            self.flows.into_flows().partition(|flow| flow.is_whole());
         for flow in others {
             self.totals.forgotten.add(&Brief::of(&flow));
         }
@@ -304,11 +291,11 @@ impl Engine {
             Verdict::Ignored => Tally { ignored: 1, ..Tally::default() },
             Verdict::Unknown => Tally { undecided: 1, ..Tally::default() },
         };
-        let story = || Story { refusal: Some(Arc::clone(&refusal)), ..Story::new(diagnosis, Confidence::Proven) };
+        let story = || Story::of_refusal(diagnosis, Arc::clone(&refusal));
         let flow = self.account(&refusal.event, diagnosis, tally, story());
         if let Some(id) = flow {
             self.pending.insert(id, Arc::clone(&refusal));
-            if let Some(flow) = self.flows.get_mut(&id) {
+            if let Some(flow) = self.flows.get_mut(id) {
                 flow.last_refusal = Some(Arc::clone(&refusal));
                 if flow.story.peer.is_some() {
                     arrival::take_back(flow, story());
@@ -322,11 +309,11 @@ impl Engine {
 
     /// A second message about a packet that has been counted.
     fn remark(&mut self, event: Event) -> Observed {
-        let flow = event.entry.and_then(|entry| self.by_key.get(&key_of_entry(&event, &entry)).copied());
-        if let Some(flow) = flow.and_then(|id| self.flows.get_mut(&id)) {
+        let flow = event.entry.and_then(|entry| self.flows.of_key(&key_of_entry(&event, &entry)));
+        if let Some(flow) = flow.and_then(|id| self.flows.get_mut(id)) {
             let same = flow.story.refusal.as_ref().is_some_and(|refusal| refusal.event.skb == event.skb);
             if same {
-                flow.story.remark = event.words;
+                flow.story.remark = event.words.clone().map(Box::new);
             }
         }
         Observed { flow, kind: Kind::Remark(event) }
@@ -345,7 +332,7 @@ impl Engine {
             self.sent.iter().rposition(answers).and_then(|index| self.sent.remove(index))
         });
         let flow = sent.map(|sent| sent.flow);
-        if let Some(flow) = flow.and_then(|id| self.flows.get_mut(&id))
+        if let Some(flow) = flow.and_then(|id| self.flows.get_mut(id))
             && flow.story.reset.is_some()
             && flow.story.departure.is_none()
         {
@@ -382,13 +369,12 @@ impl Engine {
             _ if closed => Effect::Closed,
             Some(packet) => effect::of_answer(packet, entry.zip(side)),
             // The socket is no more: whatever its peer makes of this RST, it will not find the connection again.
-            None if own_socket(&event).is_some() => Effect::Kills,
+            None if event.own_socket().is_some() => Effect::Kills,
             None => Effect::Unknown,
         };
         let doubtful = by == ResetBy::GatewayStack && event.packet.is_some_and(|packet| packet.options.signed());
         let reset = Arc::new(Reset { answer: event.answer(), event, by, effect, doubtful });
-        let story =
-            Story { refusal: refusal.cloned(), reset: Some(Arc::clone(&reset)), ..Story::new(diagnosis, confidence) };
+        let story = Story::of_reset(diagnosis, confidence, refusal.cloned(), Arc::clone(&reset));
         let tally = Tally { resets: u64::from(!doubtful), ..Tally::default() };
         let flow = match refused {
             Some((flow, ..)) => {
@@ -426,8 +412,8 @@ impl Engine {
             (refused.flow, refused.refusal, Confidence::Proven)
         } else {
             let packet = event.packet.as_ref()?;
-            let id = *self.by_tuple.get(&(event.netns, packet.tuple()))?;
-            let last = self.flows.get_mut(&id)?.last_refusal.take()?;
+            let id = self.flows.of_packet(event.netns, packet.tuple())?;
+            let last = self.flows.get_mut(id)?.last_refusal.take()?;
             let recent = event.at - last.event.at <= self.limits.patience;
             let same = last.event.packet.is_some_and(|refused| refused.same_segment(packet));
             if !recent || !same {
@@ -435,7 +421,7 @@ impl Engine {
             }
             (id, last, Confidence::Inferred)
         };
-        let known = self.flows.get_mut(&flow)?;
+        let known = self.flows.get_mut(flow)?;
         known.last_refusal = None;
         if refusal.verdict == Verdict::Invalid || event.nfct.is_none() {
             return Some((flow, refusal, confidence));
@@ -453,29 +439,29 @@ impl Engine {
     fn flow_of_peer(&mut self, event: &Event) -> Option<FlowId> {
         // A known segment that is delivered here, untranslated or translated back: this namespace is an end of it.
         let known = matches!(event.nfct, Some(Nfct::Entry(info)) if info != CtInfo::New);
-        let is_gateway = event.nfct != Some(Nfct::None) && !known && own_socket(event).is_none();
+        let is_gateway = event.nfct != Some(Nfct::None) && !known && event.own_socket().is_none();
         if is_gateway || event.hook.is_reject() {
             return None;
         }
         let tuple = event.tuple()?;
-        let elsewhere = |id: &FlowId| self.flows.get(id).is_some_and(|flow| flow.key.netns != event.netns);
-        let candidates: Vec<FlowId> = self.on_the_wire(tuple).filter(elsewhere).collect();
+        let elsewhere = |id: &FlowId| self.flows.get(*id).is_some_and(|flow| flow.key.netns != event.netns);
+        let candidates: Vec<FlowId> = self.flows.on_the_wire(tuple).filter(elsewhere).collect();
         // Where the end that sent the segment was: a socket that answers none expects it there.
-        let next = event.packet.map(|packet| packet.seq).or_else(|| own_socket(event).map(|own| own.rcv_nxt))?;
-        let gap = |id: &FlowId| self.flows.get(id).and_then(|flow| flow.gap_to(tuple, next));
+        let next = event.packet.map(|packet| packet.seq).or_else(|| event.own_socket().map(|own| own.rcv_nxt))?;
+        let gap = |id: &FlowId| self.flows.get(*id).and_then(|flow| flow.gap_to(tuple, next));
         let id = match candidates[..] {
             [] => return None,
             [only] if !known && gap(&only).is_none() => only,
             _ => {
                 // An end that tracks its connections has reasons of its own, unless the gateway has reset it.
-                let was_reset = |id: &FlowId| self.flows.get(id).is_some_and(|flow| flow.story.reset.is_some());
+                let was_reset = |id: &FlowId| self.flows.get(*id).is_some_and(|flow| flow.story.reset.is_some());
                 let near = |id: FlowId| Some((gap(&id).filter(|gap| gap.small)?.bytes, id));
                 candidates.into_iter().filter(|id| !known || was_reset(id)).filter_map(near).min()?.1
             }
         };
-        let flow = self.flows.get_mut(&id)?;
+        let flow = self.flows.get_mut(id)?;
         let seen = PeerSeen::Made { netns: event.netns, answered: event.packet };
-        flow.peer_reset.get_or_insert(PeerReset { at: event.at, tuple: tuple.reversed(), seen });
+        flow.peer_reset.get_or_insert(Box::new(PeerReset { at: event.at, tuple: tuple.reversed(), seen }));
         Some(id)
     }
 

@@ -226,26 +226,28 @@ pub struct Story {
     pub diagnosis: Diagnosis,
     /// How sure that is.
     pub confidence: Confidence,
+    strength: Strength,
     /// What conntrack said of the packet.
     pub refusal: Option<Arc<Refusal>>,
     /// Packets that were let pass before, and that the refusal follows from; oldest first.
     pub follows: Vec<Arc<Refusal>>,
     /// Remarks of conntrack on the same packet.
-    pub remark: Option<Words>,
+    pub remark: Option<Box<Words>>,
     /// The RST that answered it.
     pub reset: Option<Arc<Reset>>,
     /// The RST on its way out.
     pub departure: Option<Departure>,
     /// The RST of one of the ends, where it is the story.
-    pub peer: Option<PeerReset>,
+    pub peer: Option<Box<PeerReset>>,
 }
 
 impl Story {
-    /// A story of which nothing but the answer is known yet.
+    /// A story of which nothing is known but why, as of events that were only counted.
     pub(super) const fn new(diagnosis: Diagnosis, confidence: Confidence) -> Self {
         Self {
             diagnosis,
             confidence,
+            strength: Strength::Counted,
             refusal: None,
             follows: Vec::new(),
             remark: None,
@@ -255,26 +257,44 @@ impl Story {
         }
     }
 
+    /// A packet was refused, or remarked on.
+    pub(super) fn of_refusal(diagnosis: Diagnosis, refusal: Arc<Refusal>) -> Self {
+        let strength = match refusal.verdict {
+            Verdict::Invalid => Strength::Refused,
+            Verdict::Unknown => Strength::Undecided,
+            Verdict::Ignored => Strength::Ignored,
+        };
+        Self { strength, refusal: Some(refusal), ..Self::new(diagnosis, Confidence::Proven) }
+    }
+
+    /// A RST was sent, for a packet that was refused or for another reason.
+    pub(super) fn of_reset(
+        diagnosis: Diagnosis,
+        confidence: Confidence,
+        refusal: Option<Arc<Refusal>>,
+        reset: Arc<Reset>,
+    ) -> Self {
+        let strength = if reset.effect.may_have_killed() { Strength::Killed } else { Strength::Answered };
+        Self { strength, refusal, reset: Some(reset), ..Self::new(diagnosis, confidence) }
+    }
+
+    /// A RST of one of the ends arrived.
+    pub(super) fn of_arrival(diagnosis: Diagnosis, peer: PeerReset) -> Self {
+        let strength = Strength::Forwarded;
+        // Until a look-up shows that conntrack knows the connection.
+        Self { strength, peer: Some(Box::new(peer)), ..Self::new(diagnosis, Confidence::Inferred) }
+    }
+
     /// How far it goes.
-    pub fn strength(&self) -> Strength {
-        match (&self.reset, &self.refusal) {
-            (Some(reset), _) if reset.effect.may_have_killed() => Strength::Killed,
-            (Some(_), _) => Strength::Answered,
-            (None, Some(refusal)) => match refusal.verdict {
-                Verdict::Invalid => Strength::Refused,
-                Verdict::Unknown => Strength::Undecided,
-                Verdict::Ignored => Strength::Ignored,
-            },
-            (None, None) if self.peer.is_some() => Strength::Forwarded,
-            (None, None) => Strength::Counted,
-        }
+    pub const fn strength(&self) -> Strength {
+        self.strength
     }
 
     /// When it began.
     pub fn began(&self) -> Option<Instant> {
         let refused = self.refusal.as_ref().map(|refusal| refusal.event.at);
         let reset = || self.reset.as_ref().map(|reset| reset.event.at);
-        refused.or_else(reset).or_else(|| self.peer.map(|peer| peer.at))
+        refused.or_else(reset).or_else(|| self.peer.as_ref().map(|peer| peer.at))
     }
 
     /// The event that tells most of the packet: the refusal, else the reset.
@@ -316,6 +336,10 @@ pub struct LetPass {
     unrecorded: Option<Arc<Refusal>>,
 }
 
+impl LetPass {
+    const NOTHING: Self = Self { overshot: None, unrecorded: None };
+}
+
 /// Most fates that are kept of a flow.
 const FATES: usize = 16;
 
@@ -351,9 +375,9 @@ pub struct Flow {
     /// When the last look-up was answered.
     pub looked_up: Option<Instant>,
     /// The first RST of one of its ends.
-    pub peer_reset: Option<PeerReset>,
+    pub peer_reset: Option<Box<PeerReset>>,
     /// The last one that arrived.
-    pub last_arrival: Option<PeerReset>,
+    pub last_arrival: Option<Box<PeerReset>>,
     /// What it had come to before its story was forgotten.
     pub(super) earlier: Option<(Strength, Diagnosis)>,
     /// What its events were, by which those that were only counted are understood.
@@ -361,6 +385,30 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// A flow of which nothing is known but who it is and what made it known.
+    pub(super) const fn new(id: FlowId, key: FlowKey, known: bool, at: Instant, story: Story) -> Self {
+        Self {
+            id,
+            key,
+            known,
+            seen: None,
+            state: None,
+            assured: None,
+            first: at,
+            last: at,
+            causes: Vec::new(),
+            story,
+            last_refusal: None,
+            let_pass: [LetPass::NOTHING; 2],
+            fates: Vec::new(),
+            looked_up: None,
+            peer_reset: None,
+            last_arrival: None,
+            earlier: None,
+            samples: Vec::new(),
+        }
+    }
+
     /// Whether its story can be told: none was forgotten, or none that went further than the one there is.
     pub(super) fn is_whole(&self) -> bool {
         self.earlier.is_none_or(|(strength, _)| !self.is_only_counted() && strength <= self.story.strength())

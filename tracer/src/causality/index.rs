@@ -34,6 +34,12 @@ impl<T: Copy + Eq> Index<T> {
         }
     }
 
+    /// The first value under a key that `is` what is looked for.
+    pub(super) fn find(&self, key: &impl Hash, is: impl Fn(T) -> bool) -> Option<T> {
+        let hash = self.hash(key);
+        self.places.find(spread(hash), |(known, value)| *known == hash && is(*value)).map(|(_, value)| *value)
+    }
+
     /// What may be under a key: everything that is, and seldom something else.
     pub(super) fn get<'a, K: Hash>(&'a self, key: &K) -> impl Iterator<Item = T> + use<'a, T, K> {
         let hash = self.hash(key);

@@ -11,6 +11,7 @@ mod follow;
 mod index;
 mod past;
 mod pending;
+mod table;
 
 use std::time::Duration;
 

@@ -128,15 +128,20 @@ enum Meaning {
 impl Message {
     /// Recognises a message by its format string, the string argument where the format is `"%s"`, and its first number.
     pub fn recognise(format: &str, text: &str, first: u32) -> Self {
-        let (table, words, has_number) =
-            if format == "%s" { (TEXTS, text, false) } else { (FORMATS, format, format.contains("%u")) };
+        let (table, words) = if format == "%s" { (TEXTS, text) } else { (FORMATS, format) };
         match table.iter().find(|(known, _)| *known == words) {
             Some((_, Meaning::Window(failure))) => {
-                Self::Window { failure: *failure, logged: has_number.then_some(first) }
+                Self::Window { failure: *failure, logged: format.contains("%u").then_some(first) }
             }
             Some((_, Meaning::Plain(message))) => *message,
             None => Self::Other,
         }
+    }
+
+    /// A format or an argument by its bytes, where it is one that kernels are known to have.
+    pub(crate) fn known_text(bytes: &[u8]) -> Option<&'static str> {
+        let known = FORMATS.iter().chain(TEXTS).map(|(text, _)| *text);
+        ["", "%s"].into_iter().chain(known).find(|text| text.as_bytes() == bytes)
     }
 
     /// Recognises a message as the kernel's log has it: with its arguments filled in.

@@ -48,7 +48,7 @@ const COLUMNS: [Column; 32] = [
     ("peer_resets", |report, _| Some(report.flow.tally().forwarded.to_string())),
     ("first", |report, whole| Some(rfc3339(whole.host.clock, report.flow.first))),
     ("last", |report, whole| Some(rfc3339(whole.host.clock, report.flow.last))),
-    ("kernel_text", |report, _| Some(harmless(&report.flow.story.refusal.as_ref()?.event.words?.to_string()))),
+    ("kernel_text", |report, _| Some(harmless(&report.flow.story.refusal.as_ref()?.event.words.as_ref()?.to_string()))),
     ("rule", |report, _| Some(harmless(&report.suspects.as_ref()?.only()?.to_string()))),
     ("mitigations", |report, _| Some(names(report))),
 ];

@@ -103,7 +103,7 @@ impl Told<'_> {
         if let Some(reason) = event.reset_reason.and_then(|value| self.host.reset_reason(value)) {
             write!(line, " kernel_reason={}", Value(reason))?;
         }
-        if let Some(process) = event.socket.and_then(|socket| socket.own?.process) {
+        if let Some(process) = event.process() {
             write!(line, " pid={} comm={}", process.pid, Value(process.comm.as_str()))?;
         }
         if let Some(hook) = event.nf_hook {
@@ -121,7 +121,7 @@ impl Told<'_> {
         if let Some(netns) = event.netns {
             write!(line, " netns={netns}")?;
         }
-        if let Some(text) = event.words {
+        if let Some(text) = &event.words {
             write!(line, " kernel_text={}", Value(&text.to_string()))?;
         }
         if event.notes.incomplete {

@@ -75,7 +75,7 @@ impl Lines {
                 if let Some(reason) = event.reset_reason.and_then(|value| host.reset_reason(value)) {
                     write!(line, " kernel_reason={}", Value(reason))?;
                 }
-                if let Some(process) = event.socket.and_then(|socket| socket.own?.process) {
+                if let Some(process) = event.process() {
                     write!(line, " pid={} comm={}", process.pid, Value(process.comm.as_str()))?;
                 }
             }
@@ -123,7 +123,7 @@ impl Lines {
                 write!(line, " netns_name={}", Value(name))?;
             }
         }
-        if let Some(text) = event.words {
+        if let Some(text) = &event.words {
             write!(line, " \"{}\"", Plain(&text.to_string()))?;
         }
         if event.notes.incomplete {

@@ -122,7 +122,7 @@ pub(super) fn unaccounted(refusal: &Refusal) -> Option<String> {
 /// Why nobody answers a packet of the server's that was refused, where that is known without asking the rules: being addressed
 /// to the gateway, it comes to the gateway's own stack.
 pub(super) fn unanswered(flow: &Flow, refusal: &Refusal) -> Option<String> {
-    let words = refusal.event.words?;
+    let words = refusal.event.words.as_ref()?;
     let to_gateway = refusal.direction == Some(Direction::Reply) && flow.key.nat().is_some();
     if refusal.verdict != Verdict::Invalid || !to_gateway {
         return None;
@@ -185,7 +185,7 @@ pub(super) fn kernel_reason(flow: &Flow, host: &Host) -> Option<String> {
 
 /// What a RST that arrived is about: who sent it and by which interface it came.
 pub(super) fn arrived(flow: &Flow) -> Option<String> {
-    let peer = flow.story.peer?;
+    let peer = flow.story.peer.as_ref()?;
     let PeerSeen::Arrived { input, packet } = peer.seen else { return None };
     let who = flow.end(packet.src).map_or_else(|| packet.src.to_string(), |end| format!("the {end}"));
     let by = input.map_or_else(String::new, |input| format!(" by {input}"));
@@ -321,8 +321,7 @@ fn without_kprobes(flow: &Flow) -> bool {
 }
 
 fn local_socket(flow: &Flow) -> String {
-    let socket = flow.story.reset.as_ref().and_then(|reset| reset.event.socket);
-    match socket.and_then(|socket| socket.own) {
+    match flow.story.reset.as_ref().and_then(|reset| reset.event.own_socket()) {
         Some(OwnSocket { process: Some(process), .. }) => {
             format!("{process} on the gateway itself ended its connection.")
         }

@@ -27,18 +27,17 @@ impl Engine {
         let seen = PeerSeen::Arrived { input: event.input, packet };
         let peer = PeerReset { at: event.at, tuple: packet.tuple(), seen };
         let diagnosis = Diagnosis::plain(Cause::PeerReset);
-        // Until a look-up shows that conntrack knows the connection.
-        let story = Story { peer: Some(peer), ..Story::new(diagnosis, Confidence::Inferred) };
+        let story = Story::of_arrival(diagnosis, peer);
         let tally = Tally { forwarded: 1, ..Tally::default() };
         let flow = self.account(&event, diagnosis, tally, story);
         if let Some(id) = flow
-            && let Some(flow) = self.flows.get_mut(&id)
+            && let Some(flow) = self.flows.get_mut(id)
         {
             if flow.known && flow.story.peer.is_some() {
                 flow.story.confidence = Confidence::Proven;
             }
-            flow.peer_reset.get_or_insert(peer);
-            flow.last_arrival = Some(peer);
+            flow.peer_reset.get_or_insert(Box::new(peer));
+            flow.last_arrival = Some(Box::new(peer));
             self.follow.start(id, event.at, self.limits.followed);
         }
         let kind = if flow.is_some() { Kind::Arrival(event) } else { Kind::Unwanted };
@@ -55,8 +54,8 @@ impl Engine {
 
     /// The flow whose RST this is, seen a second time by another interface: a VLAN on a wire, a bridge on its port.
     fn arrived_before(&self, packet: &Packet, event: &Event) -> Option<FlowId> {
-        let flow = self.flows.get(self.by_tuple.get(&(event.netns, packet.tuple()))?)?;
-        let last = flow.last_arrival?;
+        let flow = self.flows.get(self.flows.of_packet(event.netns, packet.tuple())?)?;
+        let last = flow.last_arrival.as_ref()?;
         let PeerSeen::Arrived { input, packet: before } = last.seen else { return None };
         let again = before.same_segment(packet) && input != event.input && event.at - last.at <= self.limits.patience;
         again.then_some(flow.id)
@@ -68,7 +67,7 @@ impl Engine {
         let same = |sent: &&super::Sent| {
             sent.tuple == packet.tuple() && sent.seq == packet.seq && event.at - sent.at <= self.limits.patience
         };
-        let flow = self.flows.get(&self.sent.iter().rev().find(same)?.flow)?;
+        let flow = self.flows.get(self.sent.iter().rev().find(same)?.flow)?;
         let of_its_own = matches!(flow.story.diagnosis.cause, Cause::LocalSocket | Cause::NoListener);
         let as_gateway = flow.known || flow.story.refusal.is_some();
         (as_gateway && !of_its_own && flow.key.netns != event.netns).then_some(flow.id)
@@ -77,7 +76,9 @@ impl Engine {
 
 /// A RST that arrived was refused: it has not reached the other end, and the refusal is the story.
 pub(super) fn take_back(flow: &mut Flow, story: Story) {
-    let Some(PeerSeen::Arrived { packet: arrived, .. }) = flow.story.peer.map(|peer| peer.seen) else { return };
+    let Some(PeerSeen::Arrived { packet: arrived, .. }) = flow.story.peer.as_ref().map(|peer| peer.seen) else {
+        return;
+    };
     let refused = story.refusal.as_ref().map(Arc::as_ref).and_then(|refusal| refusal.event.packet);
     if refused.is_some_and(|packet| packet.same_segment(&arrived)) {
         flow.story = story;
@@ -87,7 +88,7 @@ pub(super) fn take_back(flow: &mut Flow, story: Story) {
 /// A look-up shows whether conntrack knows the connection that a RST arrived for, or knew it until then: only then it was
 /// forwarded. A RST that answers a SYN ends the entry at once (`nf_conntrack_tcp_packet`, 5.10 to 7.2).
 pub(super) fn confirm(flow: &mut Flow, outcome: &Outcome) {
-    let Some(peer) = flow.story.peer else { return };
+    let Some(peer) = &flow.story.peer else { return };
     let known = match outcome {
         Outcome::Found { .. } => true,
         Outcome::Gone { was } => was.is_some_and(|was| was.ended >= peer.at),

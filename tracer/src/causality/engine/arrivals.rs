@@ -66,7 +66,7 @@ fn a_rst_that_arrives_is_an_ends() {
     assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
     assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::PeerReset));
     assert_eq!((flow.reset_by(), flow.story.confidence), (Some(ResetBy::Peer), Confidence::Proven));
-    assert_eq!(flow.end(flow.peer_reset.unwrap().tuple.src), Some("server"));
+    assert_eq!(flow.end(flow.peer_reset.as_ref().unwrap().tuple.src), Some("server"));
     assert_eq!((flow.tally().forwarded, flow.tally().resets, flow.was_reset()), (1, 0, false));
 }
 
@@ -141,6 +141,7 @@ fn a_socket_resets_of_its_own_accord() {
     assert_eq!((flow.reset_by(), flow.was_reset()), (Some(ResetBy::GatewaySocket), true));
     assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
     assert_eq!(flow.key.server().to_string(), "10.0.0.1:8080");
-    let own = flow.story.reset.unwrap().event.socket.unwrap().own.unwrap();
+    let reset = flow.story.reset.unwrap();
+    let own = reset.event.own_socket().unwrap();
     assert_eq!(own.process.unwrap().to_string(), "nginx (process 4711)");
 }

@@ -79,7 +79,7 @@ impl Engine {
     pub fn wants(&self, events: &SuppressedEvents) -> bool {
         let Some(tuple) = events.tuple else { return self.filter.is_empty() };
         let key = FlowKey { netns: events.netns, zone: 0, original: tuple, reply: tuple.reversed() };
-        self.by_tuple.contains_key(&(events.netns, tuple)) || self.filter.matches(&key)
+        self.flows.of_packet(events.netns, tuple).is_some() || self.filter.matches(&key)
     }
 
     /// Remembers what an event was that was told.
@@ -93,25 +93,26 @@ impl Engine {
             }
             Kind::Unwanted => return,
         };
+        let mut flow = observed.flow.and_then(|id| self.flows.get_mut(id));
+        if let Some(flow) = &mut flow {
+            // What a flow knows, all know.
+            if flow.samples.iter().any(|sample| (sample.hook, sample.class) == (hook, class)) {
+                return;
+            }
+            if flow.samples.len() < SAMPLES {
+                flow.samples.push(Sample { hook, class, diagnosis, unit });
+            }
+        }
         if self.counted.kinds.len() < self.limits.waiting {
             self.counted.kinds.entry((hook, class)).or_insert((diagnosis, unit));
-        }
-        let Some(flow) = observed.flow.and_then(|id| self.flows.get_mut(&id)) else { return };
-        let known = flow.samples.iter().any(|sample| (sample.hook, sample.class) == (hook, class));
-        if !known && flow.samples.len() < SAMPLES {
-            flow.samples.push(Sample { hook, class, diagnosis, unit });
         }
     }
 
     /// Adds events to their flow; false where it is not known.
     fn add(&mut self, events: &SuppressedEvents) -> bool {
         let Some(tuple) = events.tuple else { return false };
-        let place = (events.netns, tuple);
-        if !self.by_tuple.contains_key(&place) {
-            self.recall(events.netns, tuple);
-        }
-        let Some(&id) = self.by_tuple.get(&place) else { return false };
-        let Some(flow) = self.flows.get(&id) else { return false };
+        let Some(id) = self.known_flow_of_packet(events.netns, tuple) else { return false };
+        let Some(flow) = self.flows.get(id) else { return false };
         let of_kind = |sample: &&Sample| (sample.hook, sample.class) == (events.hook, events.class);
         let (diagnosis, unit) = match flow.samples.iter().find(of_kind) {
             Some(sample) => (sample.diagnosis, sample.unit),
@@ -122,7 +123,7 @@ impl Engine {
     }
 
     fn count_for(&mut self, id: FlowId, diagnosis: Diagnosis, counted: Tally, last: Instant) {
-        let Some(flow) = self.flows.get_mut(&id).filter(|_| counted != Tally::default()) else { return };
+        let Some(flow) = self.flows.get_mut(id).filter(|_| counted != Tally::default()) else { return };
         flow.last = flow.last.max(last);
         flow.count(diagnosis, counted);
     }

@@ -1,6 +1,7 @@
-//! Which flow an event belongs to: making, finding, renaming and forgetting flows, and the three ways they are looked up by.
+//! Which flow an event belongs to: making, recalling and forgetting flows.
 
 use std::cmp::Reverse;
+use std::collections::binary_heap::PeekMut;
 
 use super::Engine;
 use super::judge::{key_of_entry, opener_first};
@@ -21,6 +22,22 @@ pub(super) struct Seen {
 impl Seen {
     fn of(event: &Event) -> Self {
         Self { at: event.at, tuple: event.tuple() }
+    }
+}
+
+/// When a flow's story is forgotten: those of flows that were not reset go first, then the one that is idle longest. It is one
+/// number, because there are many and they are compared all the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Turn(u128);
+
+impl Turn {
+    /// One bit for whether it was reset, 64 of time, 63 of its number.
+    fn of(flow: &Flow) -> Self {
+        Self(u128::from(flow.was_reset()) << 127 | u128::from(flow.last.0) << 63 | u128::from(flow.id.0))
+    }
+
+    const fn flow(self) -> FlowId {
+        FlowId(self.0 as u64 & (u64::MAX >> 1))
     }
 }
 
@@ -59,13 +76,13 @@ impl Engine {
     }
 
     fn known_flow_of_entry(&mut self, event: &Event, key: &FlowKey) -> Option<FlowId> {
-        if let Some(&id) = self.by_key.get(key) {
+        if let Some(id) = self.flows.of_key(key) {
             return Some(id);
         }
         // A segment for which there was no entry makes one of its own. Where the connection that it really belongs to is
         // known, that is its flow.
         let picked_up = event.gone.is_none() && event.nfct == Some(Nfct::Entry(CtInfo::New));
-        if picked_up && let Some(&id) = self.by_tuple.get(&(key.netns, key.original)) {
+        if picked_up && let Some(id) = self.flows.of_packet(key.netns, key.original) {
             return Some(id);
         }
         let id = self.stranger(key)?;
@@ -76,26 +93,28 @@ impl Engine {
     /// A flow that is known by a packet alone, and turns out to be the one with this entry.
     fn stranger(&self, key: &FlowKey) -> Option<FlowId> {
         [key.reply, key.original].into_iter().find_map(|tuple| {
-            let id = *self.by_tuple.get(&(key.netns, tuple))?;
-            let flow = self.flows.get(&id)?;
+            let id = self.flows.of_packet(key.netns, tuple)?;
+            let flow = self.flows.get(id)?;
             (!flow.known && flow.seen == Some(tuple) && key.zone == flow.key.zone).then_some(id)
         })
     }
 
     fn flow_of_packet(&mut self, event: &Event, story: &Story) -> Option<FlowId> {
         let tuple = event.tuple()?;
-        let place = (event.netns, tuple);
-        if let Some(&id) = self.by_tuple.get(&place) {
-            return Some(id);
-        }
-        if self.recall(event.netns, tuple)
-            && let Some(&id) = self.by_tuple.get(&place)
-        {
+        if let Some(id) = self.known_flow_of_packet(event.netns, tuple) {
             return Some(id);
         }
         let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
         let key = opener_first(event, key);
         self.create(key, false, &Seen::of(event), story)
+    }
+
+    /// The flow that packets with these endpoints belong to, its story forgotten or not.
+    pub(super) fn known_flow_of_packet(&mut self, netns: Option<u32>, tuple: Tuple) -> Option<FlowId> {
+        self.flows.of_packet(netns, tuple).or_else(|| {
+            self.recall(netns, tuple);
+            self.flows.of_packet(netns, tuple)
+        })
     }
 
     pub(super) fn create(&mut self, key: FlowKey, known: bool, seen: &Seen, story: &Story) -> Option<FlowId> {
@@ -104,40 +123,14 @@ impl Engine {
         }
         let id = FlowId(self.next_id);
         self.next_id += 1;
-        self.insert(Flow {
-            id,
-            key,
-            known,
-            seen: seen.tuple,
-            state: None,
-            assured: None,
-            first: seen.at,
-            last: seen.at,
-            causes: Vec::new(),
-            story: story.clone(),
-            earlier: None,
-            samples: Vec::new(),
-            last_refusal: None,
-            let_pass: Default::default(),
-            fates: Vec::new(),
-            looked_up: None,
-            peer_reset: None,
-            last_arrival: None,
-        });
+        self.insert(Flow { seen: seen.tuple, ..Flow::new(id, key, known, seen.at, story.clone()) });
         Some(id)
     }
 
     /// Takes a flow in, where need be in the place of another one's story.
     fn insert(&mut self, flow: Flow) {
         let forgotten = if self.flows.len() >= self.limits.flows { self.forget() } else { None };
-        let (id, key) = (flow.id, flow.key);
-        self.by_key.insert(key, id);
-        self.by_tuple.insert((key.netns, key.original), id);
-        self.by_tuple.insert((key.netns, key.reply), id);
-        self.idle.push(Reverse((flow.was_reset(), flow.last, id)));
-        if flow.known {
-            self.index_wire(&key, id);
-        }
+        self.idle.push(Reverse(Turn::of(&flow)));
         // Flows are of one size: the place of one is good for the next.
         let place = match forgotten {
             Some(mut place) => {
@@ -146,38 +139,26 @@ impl Engine {
             }
             None => Box::new(flow),
         };
-        self.flows.insert(id, place);
+        self.flows.insert(place);
     }
 
     /// Takes back the flow whose packets had these endpoints, if its story was forgotten; tells whether there is one.
     pub(super) fn recall(&mut self, netns: Option<u32>, tuple: Tuple) -> bool {
         let Some(brief) = self.past.take(netns, tuple) else { return false };
         self.totals.forgotten.remove(&brief);
+        let story = Story::new(brief.diagnosis, Confidence::Inferred);
         self.insert(Flow {
-            id: brief.id,
-            key: brief.key(),
-            known: brief.known,
             seen: Some(tuple),
-            state: None,
-            assured: None,
-            first: brief.first,
             last: brief.last,
             causes: vec![(brief.diagnosis, brief.tally)],
-            story: Story::new(brief.diagnosis, Confidence::Inferred),
             earlier: Some((brief.strength, brief.diagnosis)),
-            samples: Vec::new(),
-            last_refusal: None,
-            let_pass: Default::default(),
-            fates: Vec::new(),
-            looked_up: None,
-            peer_reset: None,
-            last_arrival: None,
+            ..Flow::new(brief.id, brief.key(), brief.known, brief.first, story)
         });
         true
     }
 
     pub(super) fn update(&mut self, id: FlowId, event: &Event, diagnosis: Diagnosis, tally: Tally, story: Story) {
-        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let Some(flow) = self.flows.get_mut(id) else { return };
         flow.last = flow.last.max(event.at);
         flow.first = flow.first.min(event.at);
         if let Some(entry) = event.connection() {
@@ -190,18 +171,19 @@ impl Engine {
 
     /// Forgets the story of the flow that is missed least.
     fn forget(&mut self) -> Option<Box<Flow>> {
-        while let Some(Reverse(place)) = self.idle.pop() {
-            let (.., id) = place;
-            let Some(flow) = self.flows.get(&id) else { continue };
-            let now = (flow.was_reset(), flow.last, id);
+        while let Some(mut next) = self.idle.peek_mut() {
+            let id = next.0.flow();
+            let now = self.flows.get(id).map(Turn::of);
             // It was reset, or heard of, since it was put there.
-            if now != place {
-                self.idle.push(Reverse(now));
+            if let Some(now) = now
+                && now != next.0
+            {
+                next.0 = now;
                 continue;
             }
-            let Some(flow) = self.flows.remove(&id) else { continue };
+            PeekMut::pop(next);
+            let Some(flow) = self.flows.remove(id) else { continue };
             self.follow.stop(id);
-            self.unindex(&flow.key, id);
             let brief = Brief::of(&flow);
             self.totals.forgotten.add(&brief);
             self.past.insert(brief);
@@ -210,58 +192,10 @@ impl Engine {
         None
     }
 
-    fn unindex(&mut self, key: &FlowKey, id: FlowId) {
-        if self.by_key.get(key) == Some(&id) {
-            self.by_key.remove(key);
-        }
-        for tuple in [key.original, key.reply] {
-            if self.by_tuple.get(&(key.netns, tuple)) == Some(&id) {
-                self.by_tuple.remove(&(key.netns, tuple));
-            }
-        }
-        for tuple in on_wire(key) {
-            self.by_wire.remove(&tuple, id);
-        }
-    }
-
     /// Gives a flow that was known by a packet alone the endpoints of the entry that the kernel has for it.
     pub(super) fn adopt(&mut self, id: FlowId, original: Tuple, reply: Tuple) {
-        let Some(flow) = self.flows.get(&id) else { return };
-        if flow.known {
-            return;
-        }
-        let old = flow.key;
-        let key = FlowKey { original, reply, ..old };
-        self.unindex(&old, id);
-        if let Some(flow) = self.flows.get_mut(&id) {
-            flow.key = key;
-            flow.known = true;
-        }
-        self.by_key.entry(key).or_insert(id);
-        self.by_tuple.entry((key.netns, original)).or_insert(id);
-        self.by_tuple.entry((key.netns, reply)).or_insert(id);
-        self.index_wire(&key, id);
-    }
-
-    fn index_wire(&mut self, key: &FlowKey, id: FlowId) {
-        for tuple in on_wire(key) {
-            self.by_wire.insert(&tuple, id);
+        if self.flows.get(id).is_some_and(|flow| !flow.known) {
+            self.flows.adopt(id, original, reply);
         }
     }
-
-    /// The flows that conntrack knows and one of whose ends sends packets with these endpoints, or gets them.
-    pub(super) fn on_the_wire(&self, tuple: Tuple) -> impl Iterator<Item = FlowId> {
-        let tuple = tuple.min(tuple.reversed());
-        let has = move |id: &FlowId| {
-            self.flows.get(id).is_some_and(|flow| flow.known && on_wire(&flow.key).any(|known| known == tuple))
-        };
-        self.by_wire.get(&tuple).filter(has)
-    }
-}
-
-/// What the ends of a flow send to each other, before and behind the gateway: one tuple for either direction.
-fn on_wire(key: &FlowKey) -> impl Iterator<Item = Tuple> {
-    let either = |tuple: Tuple| tuple.min(tuple.reversed());
-    let (before, behind) = (either(key.original), either(key.reply));
-    std::iter::once(before).chain((behind != before).then_some(behind))
 }

@@ -6,7 +6,7 @@ use super::super::flow::{FlowKey, Refusal};
 use crate::cause::{Cause, Confidence, Diagnosis};
 use crate::conntrack::entry::CtInfo;
 use crate::conntrack::{Direction, End, Entry, Message, Nfct, TcpState, window};
-use crate::event::{Event, NfHook, OwnSocket};
+use crate::event::{Event, NfHook};
 use crate::kernel::era::Era;
 use crate::packet::{Flags, Packet};
 
@@ -17,12 +17,7 @@ pub(super) fn diagnosis_of(refusal: &Refusal) -> Diagnosis {
 /// What conntrack has said of a packet, if only by the function that refused it.
 pub(super) fn message_of(event: &Event) -> Message {
     let silent = if event.hook == Hook::NewRefused { Message::InvalidNew } else { Message::Other };
-    event.words.map_or(silent, |words| words.message)
-}
-
-/// The socket's own view, where it resets its connection of its own accord.
-pub(super) fn own_socket(event: &Event) -> Option<OwnSocket> {
-    event.socket?.own
+    event.words.as_ref().map_or(silent, |words| words.message)
 }
 
 /// What a message says about its packet. That a first packet cannot open a connection has a reason of its own where the

@@ -56,7 +56,7 @@ pub(super) fn diagnosis(cause: Cause, reason: Reason) -> Diagnosis {
 
 /// The namespace that the end's RST was made in.
 fn made_in(flow: &Flow) -> Option<u32> {
-    match flow.peer_reset?.seen {
+    match flow.peer_reset.as_ref()?.seen {
         PeerSeen::Made { netns, answered: Some(_) } => netns,
         PeerSeen::Made { .. } | PeerSeen::Arrived { .. } => None,
     }

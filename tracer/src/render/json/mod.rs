@@ -137,7 +137,7 @@ impl<'a> types::Trace<'a> {
                 (&refusal.event, step, Some(*diagnosis), None, refusal.window)
             }
             Kind::Remark(event) => {
-                let text = event.words.map(|words| words.to_string());
+                let text = event.words.as_ref().map(ToString::to_string);
                 (event, types::Step::ConntrackRemark { text }, None, None, None)
             }
             Kind::Reset(reset, diagnosis, confidence) => {
@@ -223,7 +223,7 @@ impl<'a> types::Flow<'a> {
     fn new(report: &'a FlowReport, whole: &'a Report) -> Self {
         let flow = &report.flow;
         let (story, tally, clock) = (&flow.story, flow.tally(), whole.host.clock);
-        let words = story.refusal.as_ref().and_then(|refusal| refusal.event.words);
+        let words = story.refusal.as_ref().and_then(|refusal| refusal.event.words.as_ref());
         Self {
             client: flow.key.client().to_string(),
             nat: flow.key.nat().map(|nat| nat.to_string()),
@@ -251,7 +251,7 @@ impl<'a> types::Flow<'a> {
             causes: if flow.causes.len() > 1 { flow.causes.iter().map(count).collect() } else { Vec::new() },
             chain: chain(flow, whole),
             window: story.refusal.as_ref().and_then(|refusal| refusal.window).map(|explained| window(&explained)),
-            kernel_text: words.map(|words| words.to_string()),
+            kernel_text: words.map(ToString::to_string),
             excluded: report
                 .excluded
                 .iter()
@@ -279,7 +279,7 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
         steps.push(step(refusal.event.at, types::Step::ConntrackIgnored(Box::new(conntrack(refusal, None)))));
     }
     if let Some(refusal) = &story.refusal {
-        let shape = Box::new(conntrack(refusal, story.remark.map(|remark| remark.to_string())));
+        let shape = Box::new(conntrack(refusal, story.remark.as_ref().map(ToString::to_string)));
         steps.push(step(
             refusal.event.at,
             match refusal.verdict {
@@ -303,7 +303,7 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
         let output = departure.output.map(|output| output.to_string());
         steps.push(step(departure.at, types::Step::ResetLeft { output }));
     }
-    if let Some(reset) = flow.peer_reset {
+    if let Some(reset) = flow.peer_reset.as_deref() {
         let what = match reset.seen {
             PeerSeen::Made { netns, answered } => types::Step::PeerResetSent {
                 netns,
@@ -391,7 +391,7 @@ fn conntrack(refusal: &Refusal, remark: Option<String>) -> types::Conntrack {
             Direction::Reply => "reply",
         }),
         packet: packet_of(event),
-        text: event.words.map(|words| words.to_string()),
+        text: event.words.as_ref().map(ToString::to_string),
         remark,
     }
 }
@@ -438,11 +438,8 @@ fn reset_sent<'a>(reset: &Reset, packet_shown: bool, host: &'a Host, flow: Optio
         effect: reset.effect.name(),
         meaning: words::effect(reset, words::peer(flow, reset)),
         packet: packet_of(event).filter(|_| !packet_shown),
-        socket_state: event.socket.map(|socket| socket.state.to_string()),
-        process: event
-            .socket
-            .and_then(|socket| socket.own?.process)
-            .map(|process| types::Process { pid: process.pid, name: process.comm.to_string() }),
+        socket_state: event.socket.as_ref().map(|socket| socket.state.to_string()),
+        process: event.process().map(|process| types::Process { pid: process.pid, name: process.comm.to_string() }),
         kernel_reason: event.reset_reason.and_then(|value| host.reset_reason(value)),
         doubtful: reset.doubtful,
     }

@@ -113,7 +113,8 @@ pub(in crate::render) fn header(packet: &Packet, event: &Event, look: Look) -> S
 pub(in crate::render) fn verdict(refusal: &Refusal) -> String {
     let event = &refusal.event;
     let silent = if event.hook == Hook::NewRefused { " without a word, by tcp_new" } else { "" };
-    let quoted = event.words.map_or(silent.to_owned(), |words| format!(" \"{}\"", words.to_string().trim_end()));
+    let quoted =
+        event.words.as_ref().map_or(silent.to_owned(), |words| format!(" \"{}\"", words.to_string().trim_end()));
     let verdict = match refusal.verdict {
         Verdict::Invalid => "INVALID",
         Verdict::Ignored => "accepted in spite of",
@@ -232,7 +233,7 @@ impl Teller<'_> {
         }
         if let Some(refusal) = &story.refusal {
             self.refusal(refusal);
-            if let Some(remark) = story.remark {
+            if let Some(remark) = &story.remark {
                 self.more(format!("and \"{remark}\""));
             }
             if !story.follows.is_empty() {
@@ -297,7 +298,7 @@ impl Teller<'_> {
     fn reset(&mut self, reset: &Reset) {
         let (flow, event) = (self.flow, &reset.event);
         // A socket that resets its connection of its own accord answers nothing.
-        let shown = flow.story.refusal.is_some() || event.socket.is_some_and(|socket| socket.own.is_some());
+        let shown = flow.story.refusal.is_some() || event.own_socket().is_some();
         if !shown {
             self.trigger(event);
         }
@@ -318,9 +319,9 @@ impl Teller<'_> {
         if reset.doubtful {
             text.push_str("; the segment is signed (TCP-MD5 or TCP-AO), so the kernel may not have sent it");
         }
-        if let Some(socket) = event.socket {
+        if let Some(socket) = &event.socket {
             let _infallible = write!(text, "; by a socket in state {}", socket.state);
-            if let Some(process) = socket.own.and_then(|own| own.process) {
+            if let Some(process) = event.process() {
                 let _infallible = write!(text, " of {process}");
             }
         }
@@ -341,9 +342,9 @@ impl Teller<'_> {
             let by = departure.output.map_or_else(String::new, |output| format!(" by {output}"));
             add(departure.at, "", Mark::Segment, format!("the RST left{by}, untranslated"));
         }
-        if let Some(reset) = flow.peer_reset {
+        if let Some(reset) = flow.peer_reset.as_deref() {
             let who = flow.end(reset.tuple.src).unwrap_or("an end");
-            let text = format!("RST {} {}{}", look.arrow(), reset.tuple.dst, of_end(&reset, look));
+            let text = format!("RST {} {}{}", look.arrow(), reset.tuple.dst, of_end(reset, look));
             add(reset.at, who, Mark::Back, text);
         }
         for fate in &flow.fates {

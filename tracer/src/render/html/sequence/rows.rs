@@ -157,7 +157,7 @@ impl Rows<'_> {
     fn reset(&mut self, reset: &Reset, report: &FlowReport) {
         let (flow, event) = (self.flow, &reset.event);
         let at = event.at;
-        let own = event.socket.is_some_and(|socket| socket.own.is_some());
+        let own = event.own_socket().is_some();
         let told = flow.story.refusal.is_some();
         let gone = flow.story.gone();
         if let Some(gone) = gone {
@@ -199,7 +199,7 @@ impl Rows<'_> {
         let at = reset.event.at;
         let text = words::effect(reset, words::peer(Some(self.flow), reset));
         if own && reset.effect == Effect::Kills {
-            let process = reset.event.socket.and_then(|socket| socket.own?.process);
+            let process = reset.event.process();
             let whose = process.map_or_else(String::new, |process| format!(", closed by {process}"));
             self.add(at, Shown::Sign(MAKER, Sign::Cross), Known::Seen, Tone::Bad, &format!("{text}{whose}"));
             return;
@@ -225,7 +225,7 @@ impl Rows<'_> {
             self.add(departure.at, Shown::Sign(CONNTRACK, Sign::Dot), Known::Seen, Tone::Plain, &text);
         }
         let mut passes_on = flow.story.strength() == Strength::Forwarded;
-        if let Some(reset) = flow.peer_reset {
+        if let Some(reset) = flow.peer_reset.as_deref() {
             let from = flow.end(reset.tuple.src);
             let known = match reset.seen {
                 PeerSeen::Made { .. } => Known::SeenOutside,
@@ -235,7 +235,7 @@ impl Rows<'_> {
                 Some(end) => Shown::Arrow(Place::End(end), CONNTRACK),
                 None => Shown::Sign(CONNTRACK, Sign::Dot),
             };
-            let text = format!("RST{}", words::of_end(&reset, Look::default()));
+            let text = format!("RST{}", words::of_end(reset, Look::default()));
             self.add(reset.at, shown, known, Tone::Bad, &text).dead.extend(from);
             passes_on |= flow.fates.iter().any(|fate| words::passed_through(flow, &fate.outcome));
             if let Some(to) = from.filter(|_| passes_on).map(other) {
