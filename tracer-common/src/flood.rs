@@ -14,11 +14,12 @@ pub const STRANGERS: &str = "STRANGERS";
 /// Name of the map for what finds no room in [`MAP`]: its keys have no endpoints.
 pub const REST: &str = "HELD_BACK_REST";
 
-/// Keys that are counted apart. With the kernel's own overhead they take about 10 MB.
-pub const KEYS: u32 = 65_536;
+/// Keys that are counted apart: room for 65,536 connections whose segments are refused and answered, which are two keys each.
+/// With the kernel's own overhead they take about 20 MB.
+pub const KEYS: u32 = 131_072;
 /// Of these, keys of packets that belong to no connection that conntrack knows or knew. Their senders can make up endpoints
 /// at will; they must not crowd out those whose connections die.
-pub const STRANGER_KEYS: u64 = 32_768;
+pub const STRANGER_KEYS: u64 = 65_536;
 /// Keys without endpoints.
 pub const REST_KEYS: u32 = 1_024;
 

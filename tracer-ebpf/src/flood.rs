@@ -117,7 +117,7 @@ impl Case {
     /// The RST of the stack that answers a segment. The answer to a packet that was refused and told is told, that to one that
     /// was counted is counted with it.
     #[inline(always)]
-    pub(crate) fn answer(skb: u64, key: &mut Key, tracked: bool) -> Result<Self, Skipped> {
+    pub(crate) fn answer(skb: u64, key: &Key, tracked: bool) -> Result<Self, Skipped> {
         let Some(last) = LAST.get_ptr_mut(0) else { return Err(Skipped::Full) };
         // SAFETY: the value belongs to this CPU alone.
         let last = unsafe { &mut *last };

@@ -233,8 +233,8 @@ fn try_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
 fn answering(hook: Hook, skb: &Skb, sk: Address, reason: Address) -> Result<Case, Skipped> {
     let class = skb.class_of_answer(sk, reason);
     let net = if sk.is_null() { skb.route_net() } else { sk.follow(offset!(sk_net)) };
-    let mut key = skb.key(hook, net.read(offset!(net_inum)), class);
-    Case::answer(skb.number(), &mut key, skb.is_tracked())
+    let key = skb.key(hook, net.read(offset!(net_inum)), class);
+    Case::answer(skb.number(), &key, skb.is_tracked())
 }
 
 /// `void tcp_send_active_reset(struct sock *sk, gfp_t priority)` up to 6.9, `(sk, priority, enum sk_rst_reason reason)` from

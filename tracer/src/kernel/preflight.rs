@@ -31,9 +31,9 @@ const CAP_SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
 const CAP_PERFMON: (u32, &str) = (38, "CAP_PERFMON");
 const CAP_BPF: (u32, &str) = (39, "CAP_BPF");
 
-/// Memory that a control group has to allow: most of it goes into reading the kernel's types. With less the kernel kills the
+/// Memory that a control group has to allow: most of it is for maps, and for reading the kernel's types. With less the kernel kills the
 /// program, which then cannot say why.
-const MEMORY: u64 = 48 << 20;
+const MEMORY: u64 = 60 << 20;
 
 /// The files that tell what a host is, below a root that tests can choose.
 pub struct Host {

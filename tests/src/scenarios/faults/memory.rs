@@ -16,9 +16,9 @@ use crate::topology::{Lab, Nat, server};
 use crate::whyrst::{BINARY, Capture};
 
 /// Limits that are tried, in MiB.
-const LIMITS: [u64; 3] = [16, 47, 48];
+const LIMITS: [u64; 3] = [16, 59, 60];
 /// With so much it has to run, and with less to say that it cannot, in MiB.
-const ENOUGH: u64 = 48;
+const ENOUGH: u64 = 60;
 /// Where control groups are.
 const ROOT: &str = "/sys/fs/cgroup";
 
