@@ -327,7 +327,7 @@ mod tests {
     /// The limit of a group above holds too; the smallest counts, and only where it is too small.
     #[rstest]
     #[case::none("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "max\n")], "")]
-    #[case::enough("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "50331648\n")], "")]
+    #[case::enough("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "62914560\n")], "")]
     #[case::above("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "max\n"), ("sys/fs/cgroup/a/memory.max", "16777216\n")],
         "16 MiB of memory (/sys/fs/cgroup/a/memory.max)")]
     #[case::root("0::/\n", &[("sys/fs/cgroup/memory.max", "4194304\n")], "4 MiB of memory (/sys/fs/cgroup/memory.max)")]
