@@ -116,11 +116,12 @@ fn rustc() -> Result<String, Box<dyn Error>> {
 }
 
 fn build(toolchain: &Toolchain, workspace: &Path, out: &Path) -> Result<PathBuf, Box<dyn Error>> {
-    // One directory for all of cargo's own profiles, so that check, build and test share the object.
+    // One directory for all of cargo's own profiles, so that check, build and test share the object; each architecture
+    // has its own object.
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let target = if target.is_absolute() { target } else { out.to_path_buf() };
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    Ok(toolchain.build(workspace, PACKAGE, &arch, &target.join("bpf"))?)
+    Ok(toolchain.build(workspace, PACKAGE, &arch, &target.join("bpf").join(&arch))?)
 }
 
 fn explain(missing: &Missing) -> String {
