@@ -16,6 +16,8 @@ use sha2::{Digest as _, Sha256};
 
 /// The package that holds the BPF programs.
 const PACKAGE: &str = "tracer-ebpf";
+/// The architectures whose registers and argument lists the programs can read.
+const ARCHITECTURES: [&str; 2] = ["aarch64", "x86_64"];
 /// Names the commit where the sources are no clone, or the builder knows better.
 const COMMIT: &str = "WHYRST_COMMIT";
 /// The file that `git archive` writes the commit into (see `.gitattributes`).
@@ -32,12 +34,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={OVERRIDE}");
     println!("cargo::rerun-if-env-changed=PATH");
 
-    let (object, compiler, absent_because) = match Toolchain::find() {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
+    let (object, compiler, absent_because) = match toolchain(&arch) {
         Ok(toolchain) => {
             let compiler = version(&toolchain.compiler).unwrap_or_else(|| "unknown".to_owned());
-            (build(&toolchain, workspace, &out)?, compiler, String::new())
+            (build(&toolchain, workspace, &arch, &out)?, compiler, String::new())
         }
-        Err(missing) => (PathBuf::new(), "none".to_owned(), explain(&missing)),
+        Err(because) => (PathBuf::new(), "none".to_owned(), because),
     };
     let embedded = out.join("tracer-ebpf.o");
     if object.as_os_str().is_empty() {
@@ -116,12 +119,23 @@ fn rustc() -> Result<String, Box<dyn Error>> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn build(toolchain: &Toolchain, workspace: &Path, out: &Path) -> Result<PathBuf, Box<dyn Error>> {
-    // One directory for all of cargo's own profiles, so that check, build and test share the object.
+/// The toolchain for the programs, or why none will do.
+fn toolchain(arch: &str) -> Result<Toolchain, String> {
+    if !ARCHITECTURES.contains(&arch) {
+        return Err(format!(
+            "the programs cannot read the registers of {arch}, only of {}",
+            ARCHITECTURES.join(" and ")
+        ));
+    }
+    Toolchain::find().map_err(|missing| explain(&missing))
+}
+
+fn build(toolchain: &Toolchain, workspace: &Path, arch: &str, out: &Path) -> Result<PathBuf, Box<dyn Error>> {
+    // One directory for all of cargo's own profiles, so that check, build and test share the object; each architecture
+    // has its own object.
     let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     let target = if target.is_absolute() { target } else { out.to_path_buf() };
-    let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
-    Ok(toolchain.build(workspace, PACKAGE, &arch, &target.join("bpf"))?)
+    Ok(toolchain.build(workspace, PACKAGE, arch, &target.join("bpf").join(arch))?)
 }
 
 /// The object without what only a debugger reads: four fifths of it, with paths that depend on where it was built. BTF, which

@@ -7,6 +7,8 @@ use anyhow::{Context as _, Result};
 
 /// Where scenarios put their files, a directory each.
 pub const DIRECTORY: &str = "/artifacts";
+/// The schema of reports, as the binary under test prints it.
+pub const SCHEMA: &str = "schema.json";
 
 /// Writes the archive onto a device.
 pub fn pack(directory: &Path, device: &Path) -> Result<()> {

@@ -6,8 +6,8 @@ use serde_json::Value;
 
 /// Where the guest finds its plan.
 pub const PLAN: &str = "/plan.json";
-/// The serial port that the guest reports on.
-pub const PORT: &str = "/dev/ttyS1";
+/// The serial port that the guest reports on: the second of a PC; on arm64 the one that is not the machine's own.
+pub const PORT: &str = if cfg!(target_arch = "aarch64") { "/dev/ttyS0" } else { "/dev/ttyS1" };
 /// The disk that takes the archive of what the scenarios left.
 pub const DISK: &str = "/dev/vda";
 /// Where tools of other releases are in the guest: `bin`, and `lib` with their loader `ld.so`.

@@ -12,6 +12,8 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use cpio::newc::{Builder, trailer};
 
+use crate::arch::Arch;
+use crate::arm64;
 use crate::kernels::Kernel;
 use crate::process::output;
 
@@ -116,7 +118,10 @@ impl Archive {
 /// The archive with the kernel's modules and the tools; made again when a tool has changed.
 pub(crate) fn base(kernel: &Kernel) -> Result<PathBuf> {
     let path = kernel.directory.join("base.cpio");
-    let tools = tools()?;
+    let tools = match kernel.spec.arch {
+        Arch::Amd64 => tools()?,
+        Arch::Arm64 => arm64::tools(&PROGRAMS)?,
+    };
     let newest = tools.values().filter_map(|from| fs::metadata(from).and_then(|m| m.modified()).ok()).max();
     let made = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
     let names: Vec<String> = tools.keys().map(|to| to.display().to_string()).collect();
@@ -201,7 +206,7 @@ pub(crate) fn of_tree(root: &Path, kernel: &Kernel, to: &Path) -> Result<()> {
     archive.finish()
 }
 
-/// Where each tool goes and where it comes from, shared libraries and iptables' extensions included.
+/// Where each tool of this machine goes and where it comes from, shared libraries and iptables' extensions included.
 fn tools() -> Result<BTreeMap<PathBuf, PathBuf>> {
     let programs: Vec<PathBuf> = PROGRAMS.iter().map(PathBuf::from).filter(|program| program.exists()).collect();
     let mut files = with_libraries(&programs)?;

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::arch::Arch;
 use crate::process::{cache, execute, output};
 
 /// A kernel of the matrix.
@@ -15,6 +16,8 @@ pub(crate) struct Spec {
     pub(crate) name: &'static str,
     /// The era that it must be of.
     pub(crate) era: &'static str,
+    /// Of which architecture.
+    pub(crate) arch: Arch,
     /// Where it may come from, the preferred source first.
     sources: &'static [Source],
 }
@@ -35,21 +38,25 @@ pub(crate) const fn main(suite: &'static str, series: &'static str, before: Opti
     Source { suite, security: false, series, before }
 }
 
-const fn security(suite: &'static str, series: &'static str) -> Source {
+pub(crate) const fn security(suite: &'static str, series: &'static str) -> Source {
     Source { suite, security: true, series, before: None }
+}
+
+const fn spec(name: &'static str, era: &'static str, sources: &'static [Source]) -> Spec {
+    Spec { name, era, arch: Arch::Amd64, sources }
 }
 
 /// All kernels, oldest era first.
 pub(crate) const ALL: &[Spec] = &[
-    Spec { name: "5.10", era: "e1", sources: &[security("bullseye-security", "5.10.")] },
-    Spec {
-        name: "6.1-e3",
-        era: "e3",
-        sources: &[main("bookworm", "6.1.", Some("6.1.184")), main("bookworm-backports", "6.12.", Some("6.12.104"))],
-    },
-    Spec { name: "6.1-e4", era: "e4", sources: &[security("bookworm-security", "6.1.")] },
-    Spec { name: "6.12", era: "e4", sources: &[security("trixie-security", "6.12."), main("trixie", "6.12.", None)] },
-    Spec { name: "7", era: "e4", sources: &[main("trixie-backports", "7.", None)] },
+    spec("5.10", "e1", &[security("bullseye-security", "5.10."), main("bullseye", "5.10.", None)]),
+    spec(
+        "6.1-e3",
+        "e3",
+        &[main("bookworm", "6.1.", Some("6.1.184")), main("bookworm-backports", "6.12.", Some("6.12.104"))],
+    ),
+    spec("6.1-e4", "e4", &[security("bookworm-security", "6.1.")]),
+    spec("6.12", "e4", &[security("trixie-security", "6.12."), main("trixie", "6.12.", None)]),
+    spec("7", "e4", &[main("trixie-backports", "7.", None)]),
 ];
 
 impl Spec {
@@ -96,9 +103,14 @@ pub(crate) fn select(names: &[String]) -> Result<Vec<Spec>> {
 }
 
 impl Spec {
+    /// The same kernel of another architecture.
+    pub(crate) const fn on(self, arch: Arch) -> Self {
+        Self { arch, ..self }
+    }
+
     /// Gives the kernel: from the cache, or downloaded.
     pub(crate) fn fetch(self, refresh: bool) -> Result<Kernel> {
-        let home = cache()?.join("kernels").join(self.name);
+        let home = self.arch.below(cache()?).join("kernels").join(self.name);
         if !refresh && let Some(kernel) = self.cached(&home)? {
             return Ok(kernel);
         }
@@ -120,7 +132,7 @@ impl Spec {
     }
 
     fn download(self, source: Source, home: &Path) -> Result<Kernel> {
-        let apt = Apt::new(source, home)?;
+        let apt = Apt::new(source, self.arch, home)?;
         println!("kernel {}: looking for {}* in {}", self.name, source.series, source.suite);
         apt.update()?;
         let mut failures = Vec::new();
@@ -148,9 +160,7 @@ impl Spec {
             apt.download(package, &debs)?;
         }
         let root = directory.join("root");
-        for deb in fs::read_dir(&debs)?.flatten() {
-            execute(Command::new("dpkg-deb").arg("--extract").arg(deb.path()).arg(&root))?;
-        }
+        unpack(&debs, &root)?;
         fs::remove_dir_all(&debs)?;
         let kernel = self.unpacked(directory)?;
         index_modules(&kernel)?;
@@ -175,6 +185,16 @@ impl Spec {
     }
 }
 
+/// Unpacks all packages of a directory into another.
+pub(crate) fn unpack(debs: &Path, root: &Path) -> Result<()> {
+    for file in fs::read_dir(debs).with_context(|| format!("reading {}", debs.display()))?.flatten() {
+        if file.path().extension().is_some_and(|extension| extension == "deb") {
+            execute(Command::new("dpkg-deb").arg("--extract").arg(file.path()).arg(root))?;
+        }
+    }
+    Ok(())
+}
+
 /// Decompresses the modules, which a slow guest should not have to do, and writes `modules.dep`.
 fn index_modules(kernel: &Kernel) -> Result<()> {
     let compressed = output(Command::new("find").arg(&kernel.modules).args(["-name", "*.ko.xz"]))?;
@@ -196,14 +216,15 @@ struct Version {
     packages: Vec<String>,
 }
 
-/// apt with lists of its own, for one suite, so that the machine's configuration stays as it is.
+/// apt with lists of its own, for one suite and architecture, so that the machine's configuration stays as it is.
 pub(crate) struct Apt {
     config: PathBuf,
     source: Source,
+    arch: Arch,
 }
 
 impl Apt {
-    pub(crate) fn new(source: Source, home: &Path) -> Result<Self> {
+    pub(crate) fn new(source: Source, arch: Arch, home: &Path) -> Result<Self> {
         let directory = home.join("apt").join(source.suite);
         for part in ["state/lists/partial", "cache/archives/partial"] {
             fs::create_dir_all(directory.join(part)).with_context(|| format!("creating {}", directory.display()))?;
@@ -211,18 +232,19 @@ impl Apt {
         let archive = archive(source.security)?;
         fs::write(directory.join("sources.list"), format!("deb {archive} {} main\n", source.suite))?;
         let here = directory.display();
-        let config = directory.join("apt.conf");
+        let (config, architecture) = (directory.join("apt.conf"), arch.debian());
         // A suite that is no longer maintained has an index that is past its date.
         fs::write(
             &config,
             format!(
-                "Dir::State \"{here}/state\";\nDir::State::status \"/dev/null\";\nDir::Cache \"{here}/cache\";\n\
+                "APT::Architecture \"{architecture}\";\nAPT::Architectures \"{architecture}\";\n\
+                 Dir::State \"{here}/state\";\nDir::State::status \"/dev/null\";\nDir::Cache \"{here}/cache\";\n\
                  Dir::Etc::sourcelist \"{here}/sources.list\";\nDir::Etc::sourceparts \"-\";\n\
                  Acquire::Languages \"none\";\nAcquire::Check-Valid-Until \"false\";\n\
                  Acquire::IndexTargets::deb::DEP-11::DefaultEnabled \"false\";\nAPT::Sandbox::User \"root\";\n"
             ),
         )?;
-        Ok(Self { config, source })
+        Ok(Self { config, source, arch })
     }
 
     /// Downloads packages with everything they depend on; tells where they are.
@@ -247,8 +269,9 @@ impl Apt {
         let names = output(self.command("apt-cache").arg("pkgnames"))?;
         let names: Vec<&str> = names.lines().collect();
         let prefix = format!("linux-image-{}", self.source.series);
+        let suffix = format!("-cloud-{}", self.arch.debian());
         let mut found = Vec::new();
-        for image in names.iter().filter(|name| name.starts_with(&prefix) && name.ends_with("-cloud-amd64")) {
+        for image in names.iter().filter(|name| name.starts_with(&prefix) && name.ends_with(&suffix)) {
             let release = image.trim_start_matches("linux-image-").to_owned();
             let version = self.package_version(image)?;
             if let Some(end) = self.source.before
@@ -280,7 +303,8 @@ impl Apt {
         Ok(version.with_context(|| format!("{package} has no version"))?.to_owned())
     }
 
-    fn download(&self, package: &str, to: &Path) -> Result<()> {
+    /// Downloads one package into a directory.
+    pub(crate) fn download(&self, package: &str, to: &Path) -> Result<()> {
         output(self.command("apt-get").args(["download", "--quiet=2", package]).current_dir(to)).map(drop)
     }
 }

@@ -1,6 +1,8 @@
 //! `cargo xtask`: everything about whyrst that is not whyrst.
 #![forbid(unsafe_code)]
 
+mod arch;
+mod arm64;
 mod bench;
 mod confusion;
 mod demo;

@@ -46,6 +46,18 @@ const PACKAGING: Tools = &[
     ("man-db", "/usr/bin/man"),
 ];
 
+/// What building for arm64 and emulating it take.
+const ARM64: Tools = &[
+    ("gcc-aarch64-linux-gnu", "/usr/bin/aarch64-linux-gnu-gcc"),
+    ("libc6-dev-arm64-cross", "/usr/aarch64-linux-gnu/lib/libc.a"),
+    ("qemu-system-arm", "/usr/bin/qemu-system-aarch64"),
+];
+
+/// Sets up what building for arm64 and emulating it take.
+pub(crate) fn arm64() -> Result<()> {
+    tools(ARM64, "a linker and QEMU for arm64")
+}
+
 /// Sets up what the package is tried with.
 pub(crate) fn packaging() -> Result<()> {
     tools(PACKAGING, "lintian and debootstrap")

@@ -9,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use whyrst_tests::protocol::TOOLS;
 
+use crate::arch::Arch;
 use crate::kernels::{self, Apt};
 use crate::process::{cache, execute, output};
 
@@ -47,7 +48,7 @@ pub(crate) fn fetch() -> Result<Tools> {
 fn download(home: &Path, root: &Path, list: &Path) -> Result<()> {
     eprintln!("tools: downloading pwru, bpftrace, tcpdump and conntrack of {SUITE}");
     let names = PACKAGES.map(|(package, _)| package);
-    let apt = Apt::new(kernels::main(SUITE, "", None), home)?;
+    let apt = Apt::new(kernels::main(SUITE, "", None), Arch::Amd64, home)?;
     apt.update()?;
     let debs = apt.download_with_dependencies(&names)?;
     if root.exists() {

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use whyrst_tests::protocol::{ALIVE, Message, Plan};
 
+use crate::arch::Arch;
 use crate::initramfs;
 use crate::kernels::Kernel;
 
@@ -156,8 +157,10 @@ impl<'a> Guest<'a> {
     }
 
     fn qemu(&self) -> Command {
-        let mut qemu = qemu(&self.kernel.image, &self.path("initramfs.cpio"), self.memory_mib, self.clock);
-        qemu.args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4 maxcpus=1"])
+        let mut qemu = qemu(self.kernel, &self.path("initramfs.cpio"), self.memory_mib, self.clock);
+        let console = self.kernel.spec.arch.console();
+        qemu.arg("-append")
+            .arg(format!("console={console} panic=-1 net.ifnames=0 quiet loglevel=4 maxcpus=1"))
             .arg("-drive")
             .arg(format!("file={},format=raw,if=virtio", self.path("disk.img").display()));
         qemu
@@ -170,7 +173,7 @@ impl<'a> Guest<'a> {
         let _stale = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).context("listening for the guest").map_err(later)?;
         let mut qemu = self.qemu();
-        qemu.args(["-serial", "stdio", "-serial"]).arg(format!("unix:{}", socket.display()));
+        qemu.args(["-serial", "stdio"]).args(port(self.kernel.spec.arch, &socket));
         qemu.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit());
         let mut machine = Machine::new(&mut qemu).map_err(later)?;
         let console = machine.console().map_err(later)?;
@@ -268,14 +271,36 @@ fn follow(inbox: &mpsc::Receiver<Event>, silence: Duration, report: &mut dyn FnM
     }
 }
 
+/// The port that the guest reports on, with a socket at its other end.
+fn port(arch: Arch, socket: &Path) -> Vec<String> {
+    let socket = socket.display();
+    match arch {
+        Arch::Amd64 => vec!["-serial".to_owned(), format!("unix:{socket}")],
+        // That machine has one serial port of its own.
+        Arch::Arm64 => {
+            let backend = format!("socket,path={socket},id=port");
+            ["-chardev", &backend, "-device", "pci-serial,chardev=port"].map(str::to_owned).to_vec()
+        }
+    }
+}
+
 /// A machine without devices but for those that every guest needs.
-pub(crate) fn qemu(image: &Path, archive: &Path, mebibytes: u32, clock: Clock) -> Command {
-    let mut qemu = Command::new("qemu-system-x86_64");
-    let (accelerator, cpu) = match clock {
-        Clock::Time => accelerator(),
-        // Counting needs the emulation, and one thread of it.
-        Clock::Instructions => ("tcg,thread=single", "max"),
+pub(crate) fn qemu(kernel: &Kernel, archive: &Path, mebibytes: u32, clock: Clock) -> Command {
+    let arch = kernel.spec.arch;
+    let mut qemu = match arch {
+        Arch::Amd64 => Command::new("qemu-system-x86_64"),
+        Arch::Arm64 => Command::new("qemu-system-aarch64"),
     };
+    let (accelerator, cpu) = match (arch, clock) {
+        (Arch::Amd64, Clock::Time) => accelerator(),
+        // The architecture's own way to sign pointers would take most of the emulator's time.
+        (Arch::Arm64, Clock::Time) => ("tcg,thread=multi", "max,pauth-impdef=on"),
+        // Counting needs the emulation, and one thread of it.
+        (_, Clock::Instructions) => ("tcg,thread=single", "max"),
+    };
+    if arch == Arch::Arm64 {
+        qemu.args(["-machine", "virt"]);
+    }
     if clock == Clock::Instructions {
         qemu.args(["-icount", "shift=0,sleep=off"]);
     }
@@ -284,7 +309,7 @@ pub(crate) fn qemu(image: &Path, archive: &Path, mebibytes: u32, clock: Clock) -
         .arg(mebibytes.to_string())
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .arg("-kernel")
-        .arg(image)
+        .arg(&kernel.image)
         .arg("-initrd")
         .arg(archive);
     qemu

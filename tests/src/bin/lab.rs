@@ -5,11 +5,12 @@ use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 use whyrst_tests::protocol::{DISK, Message, PLAN, PORT, Plan};
 use whyrst_tests::scenarios::{self, Scenario};
+use whyrst_tests::whyrst::BINARY;
 use whyrst_tests::{artifact, bench};
 
 fn main() -> ExitCode {
@@ -62,6 +63,8 @@ fn plan() -> Result<()> {
     for name in &plan.scenarios {
         scenarios::run(find(name)?, &plan.era, Path::new(artifact::DIRECTORY), &report);
     }
+    let schema = Command::new(BINARY).args(["schema", "report"]).output().context("asking for the schema")?;
+    fs::write(Path::new(artifact::DIRECTORY).join(artifact::SCHEMA), schema.stdout).context(artifact::SCHEMA)?;
     artifact::pack(Path::new(artifact::DIRECTORY), Path::new(DISK))?;
     report(Message::Finished);
     Ok(())

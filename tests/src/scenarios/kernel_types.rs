@@ -124,8 +124,9 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
         };
         let types = module.as_ref().map_or_else(|| btf.image(), tracer::kernel::btf::Module::types);
         let Some(prototype) = types.prototype(spec.symbol) else {
-            // 5.10 does not describe its modules.
-            expect.that(spec.module.is_some() && context.era == "e1", || format!("{} is not described", spec.symbol));
+            // 5.10 does not describe its modules, and on arm64 not every static function of its image.
+            let left_out = spec.module.is_some() || cfg!(target_arch = "aarch64");
+            expect.that(left_out && context.era == "e1", || format!("{} is not described", spec.symbol));
             continue;
         };
         described += 1;

@@ -40,10 +40,11 @@ pub fn table() -> Result<BTreeMap<String, Programs>> {
     serde_json::from_str(TABLE).context("tests/verifier.json")
 }
 
-/// What a kernel is called in the table: its series and era.
+/// What a kernel is called in the table: its series and era. Those of arm64, whose programs are others, are not in it.
 pub fn key(release: &str, era: &str) -> String {
     let series: Vec<&str> = release.split('.').take(2).collect();
-    format!("{} {era}", series.join("."))
+    let arch = if release.ends_with("-arm64") { " arm64" } else { "" };
+    format!("{} {era}{arch}", series.join("."))
 }
 
 /// The file with what was found, and the one with what whyrst said of its start, which has a number.
@@ -159,6 +160,8 @@ struct Counter {
 const TRACEFS: &str = "/sys/kernel/debug/tracing";
 /// Functions that are given the verifier's environment once, when all paths have been walked.
 const AFTER: [&str; 4] = ["print_verification_stats", "convert_ctx_accesses", "fixup_bpf_calls", "do_misc_fixups"];
+/// The register of a function's first argument, in the words of kprobe events.
+const FIRST: &str = if cfg!(target_arch = "aarch64") { "%x0" } else { "%di" };
 
 impl Counter {
     fn arm() -> Result<Option<Self>> {
@@ -171,7 +174,7 @@ impl Counter {
         let Some((function, offset)) = function.zip(btf.image().offset("bpf_verifier_env", "insn_processed")) else {
             return Ok(None);
         };
-        let event = format!("p:whyrst/verified {function} count=+{offset}(%di):u32\n");
+        let event = format!("p:whyrst/verified {function} count=+{offset}({FIRST}):u32\n");
         let events = Path::new(TRACEFS).join("kprobe_events");
         fs::write(&events, &event).with_context(|| format!("{event} into {}", events.display()))?;
         fs::write(Path::new(TRACEFS).join("events/whyrst/verified/enable"), "1").context("enabling the event")?;

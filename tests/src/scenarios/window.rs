@@ -278,10 +278,18 @@ pub(super) fn fragmented_buffer(context: &Context<'_>) -> Result<()> {
     let mut expect = Expect::new();
     expect.that(server_error == ErrorKind::ConnectionReset, || format!("the server saw {server_error}"));
     one_reset(&mut expect, &captured, &connection);
-    out_of_window(&mut expect, &captured.report, "seq-over", "I");
-    expect.is(&captured.report, "/flows/0/window/distance_bytes", far.wrapping_sub(traffic.server_maxend));
-    expect.is(&captured.report, "/flows/0/chain/0/packet/payload_len", 6_000);
-    expect.is(&captured.report, "/flows/0/chain/0/packet/headers_from", "fragment");
+    let report = &captured.report;
+    if cfg!(target_arch = "aarch64") {
+        // Where that kernel maps pages is not known: the headers stay unread, and the cause stays what it is.
+        expect.is(report, "/flows/0/cause", "out-of-window");
+        expect.is(report, "/flows/0/reason", "seq-over");
+        expect.is(report, "/flows/0/chain/0/packet", Value::Null);
+    } else {
+        out_of_window(&mut expect, report, "seq-over", "I");
+        expect.is(report, "/flows/0/window/distance_bytes", far.wrapping_sub(traffic.server_maxend));
+        expect.is(report, "/flows/0/chain/0/packet/payload_len", 6_000);
+        expect.is(report, "/flows/0/chain/0/packet/headers_from", "fragment");
+    }
     captured.replay()?;
     expect.verdict()
 }

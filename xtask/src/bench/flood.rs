@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use whyrst_tests::protocol::{Bench, Flood};
 
 use super::{guest, print_with, table};
+use crate::arch::Arch;
 use crate::{dist, setup};
 
 #[derive(Debug, clap::Args)]
@@ -48,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     let mut payload = dist::payload("vm")?;
     if arguments.dist {
-        payload.whyrst = dist::binary()?;
+        payload.whyrst = dist::binary(Arch::Amd64)?;
     }
     let extent = Flood { segments: arguments.segments, flows: arguments.flows, cases: arguments.storm.clone() };
     let measured = guest::run(&arguments.guest, Bench::Flood(extent), &payload)?;

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use whyrst_tests::scenarios::programs::LOG;
 
 use super::{Format, print, verifier};
+use crate::arch::Arch;
 use crate::process::output;
 use crate::{dist, kernels, setup};
 
@@ -49,7 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let mut payload = dist::payload("vm")?;
     if arguments.dist {
-        payload.whyrst = dist::binary()?;
+        payload.whyrst = dist::binary(Arch::Amd64)?;
     }
     let artifacts = verifier::guest(&spec.fetch(false)?, &payload, TIMES)?;
     let steps = steps(&artifacts)?;

@@ -67,7 +67,7 @@ pub(super) fn run(deb: &Path, debian: &Path, home: &Path) -> Result<()> {
     initramfs::of_tree(&root, &kernel, &archive)?;
     fs::remove_dir_all(&root)?;
 
-    let mut qemu = vm::qemu(&kernel.image, &archive, 2048, Clock::Time);
+    let mut qemu = vm::qemu(&kernel, &archive, 2048, Clock::Time);
     qemu.args(["-append", "console=ttyS0 panic=-1 net.ifnames=0 quiet loglevel=4 rdinit=/usr/lib/systemd/systemd"]);
     qemu.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut machine = vm::Machine::new(&mut qemu)?;

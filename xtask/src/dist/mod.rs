@@ -19,20 +19,27 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::arch::Arch;
+use crate::arm64;
 use crate::process::{cargo, execute, output, target, workspace};
 use crate::setup;
 use crate::vm::Payload;
 use source::Source;
 
-/// The target of the static binaries. Naming it keeps build scripts and macros out of the static linking.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+/// The architecture that a package and an archive are made for.
+const ARCH: Arch = Arch::Amd64;
+/// The target of its binaries.
+const TARGET: &str = ARCH.target();
 /// The same in Debian's words.
-const DEBIAN: &str = "amd64";
+const DEBIAN: &str = ARCH.debian();
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
+    /// Architecture; for arm64 there is the static binary alone, in target/dist/arm64
+    #[arg(long, value_enum, default_value_t)]
+    arch: Arch,
     /// Then try it, in all ways or in some
-    #[arg(long, value_enum, value_name = "WAY", num_args = 0.., value_delimiter = ',', default_missing_value = "lintian,package,service,paths,again")]
+    #[arg(long, value_enum, value_name = "WAY", num_args = 0.., conflicts_with = "arch", value_delimiter = ',', default_missing_value = "lintian,package,service,paths,again")]
     check: Option<Vec<Check>>,
 }
 
@@ -61,6 +68,12 @@ struct Products {
 /// Builds what is given away, and tries it if that is asked for.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
+    if arguments.arch == Arch::Arm64 {
+        setup::arm64()?;
+        let binary = binary(arguments.arch)?;
+        println!("dist: {} ({} KiB)", binary.display(), fs::metadata(&binary)?.len().div_ceil(1024));
+        return Ok(());
+    }
     let source = Source::read()?;
     if let Some(ways) = &arguments.check {
         if ways.contains(&Check::Again) {
@@ -82,7 +95,7 @@ fn products(source: &Source) -> Result<Products> {
             fs::remove_file(entry.path()).with_context(|| format!("removing {name}"))?;
         }
     }
-    let binary = binary()?;
+    let binary = binary(ARCH)?;
     let bill = sbom::Bill::read(TARGET)?;
     let sbom = directory.join(format!("whyrst-{}.cdx.json", source.version));
     fs::write(&sbom, bill.cyclonedx(source, &binary)?).with_context(|| format!("writing {}", sbom.display()))?;
@@ -108,13 +121,18 @@ fn directory() -> PathBuf {
 }
 
 /// Builds the binary that is given away.
-pub(crate) fn binary() -> Result<PathBuf> {
-    build("dist", &["--package", "tracer", "--bin", "whyrst"])?;
-    let built = target().join(TARGET).join("dist/whyrst");
-    let to = directory().join("whyrst");
-    fs::create_dir_all(directory()).context("creating target/dist")?;
+pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
+    build("dist", arch, &["--package", "tracer", "--bin", "whyrst"])?;
+    let built = target().join(arch.target()).join("dist/whyrst");
+    let directory = arch.below(directory());
+    fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
+    let to = directory.join("whyrst");
+    let strip = match arch {
+        Arch::Amd64 => "strip",
+        Arch::Arm64 => arm64::STRIP,
+    };
     // Which compilers it was made with is told by `--version`.
-    execute(Command::new("strip").args(["--strip-all", "--remove-section=.comment", "-o"]).arg(&to).arg(&built))?;
+    execute(Command::new(strip).args(["--strip-all", "--remove-section=.comment", "-o"]).arg(&to).arg(&built))?;
     is_static(&to)?;
     Ok(to)
 }
@@ -122,8 +140,13 @@ pub(crate) fn binary() -> Result<PathBuf> {
 /// Builds what goes into the guest, by one of the profiles for it: faster to build than the binary that is given away, and
 /// otherwise the same.
 pub(crate) fn payload(profile: &str) -> Result<Payload> {
-    build(profile, &["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bins"])?;
-    let binary = |name: &str| target().join(TARGET).join(profile).join(name);
+    payload_for(Arch::Amd64, profile)
+}
+
+/// The same for guests of an architecture.
+pub(crate) fn payload_for(arch: Arch, profile: &str) -> Result<Payload> {
+    build(profile, arch, &["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bins"])?;
+    let binary = |name: &str| target().join(arch.target()).join(profile).join(name);
     let payload = Payload {
         whyrst: binary("whyrst"),
         init: binary("init"),
@@ -137,9 +160,14 @@ pub(crate) fn payload(profile: &str) -> Result<Payload> {
     Ok(payload)
 }
 
-fn build(profile: &str, packages: &[&str]) -> Result<()> {
-    println!("building ({profile}, static)");
+fn build(profile: &str, arch: Arch, packages: &[&str]) -> Result<()> {
+    let (mut cargo, more) = match arch {
+        Arch::Amd64 => (cargo(), OsString::new()),
+        Arch::Arm64 => arm64::cargo()?,
+    };
+    println!("building ({profile}, {}, static)", arch.debian());
     let mut flags = OsString::from("-C\x1ftarget-feature=+crt-static");
+    flags.push(more);
     if profile == "dist" {
         for (from, to) in places()? {
             flags.push("\x1f--remap-path-prefix=");
@@ -148,9 +176,8 @@ fn build(profile: &str, packages: &[&str]) -> Result<()> {
             flags.push(to);
         }
     }
-    let mut cargo = cargo();
     cargo
-        .args(["build", "--quiet", "--locked", "--profile", profile, "--target", TARGET])
+        .args(["build", "--quiet", "--locked", "--profile", profile, "--target", arch.target()])
         .args(packages)
         .env("CARGO_ENCODED_RUSTFLAGS", flags)
         .env_remove("RUSTFLAGS");
@@ -167,7 +194,7 @@ fn places() -> Result<Vec<(PathBuf, &'static str)>> {
 
 /// A program that asks for a loader is not static.
 fn is_static(path: &Path) -> Result<()> {
-    const INTERPRETER: &[u8] = b"/lib64/ld-linux";
+    const INTERPRETER: &[u8] = b"/ld-linux";
     let bytes = fs::read(path).with_context(|| format!("reading {}", path.display()))?;
     // PT_INTERP is near the start of the file, right behind the program headers.
     let start = &bytes[..bytes.len().min(4096)];
