@@ -8,7 +8,7 @@ pub(crate) enum Arch {
     /// x86-64
     #[default]
     Amd64,
-    /// 64-bit ARM; always emulated
+    /// 64-bit ARM
     Arm64,
 }
 

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
     /// Kernels: 5.10, 6.1-e3, 6.1-e4, 6.12, 7, a part before a dash, or all
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "all")]
     kernel: Vec<String>,
-    /// Architecture of the guests; arm64 is built for and emulated on a machine of the other
+    /// Architecture of the guests; arm64 is always emulated
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
     /// Scenarios; without any, all of them, each on the kernels that it is about
@@ -87,11 +87,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     setup::run()?;
-    known(&arguments.scenario)?;
     if arguments.arch == Arch::Arm64 {
         refuse_on_arm64(arguments)?;
         setup::arm64()?;
     }
+    known(&arguments.scenario)?;
     let specs: Vec<_> = kernels::select(&arguments.kernel)?.into_iter().map(|spec| spec.on(arguments.arch)).collect();
     let mut payload = dist::payload_for(arguments.arch, "vm")?;
     if arguments.dist {
