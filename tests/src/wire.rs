@@ -1,5 +1,6 @@
 //! The wire: seeing every frame of an interface, and putting frames on it.
 
+use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -211,9 +212,36 @@ pub struct Tap {
     reader: Option<JoinHandle<()>>,
 }
 
+/// Room for what a tap has not read yet: segments of a transfer that is over before the reading thread has its turn.
+const TAP_BYTES: u32 = 8 << 20;
+
+/// The size of receive buffers, for sockets that are opened while this lives.
+struct ReceiveBuffers {
+    before: String,
+}
+
+impl ReceiveBuffers {
+    const PATH: &str = "/proc/sys/net/core/rmem_default";
+
+    fn of(bytes: u32) -> Result<Self> {
+        let before = fs::read_to_string(Self::PATH).context(Self::PATH)?;
+        fs::write(Self::PATH, bytes.to_string()).context(Self::PATH)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for ReceiveBuffers {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(Self::PATH, &self.before) {
+            eprintln!("{}: {error}", Self::PATH);
+        }
+    }
+}
+
 impl Tap {
     /// Opens a tap on `interface` of a namespace.
     pub fn open(namespace: &Namespace, interface: &str) -> Result<Self> {
+        let _room = ReceiveBuffers::of(TAP_BYTES)?;
         let channel = namespace.enter(|| {
             let found = pnet_datalink::interfaces().into_iter().find(|found| found.name == interface);
             let found = found.with_context(|| format!("no interface {interface}"))?;

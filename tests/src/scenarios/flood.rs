@@ -10,7 +10,8 @@ use crate::whyrst::Capture;
 
 /// Connections of a flood.
 pub(super) const FLOWS: usize = 20;
-/// Segments of a flood: many times the 64 of each connection that are told in a second. The last round of them is not whole.
+/// Segments of a flood: many more than are told in a second. How many are counted instead depends on how long the machine takes
+/// to send them; the sums do not. The last round of them is not whole.
 const SEGMENTS: usize = 6_007;
 
 pub(super) fn invalid(context: &Context<'_>) -> Result<()> {
@@ -42,7 +43,6 @@ fn flood(context: &Context<'_>, kind: Kind) -> Result<()> {
     expect.is(report, "/summary/invalid_packets", refused);
     expect.is(report, "/summary/resets_sent", SEGMENTS);
     expect.is(report, "/capture/events_lost", 0);
-    expect.that(counted > events, || format!("{events} were told, only {counted} counted"));
     for flow in (0..FLOWS).filter(|flow| !storm.is_told(report, *flow, SEGMENTS)) {
         expect.that(false, || format!("connection {flow} is not named with all its segments"));
     }
