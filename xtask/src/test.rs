@@ -12,8 +12,10 @@ use crate::{deny, dist, matrix, setup};
 type Tier = (&'static str, &'static [&'static str]);
 
 /// The tiers that cargo runs, with what they are called in the output.
-const CARGO: [Tier; 5] = [
+const CARGO: [Tier; 6] = [
     ("format", &["fmt", "--all", "--check"]),
+    // Nothing here builds the fuzz targets, whose versions are locked apart.
+    ("versions", &["fetch", "--quiet", "--locked", "--manifest-path", "fuzz/Cargo.toml"]),
     ("lints", &["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
     ("tests", &["test", "--quiet", "--locked"]),
     // Tests that need a browser: cargo alone leaves them out.
@@ -26,7 +28,7 @@ const TOOLS: [Tier; 1] =
     [("tools", &["test", "--quiet", "--locked", "--package", "whyrst-tests", "--test", "pcapng", "--", "--ignored"])];
 
 /// So many of [`CARGO`] come before anything is run.
-const LINTS: usize = 2;
+const LINTS: usize = 3;
 
 /// The arguments of `cargo xtask vm` when there are none.
 #[derive(Parser)]

@@ -189,7 +189,7 @@ impl<'a> Guest<'a> {
             }
         });
         // A storm or a long series is one step of a bench.
-        let silence = if self.clock == Clock::Instructions { 20 * SILENCE } else { SILENCE };
+        let silence = if self.plan.bench.is_some() { 20 * SILENCE } else { SILENCE };
         follow(&inbox, silence, report)?;
         machine.0.wait().context("waiting for QEMU").map_err(later)?;
         Ok(())
