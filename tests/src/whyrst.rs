@@ -25,6 +25,8 @@ pub const BINARY: &str = "/whyrst";
 /// A capture that is going on.
 pub struct Capture {
     child: Child,
+    /// How long it may take to end.
+    ending: Duration,
     lines: mpsc::Receiver<String>,
     said: Vec<String>,
     report: PathBuf,
@@ -140,7 +142,7 @@ impl Capture {
     /// Watches over a whyrst that was started in another way, with its standard error piped.
     pub fn adopt(mut child: Child, report: PathBuf, recording: PathBuf) -> Result<Self> {
         let stderr = child.stderr.take().context("whyrst has no standard error")?;
-        Ok(Self { child, lines: read_lines(stderr), said: Vec::new(), report, recording })
+        Ok(Self { child, ending: ENDING, lines: read_lines(stderr), said: Vec::new(), report, recording })
     }
 
     /// Waits until whyrst says something; gives the line.
@@ -185,6 +187,12 @@ impl Capture {
         self.stop_by(Signal::INT)
     }
 
+    /// The same for one that has much to write.
+    pub fn stop_within(mut self, patience: Duration) -> Result<Captured> {
+        self.ending = patience;
+        self.stop()
+    }
+
     /// Ends the capture by a signal.
     pub fn stop_by(mut self, signal: Signal) -> Result<Captured> {
         self.signal(signal)?;
@@ -212,7 +220,7 @@ impl Capture {
 
     /// Waits for the end of one that may fail; gives its exit status, none where a signal ended it, and what it said.
     pub fn fails(mut self) -> Result<(Option<i32>, String)> {
-        let status = wait(&mut self.child)?;
+        let status = wait(&mut self.child, self.ending)?;
         self.said.extend(self.lines.iter());
         Ok((status.code(), self.said.join("\n")))
     }
@@ -229,7 +237,7 @@ impl Capture {
 
     /// Waits for its end.
     fn end(&mut self) -> Result<String> {
-        let status = wait(&mut self.child)?;
+        let status = wait(&mut self.child, self.ending)?;
         self.said.extend(self.lines.iter());
         let said = self.said.join("\n");
         if !status.success() {
@@ -286,8 +294,8 @@ pub fn run(arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
     Ok((output.status.code(), text(&output.stdout), text(&output.stderr)))
 }
 
-fn wait(child: &mut Child) -> Result<ExitStatus> {
-    let deadline = Instant::now() + ENDING;
+fn wait(child: &mut Child, patience: Duration) -> Result<ExitStatus> {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(status) = child.try_wait().context("waiting for whyrst")? {
             return Ok(status);

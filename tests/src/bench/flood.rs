@@ -36,7 +36,7 @@ const ALL: [Case; 4] = [
 
 /// Where the size of conntrack's table is set.
 const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
-/// How long whyrst may take to work off a storm.
+/// How long whyrst may take to work off a storm, and to end.
 const PATIENCE: Duration = Duration::from_mins(5);
 /// It has nothing more to do when it has used no processor time for so long.
 const QUIET: Duration = Duration::from_millis(300);
@@ -79,7 +79,7 @@ fn measure(case: &Case, extent: &Flood) -> Result<Value> {
     let maps = map_memory()?;
     let after = storm::witness(&lab.gateway)?;
     let ending = Instant::now();
-    let captured = capture.stop()?;
+    let captured = capture.stop_within(PATIENCE)?;
     let ending = ending.elapsed();
 
     let told = |pointer: &str| captured.report.pointer(pointer).cloned().unwrap_or_default();

@@ -9,8 +9,8 @@ use crate::kernels;
 use crate::process::target;
 use crate::vm::{Clock, Guest, Payload};
 
-/// Memory of a guest that holds other people's tools.
-const MEMORY_MIB: u32 = 2048;
+/// Memory of a guest that holds other people's tools, or a report of 50,000 connections and what reads it.
+const MEMORY_MIB: u32 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {

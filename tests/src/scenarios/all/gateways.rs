@@ -216,7 +216,7 @@ pub(super) const LIST: &[Scenario] = &[
     ),
     scenario(
         "flood-invalid",
-        "thousands of segments out of the window, of some connections: every one is counted, every connection named",
+        "more segments out of the window than are told one by one: every one is counted, every connection named",
         flood::invalid,
         Several(&[(flood::FLOWS, SEQ_OVER)]),
     ),
