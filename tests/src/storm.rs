@@ -3,7 +3,9 @@
 //! The frames are made before, and handed to the kernel many at a time. Both ends are addresses that nobody has, on the
 //! stations of the lab's client and server: what reaches them is dropped, and nobody answers but the gateway.
 
+use std::collections::HashSet;
 use std::io;
+use std::iter;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
@@ -124,15 +126,20 @@ impl Storm {
         Ok(())
     }
 
-    /// Whether the flow with this number is in a report, with all its segments of `count`.
-    pub fn is_told(&self, report: &Value, number: usize, count: usize) -> bool {
-        let port = usize::from(FIRST_PORT) + number;
-        // Where there is no entry nobody knows the client; the address that it has outside has the same port.
-        let ends = [CLIENT, NAT].map(|address| format!("{address}:{port}"));
-        let is =
-            |flow: &Value| ["client", "nat", "server"].iter().any(|end| ends.iter().any(|known| flow[end] == **known));
-        let of = self.of_flow(number, count);
-        report["flows"].as_array().into_iter().flatten().any(|flow| is(flow) && flow["resets"] == of)
+    /// The flows that are not in a report, or not with all their segments of `count`, by their numbers.
+    pub fn not_told(&self, report: &Value, count: usize) -> Vec<usize> {
+        let mut told: HashSet<(&str, u64)> = HashSet::new();
+        for flow in report["flows"].as_array().into_iter().flatten() {
+            let ends = ["client", "nat", "server"].into_iter().filter_map(|end| flow[end].as_str());
+            told.extend(ends.zip(iter::repeat(flow["resets"].as_u64().unwrap_or_default())));
+        }
+        let is_told = |number: usize| {
+            let of = self.of_flow(number, count) as u64;
+            // Where there is no entry nobody knows the client; the address that it has outside has the same port.
+            let ends = [CLIENT, NAT].map(|address| format!("{address}:{}", usize::from(FIRST_PORT) + number));
+            ends.iter().any(|end| told.contains(&(end.as_str(), of)))
+        };
+        (0..self.frames.len()).filter(|number| !is_told(*number)).collect()
     }
 
     /// How many of `count` segments are of the flow with this number.

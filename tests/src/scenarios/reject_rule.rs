@@ -75,8 +75,6 @@ fn shown_by(expect: &mut Expect, report: &Value, command: &str) {
 /// Two connections, two rules in one chain and one elsewhere: each connection's own rule is named.
 pub(super) fn two_rules(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
-    // Hooked from the start, whatever ran before.
-    command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
     load()?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connections = [Connection::open(&lab, server(443))?, Connection::open(&lab, server(8443))?];
@@ -124,8 +122,6 @@ pub(super) fn legacy(context: &Context<'_>) -> Result<()> {
 
 fn iptables_rule(context: &Context<'_>, program: &str, backend: &str) -> Result<()> {
     let lab = Lab::build(Nat::IptablesSnat)?;
-    // Hooked from the start, whatever ran before.
-    command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
     load()?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;

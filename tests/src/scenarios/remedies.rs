@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::Context;
 use super::connection::Connection;
 use super::no_entry::gone;
+use super::reject_rule;
 use super::state::old_reset;
 use super::table::{Shared, half_open};
 use crate::command;
@@ -265,8 +266,7 @@ fn early_drops(lab: &Lab) -> Result<u64> {
 fn untrack(context: &Context<'_>, rules: &[&[&str]], by: &str) -> Result<()> {
     let lab = Lab::wire(Wiring::default())?;
     lab.server.ip("route add 10.0.0.0/24 via 192.0.2.1")?;
-    // Hooked from the start, whatever ran before.
-    command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
+    reject_rule::load()?;
     for rule in rules {
         lab.gateway.run(rule)?;
     }

@@ -227,7 +227,7 @@ fn lost(report: &Report) -> Option<Finding> {
     let events = report.lost - searches;
     let (mut titles, mut advice) = (Vec::new(), Vec::new());
     if events > 0 {
-        titles.push(format!("{events} events were lost: they came faster than they could be read"));
+        titles.push(format!("{events} events were lost: they came faster than they could be read, or were not seen"));
         advice.push("flows may be missing, and a RST whose refused packet was lost has cause unknown".to_owned());
     }
     if searches > 0 {
@@ -389,10 +389,11 @@ mod tests {
 
     #[rstest]
     #[case(&[], None)]
-    #[case(&[(Hook::CtInvalid, 3), (Hook::ResetV4, 1)], Some("4 events were lost: they came faster than they could be read"))]
+    #[case(&[(Hook::CtInvalid, 3), (Hook::ResetV4, 1)],
+        Some("4 events were lost: they came faster than they could be read, or were not seen"))]
     #[case(&[(Hook::TableFull, 2)], Some("2 times the table was found full without being counted per namespace"))]
     #[case(&[(Hook::TableFull, 1), (Hook::ResetV6, 5)], Some("5 events were lost: they came faster than they could be \
-        read; once the table was found full without being counted per namespace"))]
+        read, or were not seen; once the table was found full without being counted per namespace"))]
     fn what_was_lost_is_told_apart(#[case] counts: &[(Hook, u64)], #[case] title: Option<&str>) {
         let findings = findings([Item::Counters(lost(counts))]);
         assert_eq!(findings.get("events-lost").map(|finding| finding.title.as_str()), title);

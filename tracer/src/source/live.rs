@@ -21,6 +21,7 @@ use zerocopy::{IntoBytes, transmute};
 
 use super::gone_maps::GoneMaps;
 use super::held_back::HeldBackMaps;
+use super::missed;
 use super::modules::{Modules, is_loaded};
 use super::rights::Rights;
 use super::ring::Ring;
@@ -89,6 +90,8 @@ pub struct Live {
     ring: Ring,
     counters: PerCpuArray<MapData, [u64; counter::COUNT]>,
     table_full: PerCpuHashMap<MapData, u32, [u64; 4]>,
+    /// Calls that the programs had missed when they were unloaded, per hook.
+    missed: [u64; hook::COUNT],
     kernel: Kernel,
     choice: Choice,
     callers: Array<MapData, Callers>,
@@ -148,6 +151,7 @@ impl Live {
             ring: Ring::start(ring).map_err(StartError::Wait)?,
             counters,
             table_full,
+            missed: [0; hook::COUNT],
             kernel,
             callers,
             states: Vec::new(),
@@ -246,6 +250,7 @@ impl Live {
     /// Takes the hooks off and delivers what is left: the records in the ring buffer and the final counters.
     pub async fn stop(&mut self) -> Vec<Item> {
         self.tap.close();
+        self.missed = self.missed();
         let names = |hook: &Hook| [Some(hook.spec().program), hook.spec().at_entry];
         for name in Hook::ALL.iter().flat_map(names).flatten() {
             let unloaded = match self.ebpf.program_mut(name) {
@@ -446,6 +451,11 @@ impl Live {
         self.rights.settle(self.later());
     }
 
+    /// Calls that the programs have missed, per hook.
+    fn missed(&self) -> [u64; hook::COUNT] {
+        Hook::ALL.map(|hook| self.ebpf.program(hook.spec().program).map_or(0, missed::by))
+    }
+
     fn read_counters(&self) -> Counters {
         let mut hooks = vec![HookCounters::default(); hook::COUNT];
         let mut lost_on = Vec::new();
@@ -465,6 +475,12 @@ impl Live {
                     lost_on.push((cpu as u32, hook, counts[counter::LOST]));
                 }
             }
+        }
+        // Once they are unloaded they tell no more.
+        for ((counts, now), before) in hooks.iter_mut().zip(self.missed()).zip(self.missed) {
+            let missed = now.max(before);
+            counts.0[counter::HITS] += missed;
+            counts.0[counter::LOST] += missed;
         }
         Counters { at: now(), hooks, lost_on, table_full: self.read_table_full() }
     }

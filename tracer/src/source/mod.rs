@@ -9,6 +9,7 @@ mod gone_maps;
 mod held_back;
 pub mod kernel_log;
 pub mod live;
+mod missed;
 mod modules;
 pub mod recording;
 mod rights;

@@ -1,4 +1,5 @@
-//! The BPF programs build for arm64 as well: what they read from registers there is compiled. What runs is up to `cargo xtask vm --arch arm64`.
+//! The BPF programs build for arm64 as well: what they read from registers there is compiled. What runs is up to
+//! `cargo xtask vm --arch arm64`.
 
 use std::fs;
 use std::path::Path;

@@ -7,7 +7,6 @@ use super::super::Context;
 use super::super::connection::Connection;
 use super::super::reject_rule::{chain, handle, load, rule};
 use super::super::told::{SEQ_OVER, Who};
-use crate::command;
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, server};
 use crate::whyrst::Capture;
@@ -16,7 +15,6 @@ use crate::whyrst::Capture;
 /// rule for what the first one did, and what conntrack refuses is told as ever.
 pub(in super::super) fn replaced(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
-    command::run("/sbin/modprobe", &["nf_reject_ipv4"])?;
     load()?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut first = Connection::open(&lab, server(443))?;

@@ -91,7 +91,8 @@ pub(super) struct Capture<'a> {
     pub(super) hooks: Vec<HookUse<'a>>,
     /// Events in all.
     pub(super) events: u64,
-    /// Events lost because they came faster than they could be read, and searches of a full table whose namespace was
+    /// Events lost because they came faster than they could be read, calls that the kernel ran no program for (told by 6.7 and
+    /// later; some of them may have been no events), and searches of a full table whose namespace was
     /// missed; the finding `events-lost` tells them apart.
     pub(super) events_lost: u64,
     /// Events that were counted without being described one by one.

@@ -1,0 +1,41 @@
+//! Calls of hooked functions that no program saw.
+//!
+//! The kernel runs no program of a kprobe while the CPU is inside another one, or looks a map up for user space
+//! (`bpf_disable_instrumentation()`): what arrives in an interrupt of just then passes unseen. From 6.7 on it counts these calls
+//! (`trace_call_bpf()`), per program, and shows the count with the program's descriptor (`bpf_prog_show_fdinfo()`).
+
+use std::fs;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+
+use aya::programs::Program;
+
+/// What the count is called there.
+const FIELD: &str = "recursion_misses:";
+
+/// How many calls a program has missed; 0 where it is not loaded, or the kernel does not tell.
+pub(super) fn by(program: &Program) -> u64 {
+    let Ok(descriptor) = program.fd() else { return 0 };
+    let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
+    match fs::read_to_string(&path) {
+        Ok(text) => field(&text),
+        Err(error) => {
+            tracing::debug!("{path}: {error}");
+            0
+        }
+    }
+}
+
+fn field(text: &str) -> u64 {
+    text.lines().find_map(|line| line.strip_prefix(FIELD)?.trim().parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::field;
+
+    #[test]
+    fn the_count_is_found() {
+        assert_eq!(field("pos:\t0\nprog_type:\t2\nrecursion_misses:\t19\nverified_insns:\t4\n"), 19);
+        assert_eq!(field("pos:\t0\nprog_type:\t2\n"), 0);
+    }
+}
