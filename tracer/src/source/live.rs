@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use aya::maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
@@ -453,7 +454,10 @@ impl Live {
 
     /// Calls that the programs have missed, per hook.
     fn missed(&self) -> [u64; hook::COUNT] {
-        Hook::ALL.map(|hook| self.ebpf.program(hook.spec().program).map_or(0, missed::by))
+        Hook::ALL.map(|hook| {
+            let loaded = self.ebpf.program(hook.spec().program).and_then(|program| program.fd().ok());
+            loaded.map_or(0, |program| missed::by(program.as_fd()))
+        })
     }
 
     fn read_counters(&self) -> Counters {

@@ -5,17 +5,14 @@
 //! (`trace_call_bpf()`), per program, and shows the count with the program's descriptor (`bpf_prog_show_fdinfo()`).
 
 use std::fs;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-
-use aya::programs::Program;
+use std::os::fd::{AsRawFd as _, BorrowedFd};
 
 /// What the count is called there.
 const FIELD: &str = "recursion_misses:";
 
-/// How many calls a program has missed; 0 where it is not loaded, or the kernel does not tell.
-pub(super) fn by(program: &Program) -> u64 {
-    let Ok(descriptor) = program.fd() else { return 0 };
-    let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
+/// How many calls a program has missed; 0 where the kernel does not tell.
+pub(super) fn by(program: BorrowedFd<'_>) -> u64 {
+    let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
     match fs::read_to_string(&path) {
         Ok(text) => field(&text),
         Err(error) => {
