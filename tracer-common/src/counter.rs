@@ -1,6 +1,6 @@
 //! The exact per-CPU, per-hook counters: what happened to every call of a hooked function.
 
-/// Name of the per-CPU array; the index is the hook's number, the value an array of [`COUNT`] `u64`.
+/// Name of the array: an array of [`PLACES`] `u64` for each hook of each CPU, see [`index`]. It is mapped into user space.
 pub const MAP: &str = "COUNTERS";
 
 /// Calls of the hooked function that the program saw.
@@ -17,3 +17,12 @@ pub const INCOMPLETE: usize = 4;
 pub const SUPPRESSED: usize = 5;
 /// How many counters a hook has.
 pub const COUNT: usize = 6;
+/// Numbers that there is room for: a cache line, so that no CPU writes to that of another.
+pub const PLACES: usize = 8;
+
+/// Where the counters of a hook on a CPU are.
+#[inline]
+#[must_use]
+pub const fn index(cpu: u32, hook: usize) -> u32 {
+    cpu * crate::hook::COUNT as u32 + hook as u32
+}

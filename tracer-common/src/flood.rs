@@ -7,21 +7,32 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// Name of the map: from a [`Key`] to a [`HeldBack`].
-pub const MAP: &str = "HELD_BACK";
-/// Name of the array of one number: how many keys of [`STRANGER_KEYS`] there are.
+/// Name of the map: from a [`Key`] to the index of its [`Place`], a `u32`.
+pub const INDEX: &str = "INDEX";
+/// Name of the array of [`PLACES`] [`Place`]s. It is mapped into user space, so that reading it needs no look-up: the kernel
+/// runs no kprobe program on a CPU while a map is looked up there (`bpf_disable_instrumentation`, 5.10 to 7.2).
+pub const MAP: &str = "PLACES";
+/// Name of the queue of chunks that no CPU has taken, by number. User space fills it.
+pub const FREE: &str = "FREE_CHUNKS";
+/// Name of the queue of places that no key without endpoints has, by index. User space fills it.
+pub const FREE_REST: &str = "FREE_REST";
+/// Name of the array of one [`Strangers`]. It is mapped into user space.
 pub const STRANGERS: &str = "STRANGERS";
-/// Name of the map for what finds no room in [`MAP`]: its keys have no endpoints.
-pub const REST: &str = "HELD_BACK_REST";
 
-/// Keys that are counted apart: room for 65,536 connections whose segments are refused and answered, which are two keys each.
-/// With the kernel's own overhead they take about 20 MB.
-pub const KEYS: u32 = 131_072;
-/// Of these, keys of packets that belong to no connection that conntrack knows or knew. Their senders can make up endpoints
-/// at will; they must not crowd out those whose connections die.
-pub const STRANGER_KEYS: u64 = 65_536;
-/// Keys without endpoints.
+/// All places. With the index and the kernel's own overhead they take 28 MB; the index has a bucket for each, and would have
+/// twice as many if there were one more.
+pub const PLACES: u32 = 131_072;
+/// Of these, places of keys without endpoints, which come last: of what finds no other place, and what has no endpoints.
 pub const REST_KEYS: u32 = 1_024;
+/// Keys that are counted apart: room for 65,000 connections whose segments are refused and answered, which are two keys each.
+pub const KEYS: u32 = PLACES - REST_KEYS;
+/// Places that a CPU takes at a time.
+pub const CHUNK: u32 = 64;
+/// How many chunks there are.
+pub const CHUNKS: u32 = KEYS / CHUNK;
+/// Of the keys, those of packets that belong to no connection that conntrack knows or knew. Their senders can make up
+/// endpoints at will; they must not crowd out those whose connections die.
+pub const STRANGER_KEYS: u64 = 65_536;
 
 /// Records that one key may have in a second.
 pub const PER_KEY: u32 = 64;
@@ -52,6 +63,26 @@ pub struct Key {
     pub version: u16,
 }
 
+/// A key, and its events that were counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Place {
+    /// The key; nothing where [`HeldBack::known`] is 0.
+    pub key: Key,
+    /// What was counted.
+    pub held: HeldBack,
+}
+
+/// Keys of [`STRANGER_KEYS`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)]
+pub struct Strangers {
+    /// How many there have been.
+    pub came: u64,
+    /// How many of these were taken away again: user space writes it.
+    pub went: u64,
+}
+
 /// Events of a [`Key`] that were counted and not told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
@@ -62,7 +93,7 @@ pub struct HeldBack {
     pub answered: u64,
     /// The last one: nanoseconds of `CLOCK_BOOTTIME`.
     pub last_ns: u64,
-    /// When the second began that `told` counts in.
+    /// When the second began that `told` counts in; of a key without endpoints, its first event.
     pub window_ns: u64,
     /// Records made in that second.
     pub told: u32,
@@ -76,4 +107,8 @@ pub mod known {
     pub const TOLD: u32 = 1;
     /// The first packet belonged to no connection that conntrack knows.
     pub const STRANGER: u32 = 2;
+    /// The place has a key.
+    pub const USED: u32 = 4;
+    /// The place was taken in vain: another CPU had made one for the same key.
+    pub const VAIN: u32 = 8;
 }

@@ -6,27 +6,43 @@
 
 use core::ptr;
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_NOEXIST};
 use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray};
-use tracer_common::flood::{HeldBack, KEYS, Key, PER_CPU, PER_KEY, REST_KEYS, STRANGER_KEYS, WINDOW_NS, known};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, Queue};
+use tracer_common::flood::{
+    CHUNK, CHUNKS, HeldBack, Key, PER_CPU, PER_KEY, PLACES as ALL, Place, REST_KEYS, STRANGER_KEYS, Strangers,
+    WINDOW_NS, known,
+};
 
 use crate::Skipped;
 use crate::gone;
 use crate::slot;
 
-/// Events that were counted, per key.
+/// Where the events of a key are counted.
 #[map]
-static HELD_BACK: HashMap<Key, HeldBack> = HashMap::with_max_entries(KEYS, 0);
+static INDEX: HashMap<Key, u32> = HashMap::with_max_entries(ALL, 0);
 
-/// Events for whose keys there was no room, by hook, class and namespace alone.
+/// Events that were counted.
 #[map]
-static HELD_BACK_REST: HashMap<Key, HeldBack> = HashMap::with_max_entries(REST_KEYS, 0);
+static PLACES: Array<Place> = Array::with_max_entries(ALL, BPF_F_MMAPABLE);
 
-/// How many keys are of packets that belong to no connection that conntrack knows. User space sets it when it has made room.
+/// Chunks of places that no CPU has taken.
 #[map]
-static STRANGERS: Array<u64> = Array::with_max_entries(1, 0);
+static FREE_CHUNKS: Queue<u32> = Queue::with_max_entries(CHUNKS, 0);
+
+/// Places for events whose keys have none of their own: they are counted by hook, class and namespace alone.
+#[map]
+static FREE_REST: Queue<u32> = Queue::with_max_entries(REST_KEYS, 0);
+
+/// The chunk that this CPU takes places from.
+#[map]
+static CHUNK_IN_USE: PerCpuArray<Chunk> = PerCpuArray::with_max_entries(1, 0);
+
+/// How many keys are of packets that belong to no connection that conntrack knows, and how many such keys user space has
+/// taken away again.
+#[map]
+static STRANGERS: Array<Strangers> = Array::with_max_entries(1, BPF_F_MMAPABLE);
 
 /// Records that this CPU has made in the current second, beyond the first of each key.
 #[map]
@@ -36,7 +52,17 @@ static BUDGET: PerCpuArray<[u64; 2]> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static LAST: PerCpuArray<Last> = PerCpuArray::with_max_entries(1, 0);
 
-const NOTHING: HeldBack = HeldBack { count: 0, answered: 0, last_ns: 0, window_ns: 0, told: 0, known: 0 };
+/// Places that a CPU may take.
+#[repr(C)]
+struct Chunk {
+    /// The next one; where a chunk begins there is none.
+    next: u32,
+    /// Whether a program is just taking one.
+    busy: u32,
+}
+
+/// No place.
+const NOWHERE: u32 = u32::MAX;
 
 /// What becomes of an event.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -57,6 +83,8 @@ impl Fate {
 struct Last {
     /// Address of the refused packet's buffer; 0 once it has been answered. Another packet may have the same one later.
     skb: u64,
+    /// Where the refused packet was counted; its key may be taken away at any time, this place not before long.
+    place: u32,
     /// What was decided for the refused packet.
     refused: Fate,
     /// What was decided for the RST that is on its way out, or [`Fate::OPEN`].
@@ -87,8 +115,20 @@ impl Case {
     /// its own; others may take up half of the room only.
     #[inline(always)]
     pub(crate) fn open(key: &mut Key, tracked: bool, fate: Fate) -> Result<Self, Skipped> {
+        let mut place = NOWHERE;
+        Self::open_at(key, tracked, fate, &mut place)
+    }
+
+    /// The same, and tells the place where events of the key are counted.
+    #[inline(always)]
+    fn open_at(key: &mut Key, tracked: bool, fate: Fate, place: &mut u32) -> Result<Self, Skipped> {
         let class = key.class;
-        let Some(held) = find(key, tracked) else { return Err(count_in_rest(key)) };
+        if let Some(found) = find(key, tracked) {
+            *place = found;
+        } else {
+            return Err(count_in_rest_at(key, place));
+        }
+        let Some(held) = held_at(*place) else { return Err(Skipped::Full) };
         // SAFETY: the helper takes no arguments.
         let now = unsafe { bpf_ktime_get_boot_ns() };
         // SAFETY: the pointer is to a value of the map, which is never taken away. The fields used here without atomic
@@ -139,12 +179,7 @@ impl Case {
         if last.refused == Fate::TOLD {
             return Ok(Self { held: None, class: key.class });
         }
-        let refused: &mut Key = &mut last.key;
-        let found = {
-            let refused: &Key = refused;
-            HELD_BACK.get_ptr_mut(refused)
-        };
-        let Some(held) = found.or_else(|| rest(refused)) else { return Err(Skipped::Full) };
+        let Some(held) = held_at(last.place) else { return Err(Skipped::Full) };
         // SAFETY: the pointer is to a value of the map.
         add(unsafe { &raw mut (*held).answered }, 1);
         Err(Skipped::Counted)
@@ -162,23 +197,25 @@ impl Case {
     }
 }
 
-/// Keeps which packet conntrack refuses, for the RST that may answer it. It is taken to be counted until it is told.
+/// Decides whether a packet is told that conntrack has something to say about, and keeps that for the RST that may answer it.
+/// Nothing answers one that is leaving.
 #[inline(always)]
-pub(crate) fn refusing(skb: u64, key: &Key) {
-    let Some(last) = LAST.get_ptr_mut(0) else { return };
+pub(crate) fn refuse(skb: u64, key: &Key, tracked: bool, leaving: bool, fate: Fate) -> Result<Case, Skipped> {
+    let Some(last) = LAST.get_ptr_mut(0) else { return Err(Skipped::Full) };
     // SAFETY: the value belongs to this CPU alone.
     let last = unsafe { &mut *last };
-    last.skb = skb;
-    last.refused = Fate::COUNTED;
+    last.skb = if leaving { 0 } else { skb };
     last.key = *key;
-}
-
-/// The packet that was refused last is told.
-#[inline(always)]
-pub(crate) fn refused_is_told() {
-    let Some(last) = LAST.get_ptr_mut(0) else { return };
-    // SAFETY: the value belongs to this CPU alone.
-    unsafe { (*last).refused = Fate::TOLD };
+    last.place = NOWHERE;
+    // Of what is in a map the verifier knows the same behind every way to here; of the stack it would remember each.
+    let case = Case::open_at(&mut last.key, tracked, fate, &mut last.place);
+    last.refused = Fate::TOLD;
+    if case.is_err() {
+        last.refused = Fate::COUNTED;
+        // The endpoints are out of it where it had no room.
+        last.key = *key;
+    }
+    case
 }
 
 /// What was decided for a packet, where it is the one that was refused last on this CPU.
@@ -204,44 +241,111 @@ pub(crate) fn leaving(key: &Key) -> Fate {
 
 /// The place where events of a key are counted; `None` where there is no room for it.
 #[inline(always)]
-fn find(key: &Key, tracked: bool) -> Option<*mut HeldBack> {
-    if let Some(held) = HELD_BACK.get_ptr_mut(key) {
-        return Some(held);
+fn find(key: &Key, tracked: bool) -> Option<u32> {
+    if let Some(place) = known_place(key) {
+        return Some(place);
     }
-    let mut new = NOTHING;
+    let mut known = known::USED;
     if !tracked && !gone::is_remembered(key) {
         let strangers = STRANGERS.get_ptr_mut(0)?;
-        // SAFETY: the pointer is to a value of the map.
-        if unsafe { ptr::read_volatile(strangers) } >= STRANGER_KEYS {
+        // SAFETY: the pointer is to a value of the map. Others write to it at the same time.
+        let Strangers { came, went } = unsafe { ptr::read_volatile(strangers) };
+        if came.wrapping_sub(went) >= STRANGER_KEYS {
             return None;
         }
-        add(strangers, 1);
-        new.known = known::STRANGER;
+        // SAFETY: as above.
+        add(unsafe { &raw mut (*strangers).came }, 1);
+        known |= known::STRANGER;
     }
-    // Another CPU may have been faster, or there may be no room.
-    let _there = HELD_BACK.insert(key, new, BPF_NOEXIST.into());
-    HELD_BACK.get_ptr_mut(key)
+    make_place(take_place()?, key, known)
+}
+
+/// The place that a key has.
+#[inline(always)]
+fn known_place(key: &Key) -> Option<u32> {
+    let place = INDEX.get_ptr(key)?;
+    // SAFETY: the pointer is to a value of the map, which never changes while it is there.
+    Some(unsafe { *place })
+}
+
+/// What is counted in a place.
+#[inline(always)]
+fn held_at(place: u32) -> Option<*mut HeldBack> {
+    let place = PLACES.get_ptr_mut(place)?;
+    // SAFETY: the pointer is to a value of the map.
+    Some(unsafe { &raw mut (*place).held })
+}
+
+/// Gives a key a place that was taken for it; nothing is counted there yet.
+#[inline(always)]
+fn make_place(number: u32, key: &Key, known: u32) -> Option<u32> {
+    let place = PLACES.get_ptr_mut(number)?;
+    // SAFETY: the place was taken by this program alone, and user space has cleared it.
+    let place = unsafe { &mut *place };
+    place.key = *key;
+    place.held.known = known;
+    if INDEX.insert(key, number, BPF_NOEXIST.into()).is_ok() {
+        return Some(number);
+    }
+    // Another CPU was faster.
+    place.held.known = known::VAIN;
+    known_place(key)
+}
+
+/// Takes a place of this CPU's chunk, or of the next one that is free.
+#[inline(always)]
+fn take_place() -> Option<u32> {
+    let chunk = CHUNK_IN_USE.get_ptr_mut(0)?;
+    // SAFETY: the pointer is to a value of the map, here and below. It is not kept as a reference: programs of other kinds than
+    // this one may interrupt it on its CPU. They end before it goes on.
+    let Chunk { next, busy } = unsafe { ptr::read_volatile(chunk) };
+    if busy != 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe { ptr::write_volatile(chunk, Chunk { next, busy: 1 }) };
+    let place =
+        if next % CHUNK == 0 { FREE_CHUNKS.pop().ok().flatten().map(|chunk| chunk * CHUNK) } else { Some(next) };
+    let next = place.map_or(next, |place| place + 1);
+    // SAFETY: as above.
+    unsafe { ptr::write_volatile(chunk, Chunk { next, busy: 0 }) };
+    place
 }
 
 /// The place where events are counted whose key has no room. The endpoints are taken out of the key.
 #[inline(always)]
-fn rest(key: &mut Key) -> Option<*mut HeldBack> {
+fn rest(key: &mut Key) -> Option<u32> {
     *key = Key { src: [0; 16], dst: [0; 16], sport: [0; 2], dport: [0; 2], version: 0, ..*key };
     let key: &Key = key;
-    let _there = HELD_BACK_REST.insert(key, NOTHING, BPF_NOEXIST.into());
-    HELD_BACK_REST.get_ptr_mut(key)
+    if let Some(place) = known_place(key) {
+        return Some(place);
+    }
+    make_place(FREE_REST.pop().ok()??, key, known::USED)
 }
 
-/// Counts an event whose key has no room.
+/// Counts an event by what its key has besides endpoints.
 #[inline(always)]
-fn count_in_rest(key: &mut Key) -> Skipped {
-    let Some(held) = rest(key) else { return Skipped::Full };
+pub(crate) fn count_in_rest(key: &mut Key) -> Skipped {
+    let mut place = NOWHERE;
+    count_in_rest_at(key, &mut place)
+}
+
+/// The same, and tells the place.
+#[inline(always)]
+fn count_in_rest_at(key: &mut Key, place: &mut u32) -> Skipped {
+    let Some(found) = rest(key) else { return Skipped::Full };
+    *place = found;
+    let Some(held) = held_at(found) else { return Skipped::Full };
     // SAFETY: the pointer is to a value of the map.
-    add(unsafe { &raw mut (*held).count }, 1);
+    let held = unsafe { &mut *held };
     // SAFETY: the helper takes no arguments.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    // SAFETY: as above; the last of several CPUs wins.
-    unsafe { (*held).last_ns = now };
+    if held.window_ns == 0 {
+        held.window_ns = now;
+    }
+    // The last of several CPUs wins.
+    held.last_ns = now;
+    add(&raw mut held.count, 1);
     Skipped::Counted
 }
 

@@ -98,8 +98,8 @@ fn try_ct_invalid(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
 
     let skb = Skb::new(skb);
     let netns = if after_state { third.follow(offset!(state_net)) } else { conntrack::net(ct) };
-    let mut key = skb.key(hook, netns.read(offset!(net_inum)), call.class());
-    let case = refused(&skb, &mut key, conntrack::is_confirmed(ct), after_state && is_leaving(third))?;
+    let key = skb.key(hook, netns.read(offset!(net_inum)), call.class());
+    let case = refused(&skb, &key, conntrack::is_confirmed(ct), after_state && is_leaving(third))?;
     let mut slot = Slot::reserve(hook, &case)?;
     slot.packet(&skb);
     slot.interface_in(skb.device());
@@ -128,19 +128,12 @@ fn is_leaving(state: Address) -> bool {
 /// One of them is the RST that this host is sending, which conntrack knows no connection for: it is the effect of an event
 /// that is told or counted.
 #[inline(always)]
-fn refused(skb: &Skb, key: &mut Key, tracked: bool, leaving: bool) -> Result<Case, Skipped> {
+fn refused(skb: &Skb, key: &Key, tracked: bool, leaving: bool) -> Result<Case, Skipped> {
     let fate = if leaving && skb.is_reset() { flood::leaving(key) } else { Fate::OPEN };
     if fate == Fate::COUNTED {
         return Err(Skipped::Passed);
     }
-    if !leaving {
-        flood::refusing(skb.number(), key);
-    }
-    let case = Case::open(key, tracked, fate);
-    if !leaving && case.is_ok() {
-        flood::refused_is_told();
-    }
-    case
+    flood::refuse(skb.number(), key, tracked, leaving, fate)
 }
 
 /// `void nf_l4proto_log_invalid(const struct sk_buff *skb, struct net *net, u16 pf, u8 protonum, const char *fmt, ...)`
@@ -174,8 +167,8 @@ fn try_ct_malformed(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
 
     let skb = Skb::new(skb);
     let netns = if after_state { second.follow(offset!(state_net)) } else { second };
-    let mut key = skb.key(hook, netns.read(offset!(net_inum)), call.class());
-    let case = refused(&skb, &mut key, skb.is_tracked(), after_state && is_leaving(second))?;
+    let key = skb.key(hook, netns.read(offset!(net_inum)), call.class());
+    let case = refused(&skb, &key, skb.is_tracked(), after_state && is_leaving(second))?;
     let mut slot = Slot::reserve(hook, &case)?;
     slot.packet(&skb);
     slot.interface_in(skb.device());
@@ -450,8 +443,8 @@ pub(crate) fn table_full(ctx: RetProbeContext) -> u32 {
     slot::count_hit(hook);
     let found = ctx.ret::<i32>() != 0;
     match table::searched(kernel::stack_of_caller(&ctx), found) {
-        Some(()) => slot::count_emitted(hook),
-        None => slot::count_lost(hook),
+        Skipped::Full => slot::count_lost(hook),
+        _ => slot::count_emitted(hook),
     }
     0
 }

@@ -2,10 +2,11 @@
 
 use core::ptr;
 
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, RingBuf};
 use tracer_common::counter;
 use tracer_common::hook::{self, Hook};
 use tracer_common::wire::{RECORD_SIZE, Record, VERSION, present};
@@ -28,12 +29,15 @@ const HEADROOM: u32 = 256 << 10;
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
+/// The loader makes it as large as there are CPUs.
 #[map]
-static COUNTERS: PerCpuArray<[u64; counter::COUNT]> = PerCpuArray::with_max_entries(hook::COUNT as u32, 0);
+static COUNTERS: Array<[u64; counter::PLACES]> = Array::with_max_entries(hook::COUNT as u32, BPF_F_MMAPABLE);
 
 #[inline(always)]
 fn count(hook: Hook, which: usize) {
-    if let Some(counters) = COUNTERS.get_ptr_mut(hook.index() as u32) {
+    // SAFETY: the helper takes no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    if let Some(counters) = COUNTERS.get_ptr_mut(counter::index(cpu, hook.index())) {
         // SAFETY: the value belongs to this CPU alone, and `which` is below the array's length.
         unsafe { (*counters)[which] += 1 };
     }

@@ -1,17 +1,18 @@
 //! Counting, per network namespace, how often the conntrack table was full.
 
-use aya_ebpf::helpers::generated::bpf_ktime_get_boot_ns;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{LruHashMap, LruPerCpuHashMap};
-use tracer_common::table::{NAMESPACES, TableFull};
+use aya_ebpf::maps::LruHashMap;
+use tracer_common::Hook;
+use tracer_common::flood::Key;
+use tracer_common::table::{DROPPED, MADE_ROOM};
+
+use crate::Skipped;
+use crate::flood;
 
 /// Searches that are under way, by the stack pointer at the function's entry: a CPU may be interrupted in one by another,
 /// but never on the same place of the same stack.
 #[map]
 static SEARCHES: LruHashMap<u64, u32> = LruHashMap::with_max_entries(1_024, 0);
-
-#[map]
-static TABLE_FULL: LruPerCpuHashMap<u32, TableFull> = LruPerCpuHashMap::with_max_entries(NAMESPACES, 0);
 
 /// A search for an entry to evict begins.
 #[inline(always)]
@@ -20,28 +21,25 @@ pub(crate) fn search(stack: u64, netns: u32) {
     let _lost = SEARCHES.insert(stack, netns, 0);
 }
 
-/// A search has ended; `None` where its beginning was not seen, or there is no room to count it.
+/// A search has ended: it is counted, or lost where its beginning was not seen or there is no room.
 #[inline(always)]
-pub(crate) fn searched(stack: u64, found: bool) -> Option<()> {
+pub(crate) fn searched(stack: u64, found: bool) -> Skipped {
     // SAFETY: the value is copied at once; no other program writes to this key.
-    let netns = unsafe { SEARCHES.get(stack) }.copied()?;
-    SEARCHES.remove(stack).ok()?;
-    // SAFETY: the helper takes no arguments.
-    let now = unsafe { bpf_ktime_get_boot_ns() };
-    let counts = if let Some(counts) = TABLE_FULL.get_ptr_mut(netns) {
-        counts
-    } else {
-        let none = TableFull { dropped: 0, made_room: 0, first_ns: now, last_ns: now };
-        TABLE_FULL.insert(netns, none, 0).ok()?;
-        TABLE_FULL.get_ptr_mut(netns)?
-    };
-    // SAFETY: the value belongs to this CPU alone, and the kernel lets no second program run on top of this one.
-    let counts = unsafe { &mut *counts };
-    if found {
-        counts.made_room += 1;
-    } else {
-        counts.dropped += 1;
+    let Some(netns) = unsafe { SEARCHES.get(stack) }.copied() else { return Skipped::Full };
+    if SEARCHES.remove(stack).is_err() {
+        return Skipped::Full;
     }
-    counts.last_ns = now;
-    Some(())
+    let class = if found { MADE_ROOM } else { DROPPED };
+    let none = [0; 16];
+    let hook = Hook::TableFull as u16;
+    flood::count_in_rest(&mut Key {
+        src: none,
+        dst: none,
+        sport: [0; 2],
+        dport: [0; 2],
+        netns,
+        class,
+        hook,
+        version: 0,
+    })
 }

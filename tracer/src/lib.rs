@@ -1,5 +1,5 @@
 //! whyrst as a library: from the bytes a hook emits to a report that names who reset a connection and why.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 pub mod attach;
 pub mod capture;

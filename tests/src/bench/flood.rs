@@ -87,12 +87,13 @@ fn measure(case: &Case, extent: &Flood) -> Result<Value> {
     let stack = after.stack_resets - before.stack_resets;
     let named = captured.report["flows"].as_array().map_or(0, Vec::len);
     let invalid = if case.kind == Kind::Invalid { injected } else { 0 };
+    let not_told = storm.not_told(&captured.report, injected);
     let exact = met == injected as u64
         && resets == met
         && told("/summary/invalid_packets") == invalid
         && told("/summary/resets_sent") == injected
         && named == usize::from(flows)
-        && storm.not_told(&captured.report, injected).is_empty();
+        && not_told.is_empty();
     let runs: u64 = ran.iter().map(|program| program.runs).sum();
     let kernel: u64 = ran.iter().map(|program| program.nanoseconds).sum();
     let per_segment = used.as_secs_f64() * 1e6 / number(extent.segments);
@@ -106,6 +107,7 @@ fn measure(case: &Case, extent: &Flood) -> Result<Value> {
         "reported_invalid": told("/summary/invalid_packets"),
         "reported_resets": told("/summary/resets_sent"),
         "flows_named": named,
+        "flows_named_wrongly": not_told.len(),
         "exact": exact,
         "events": told("/capture/events"),
         "events_suppressed": told("/capture/events_suppressed"),

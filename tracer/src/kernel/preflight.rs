@@ -33,7 +33,7 @@ const CAP_BPF: (u32, &str) = (39, "CAP_BPF");
 
 /// Memory that a control group has to allow: most of it is for maps, and for reading the kernel's types. With less the kernel kills the
 /// program, which then cannot say why.
-const MEMORY: u64 = 60 << 20;
+const MEMORY: u64 = 72 << 20;
 
 /// The files that tell what a host is, below a root that tests can choose.
 pub struct Host {
@@ -327,7 +327,7 @@ mod tests {
     /// The limit of a group above holds too; the smallest counts, and only where it is too small.
     #[rstest]
     #[case::none("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "max\n")], "")]
-    #[case::enough("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "62914560\n")], "")]
+    #[case::enough("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "75497472\n")], "")]
     #[case::above("0::/a/b\n", &[("sys/fs/cgroup/a/b/memory.max", "max\n"), ("sys/fs/cgroup/a/memory.max", "16777216\n")],
         "16 MiB of memory (/sys/fs/cgroup/a/memory.max)")]
     #[case::root("0::/\n", &[("sys/fs/cgroup/memory.max", "4194304\n")], "4 MiB of memory (/sys/fs/cgroup/memory.max)")]

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use aya::Ebpf;
-use aya::maps::{HashMap, MapData};
+use aya::maps::{HashMap, MapData, MapError};
 use tracer_common::wire::{self, GoneKey};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -24,6 +24,11 @@ impl GoneMaps {
             take_map(ebpf, wire::GONE_MAPS[0], HashMap::try_from)?,
             take_map(ebpf, wire::GONE_MAPS[1], HashMap::try_from)?,
         ]))
+    }
+
+    /// Whether the kernel lets this thread read them.
+    pub(super) fn are_readable(&self) -> bool {
+        self.0.iter().all(|map| !matches!(map.get(&[0; _], 0), Err(MapError::SyscallError(_))))
     }
 
     /// Adds to the answer that there is no entry which one there was.

@@ -1,42 +1,73 @@
 //! Events that the programs counted instead of telling them: read now and then, each time what was added since.
 
-use std::collections;
+use std::collections::{BTreeMap, BTreeSet};
+use std::mem::offset_of;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use aya::Ebpf;
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{HashMap, MapData, Queue};
 use tracer_common::Hook;
-use tracer_common::flood::{self, KEYS, STRANGER_KEYS, known};
-use zerocopy::FromBytes;
+use tracer_common::flood::{self, CHUNK, CHUNKS, KEYS, PLACES, Place, STRANGER_KEYS, Strangers, known};
+use tracer_common::table;
+use zerocopy::transmute;
 
-use super::live::{StartError, take_map};
-use crate::capture::{Item, Suppressed, SuppressedEvents};
+use super::live::{StartError, map_array, take_map};
+use super::mapped::Mapped;
+use crate::capture::{Item, Suppressed, SuppressedEvents, TableFull};
 use crate::time::Instant;
 
 /// aya asks for types that it knows to be plain: bytes.
 type Key = [u8; size_of::<flood::Key>()];
-type Value = [u8; size_of::<flood::HeldBack>()];
+/// A place as it is mapped.
+type Words = [u64; WORDS];
+
+/// Words of a place.
+const WORDS: usize = size_of::<Place>() / size_of::<u64>();
 
 /// Kinds of events that are delivered at once.
 const AT_ONCE: usize = 4_096;
 /// Keys that have been quiet for so long make room for others, where room gets scarce.
 const QUIET_NS: u64 = 10_000_000_000;
+/// Where user space says how many keys of strangers it has taken away, in words.
+const WENT: usize = offset_of!(Strangers, went) / size_of::<u64>();
 
 /// The maps, and what was read of them before.
 pub(super) struct HeldBackMaps {
-    keys: HashMap<MapData, Key, Value>,
-    rest: HashMap<MapData, Key, Value>,
-    strangers: Array<MapData, u64>,
-    /// Count and answers per key, where there are any.
-    before: collections::HashMap<Key, (u64, u64)>,
+    index: HashMap<MapData, Key, u32>,
+    free: Queue<MapData, u32>,
+    /// Programs that are loaded later are given its descriptor.
+    _free_rest: Queue<MapData, u32>,
+    places: Places,
+    strangers: Mapped,
+    /// Count and answers of each place.
+    before: Vec<[u64; 2]>,
+    /// Chunks whose keys were taken away when they were last read. What a program may have been about to add is there now.
+    leaving: BTreeSet<u32>,
+}
+
+/// All places.
+struct Places(Mapped);
+
+/// What there is in a chunk.
+#[derive(Debug, Default)]
+struct Filled {
+    places: u32,
+    strangers: u64,
+    last: u64,
 }
 
 impl HeldBackMaps {
+    /// Takes the maps, and tells the programs which places are free.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, StartError> {
         Ok(Self {
-            keys: take_map(ebpf, flood::MAP, HashMap::try_from)?,
-            rest: take_map(ebpf, flood::REST, HashMap::try_from)?,
-            strangers: take_map(ebpf, flood::STRANGERS, Array::try_from)?,
-            before: collections::HashMap::new(),
+            index: take_map(ebpf, flood::INDEX, HashMap::try_from)?,
+            free: queue(ebpf, flood::FREE, 0..CHUNKS)?,
+            _free_rest: queue(ebpf, flood::FREE_REST, KEYS..PLACES)?,
+            places: Places(map_array(ebpf, flood::MAP, PLACES as usize * WORDS)?),
+            strangers: map_array(ebpf, flood::STRANGERS, size_of::<Strangers>() / size_of::<u64>())?,
+            before: vec![[0; 2]; PLACES as usize],
+            leaving: BTreeSet::new(),
         })
     }
 
@@ -44,52 +75,133 @@ impl HeldBackMaps {
     pub(super) fn read(&mut self, at: Instant) -> Vec<Item> {
         let mut events = Vec::new();
         let mut quiet = Vec::new();
-        let (mut keys, mut strangers) = (0_u64, 0_u64);
-        for found in self.keys.iter().chain(self.rest.iter()) {
-            let Some((key, held)) = understood(found) else { continue };
-            let is_stranger = held.known & known::STRANGER != 0;
-            let Ok(read_key) = flood::Key::read_from_bytes(&key) else { continue };
-            let before = self.before.get(&key).copied().unwrap_or_default();
-            let (count, answered) = (held.count.saturating_sub(before.0), held.answered.saturating_sub(before.1));
-            if let Some(hook) = Hook::from_number(read_key.hook).filter(|_| count + answered > 0) {
-                let last = Instant(held.last_ns);
-                events.push(SuppressedEvents { count, answered, last, ..crate::flood::events(&read_key, hook) });
-                self.before.insert(key, (held.count, held.answered));
+        let (mut chunks, mut strangers) = (0, 0);
+        for chunk in 0..CHUNKS {
+            let mut filled = Filled::default();
+            // They are taken one after the other.
+            for (number, place) in places_of(chunk).map_while(|number| Some((number, self.places.get(number)?))) {
+                events.extend(added(&mut self.before, number, &place));
+                filled.places += 1;
+                filled.strangers += u64::from(place.held.known & known::STRANGER != 0);
+                filled.last = filled.last.max(place.held.last_ns).max(place.held.window_ns);
             }
-            if read_key.version != 0 {
-                keys += 1;
-                strangers += u64::from(is_stranger);
-                if at.0.saturating_sub(held.last_ns.max(held.window_ns)) > QUIET_NS {
-                    quiet.push((key, is_stranger));
-                }
+            chunks += u32::from(filled.places != 0);
+            strangers += filled.strangers;
+            let is_quiet = filled.places == CHUNK && at.0.saturating_sub(filled.last) > QUIET_NS;
+            if is_quiet && !self.leaving.contains(&chunk) {
+                quiet.push(chunk);
             }
         }
-        if keys > u64::from(KEYS) * 3 / 4 || strangers > STRANGER_KEYS * 3 / 4 {
-            self.make_room(&quiet, strangers);
+        for number in KEYS..PLACES {
+            events.extend(self.places.get(number).and_then(|place| added(&mut self.before, number, &place)));
+        }
+        self.free_what_left();
+        if chunks > CHUNKS * 3 / 4 || strangers > STRANGER_KEYS * 3 / 4 {
+            self.take_away(quiet);
         }
         events.chunks(AT_ONCE).map(|events| Item::Suppressed(Suppressed { at, events: events.to_vec() })).collect()
     }
 
-    /// Takes keys away that were quiet. An event that one of them had since it was read is counted by its hook alone.
-    fn make_room(&mut self, quiet: &[(Key, bool)], mut strangers: u64) {
-        for (key, is_stranger) in quiet {
-            if self.keys.remove(key).is_ok() {
-                self.before.remove(key);
-                strangers -= u64::from(*is_stranger);
+    /// How often the table was full, by namespace.
+    pub(super) fn table_full(&self) -> Vec<TableFull> {
+        let mut namespaces: BTreeMap<u32, TableFull> = BTreeMap::new();
+        for Place { key, held } in (KEYS..PLACES).filter_map(|number| self.places.get(number)) {
+            if key.hook != Hook::TableFull as u16 || held.count == 0 {
+                continue;
             }
+            let (first, last) = (Instant(held.window_ns), Instant(held.last_ns));
+            let none = TableFull { netns: key.netns, dropped: 0, made_room: 0, first, last };
+            let full = namespaces.entry(key.netns).or_insert(none);
+            let count = if key.class == table::MADE_ROOM { &mut full.made_room } else { &mut full.dropped };
+            *count += held.count;
+            full.first = full.first.min(first);
+            full.last = full.last.max(last);
         }
-        if let Err(error) = self.strangers.set(0, strangers, 0) {
-            tracing::warn!("making room for further flows: {error}");
+        namespaces.into_values().collect()
+    }
+
+    /// Takes keys away that were quiet. Their places are free once they have been read again.
+    fn take_away(&mut self, quiet: Vec<u32>) {
+        for chunk in quiet {
+            for place in places_of(chunk).filter_map(|number| self.places.get(number)) {
+                let key: Key = transmute!(place.key);
+                if place.held.known & known::USED != 0
+                    && let Err(error) = self.index.remove(&key)
+                {
+                    tracing::warn!("making room for further flows: {error}");
+                }
+            }
+            self.leaving.insert(chunk);
+        }
+    }
+
+    /// The places of keys that were taken away are free.
+    fn free_what_left(&mut self) {
+        for chunk in std::mem::take(&mut self.leaving) {
+            for number in places_of(chunk) {
+                let is_stranger = |place: Place| place.held.known & known::STRANGER != 0;
+                if self.places.get(number).is_some_and(is_stranger)
+                    && let Some(went) = self.strangers.words().get(WENT)
+                {
+                    went.fetch_add(1, Ordering::Relaxed);
+                }
+                self.places.clear(number);
+                if let Some(before) = self.before.get_mut(number as usize) {
+                    *before = [0; 2];
+                }
+            }
+            if let Err(error) = self.free.push(chunk, 0) {
+                tracing::warn!("making room for further flows: {error}");
+            }
         }
     }
 }
 
-fn understood(found: Result<(Key, Value), MapError>) -> Option<(Key, flood::HeldBack)> {
-    match found {
-        Ok((key, value)) => Some((key, flood::HeldBack::read_from_bytes(&value).ok()?)),
-        Err(error) => {
-            tracing::warn!("reading what was counted: {error}");
-            None
+impl Places {
+    /// A place; `None` where no key has it.
+    fn get(&self, number: u32) -> Option<Place> {
+        let mut read: Words = [0; _];
+        // The flags come last, and are written behind the key.
+        for (to, from) in read.iter_mut().zip(self.words(number)).rev() {
+            *to = from.load(Ordering::Acquire);
+        }
+        let place: Place = transmute!(read);
+        (place.held.known != 0).then_some(place)
+    }
+
+    fn clear(&self, number: u32) {
+        for word in self.words(number) {
+            word.store(0, Ordering::Relaxed);
         }
     }
+
+    fn words(&self, number: u32) -> &[AtomicU64] {
+        let at = number as usize * WORDS;
+        self.0.words().get(at..at + WORDS).unwrap_or_default()
+    }
+}
+
+/// What was added to a place since it was `before`.
+fn added(before: &mut [[u64; 2]], number: u32, place: &Place) -> Option<SuppressedEvents> {
+    let Place { key, held } = place;
+    let hook = Hook::from_number(key.hook).filter(|hook| *hook != Hook::TableFull)?;
+    let before = before.get_mut(number as usize)?;
+    let (count, answered) = (held.count.saturating_sub(before[0]), held.answered.saturating_sub(before[1]));
+    if held.known & known::USED == 0 || count + answered == 0 {
+        return None;
+    }
+    *before = [held.count, held.answered];
+    Some(SuppressedEvents { count, answered, last: Instant(held.last_ns), ..crate::flood::events(key, hook) })
+}
+
+const fn places_of(chunk: u32) -> Range<u32> {
+    chunk * CHUNK..(chunk + 1) * CHUNK
+}
+
+/// Takes a queue, and puts these numbers into it.
+fn queue(ebpf: &mut Ebpf, name: &'static str, mut numbers: Range<u32>) -> Result<Queue<MapData, u32>, StartError> {
+    let mut queue = take_map(ebpf, name, Queue::try_from)?;
+    let filled = numbers.try_for_each(|number| queue.push(number, 0));
+    filled.map_err(|error| StartError::Map { name, because: error.to_string() })?;
+    Ok(queue)
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use aya::maps::{Array, MapData, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{Array, Map, MapData, RingBuf};
 use aya::programs::kprobe::KProbeLinkId;
 use aya::programs::{KProbe, Program, ProgramError, ProgramInfo, RawTracePoint, SchedClassifier, SocketFilter};
 use aya::{Ebpf, EbpfLoader};
@@ -16,26 +16,26 @@ use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tracer_common::counter;
 use tracer_common::hook::{self, Hook, Method, Spec};
-use tracer_common::table::{self, TableFull};
 use tracer_common::{layout, wire};
-use zerocopy::{IntoBytes, transmute};
+use zerocopy::IntoBytes;
 
+use super::counters::{self, CounterMap};
 use super::gone_maps::GoneMaps;
 use super::held_back::HeldBackMaps;
+use super::mapped::Mapped;
 use super::missed;
 use super::modules::{Modules, is_loaded};
 use super::rights::Rights;
 use super::ring::Ring;
 use super::tap::Tap;
 use crate::attach::{self, Choice, Kernel};
-use crate::capture::{self, Counters, HookCounters, HookState, HookStatus, Item};
+use crate::capture::{Counters, HookState, HookStatus, Item};
 use crate::causality::engine::Request;
 use crate::kernel::netns::{Asker, now};
 use crate::kernel::preflight::chain;
 use crate::kernel::privileges::{self, Needed};
 use crate::kernel::symbols::Symbols;
 use crate::kernel::timed;
-use crate::time::Instant;
 
 /// Where functions are, as `attach::callers` has it.
 type Callers = [[u64; 3]; wire::CALLER_RANGES];
@@ -55,7 +55,7 @@ const FIRST: [Hook; 2] = [Hook::CtInvalid, Hook::ResetV4];
 const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
-/// How often it is read what was counted instead of being told: it takes two system calls for every flow.
+/// How often it is read what was counted instead of being told: every flow of a flood is in it.
 const READ_HELD_BACK: Duration = Duration::from_secs(10);
 /// How often the programs' own debug lines are passed on, where they are wanted.
 const FLUSH_LOG: Duration = Duration::from_millis(100);
@@ -63,6 +63,9 @@ const FLUSH_LOG: Duration = Duration::from_millis(100);
 /// Why tracing could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// It cannot be told how many CPUs there are.
+    #[error("looking how many CPUs there are")]
+    Cpus(#[source] io::Error),
     /// The programs could not be loaded into the kernel.
     #[error("loading the BPF object")]
     Load(#[source] aya::EbpfError),
@@ -89,8 +92,7 @@ pub enum StartError {
 pub struct Live {
     ebpf: Ebpf,
     ring: Ring,
-    counters: PerCpuArray<MapData, [u64; counter::COUNT]>,
-    table_full: PerCpuHashMap<MapData, u32, [u64; 4]>,
+    counters: CounterMap,
     /// Calls that the programs had missed when they were unloaded, per hook.
     missed: [u64; hook::COUNT],
     kernel: Kernel,
@@ -118,17 +120,18 @@ impl Live {
     pub fn start(kernel: Kernel, symbols: &Symbols, choice: Choice, log: bool) -> Result<Self, StartError> {
         raise_memlock_limit();
         let log_level = u8::from(log) * aya_log_level();
+        let cpus = counters::cpus().map_err(StartError::Cpus)?;
         let mut loader = EbpfLoader::new();
         loader
             .btf(None)
+            .map_max_entries(counter::MAP, counters::entries(cpus))
             .override_global(layout::GLOBAL, kernel.layout.as_bytes(), true)
             .override_global("PAGE_BASES", kernel.page_bases.as_bytes(), true)
             .override_global(aya_log::LEVEL, &log_level, false);
         let mut ebpf = timed("object", || loader.load(&OBJECT.0)).map_err(StartError::Load)?;
         let log = if log { start_log(&mut ebpf) } else { None };
         let ring = take_map(&mut ebpf, wire::MAP, RingBuf::try_from)?;
-        let counters = take_map(&mut ebpf, counter::MAP, PerCpuArray::try_from)?;
-        let table_full = take_map(&mut ebpf, table::MAP, PerCpuHashMap::try_from)?;
+        let counters = CounterMap { array: map_array(&mut ebpf, counter::MAP, CounterMap::words(cpus))?, cpus };
         let gone = GoneMaps::take(&mut ebpf)?;
         let callers = take_map(&mut ebpf, wire::CALLERS, Array::try_from)?;
         // Looked at before the hooks are attached: what changes in between is seen the next time.
@@ -151,7 +154,6 @@ impl Live {
             ebpf,
             ring: Ring::start(ring).map_err(StartError::Wait)?,
             counters,
-            table_full,
             missed: [0; hook::COUNT],
             kernel,
             callers,
@@ -192,7 +194,7 @@ impl Live {
     pub fn give_up(&mut self, files: &[Needed<'_>]) -> io::Result<()> {
         let later = self.later();
         // Before 5.19 reading a map takes CAP_BPF where unprivileged BPF is switched off (`__sys_bpf`).
-        self.rights.give_up(files, later, || self.counters.get(&0, 0).is_ok())
+        self.rights.give_up(files, later, || self.gone.are_readable())
     }
 
     /// What hooks that are attached later will take.
@@ -461,57 +463,14 @@ impl Live {
     }
 
     fn read_counters(&self) -> Counters {
-        let mut hooks = vec![HookCounters::default(); hook::COUNT];
-        let mut lost_on = Vec::new();
-        for hook in Hook::ALL {
-            let values = match self.counters.get(&(hook.index() as u32), 0) {
-                Ok(values) => values,
-                Err(error) => {
-                    tracing::warn!("reading the counters of {}: {error}", hook.name());
-                    continue;
-                }
-            };
-            for (cpu, counts) in values.iter().enumerate() {
-                for (sum, count) in hooks[hook.index()].0.iter_mut().zip(counts) {
-                    *sum += count;
-                }
-                if counts[counter::LOST] != 0 {
-                    lost_on.push((cpu as u32, hook, counts[counter::LOST]));
-                }
-            }
-        }
+        let (mut hooks, lost_on) = self.counters.read();
         // Once they are unloaded they tell no more.
         for ((counts, now), before) in hooks.iter_mut().zip(self.missed()).zip(self.missed) {
             let missed = now.max(before);
             counts.0[counter::HITS] += missed;
             counts.0[counter::LOST] += missed;
         }
-        Counters { at: now(), hooks, lost_on, table_full: self.read_table_full() }
-    }
-
-    fn read_table_full(&self) -> Vec<capture::TableFull> {
-        let mut namespaces: Vec<capture::TableFull> = Vec::new();
-        for found in &self.table_full {
-            let (netns, values) = match found {
-                Ok(found) => found,
-                Err(error) => {
-                    tracing::warn!("reading how often the table was full: {error}");
-                    break;
-                }
-            };
-            // aya asks for a type that it knows to be plain; four numbers are what the program's type is made of.
-            let seen = values.iter().map(|numbers| -> TableFull { transmute!(*numbers) });
-            let seen: Vec<TableFull> = seen.filter(|counts| counts.last_ns != 0).collect();
-            namespaces.push(capture::TableFull {
-                netns,
-                dropped: seen.iter().map(|counts| counts.dropped).sum(),
-                made_room: seen.iter().map(|counts| counts.made_room).sum(),
-                first: Instant(seen.iter().map(|counts| counts.first_ns).min().unwrap_or_default()),
-                last: Instant(seen.iter().map(|counts| counts.last_ns).max().unwrap_or_default()),
-            });
-        }
-        namespaces.sort_unstable_by_key(|full| full.netns);
-        namespaces
+        Counters { at: now(), hooks, lost_on, table_full: self.held_back.table_full() }
     }
 }
 
@@ -544,10 +503,18 @@ pub(super) fn refused(what: &str, error: &ProgramError) -> String {
 pub(super) fn take_map<T, E: std::fmt::Display>(
     ebpf: &mut Ebpf,
     name: &'static str,
-    convert: impl FnOnce(aya::maps::Map) -> Result<T, E>,
+    convert: impl FnOnce(Map) -> Result<T, E>,
 ) -> Result<T, StartError> {
     let map = ebpf.take_map(name).ok_or_else(|| StartError::Map { name, because: "not in the object".to_owned() })?;
     convert(map).map_err(|error| StartError::Map { name, because: error.to_string() })
+}
+
+/// Maps an array of at least so many words of eight bytes.
+pub(super) fn map_array(ebpf: &mut Ebpf, name: &'static str, words: usize) -> Result<Mapped, StartError> {
+    take_map(ebpf, name, |map| match map {
+        Map::Array(array) => Mapped::of(array, words).map_err(|error| error.to_string()),
+        _ => Err("not an array".to_owned()),
+    })
 }
 
 /// Before 5.11 maps are charged to the limit of locked memory; later it does not matter.

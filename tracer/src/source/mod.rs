@@ -3,12 +3,14 @@
 //! Both deliver the same [`Item`]s; nothing behind them knows which it was.
 
 pub mod compress;
+mod counters;
 mod foreign;
 pub mod format;
 mod gone_maps;
 mod held_back;
 pub mod kernel_log;
 pub mod live;
+mod mapped;
 mod missed;
 mod modules;
 pub mod recording;

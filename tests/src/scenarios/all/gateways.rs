@@ -221,6 +221,12 @@ pub(super) const LIST: &[Scenario] = &[
         Several(&[(flood::FLOWS, SEQ_OVER)]),
     ),
     scenario(
+        "flood-goes-on",
+        "the same for longer than it takes to read the counts: reading hides none",
+        flood::goes_on,
+        Several(&[(flood::FLOWS, SEQ_OVER)]),
+    ),
+    scenario(
         "flood-no-entry",
         "the same of connections that the gateway does not know",
         flood::no_entry,

@@ -16,9 +16,9 @@ use crate::topology::{Lab, Nat, server};
 use crate::whyrst::{BINARY, Capture};
 
 /// Limits that are tried, in MiB.
-const LIMITS: [u64; 3] = [16, 59, 60];
+const LIMITS: [u64; 3] = [16, 71, 72];
 /// With so much it has to run, and with less to say that it cannot, in MiB.
-const ENOUGH: u64 = 60;
+const ENOUGH: u64 = 72;
 /// Where control groups are.
 const ROOT: &str = "/sys/fs/cgroup";
 
