@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::io;
 use std::iter;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::ops::Range;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Instant;
 
@@ -126,6 +127,11 @@ impl Storm {
         Ok(())
     }
 
+    /// Sends one segment of each of these flows.
+    pub fn of(&self, flows: Range<usize>) -> Result<()> {
+        self.injector.send(&self.frames[flows])
+    }
+
     /// The flows that are not in a report, or not with all their segments of `count`, by their numbers.
     pub fn not_told(&self, report: &Value, count: usize) -> Vec<usize> {
         let mut told: HashSet<(&str, u64)> = HashSet::new();
@@ -136,7 +142,7 @@ impl Storm {
         let is_told = |number: usize| {
             let of = self.of_flow(number, count) as u64;
             // Where there is no entry nobody knows the client; the address that it has outside has the same port.
-            let ends = [CLIENT, NAT].map(|address| format!("{address}:{}", usize::from(FIRST_PORT) + number));
+            let ends = [CLIENT, NAT].map(|address| format!("{address}:{}", port(number)));
             ends.iter().any(|end| told.contains(&(end.as_str(), of)))
         };
         (0..self.frames.len()).filter(|number| !is_told(*number)).collect()
@@ -166,6 +172,11 @@ fn witnesses(gateway: &Namespace, kind: Kind) -> Result<()> {
         rules.push("add rule inet witness arriving iifname wan0 ct state invalid counter name met".to_owned());
     }
     rules.iter().try_for_each(|rule| gateway.run(&["nft", rule]).map(drop))
+}
+
+/// The client's port of the flow with this number; outside it is the same.
+pub fn port(number: usize) -> usize {
+    usize::from(FIRST_PORT) + number
 }
 
 /// What the kernel has counted so far.

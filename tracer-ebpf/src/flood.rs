@@ -288,7 +288,7 @@ fn make_place(number: u32, key: &Key, known: u32) -> Option<u32> {
         return Some(number);
     }
     // Another CPU was faster.
-    place.held.known = known::VAIN;
+    place.held.known = known & known::STRANGER | known::VAIN;
     known_place(key)
 }
 

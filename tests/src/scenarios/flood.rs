@@ -14,6 +14,12 @@ use crate::whyrst::Capture;
 pub(super) const FLOWS: usize = 20;
 /// Segments of a flood: more than the 64 of each connection that are told in a second. The last round of them is not whole.
 const SEGMENTS: usize = 1_507;
+/// More than the three quarters of the room for connections that nobody knows (65,536 keys) at which room is made.
+const STRANGERS: usize = 60_000;
+/// Connections of a flood that comes later.
+pub(super) const LATE: usize = 20;
+/// How long a report of so many may take.
+const MANY: Duration = Duration::from_mins(5);
 /// Longer than the time after which whyrst reads for the second time what was counted.
 const LONG: Duration = Duration::from_secs(11);
 
@@ -42,6 +48,35 @@ pub(super) fn goes_on(context: &Context<'_>) -> Result<()> {
     }
     storm::wait_for(&lab.gateway, before, sent)?;
     judge(context, capture, &storm, Kind::Invalid, sent)
+}
+
+/// More senders than there is room for, of connections that nobody knows, take the room of later ones for some seconds only.
+pub(super) fn makes_room(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let storm = Storm::prepare(&lab, Kind::NoEntry, u16::try_from(STRANGERS + LATE)?)?;
+    let before = storm::witness(&lab.gateway)?;
+    // A report of all of them would be larger than the guest. The filter is in user space: the kernel side counts all the same.
+    let ports: Vec<String> = (STRANGERS..STRANGERS + LATE).map(|number| storm::port(number).to_string()).collect();
+    let options: Vec<&str> = ports.iter().flat_map(|port| ["--port", port]).chain(["--log", "debug"]).collect();
+    let mut capture = Capture::unrecorded(Some(&lab.gateway), &context.artifacts, &options)?;
+    storm.break_out(STRANGERS)?;
+    storm::wait_for(&lab.gateway, before, STRANGERS)?;
+    let said = "there is room again";
+    // It reads every ten seconds, and the third time at the latest they have been quiet for ten seconds.
+    let room = capture.wait_for(said).or_else(|_| capture.wait_for(said))?;
+    context.step(room);
+    storm.of(STRANGERS..STRANGERS + LATE)?;
+    storm::wait_for(&lab.gateway, before, STRANGERS + LATE)?;
+    let report = capture.stop_within(MANY)?.report;
+
+    let mut expect = Expect::new();
+    expect.is(&report, "/summary/resets_sent", LATE);
+    expect.is(&report, "/capture/events_lost", 0);
+    let missing: Vec<usize> =
+        storm.not_told(&report, STRANGERS + LATE).into_iter().filter(|number| *number >= STRANGERS).collect();
+    expect
+        .that(missing.is_empty(), || format!("connections {missing:?}, which came when there was room, are not named"));
+    expect.verdict()
 }
 
 fn flood(context: &Context<'_>, kind: Kind) -> Result<()> {

@@ -122,6 +122,7 @@ impl HeldBackMaps {
 
     /// Takes keys away that were quiet. Their places are free once they have been read again.
     fn take_away(&mut self, quiet: Vec<u32>) {
+        tracing::debug!("room for flows gets scarce: the keys of {} quiet chunks are taken away", quiet.len());
         for chunk in quiet {
             for place in places_of(chunk).filter_map(|number| self.places.get(number)) {
                 let key: Key = transmute!(place.key);
@@ -137,8 +138,9 @@ impl HeldBackMaps {
 
     /// The places of keys that were taken away are free.
     fn free_what_left(&mut self) {
-        for chunk in std::mem::take(&mut self.leaving) {
-            for number in places_of(chunk) {
+        let leaving = std::mem::take(&mut self.leaving);
+        for chunk in &leaving {
+            for number in places_of(*chunk) {
                 let is_stranger = |place: Place| place.held.known & known::STRANGER != 0;
                 if self.places.get(number).is_some_and(is_stranger)
                     && let Some(went) = self.strangers.words().get(WENT)
@@ -150,9 +152,12 @@ impl HeldBackMaps {
                     *before = [0; 2];
                 }
             }
-            if let Err(error) = self.free.push(chunk, 0) {
+            if let Err(error) = self.free.push(*chunk, 0) {
                 tracing::warn!("making room for further flows: {error}");
             }
+        }
+        if !leaving.is_empty() {
+            tracing::debug!("there is room again: {} chunks are free", leaving.len());
         }
     }
 }
