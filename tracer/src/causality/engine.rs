@@ -76,6 +76,14 @@ pub enum Request {
 }
 
 impl Request {
+    /// The inode number of the namespace that it is about.
+    pub const fn netns(&self) -> u32 {
+        match self {
+            Self::LookUp(look_up) => look_up.netns,
+            Self::Netns(netns) | Self::Rules(netns) | Self::Census(netns) | Self::Surroundings(netns) => *netns,
+        }
+    }
+
     /// How long the kernel may take to answer, beyond the moment that everything takes.
     pub const fn patience(self) -> Duration {
         match self {
