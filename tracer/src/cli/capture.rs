@@ -112,7 +112,10 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     if let (Some(recorder), Some(path)) = (recorder, &arguments.record) {
         recorder.finish(path)?;
     }
-    Ok(exit_status(&report, &arguments.fail_on))
+    let status = exit_status(&report, &arguments.fail_on);
+    // The program ends: nobody needs the memory of every single story back.
+    std::mem::forget(report);
+    Ok(status)
 }
 
 /// Whether one of the causes that the user asked about was found.

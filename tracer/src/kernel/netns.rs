@@ -196,7 +196,7 @@ fn ask(
             answer(match *request {
                 Request::LookUp(look_up) => {
                     let outcome = look_up_here(&mut ctnetlink, look_up);
-                    Item::LookedUp(LookedUp { look_up, at: now(), outcome })
+                    Item::LookedUp(Box::new(LookedUp { look_up, at: now(), outcome }))
                 }
                 Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
                 Request::Rules(inode) => Item::Rules(rules_here(inode)),
@@ -226,7 +226,7 @@ fn unanswered(request: Request, because: &str, way: &Way, name: Option<String>) 
     let because = because.to_owned();
     match request {
         Request::LookUp(look_up) => {
-            Item::LookedUp(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } })
+            Item::LookedUp(Box::new(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } }))
         }
         Request::Rules(netns) => Item::Rules(Rules { problems: vec![because], ..no_rules(netns) }),
         Request::Census(netns) => Item::Census(Counting::default().finish(netns, now(), Some(because))),
