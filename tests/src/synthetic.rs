@@ -228,7 +228,8 @@ impl Output {
             status: Status(0x1e),
         };
         let look_up = LookUp { netns: GATEWAY, zone: 0, tuple: original };
-        self.writer.write(&Item::LookedUp(LookedUp { look_up, at: Instant(at), outcome })).context("a look-up")
+        let answer = LookedUp { look_up, at: Instant(at), outcome };
+        self.writer.write(&Item::LookedUp(Box::new(answer))).context("a look-up")
     }
 
     fn finish(mut self) -> Result<()> {

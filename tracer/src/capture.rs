@@ -366,7 +366,7 @@ pub enum Item {
     /// Facts about a namespace; later ones replace earlier ones.
     Netns(Netns),
     /// The answer to a look-up.
-    LookedUp(LookedUp),
+    LookedUp(Box<LookedUp>),
     /// The rules of a namespace that can answer with a RST: the first time soon after one did, and when the capture ends.
     Rules(Rules),
     /// Who holds the entries of a table that was full, when the capture ends.

@@ -78,7 +78,7 @@ impl Redactor {
                 netns.name = netns.name.map(|name| self.netns(&name));
                 Item::Netns(netns)
             }
-            Item::LookedUp(answer) => Item::LookedUp(self.looked_up(answer)),
+            Item::LookedUp(answer) => Item::LookedUp(Box::new(self.looked_up(*answer))),
             Item::Rules(rules) => Item::Rules(self.rules(rules)),
             Item::Census(mut census) => {
                 for (source, _) in &mut census.sources {

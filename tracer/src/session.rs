@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
-use crate::capture::{Counters, Gap, HookStatus, Host, Item, LookUp, Netns, SuppressedEvents, TableFull};
+use crate::capture::{Counters, Gap, HookStatus, Host, Item, LookUp, LookedUp, Netns, SuppressedEvents, TableFull};
 use crate::causality::Limits;
 use crate::causality::engine::{Engine, Observed, Request};
 use crate::causality::flow::{Flow, FlowId};
@@ -143,7 +143,7 @@ impl Session {
             }
             Item::LookedUp(answer) => {
                 self.last = self.last.max(answer.at);
-                self.engine.looked_up(answer.clone());
+                self.engine.looked_up(LookedUp::clone(answer));
             }
             Item::Gap(gap) => {
                 self.last = self.last.max(gap.until.or(gap.from).unwrap_or_default());

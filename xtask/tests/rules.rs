@@ -64,6 +64,7 @@ const RULES: &[Rule] = &[
             "tracer/src/render/json/mod.rs",
             "tracer/src/render/json/compare.rs",
             "tracer/src/render/json/export.rs",
+            "tracer/src/render/json/writing.rs",
             "tracer/src/render/json/types.rs",
             "tracer/src/fuzzing/outputs.rs",
             "tracer/src/source/format.rs",

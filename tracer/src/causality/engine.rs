@@ -47,15 +47,15 @@ pub enum Kind {
     /// conntrack refused a packet, or let it pass with a remark.
     Refusal(Arc<Refusal>, Diagnosis),
     /// A further remark on a packet that is already accounted for.
-    Remark(Event),
+    Remark(Box<Event>),
     /// This host sent a RST.
     Reset(Arc<Reset>, Diagnosis, Confidence),
     /// A RST of this host on its way out: an effect, not a cause.
-    Departure(Event),
+    Departure(Box<Event>),
     /// One of the flow's ends lives on this host too and sends a RST: an effect, not a cause.
-    PeerReset(Event),
+    PeerReset(Box<Event>),
     /// A RST of one of the flow's ends arrives.
-    Arrival(Event),
+    Arrival(Box<Event>),
     /// The filter does not want its flow.
     Unwanted,
 }
@@ -76,6 +76,14 @@ pub enum Request {
 }
 
 impl Request {
+    /// The inode number of the namespace that it is about.
+    pub const fn netns(&self) -> u32 {
+        match self {
+            Self::LookUp(look_up) => look_up.netns,
+            Self::Netns(netns) | Self::Rules(netns) | Self::Census(netns) | Self::Surroundings(netns) => *netns,
+        }
+    }
+
     /// How long the kernel may take to answer, beyond the moment that everything takes.
     pub const fn patience(self) -> Duration {
         match self {
@@ -143,8 +151,9 @@ impl Engine {
         }
     }
 
-    /// Takes an event.
-    pub fn event(&mut self, mut event: Event) -> Observed {
+    /// Takes an event. It stays where it is: it is half a kilobyte, and handed on from one place to the next.
+    pub fn event(&mut self, event: impl Into<Box<Event>>) -> Observed {
+        let mut event = event.into();
         if event.packet.is_some_and(|packet| opens(&packet)) {
             // It opens a connection of its own, whatever the same addresses and ports were before.
             event.gone = None;
@@ -159,7 +168,7 @@ impl Engine {
         observed
     }
 
-    fn observe(&mut self, event: Event) -> Observed {
+    fn observe(&mut self, event: Box<Event>) -> Observed {
         match event.hook {
             Hook::CtInvalid | Hook::CtMalformed => self.refusal(event),
             Hook::NewRefused => self.new_refused(event),
@@ -272,7 +281,7 @@ impl Engine {
     }
 
     /// conntrack's log functions ran.
-    fn refusal(&mut self, event: Event) -> Observed {
+    fn refusal(&mut self, event: Box<Event>) -> Observed {
         let message = message_of(&event);
         if message.is_remark() {
             return self.remark(event);
@@ -308,7 +317,7 @@ impl Engine {
     }
 
     /// A second message about a packet that has been counted.
-    fn remark(&mut self, event: Event) -> Observed {
+    fn remark(&mut self, event: Box<Event>) -> Observed {
         let flow = event.entry.and_then(|entry| self.flows.of_key(&key_of_entry(&event, &entry)));
         if let Some(flow) = flow.and_then(|id| self.flows.get_mut(id)) {
             let same = flow.story.refusal.as_ref().is_some_and(|refusal| refusal.event.skb == event.skb);
@@ -320,7 +329,7 @@ impl Engine {
     }
 
     /// A RST of this host is seen leaving: conntrack knows no such flow, because it carries the gateway's own address.
-    fn departure(&mut self, event: Event) -> Observed {
+    fn departure(&mut self, event: Box<Event>) -> Observed {
         self.totals.departures += 1;
         let sent = event.packet.and_then(|packet| {
             let answers = |sent: &Sent| {
@@ -342,7 +351,7 @@ impl Engine {
     }
 
     /// This host sends a RST.
-    fn reset(&mut self, event: Event) -> Observed {
+    fn reset(&mut self, event: Box<Event>) -> Observed {
         let by = match event.hook {
             hook if hook.is_reject() => ResetBy::GatewayRejectRule,
             _ if event.socket.is_some() => ResetBy::GatewaySocket,

@@ -128,7 +128,7 @@ pub(super) struct Sample {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The event.
-    pub event: Event,
+    pub event: Box<Event>,
     /// What conntrack did with the packet.
     pub verdict: Verdict,
     /// The packet's direction.
@@ -141,7 +141,7 @@ pub struct Refusal {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reset {
     /// The event.
-    pub event: Event,
+    pub event: Box<Event>,
     /// Who sent it.
     pub by: ResetBy,
     /// Its numbers, where the segment that it answers could be read.
@@ -299,7 +299,7 @@ impl Story {
 
     /// The event that tells most of the packet: the refusal, else the reset.
     pub fn trigger(&self) -> Option<&Event> {
-        self.refusal.as_ref().map(|refusal| &refusal.event).or_else(|| self.reset.as_ref().map(|reset| &reset.event))
+        self.refusal.as_ref().map(|refusal| &*refusal.event).or_else(|| self.reset.as_ref().map(|reset| &*reset.event))
     }
 
     /// The entry as it was when the story began.

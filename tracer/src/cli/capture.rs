@@ -29,7 +29,6 @@ use crate::kernel::privileges::{self, Needed};
 use crate::kernel::symbols::Symbols;
 use crate::kernel::{boot_id, hostname, timed};
 use crate::redact::{Key, Redacted, Redactor};
-use crate::render::plain::Json;
 use crate::render::trace::{self as lines, Lines};
 use crate::render::{html, json, text};
 use crate::report::{self, Origin};
@@ -95,23 +94,28 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
         })?;
     let report = session.finish(origin);
     warn_of_damage(&report.origin, global);
-    let write = |to: &mut dyn Write| match arguments.format {
-        ReportFormat::Json => json::write(&report, &mut Json(to)),
-        ReportFormat::Html => html::write(&report, to),
-        ReportFormat::Text => to.write_all(text::render(&report, look, arguments.verbose).as_bytes()),
+    let deliver = |path: Option<&Path>| match arguments.format {
+        ReportFormat::Json => output::deliver_document(path, |to| json::write(&report, to)),
+        ReportFormat::Html => output::deliver_document(path, |to| html::write(&report, to)),
+        ReportFormat::Text => {
+            output::deliver(path, global, |to| to.write_all(text::render(&report, look, arguments.verbose).as_bytes()))
+        }
     };
-    let delivered = output::deliver(arguments.output.as_deref(), global, write);
+    let delivered = deliver(arguments.output.as_deref());
     let to_file = arguments.output.as_deref().is_some_and(|path| path != Path::new("-"));
     if delivered.is_err() && to_file && arguments.source.from.is_empty() {
         // A live capture cannot be repeated.
         output::say(global, "the report could not be written to its file, and goes to standard output");
-        output::deliver(None, global, write)?;
+        deliver(None)?;
     }
     delivered?;
     if let (Some(recorder), Some(path)) = (recorder, &arguments.record) {
         recorder.finish(path)?;
     }
-    Ok(exit_status(&report, &arguments.fail_on))
+    let status = exit_status(&report, &arguments.fail_on);
+    // The program ends: nobody needs the memory of every single story back.
+    std::mem::forget(report);
+    Ok(status)
 }
 
 /// Whether one of the causes that the user asked about was found.
@@ -518,7 +522,7 @@ impl<W: Write> Printer<W> {
         match self.format {
             Format::Json => {
                 let flow = observed.flow.and_then(|id| session.flow(id));
-                json::write_observation(observed, flow, session.host(), &mut Json(&mut self.to))?;
+                json::write_observation(observed, flow, session.host(), &mut self.to)?;
             }
             Format::Text => {
                 if let Some(line) = self.lines.line(observed, session) {

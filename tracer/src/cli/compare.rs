@@ -36,12 +36,13 @@ pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Glob
     }
     let status = exit_status(&after.report, &arguments.fail_on);
     let comparison = Comparison::new(before, after);
-    output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
-        ReportFormat::Json => json::write_comparison(&comparison, to),
-        ReportFormat::Text | ReportFormat::Html => {
+    let path = arguments.output.as_deref();
+    match arguments.format {
+        ReportFormat::Json => output::deliver_document(path, |to| json::write_comparison(&comparison, to)),
+        ReportFormat::Text | ReportFormat::Html => output::deliver(path, global, |to| {
             to.write_all(text::render(&comparison, look, arguments.verbose).as_bytes())
-        }
-    })?;
+        }),
+    }?;
     Ok(status)
 }
 

@@ -12,7 +12,6 @@ use crate::diagnosis::Severity;
 use crate::health::{Facts, Place, diagnose};
 use crate::kernel::health::{Begun, begin, host, places};
 use crate::kernel::netns::home;
-use crate::render::plain::Json;
 use crate::render::{doctor as text, json};
 
 pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop> {
@@ -30,10 +29,13 @@ pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop>
     let namespaces = looks.into_iter().map(Begun::finish).collect();
     let facts = Facts { host: machine, tracing, namespaces };
     let findings = diagnose(&facts);
-    output::deliver(arguments.output.as_deref(), global, |to| match arguments.format {
-        Format::Json => json::doctor::write(&facts, &findings, &mut Json(to)),
-        Format::Text => to.write_all(text::render(&facts, &findings, look, arguments.verbose).as_bytes()),
-    })?;
+    let path = arguments.output.as_deref();
+    match arguments.format {
+        Format::Json => output::deliver_document(path, |to| json::doctor::write(&facts, &findings, to)),
+        Format::Text => output::deliver(path, global, |to| {
+            to.write_all(text::render(&facts, &findings, look, arguments.verbose).as_bytes())
+        }),
+    }?;
     let worst = findings.iter().map(|finding| finding.severity).min();
     let fails = match arguments.fail_on {
         Some(Urgency::Critical) => worst <= Some(Severity::Critical),

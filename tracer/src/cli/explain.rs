@@ -13,7 +13,6 @@ use super::suggest::did_you_mean;
 use crate::cause::words;
 use crate::explain::LogReader;
 use crate::pages::page;
-use crate::render::plain::Json;
 use crate::render::{json, log};
 
 /// The longest line that is read whole; what is longer is no line of the kernel's.
@@ -48,10 +47,12 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
     }
     let report = reader.finish(arguments.era);
     let look = output::look(false, global)?;
-    output::deliver(None, global, |to| match arguments.format {
-        Format::Json => json::write_log(&report, &mut Json(to)),
-        Format::Text => to.write_all(log::render(&report, look, arguments.verbose).as_bytes()),
-    })?;
+    match arguments.format {
+        Format::Json => output::deliver_document(None, |to| json::write_log(&report, to)),
+        Format::Text => {
+            output::deliver(None, global, |to| to.write_all(log::render(&report, look, arguments.verbose).as_bytes()))
+        }
+    }?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -23,7 +23,6 @@ use crate::mitigate::live::{self, Seen};
 use crate::mitigate::watch::{Mark, Window};
 use crate::render::json;
 use crate::render::mitigate::{self as text, Offer, Outcome};
-use crate::render::plain::Json;
 use crate::report::{FlowReport, Origin, Report};
 use crate::session;
 use crate::source::recording::Recordings;
@@ -63,10 +62,10 @@ fn deliver(
 ) -> anyhow::Result<()> {
     let path = arguments.output.as_deref();
     let look = output::look(path.is_some(), global)?;
-    output::deliver(path, global, |to| match arguments.format {
-        Format::Json => json::write_mitigate(offers, outcome, &mut Json(to)),
-        Format::Text => to.write_all(as_text(look).as_bytes()),
-    })
+    match arguments.format {
+        Format::Json => output::deliver_document(path, |to| json::write_mitigate(offers, outcome, to)),
+        Format::Text => output::deliver(path, global, |to| to.write_all(as_text(look).as_bytes())),
+    }
 }
 
 /// All cures: those of a recording's flows, or what this host comes to.

@@ -128,22 +128,40 @@ pub(super) fn expect_writable(path: Option<&Path>) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a whole output to a file or to standard output.
+/// Writes a whole text to a file or to standard output, without its colours where they are not wanted.
 pub(super) fn deliver(
     path: Option<&Path>,
     global: &Global,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    let in_a_file = if global.color == Color::Always { ColorChoice::Always } else { ColorChoice::Never };
+    put(path, in_a_file, choice(global.color), write)
+}
+
+/// The same for what has no colours.
+pub(super) fn deliver_document(
+    path: Option<&Path>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    put(path, ColorChoice::AlwaysAnsi, ColorChoice::AlwaysAnsi, write)
+}
+
+/// Standard output is written line by line otherwise, whatever it is.
+fn put(
+    path: Option<&Path>,
+    in_a_file: ColorChoice,
+    on_stdout: ColorChoice,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> anyhow::Result<()> {
     match path {
         Some(path) if path != Path::new("-") => {
             let what = || format!("writing {}", path.display());
             let file = File::create(path).with_context(what)?;
-            let never = if global.color == Color::Always { ColorChoice::Always } else { ColorChoice::Never };
-            let mut stream = io::BufWriter::new(AutoStream::new(file, never));
+            let mut stream = io::BufWriter::new(AutoStream::new(file, in_a_file));
             write(&mut stream).and_then(|()| stream.flush()).with_context(what)
         }
         _ => {
-            let mut stream = stdout(global).lock();
+            let mut stream = io::BufWriter::new(AutoStream::new(io::stdout().lock(), on_stdout));
             write(&mut stream).and_then(|()| stream.flush()).context("writing to standard output")
         }
     }

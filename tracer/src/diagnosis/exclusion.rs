@@ -26,10 +26,11 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
         reject_rule(flow, hooks, reset.event.tuple().is_some_and(|tuple| tuple.src.is_ipv4())),
         (had_an_entry(flow) || flow.story.gone().is_some()).then(|| Exclusion {
             cause: Cause::NoListener,
-            because: format!(
-                "the segment belongs to a connection that conntrack {}; it opens none",
-                if flow.story.gone().is_some() { "knew" } else { "knows" }
-            ),
+            because: if flow.story.gone().is_some() {
+                "the segment belongs to a connection that conntrack knew; it opens none".to_owned()
+            } else {
+                "the segment belongs to a connection that conntrack knows; it opens none".to_owned()
+            },
         }),
         flow.story.entry().filter(|_| had_an_entry(flow)).map(|entry| Exclusion {
             cause: Cause::NoEntry,
@@ -44,11 +45,11 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
             .then(|| Exclusion { cause: Cause::NotTracked, because: "conntrack looked at the packet".to_owned() }),
         (reset.by == ResetBy::GatewayStack).then(|| Exclusion {
             cause: Cause::LocalSocket,
-            because: format!("{} was called without a socket", reset.event.hook.spec().symbol),
+            because: [reset.event.hook.spec().symbol, " was called without a socket"].concat(),
         }),
         Some(Exclusion {
             cause: Cause::PeerReset,
-            because: format!("{} of this host made the RST", reset.event.hook.spec().symbol),
+            because: [reset.event.hook.spec().symbol, " of this host made the RST"].concat(),
         }),
     ]
     .into_iter()
@@ -68,9 +69,7 @@ fn reject_rule(flow: &Flow, hooks: &[HookLine], ipv4: bool) -> Option<Exclusion>
     let line = hooks.iter().find(|line| line.hook == hook)?;
     let reset = flow.story.reset.as_ref()?;
     let because = match &line.state {
-        HookState::Attached if line.since <= reset.event.at => {
-            format!("{} was not called for it", hook.spec().symbol)
-        }
+        HookState::Attached if line.since <= reset.event.at => [hook.spec().symbol, " was not called for it"].concat(),
         HookState::Waiting { module } if line.since <= reset.event.at => format!("module {module} is not loaded"),
         // It came or went later: what there was when the RST was sent is not known any more.
         HookState::Attached | HookState::Waiting { .. } | HookState::Unavailable { .. } => return None,

@@ -17,7 +17,6 @@ use crate::decode::{decode, trimmed};
 use crate::evidence;
 use crate::explain::LogReader;
 use crate::redact::{Key, Redacted, Redactor};
-use crate::render::plain::Json;
 use crate::render::style::Look;
 use crate::render::{json, log};
 
@@ -78,7 +77,7 @@ pub fn kernel_log(data: &[u8]) {
     }
     outputs::text(&log::render(&report, Look { width: Some(100), ..Look::default() }, true));
     let mut bytes = Vec::new();
-    json::write_log(&report, &mut Json(&mut bytes)).expect("a Vec takes any write");
+    json::write_log(&report, &mut bytes).expect("a Vec takes any write");
     outputs::json(&bytes);
 }
 

@@ -12,7 +12,7 @@ use crate::decode::decode;
 use crate::filter::Filter;
 use crate::render::json::{self, JsonLines};
 use crate::render::pcapng::PcapNg;
-use crate::render::plain::{Json, is_obeyed};
+use crate::render::plain::is_obeyed;
 use crate::render::style::Look;
 use crate::render::text as texts;
 use crate::render::{compare as comparisons, csv as tables, html, trace};
@@ -42,7 +42,7 @@ pub(super) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
             }
             let mut line = Vec::new();
             let flow = observed.flow.and_then(|id| session.flow(id));
-            json::write_observation(observed, flow, session.host(), &mut Json(&mut line)).expect("a Vec");
+            json::write_observation(observed, flow, session.host(), &mut line).expect("a Vec");
             // What the filter does not want is no line.
             if is_told(observed) {
                 json(&line);
@@ -59,7 +59,7 @@ pub(super) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
     }
     let all_at_once = text(&texts::render(&report, LOOK, true));
     let mut bytes = Vec::new();
-    json::write(&report, &mut Json(&mut bytes)).expect("a Vec takes any write");
+    json::write(&report, &mut bytes).expect("a Vec takes any write");
     let document = json(&bytes);
     let flows = document["flows"].as_array().map_or(0, Vec::len);
     assert_eq!(flows, report.flows.len());
@@ -86,7 +86,7 @@ pub(super) fn compare(before: Side, after: Side) {
     let comparison = Comparison::new(before, after);
     text(&comparisons::render(&comparison, LOOK, true));
     let mut bytes = Vec::new();
-    json::write_comparison(&comparison, &mut Json(&mut bytes)).expect("a Vec takes any write");
+    json::write_comparison(&comparison, &mut bytes).expect("a Vec takes any write");
     json(&bytes);
 }
 

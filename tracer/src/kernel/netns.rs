@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -117,6 +118,8 @@ pub fn enter<T: Send>(netns: u32, question: impl FnOnce() -> T + Send) -> io::Re
 /// A thread that enters network namespaces and asks the kernel there, so that the rest of the program stays where it is.
 pub struct Asker {
     requests: mpsc::Sender<Vec<Request>>,
+    /// The thread ends when this does, whatever is still to be asked.
+    _wanted: Arc<()>,
 }
 
 impl Asker {
@@ -125,18 +128,25 @@ impl Asker {
         let (requests, inbox) = mpsc::channel::<Vec<Request>>();
         let home = File::open("/proc/self/ns/net")?;
         let home_inode = self::home()?;
+        let wanted = Arc::new(());
+        let still_wanted = Arc::downgrade(&wanted);
         thread::Builder::new().name("asker".to_owned()).spawn(move || {
             // The one thread that keeps capabilities while a capture goes on.
             if let Err(error) = privileges::keep_with_children(privileges::ASKING) {
                 tracing::debug!("the thread that asks the kernel keeps all capabilities: {error}");
             }
+            let mut answer = |item| {
+                answer(item);
+                if still_wanted.strong_count() == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
             while let Ok(batch) = inbox.recv() {
-                for request in batch {
-                    answer(ask(request, &home, home_inode));
+                let mut visits = batch.chunk_by(|one, next| one.netns() == next.netns());
+                if visits.try_for_each(|requests| ask(requests, &home, home_inode, &mut answer)).is_break() {
+                    break;
                 }
             }
         })?;
-        Ok(Self { requests })
+        Ok(Self { requests, _wanted: wanted })
     }
 
     /// Asks; the answers come one by one, in this order.
@@ -152,53 +162,83 @@ impl Asker {
 pub fn answer(request: Request) -> io::Result<Item> {
     let home = File::open("/proc/self/ns/net")?;
     let home_inode = self::home()?;
-    thread::scope(|scope| {
-        let work = thread::Builder::new().spawn_scoped(scope, || ask(request, &home, home_inode))?;
-        Ok(work.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked)))
-    })
+    let asked = thread::scope(|scope| {
+        let work = thread::Builder::new().spawn_scoped(scope, || {
+            let mut answered = None;
+            let _ended = ask(&[request], &home, home_inode, &mut |item| {
+                answered = Some(item);
+                ControlFlow::Break(())
+            });
+            answered
+        })?;
+        io::Result::Ok(work.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked)))
+    })?;
+    asked.ok_or_else(|| io::Error::other("the kernel was not asked"))
 }
 
-fn ask(request: Request, home: &File, home_inode: u32) -> Item {
-    let wanted = match request {
-        Request::LookUp(look_up) => look_up.netns,
-        Request::Netns(netns) | Request::Rules(netns) | Request::Census(netns) | Request::Surroundings(netns) => netns,
-    };
-    let door = find(wanted);
+/// Asks everything that is asked of one namespace in one visit there: to find it, to enter it and to open a socket takes longer
+/// than the kernel does to look an entry up. Every request gets its answer, unless `answer` breaks off.
+fn ask(
+    requests: &[Request],
+    home: &File,
+    home_inode: u32,
+    answer: &mut impl FnMut(Item) -> ControlFlow<()>,
+) -> ControlFlow<()> {
+    let Some(netns) = requests.first().map(Request::netns) else { return ControlFlow::Continue(()) };
+    let (door, at_home) = (find(netns), netns == home_inode);
     let name = door.as_ref().and_then(|door| door.name.clone());
-    let way = way(door.as_ref(), wanted == home_inode);
-    let answer = inside(door.as_ref(), wanted == home_inode, home, || match request {
-        Request::LookUp(look_up) => Item::LookedUp(LookedUp { look_up, at: now(), outcome: look_up_here(look_up) }),
-        Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
-        Request::Rules(inode) => Item::Rules(rules_here(inode)),
-        Request::Census(inode) => Item::Census(census_here(inode)),
-        Request::Surroundings(inode) => Item::Surroundings(Box::new(surroundings_here(inode, way.clone(), home_inode))),
+    let way = way(door.as_ref(), at_home);
+    let mut entered = false;
+    let visit = inside(door.as_ref(), at_home, home, || {
+        entered = true;
+        let mut ctnetlink = None;
+        requests.iter().try_for_each(|request| {
+            answer(match *request {
+                Request::LookUp(look_up) => {
+                    let outcome = look_up_here(&mut ctnetlink, look_up);
+                    Item::LookedUp(Box::new(LookedUp { look_up, at: now(), outcome }))
+                }
+                Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
+                Request::Rules(inode) => Item::Rules(rules_here(inode)),
+                Request::Census(inode) => Item::Census(census_here(inode)),
+                Request::Surroundings(inode) => {
+                    Item::Surroundings(Box::new(surroundings_here(inode, way.clone(), home_inode)))
+                }
+            })
+        })
     });
-    answer.unwrap_or_else(|error| {
-        let because = format!("network namespace {wanted}: {error}");
-        match request {
-            Request::LookUp(look_up) => {
-                Item::LookedUp(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } })
-            }
-            Request::Rules(netns) => Item::Rules(Rules { problems: vec![because], ..no_rules(netns) }),
-            Request::Census(netns) => Item::Census(Counting::default().finish(netns, now(), Some(because))),
-            Request::Surroundings(netns) => {
-                let unknown = Surroundings::unknown(netns, now(), way);
-                Item::Surroundings(Box::new(Surroundings { problems: vec![because], ..unknown }))
-            }
-            Request::Netns(inode) => {
-                tracing::debug!("{because}");
-                Item::Netns(Netns {
-                    inode,
-                    name,
-                    at: now(),
-                    entries: None,
-                    max: None,
-                    invalid: None,
-                    sysctls: Vec::new(),
-                })
-            }
+    match visit {
+        Ok(flow) => flow,
+        Err(error) if entered => {
+            // What it answered from here on would be about the wrong namespace.
+            tracing::error!("coming back from network namespace {netns}: {error}");
+            ControlFlow::Break(())
         }
-    })
+        Err(error) => {
+            let because = format!("network namespace {netns}: {error}");
+            requests.iter().try_for_each(|request| answer(unanswered(*request, &because, &way, name.clone())))
+        }
+    }
+}
+
+/// The answer of a namespace that could not be entered.
+fn unanswered(request: Request, because: &str, way: &Way, name: Option<String>) -> Item {
+    let because = because.to_owned();
+    match request {
+        Request::LookUp(look_up) => {
+            Item::LookedUp(Box::new(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } }))
+        }
+        Request::Rules(netns) => Item::Rules(Rules { problems: vec![because], ..no_rules(netns) }),
+        Request::Census(netns) => Item::Census(Counting::default().finish(netns, now(), Some(because))),
+        Request::Surroundings(netns) => {
+            let unknown = Surroundings::unknown(netns, now(), way.clone());
+            Item::Surroundings(Box::new(Surroundings { problems: vec![because], ..unknown }))
+        }
+        Request::Netns(inode) => {
+            tracing::debug!("{because}");
+            Item::Netns(Netns { inode, name, at: now(), entries: None, max: None, invalid: None, sysctls: Vec::new() })
+        }
+    }
 }
 
 /// Runs `question` inside a namespace and comes back.
@@ -251,11 +291,17 @@ fn surroundings_here(netns: u32, way: Way, home: u32) -> Surroundings {
     surroundings::read_here(netns, way, initial, deadline)
 }
 
-fn look_up_here(look_up: LookUp) -> Outcome {
-    match Ctnetlink::open() {
-        Ok(ctnetlink) => ctnetlink.look_up(look_up.tuple, look_up.zone),
-        Err(error) => Outcome::Failed { because: format!("ctnetlink: {error}") },
-    }
+/// Looks an entry up over a socket that is opened where there is none yet.
+fn look_up_here(socket: &mut Option<Ctnetlink>, look_up: LookUp) -> Outcome {
+    let opened = socket.take().map_or_else(Ctnetlink::open, Ok);
+    let ctnetlink = match opened {
+        Ok(ctnetlink) => ctnetlink,
+        Err(error) => return Outcome::Failed { because: format!("ctnetlink: {error}") },
+    };
+    let outcome = ctnetlink.look_up(look_up.tuple, look_up.zone);
+    // After a failure an answer may still be in it, which must not be taken for that to the next question.
+    *socket = (!matches!(outcome, Outcome::Failed { .. })).then_some(ctnetlink);
+    outcome
 }
 
 /// Reads the rules that can answer with a RST, of the namespace that the calling thread is in.
@@ -336,4 +382,56 @@ fn facts(inode: u32, name: Option<String>) -> Netns {
     let invalid = Ctnetlink::open().and_then(|ctnetlink| ctnetlink.invalid());
     let invalid = invalid.inspect_err(|error| tracing::debug!("conntrack's counters: {error}")).ok();
     Netns { inode, name, at: now(), entries, max, invalid, sysctls }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::ops::ControlFlow;
+
+    use super::{ask, home};
+    use crate::capture::{Item, LookUp, Outcome};
+    use crate::causality::engine::Request;
+    use crate::conntrack::Tuple;
+
+    /// No namespace has it: the numbers of those begin at `PROC_DYNAMIC_FIRST`.
+    const NOWHERE: u32 = 1;
+
+    fn look_up(port: u16) -> Request {
+        let tuple = Tuple { src: ([10, 0, 0, 2], port).into(), dst: ([192, 0, 2, 2], 443).into() };
+        Request::LookUp(LookUp { netns: NOWHERE, zone: 0, tuple })
+    }
+
+    fn asked(requests: &[Request], most: usize) -> Vec<Item> {
+        let mut answers = Vec::new();
+        let _ended = ask(requests, &File::open("/proc/self/ns/net").unwrap(), home().unwrap(), &mut |item| {
+            answers.push(item);
+            if answers.len() < most { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        answers
+    }
+
+    #[test]
+    fn every_request_is_answered_in_its_turn() {
+        let here = home().unwrap();
+        let facts = asked(&[Request::Netns(here), Request::Rules(here), Request::Netns(here)], usize::MAX);
+        assert!(matches!(&facts[..], [Item::Netns(_), Item::Rules(_), Item::Netns(_)]), "{facts:?}");
+        let requests = [look_up(1), look_up(2), Request::Census(NOWHERE), look_up(3)];
+        let nowhere = asked(&requests, usize::MAX);
+        let of = |item: &Item| match item {
+            Item::LookedUp(answer) if matches!(answer.outcome, Outcome::Failed { .. }) => {
+                Request::LookUp(answer.look_up)
+            }
+            Item::Census(census) => Request::Census(census.netns),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(nowhere.iter().map(of).collect::<Vec<_>>(), requests);
+    }
+
+    /// At the end of a capture nobody waits for all answers.
+    #[test]
+    fn it_stops_when_nobody_listens() {
+        assert_eq!(asked(&[look_up(1), look_up(2), look_up(3)], 2).len(), 2);
+        assert_eq!(asked(&[Request::Netns(home().unwrap()); 3], 1).len(), 1);
+    }
 }

@@ -101,7 +101,7 @@ pub(crate) fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
         Item::Counters(counters) => (kind::COUNTERS, serde_json::to_vec(&CountersDto::from(counters))?),
         Item::Suppressed(suppressed) => (kind::SUPPRESSED, suppressed::encode(suppressed)),
         Item::Netns(netns) => (kind::NETNS, serde_json::to_vec(&NetnsDto::from(netns))?),
-        Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(answer))?),
+        Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(&**answer))?),
         Item::Rules(rules) => (kind::RULES, serde_json::to_vec(&RulesDto::from(rules))?),
         Item::Census(census) => (kind::CENSUS, serde_json::to_vec(&CensusDto::from(census))?),
         Item::Surroundings(around) => (kind::SURROUNDINGS, serde_json::to_vec(&SurroundingsDto::from(&**around))?),
@@ -133,7 +133,10 @@ pub(crate) fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Fram
         kind::COUNTERS => Some(Frame::Item(Item::Counters(serde_json::from_slice::<CountersDto>(payload)?.into()))),
         kind::SUPPRESSED => suppressed::decode(payload).map(Item::Suppressed).map(Frame::Item),
         kind::NETNS => Some(Frame::Item(Item::Netns(serde_json::from_slice::<NetnsDto>(payload)?.into()))),
-        kind::LOOKED_UP => Some(Frame::Item(Item::LookedUp(serde_json::from_slice::<LookedUpDto>(payload)?.into()))),
+        kind::LOOKED_UP => {
+            let answer = serde_json::from_slice::<LookedUpDto>(payload)?.into();
+            Some(Frame::Item(Item::LookedUp(Box::new(answer))))
+        }
         kind::RULES => Some(Frame::Item(Item::Rules(Rules::from(serde_json::from_slice::<RulesDto>(payload)?)))),
         kind::CENSUS => Some(Frame::Item(Item::Census(serde_json::from_slice::<CensusDto>(payload)?.into()))),
         kind::SURROUNDINGS => {

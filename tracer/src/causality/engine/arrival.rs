@@ -14,7 +14,7 @@ use crate::packet::Packet;
 
 impl Engine {
     /// A RST arrives.
-    pub(super) fn arrival(&mut self, event: Event) -> Observed {
+    pub(super) fn arrival(&mut self, event: Box<Event>) -> Observed {
         let Some(packet) = event.packet else {
             return Observed { flow: None, kind: Kind::Arrival(event) };
         };
@@ -45,7 +45,7 @@ impl Engine {
     }
 
     /// conntrack was seen to refuse the first packet of a connection. Some kernels say so too: then it is counted already.
-    pub(super) fn new_refused(&mut self, event: Event) -> Observed {
+    pub(super) fn new_refused(&mut self, event: Box<Event>) -> Observed {
         match self.pending.flow_of(event.netns, event.skb, event.packet.as_ref(), event.at) {
             Some(flow) => Observed { flow: Some(flow), kind: Kind::Remark(event) },
             None => self.refusal(event),

@@ -5,10 +5,9 @@ use std::io;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{rfc3339, types};
+use super::{rfc3339, types, writing};
 use crate::compare::rate::LEVEL;
 use crate::compare::{self, Changed, Count, Row, Side, Verdict};
-use crate::render::plain::Json;
 use crate::report::Origin;
 
 /// The identifier of the schema of `whyrst report --compare --format json`.
@@ -218,14 +217,12 @@ pub fn write(comparison: &compare::Comparison, to: &mut dyn io::Write) -> io::Re
         caveats: &comparison.caveats,
         level: LEVEL,
     };
-    serde_json::to_writer_pretty(Json(&mut *to), &shape)?;
-    writeln!(to)
+    writing::document(&shape, to)
 }
 
 /// Writes the JSON Schema of the comparison.
 pub fn write_schema(to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &schemars::schema_for!(Comparison<'_>))?;
-    writeln!(to)
+    writing::document(&schemars::schema_for!(Comparison<'_>), to)
 }
 
 fn capture(side: &Side) -> Capture<'_> {

@@ -6,7 +6,7 @@ use std::io;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{finding, types};
+use super::{finding, types, writing};
 use crate::capture::HookState;
 use crate::census::Census;
 use crate::diagnosis::Finding;
@@ -23,14 +23,12 @@ pub const SCHEMA: &str = "whyrst.doctor.v1";
 
 /// Writes what was found.
 pub fn write(facts: &Facts, findings: &[Finding], to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &Doctor::new(facts, findings))?;
-    writeln!(to)
+    writing::document(&Doctor::new(facts, findings), to)
 }
 
 /// Writes the JSON Schema of it.
 pub fn write_schema(to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &schemars::schema_for!(Doctor<'_>))?;
-    writeln!(to)
+    writing::document(&schemars::schema_for!(Doctor<'_>), to)
 }
 
 /// Whether a host can be traced, and whether its conntrack is healthy.

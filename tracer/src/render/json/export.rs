@@ -6,11 +6,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tracer_common::wire::present;
 
-use super::{hexadecimal, side, types};
+use super::{hexadecimal, side, types, writing};
 use crate::conntrack::{Direction, Entry, Tuple};
 use crate::decode::padded;
 use crate::evidence;
-use crate::render::plain::Json;
 use crate::render::step::Told;
 use crate::report::{FlowReport, Report};
 
@@ -133,8 +132,7 @@ impl<'r, W: Write> JsonLines<'r, W> {
     /// Starts with the capture and its flows.
     pub fn start(to: W, report: &'r Report) -> io::Result<Self> {
         let mut lines = Self { to, report, events: 0 };
-        let types::Report { tool, host, capture, summary, findings, .. } =
-            types::Report::new(report, std::iter::empty());
+        let types::Report { tool, host, capture, summary, findings, .. } = types::Report::new(report, Vec::new());
         let whole = Whole { schema: EXPORT_SCHEMA, tool, host, capture, summary, findings };
         lines.line(&Line::Capture(Box::new(whole)))?;
         for flow in &report.flows {
@@ -176,15 +174,13 @@ impl<'r, W: Write> JsonLines<'r, W> {
     }
 
     fn line(&mut self, line: &Line<'_>) -> io::Result<()> {
-        serde_json::to_writer(Json(&mut self.to), line)?;
-        writeln!(self.to)
+        writing::line(line, &mut self.to)
     }
 }
 
 /// Writes the JSON Schema of a line of `whyrst export --format jsonl`.
 pub fn write_schema(to: &mut dyn Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &schemars::schema_for!(Line<'_>))?;
-    writeln!(to)
+    writing::document(&schemars::schema_for!(Line<'_>), to)
 }
 
 /// The schema of a part has no identifier: references inside would be taken to be relative to that.

@@ -5,7 +5,7 @@ use std::io;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::types;
+use super::{types, writing};
 use crate::diagnosis::Mitigation;
 use crate::mitigate::watch::{Window, compare};
 use crate::render::mitigate::{Offer, Outcome, rates};
@@ -77,14 +77,12 @@ pub fn write_mitigate(offers: &[Offer], outcome: Option<&Outcome>, to: &mut dyn 
         Entry { mitigation: super::mitigation(&offer.mitigation), applies, because, can_be_applied }
     });
     let shape = Mitigate { schema: MITIGATE_SCHEMA, mitigations: mitigations.collect(), outcome: outcome.map(done) };
-    serde_json::to_writer_pretty(&mut *to, &shape)?;
-    writeln!(to)
+    writing::document(&shape, to)
 }
 
 /// Writes the schema of that.
 pub fn write_mitigate_schema(to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &schemars::schema_for!(Mitigate<'_>))?;
-    writeln!(to)
+    writing::document(&schemars::schema_for!(Mitigate<'_>), to)
 }
 
 fn done(outcome: &Outcome) -> Done<'_> {

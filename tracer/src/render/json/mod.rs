@@ -5,8 +5,11 @@ pub mod doctor;
 mod export;
 mod mitigate;
 mod types;
+mod writing;
 
 use std::io;
+
+use serde::{Serialize, Serializer};
 
 use super::words;
 use crate::capture::{HookState, Host, Outcome};
@@ -39,8 +42,7 @@ pub const EXPLAIN_SCHEMA: &str = "whyrst.explain.v1";
 
 /// Writes the report.
 pub fn write(report: &Report, to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &types::Report::new(report, report.flows.iter()))?;
-    writeln!(to)
+    writing::document(&types::Report::new(report, report.flows.iter().collect()), to)
 }
 
 /// Writes the report with these of its flows alone, in one line.
@@ -49,13 +51,12 @@ pub(super) fn write_of<'a>(
     flows: impl Iterator<Item = &'a FlowReport>,
     to: &mut dyn io::Write,
 ) -> io::Result<()> {
-    Ok(serde_json::to_writer(to, &types::Report::new(report, flows))?)
+    Ok(serde_json::to_writer(to, &types::Report::new(report, flows.collect()))?)
 }
 
 /// Writes the JSON Schema of the report.
 pub fn write_schema(to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &schemars::schema_for!(types::Report<'_>))?;
-    writeln!(to)
+    writing::document(&schemars::schema_for!(types::Report<'_>), to)
 }
 
 /// Writes an observation as one line of JSON, described by the schema `whyrst.trace.v1`.
@@ -66,8 +67,7 @@ pub fn write_observation(
     to: &mut dyn io::Write,
 ) -> io::Result<()> {
     let Some(line) = types::Trace::new(observed, flow, host) else { return Ok(()) };
-    serde_json::to_writer(&mut *to, &line)?;
-    writeln!(to)
+    writing::line(&line, to)
 }
 
 /// Writes what a kernel log says.
@@ -89,14 +89,12 @@ pub fn write_log(report: &LogReport, to: &mut dyn io::Write) -> io::Result<()> {
         not_understood: report.strange,
         not_understood_words: &report.strange_words,
     };
-    serde_json::to_writer_pretty(&mut *to, &shape)?;
-    writeln!(to)
+    writing::document(&shape, to)
 }
 
 /// Writes the JSON Schema of what a kernel log says.
 pub fn write_log_schema(to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &schemars::schema_for!(types::LogReport<'_>))?;
-    writeln!(to)
+    writing::document(&schemars::schema_for!(types::LogReport<'_>), to)
 }
 
 fn log_group(group: &Group) -> types::LogGroup {
@@ -119,8 +117,7 @@ fn log_group(group: &Group) -> types::LogGroup {
 
 /// Writes the JSON Schema of a line of `whyrst trace --format json`.
 pub fn write_trace_schema(to: &mut dyn io::Write) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *to, &schemars::schema_for!(types::Trace<'_>))?;
-    writeln!(to)
+    writing::document(&schemars::schema_for!(types::Trace<'_>), to)
 }
 
 impl<'a> types::Trace<'a> {
@@ -175,7 +172,7 @@ impl<'a> types::Trace<'a> {
 }
 
 impl<'a> types::Report<'a> {
-    fn new(report: &'a Report, flows: impl Iterator<Item = &'a FlowReport>) -> Self {
+    fn new(report: &'a Report, told: Vec<&'a FlowReport>) -> Self {
         let clock = report.host.clock;
         Self {
             schema: SCHEMA,
@@ -212,10 +209,17 @@ impl<'a> types::Report<'a> {
                 by_cause: report.summary.by_cause.iter().map(|(cause, flows)| (cause.name(), *flows)).collect(),
                 table_full_drops: report.summary.table_full_drops,
             },
-            flows: flows.map(|flow| types::Flow::new(flow, report)).collect(),
+            flows: types::Flows { told, report },
             findings: report.findings.iter().map(finding).collect(),
             mitigations: report.mitigations.iter().map(mitigation).collect(),
         }
+    }
+}
+
+/// Flows take their shape one after the other: that of all of them is much larger than they are.
+impl Serialize for types::Flows<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.told.iter().map(|flow| types::Flow::new(flow, self.report)))
     }
 }
 

@@ -52,11 +52,19 @@ pub(super) struct Report<'a> {
     pub(super) capture: Capture<'a>,
     pub(super) summary: Summary,
     /// Flows that something happened to, those that were reset first.
-    pub(super) flows: Vec<Flow<'a>>,
+    #[schemars(with = "Vec<Flow<'a>>")]
+    pub(super) flows: Flows<'a>,
     /// What should be known besides the flows, the most urgent first.
     pub(super) findings: Vec<Finding<'a>>,
     /// Every mitigation that some flow names.
     pub(super) mitigations: Vec<Mitigation<'a>>,
+}
+
+/// Flows of a report.
+#[derive(Debug)]
+pub(super) struct Flows<'a> {
+    pub(super) told: Vec<&'a crate::report::FlowReport>,
+    pub(super) report: &'a crate::report::Report,
 }
 
 /// The program that wrote the report.

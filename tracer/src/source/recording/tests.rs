@@ -85,13 +85,13 @@ fn items() -> Vec<Item> {
                 (Service { protocol: 1, address: "192.0.2.2".parse().unwrap(), port: None }, 1),
             ],
         }),
-        Item::LookedUp(LookedUp { look_up, at: Instant(9), outcome: found }),
-        Item::LookedUp(LookedUp { look_up, at: Instant(10), outcome: Outcome::Gone { was: None } }),
-        Item::LookedUp(LookedUp {
+        Item::LookedUp(Box::new(LookedUp { look_up, at: Instant(9), outcome: found })),
+        Item::LookedUp(Box::new(LookedUp { look_up, at: Instant(10), outcome: Outcome::Gone { was: None } })),
+        Item::LookedUp(Box::new(LookedUp {
             look_up,
             at: Instant(11),
             outcome: Outcome::Failed { because: "no such namespace".to_owned() },
-        }),
+        })),
         Item::Hook(HookStatus {
             hook: Hook::RejectV4,
             since: Instant(12),

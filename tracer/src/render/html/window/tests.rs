@@ -13,7 +13,7 @@ use crate::testing::Build;
 
 fn refusal(seq: u32, ack: u32) -> Refusal {
     Refusal {
-        event: Build::from_server(Hook::CtInvalid, 1, 1, seq, ack).event(),
+        event: Box::new(Build::from_server(Hook::CtInvalid, 1, 1, seq, ack).event()),
         verdict: Verdict::Invalid,
         direction: Some(Direction::Reply),
         window: None,
