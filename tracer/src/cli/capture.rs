@@ -289,13 +289,18 @@ async fn capture(
         let due = stage.session().next_request().map(|at| Deadline::now() + (at - now()));
         tokio::select! {
             item = live.next() => {
-                // The hooks that were attached from the start have been offered before.
-                if let Item::Hook(status) = &item {
-                    output::say(global, &news(status));
-                }
-                stage.offer(&item)?;
-                if stage.wants_counters() {
-                    stage.offer(&Item::Counters(live.counters()))?;
+                // Waiting for all this costs more than an event does: what is there already is taken without.
+                let mut next = Some(item);
+                while let Some(item) = next {
+                    // The hooks that were attached from the start have been offered before.
+                    if let Item::Hook(status) = &item {
+                        output::say(global, &news(status));
+                    }
+                    stage.offer(&item)?;
+                    if stage.wants_counters() {
+                        stage.offer(&Item::Counters(live.counters()))?;
+                    }
+                    next = live.ready();
                 }
             }
             () = hang_up.recv() => {

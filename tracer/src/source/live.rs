@@ -221,10 +221,15 @@ impl Live {
         self.asker.ask(requests);
     }
 
+    /// The next thing that has happened, as far as it is at hand: no more than a thousand or so, one after the other.
+    pub fn ready(&mut self) -> Option<Item> {
+        self.queue.pop_front().or_else(|| self.ring.ready().map(Item::Record))
+    }
+
     /// The next thing that happens.
     pub async fn next(&mut self) -> Item {
         loop {
-            if let Some(item) = self.queue.pop_front() {
+            if let Some(item) = self.ready() {
                 return item;
             }
             tokio::select! {

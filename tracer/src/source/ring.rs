@@ -36,6 +36,11 @@ impl Ring {
         Ok(Self { batches, alarm: Some(alarm), thread: Some(thread), taken: VecDeque::new() })
     }
 
+    /// The next record of those that were handed over last.
+    pub(super) fn ready(&mut self) -> Option<Bytes> {
+        self.taken.pop_front()
+    }
+
     /// The next record; `None` once the thread has ended. It may be dropped between any two awaits.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         while self.taken.is_empty() {
