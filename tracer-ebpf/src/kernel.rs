@@ -1,8 +1,7 @@
 //! Reading the kernel: arguments, memory by address, and the offsets that the loader resolved from BTF.
 //!
-//! The other `unsafe` of whyrst's own code is where the maps are: `slot.rs`, `gone.rs`, `table.rs`,
-//! `socket.rs`. A read of a wrong address is not undefined
-//! behaviour: `bpf_probe_read_kernel` checks the address and fails.
+//! The other `unsafe` of the programs is where the maps are: `slot.rs`, `flood.rs`, `gone.rs`, `first.rs`, `table.rs` and
+//! `socket.rs`. A read of a wrong address is not undefined behaviour: `bpf_probe_read_kernel` checks the address and fails.
 
 use core::ffi::c_void;
 use core::ptr;

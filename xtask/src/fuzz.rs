@@ -68,7 +68,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// cargo-fuzz, without a sanitizer: the only unsafe code is that of dependencies, and inputs are tried twice as fast.
+/// cargo-fuzz, without a sanitizer: of what is fuzzed only dependencies have unsafe code, and inputs are tried twice as fast.
 fn fuzzer(name: &str) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(workspace()).args(["+nightly", "fuzz", "run", "--sanitizer", "none", name]);

@@ -308,6 +308,12 @@ pub(super) const LIST: &[Scenario] = &[
         IfAny("unknown by gateway-stack"),
     ),
     scenario("no-kprobes", "without kprobes: exit status 3", bad_input::no_kprobes, Nothing),
-    // Lockdown cannot be lifted again: it comes last.
-    scenario("lockdown", "under kernel lockdown in confidentiality mode: exit status 3", bad_input::lockdown, Nothing),
 ];
+
+/// Lockdown cannot be lifted again: nothing may come behind it in its guest.
+pub(super) const LAST: &[Scenario] = &[scenario(
+    "lockdown",
+    "under kernel lockdown in confidentiality mode: exit status 3",
+    bad_input::lockdown,
+    Nothing,
+)];

@@ -27,11 +27,12 @@ pub enum Scope {
 }
 
 /// The scenarios in the order in which they are run.
-const LISTS: [(Scope, &[Scenario]); 4] = [
+const LISTS: [(Scope, &[Scenario]); 5] = [
     (Scope::EveryKernel, connections::LIST),
     (Scope::EveryKernel, gateways::LIST),
     (Scope::OldestAndNewest, own::LIST),
     (Scope::OnDemand, on_demand::LIST),
+    (Scope::EveryKernel, gateways::LAST),
 ];
 
 /// All scenarios in the order in which they are run, and where.
