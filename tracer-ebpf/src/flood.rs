@@ -245,19 +245,21 @@ fn find(key: &Key, tracked: bool) -> Option<u32> {
     if let Some(place) = known_place(key) {
         return Some(place);
     }
+    let is_stranger = !tracked && !gone::is_remembered(key);
+    let strangers = STRANGERS.get_ptr_mut(0)?;
+    // SAFETY: the pointer is to a value of the map. Others write to it at the same time.
+    let Strangers { came, went } = unsafe { ptr::read_volatile(strangers) };
+    if is_stranger && came.wrapping_sub(went) >= STRANGER_KEYS {
+        return None;
+    }
+    let place = take_place()?;
     let mut known = known::USED;
-    if !tracked && !gone::is_remembered(key) {
-        let strangers = STRANGERS.get_ptr_mut(0)?;
-        // SAFETY: the pointer is to a value of the map. Others write to it at the same time.
-        let Strangers { came, went } = unsafe { ptr::read_volatile(strangers) };
-        if came.wrapping_sub(went) >= STRANGER_KEYS {
-            return None;
-        }
+    if is_stranger {
         // SAFETY: as above.
         add(unsafe { &raw mut (*strangers).came }, 1);
         known |= known::STRANGER;
     }
-    make_place(take_place()?, key, known)
+    make_place(place, key, known)
 }
 
 /// The place that a key has.

@@ -136,7 +136,7 @@ impl Live {
         let callers = take_map(&mut ebpf, wire::CALLERS, Array::try_from)?;
         // Looked at before the hooks are attached: what changes in between is seen the next time.
         let modules = Modules::of(&choice.hooks(&kernel).collect::<Vec<Hook>>());
-        let held_back = HeldBackMaps::take(&mut ebpf)?;
+        let held_back = timed("places", || HeldBackMaps::take(&mut ebpf))?;
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
             // Nobody listens any more once the capture has ended.
