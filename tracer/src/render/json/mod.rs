@@ -151,7 +151,7 @@ impl<'a> types::Trace<'a> {
                 (event, step, None, None, None)
             }
             Kind::Arrival(event) => {
-                let step = arrived(flow, event.input, &event.packet?);
+                let step = arrived(flow, event.input, event.packet.as_ref());
                 (event, step, Some(Diagnosis::plain(Cause::PeerReset)), None, None)
             }
         };
@@ -314,7 +314,7 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
                 from: flow.end(reset.tuple.src),
                 answered: answered.map(|answered| packet(&answered, 0, false)),
             },
-            PeerSeen::Arrived { input, packet } => arrived(Some(flow), input, &packet),
+            PeerSeen::Arrived { input, packet } => arrived(Some(flow), input, Some(&packet)),
         };
         steps.push(step(reset.at, what));
     }
@@ -339,12 +339,12 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
     steps
 }
 
-fn arrived<'a>(flow: Option<&Flow>, input: Option<Interface>, segment: &Packet) -> types::Step<'a> {
+fn arrived<'a>(flow: Option<&Flow>, input: Option<Interface>, segment: Option<&Packet>) -> types::Step<'a> {
     types::Step::PeerResetArrived {
         input: input.map(|interface| interface.to_string()),
-        from: flow.and_then(|flow| flow.end(segment.src)),
-        refuses: segment.refuses(),
-        packet: packet(segment, 0, false),
+        from: flow.and_then(|flow| flow.end(segment?.src)),
+        refuses: segment.map(Packet::refuses),
+        packet: segment.map(|segment| packet(segment, 0, false)),
     }
 }
 

@@ -337,9 +337,9 @@ pub(super) enum Step<'a> {
         input: Option<String>,
         /// `client` or `server`, where that is known.
         from: Option<&'static str>,
-        /// It answers a SYN: nothing listens there.
-        refuses: bool,
-        packet: Packet,
+        /// It answers a SYN: nothing listens there. Not known where the packet could not be read.
+        refuses: Option<bool>,
+        packet: Option<Packet>,
     },
     /// The flow's conntrack entry was looked up.
     EntryState(Entry),
