@@ -40,6 +40,12 @@ impl CounterMap {
         entries(cpus) as usize * counter::PLACES
     }
 
+    /// One of a hook's counters, over all CPUs.
+    pub(super) fn sum(&self, hook: Hook, which: usize) -> u64 {
+        let at = |cpu| counter::index(cpu, hook.index()) as usize * counter::PLACES + which;
+        (0..self.cpus).filter_map(|cpu| Some(self.array.words().get(at(cpu))?.load(Ordering::Relaxed))).sum()
+    }
+
     /// Sums over all CPUs, and where events were lost.
     pub(super) fn read(&self) -> (Vec<HookCounters>, Vec<(u32, Hook, u64)>) {
         let mut hooks = vec![HookCounters::default(); hook::COUNT];

@@ -234,7 +234,7 @@ impl Live {
             }
             tokio::select! {
                 Some(record) = self.ring.next() => return Item::Record(record),
-                Some(answer) = self.answers.recv() => return self.gone.complete(answer),
+                Some(answer) = self.answers.recv() => return self.completed(answer),
                 _ = self.module_timer.tick() => self.follow_modules(),
                 _ = self.counter_timer.tick() => {
                     self.follow_interfaces();
@@ -288,12 +288,19 @@ impl Live {
             tokio::select! {
                 () = &mut deadline => break,
                 answer = self.answers.recv() => match answer {
-                    Some(item) => items.push(self.gone.complete(item)),
+                    Some(item) => items.push(self.completed(item)),
                     None => break,
                 },
             }
         }
         items
+    }
+
+    /// Adds to an answer what the kernel side remembers. Nothing is looked up where it cannot remember anything: that would
+    /// keep programs from running on this CPU.
+    fn completed(&self, answer: Item) -> Item {
+        let remembered = self.counters.sum(Hook::EntryGone, counter::EMITTED);
+        if remembered == 0 { answer } else { self.gone.complete(answer) }
     }
 
     fn attach_all(&mut self, symbols: &Symbols) -> Result<(), StartError> {
