@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracer_common::counter::{self, LOST};
 use tracer_common::hook::{self, Hook};
@@ -42,8 +42,8 @@ impl CounterMap {
 
     /// One of a hook's counters, over all CPUs.
     pub(super) fn sum(&self, hook: Hook, which: usize) -> u64 {
-        let at = |cpu| counter::index(cpu, hook.index()) as usize * counter::PLACES + which;
-        (0..self.cpus).filter_map(|cpu| Some(self.array.words().get(at(cpu))?.load(Ordering::Relaxed))).sum()
+        let counts = (0..self.cpus).filter_map(|cpu| self.of(cpu, hook).get(which));
+        counts.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// Sums over all CPUs, and where events were lost.
@@ -52,9 +52,7 @@ impl CounterMap {
         let mut lost_on = Vec::new();
         for hook in Hook::ALL {
             for cpu in 0..self.cpus {
-                let at = counter::index(cpu, hook.index()) as usize * counter::PLACES;
-                let Some(counts) = self.array.words().get(at..at + counter::COUNT) else { continue };
-                let counts = counts.iter().map(|count| count.load(Ordering::Relaxed));
+                let counts = self.of(cpu, hook).iter().map(|count| count.load(Ordering::Relaxed));
                 for (which, (sum, count)) in hooks[hook.index()].0.iter_mut().zip(counts).enumerate() {
                     *sum += count;
                     if which == LOST && count != 0 {
@@ -64,6 +62,12 @@ impl CounterMap {
             }
         }
         (hooks, lost_on)
+    }
+
+    /// The counters of a hook on a CPU.
+    fn of(&self, cpu: u32, hook: Hook) -> &[AtomicU64] {
+        let at = counter::index(cpu, hook.index()) as usize * counter::PLACES;
+        self.array.words().get(at..at + counter::COUNT).unwrap_or_default()
     }
 }
 
