@@ -42,6 +42,14 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
     }
     let hook = Hook::from_number(record.hook).ok_or(DecodeError::Hook(record.hook))?;
     let has = |bit: u32| record.present & bit != 0;
+    let socket = has(present::SOCKET).then(|| Socket {
+        state: SocketState(record.sk_state),
+        own: has(present::OWN).then(|| own_socket(&record.own)).flatten().map(Box::new),
+    });
+    // tcp_v4_rcv and tcp_v6_rcv take the entry from a segment before a full socket gets it (nf_reset_ct; 5.10 to 7.2), but
+    // not where they find no socket, or one in TIME_WAIT: only there does 0 show that conntrack refused the segment. Where it
+    // shows nothing, an entry that was destroyed before need not be the one that the segment has missed.
+    let taken_away = record.nfct == 0 && socket.as_ref().is_some_and(|socket| socket.state.is_full());
     Ok(Event {
         at: Instant(record.time_ns),
         cpu: record.cpu,
@@ -53,14 +61,11 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         nf_hook: has(present::NF_HOOK).then(|| NfHook::from_raw(record.nf_hook)),
         mark: record.mark,
         packet: has(present::L3 | present::L4).then(|| packet(record)).flatten(),
-        nfct: has(present::NFCT).then(|| Nfct::from_raw(record.nfct)),
+        nfct: (has(present::NFCT) && !taken_away).then(|| Nfct::from_raw(record.nfct)),
         entry: has(present::CONNTRACK).then(|| entry(&record.ct)).flatten(),
-        gone: has(present::GONE).then(|| gone(&record.gone)).flatten().map(Box::new),
+        gone: (has(present::GONE) && !taken_away).then(|| gone(&record.gone)).flatten().map(Box::new),
         words: has(present::TEXT).then(|| words(record)),
-        socket: has(present::SOCKET).then(|| Socket {
-            state: SocketState(record.sk_state),
-            own: has(present::OWN).then(|| own_socket(&record.own)).flatten().map(Box::new),
-        }),
+        socket,
         reset_reason: has(present::RESET_REASON).then_some(record.reset_reason),
         notes: Notes {
             incomplete: has(present::INCOMPLETE),

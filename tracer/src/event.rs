@@ -72,6 +72,11 @@ impl Event {
         self.socket.as_ref()?.own.as_deref()
     }
 
+    /// Whether a full socket sends the RST: not one of `TIME_WAIT`, nor the request for a connection.
+    pub fn has_full_socket(&self) -> bool {
+        self.socket.as_ref().is_some_and(|socket| socket.state.is_full())
+    }
+
     /// The process that made a socket reset its connection.
     pub fn process(&self) -> Option<Process> {
         self.own_socket()?.process
@@ -190,6 +195,18 @@ impl fmt::Display for Process {
 /// The state of a socket of this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketState(pub u8);
+
+impl SocketState {
+    /// It has sent a SYN and waits for the answer.
+    pub const SYN_SENT: Self = Self(2);
+    const TIME_WAIT: Self = Self(6);
+    const NEW_SYN_RECV: Self = Self(12);
+
+    /// Whether such a socket is a full one (`sk_fullsock`, 5.10 to 7.2).
+    pub const fn is_full(self) -> bool {
+        self.0 != Self::TIME_WAIT.0 && self.0 != Self::NEW_SYN_RECV.0
+    }
+}
 
 impl fmt::Display for SocketState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -126,6 +126,29 @@ impl Build {
         self
     }
 
+    /// Of a connection that is not translated.
+    pub(crate) fn untranslated(mut self) -> Self {
+        self.record.ct.tuples[0].src = self.record.ct.tuples[1].dst;
+        self
+    }
+
+    /// An old ACK, which answers the SYN of a connection that a socket of this host opens.
+    pub(crate) fn old_ack(hook: Hook, time_ns: u64) -> Self {
+        let mut build = Self::from_server(hook, 0xffff_8881_0000_0100, time_ns, 1_000, 2_000).flags(0x10);
+        build.record.payload_len = 0;
+        build
+    }
+
+    /// What conntrack of 5.15 and later remarks on it: it is let pass.
+    pub(crate) fn ignored_old_ack(time_ns: u64) -> Self {
+        const SYN_SENT: u8 = 1;
+        let mut build = Self::old_ack(Hook::CtInvalid, time_ns).entry(REPLY, 0, 100_000).untranslated();
+        let ct = &mut build.record.ct;
+        (ct.status, ct.state, ct.seen[1]) = (0, SYN_SENT, wire::Seen::new_zeroed());
+        build.record.args[1] = 1;
+        build.words("packet (index %d) in dir %d ignored, state %s", "SYN_SENT", 3)
+    }
+
     /// With another original client port, so that it is another connection.
     pub(crate) fn connection(mut self, port: u16) -> Self {
         let port = port.to_be_bytes();

@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
+use std::{panic, thread};
 
 use anyhow::{Context as _, Result};
 use rustix::net::sockopt::set_socket_linger;
@@ -11,7 +12,7 @@ use serde_json::Value;
 use super::Context;
 use super::connection::Connection;
 use crate::expect::Expect;
-use crate::topology::{CLIENT, Lab, Nat};
+use crate::topology::{CLIENT, Lab, Nat, server};
 use crate::whyrst::Capture;
 use crate::wire::{PATIENCE, Tap, flag};
 
@@ -108,6 +109,66 @@ pub(super) fn time_wait(context: &Context<'_>) -> Result<()> {
     let report = &captured.report;
     of_socket(&mut expect, report, client_address);
     expect.is(report, "/flows/0/chain/0/socket_state", "TIME_WAIT");
+    captured.replay()?;
+    expect.verdict()
+}
+
+/// A service of the gateway opens a connection, and the server, which has an older one of these addresses and ports, answers
+/// the SYN with an old ACK (RFC 5961 §4.2). conntrack lets that pass with a remark, the socket answers with a RST, which is for
+/// the older connection, and its next SYN opens the new one.
+pub(super) fn old_ack(context: &Context<'_>) -> Result<()> {
+    let lab = Lab::build(Nat::NftMasquerade)?;
+    let (service, stale) = (server(443), server(9_443));
+    let _service = lab.server.enter(|| TcpListener::bind(service))?.context("listening")?;
+    let _stale = lab.server.enter(|| TcpListener::bind(stale))?.context("listening")?;
+    let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
+    let tap = Tap::open(&lab.server, "s0")?;
+    let _connection = lab.gateway.enter(|| TcpStream::connect(service))?.context("connecting")?;
+    let syn_ack = tap.wait("the server's SYN-ACK", |segments| {
+        segments.iter().find(|segment| segment.src == service && segment.has(flag::SYN)).cloned()
+    })?;
+    // A server that has an older connection answers with no SYN-ACK.
+    lab.server.run(&["nft", "add table inet silence"])?;
+    lab.server.run(&["nft", "add chain inet silence input { type filter hook input priority 0; }"])?;
+    lab.server.run(&["nft", "add rule inet silence input tcp dport 9443 drop"])?;
+    let connected = thread::scope(|scope| -> Result<_> {
+        let connecting = scope.spawn(|| lab.gateway.enter(|| TcpStream::connect_timeout(&stale, PATIENCE)));
+        let syn = tap.wait("the gateway's SYN", |segments| {
+            segments.iter().find(|segment| segment.dst == stale && segment.has(flag::SYN)).cloned()
+        })?;
+        let old = syn.seq.wrapping_sub(100_000);
+        tap.send(&syn_ack.between(stale, syn.src).forge(1_000_000, old, flag::ACK, &[])?)?;
+        tap.wait("the gateway's RST", |segments| {
+            segments
+                .iter()
+                .find(|segment| segment.dst == stale && segment.has(flag::RST) && segment.seq == old)
+                .map(drop)
+        })?;
+        lab.server.run(&["nft", "delete table inet silence"])?;
+        connecting.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+    })?;
+    context.step(format!("an old ACK answers the gateway's SYN: {connected:?}"));
+    let captured = capture.stop()?;
+
+    let mut expect = Expect::new();
+    expect.that(connected.is_ok(), || format!("the gateway's connection: {connected:?}"));
+    let report = &captured.report;
+    let flows = report["flows"].as_array().map_or(0, Vec::len);
+    expect.that(flows == 1, || format!("{flows} flows are named"));
+    expect.is(report, "/flows/0/server", stale.to_string());
+    expect.is(report, "/flows/0/nat", Value::Null);
+    expect.is(report, "/flows/0/cause", "local-socket");
+    expect.is(report, "/flows/0/reset_by", "gateway-socket");
+    expect.is(report, "/flows/0/reset_effect", "other-connection");
+    expect.is(report, "/flows/0/ignored_packets", 1);
+    expect.is(report, "/flows/0/invalid_packets", 0);
+    expect.is(report, "/flows/0/resets", 1);
+    expect.is(report, "/flows/0/mitigations", Value::Array(Vec::new()));
+    expect.is(report, "/flows/0/chain/0/step", "conntrack-ignored");
+    expect.is(report, "/flows/0/chain/0/packet/flags", ".");
+    expect.is(report, "/flows/0/chain/1/step", "reset-sent");
+    expect.is(report, "/flows/0/chain/1/socket_state", "SYN_SENT");
+    expect.is(report, "/summary/flows_reset", 0);
     captured.replay()?;
     expect.verdict()
 }

@@ -13,6 +13,9 @@ pub enum Effect {
     Dropped,
     /// The connection had been closed before: there is nothing left to end.
     Closed,
+    /// A socket that is opening a connection answers a segment that is not of this attempt, such as an old ACK, and goes on
+    /// (`tcp_rcv_synsent_state_process`, RFC 9293 §3.10.7.3): the RST ends what its peer has left of another connection.
+    OtherConnection,
     /// Inside the window but not exact: answered with a challenge ACK, the connection goes on.
     Challenged,
     /// Nothing is known of the peer's state.
@@ -30,6 +33,7 @@ impl Effect {
         match self {
             Self::Dropped => "dropped",
             Self::Closed => "closed",
+            Self::OtherConnection => "other-connection",
             Self::Challenged => "challenge-ack",
             Self::Unknown => "unknown",
             Self::MayKill => "may-kill",

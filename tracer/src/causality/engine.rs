@@ -22,7 +22,7 @@ use crate::capture::{LookUp, LookedUp, Outcome};
 use crate::cause::{Confidence, Diagnosis, ResetBy};
 use crate::conntrack::entry::CtInfo;
 use crate::conntrack::{End, Message, Nfct, Seq, Tuple, Verdict};
-use crate::event::Event;
+use crate::event::{Event, SocketState};
 use crate::filter::Filter;
 use crate::kernel::era::Era;
 use crate::time::Instant;
@@ -374,8 +374,10 @@ impl Engine {
         let entry = refusal.and_then(|refusal| refusal.event.connection()).or(event.connection());
         let side = refusal.map_or_else(|| direction(&event), |refusal| refusal.direction);
         let closed = event.gone.as_ref().is_some_and(|gone| gone.end() == End::Closed);
+        let is_attempt = event.socket.as_ref().is_some_and(|socket| socket.state == SocketState::SYN_SENT);
         let effect = match &event.packet {
             _ if closed => Effect::Closed,
+            Some(_) if is_attempt => Effect::OtherConnection,
             Some(packet) => effect::of_answer(packet, entry.zip(side)),
             // The socket is no more: whatever its peer makes of this RST, it will not find the connection again.
             None if event.own_socket().is_some() => Effect::Kills,
@@ -411,7 +413,7 @@ impl Engine {
     ///
     /// conntrack takes the entry away from a packet that it refuses. One that still has an entry, or is untracked, was
     /// let pass: whatever was said about it is not why it was answered. One that has none was refused, whatever this
-    /// program took the message to mean.
+    /// program took the message to mean. Of one that a full socket answers that is not known: the message alone counts.
     fn refused_before(&mut self, event: &Event) -> Option<(FlowId, Arc<Refusal>, Confidence)> {
         let taken = self.pending.take(event.netns, event.skb, event.packet.as_ref(), event.at);
         if !matches!(event.nfct, Some(Nfct::None) | None) {
@@ -443,12 +445,12 @@ impl Engine {
     /// The flow of a gateway on this host that has the sender of this RST for one of its ends.
     ///
     /// Only where conntrack did not look at the answered segment, or found nothing wrong with it: one that it refused or
-    /// had never heard of makes this namespace a gateway itself. And only where the segment goes on with the connection:
+    /// had never heard of makes this namespace a gateway itself, unless a socket of its own got it. And only where the segment goes on with the connection:
     /// other connections of this host may have the same addresses and ports.
     fn flow_of_peer(&mut self, event: &Event) -> Option<FlowId> {
         // A known segment that is delivered here, untranslated or translated back: this namespace is an end of it.
         let known = matches!(event.nfct, Some(Nfct::Entry(info)) if info != CtInfo::New);
-        let is_gateway = event.nfct != Some(Nfct::None) && !known && event.own_socket().is_none();
+        let is_gateway = event.nfct != Some(Nfct::None) && !known && !event.has_full_socket();
         if is_gateway || event.hook.is_reject() {
             return None;
         }

@@ -414,13 +414,15 @@ impl Flow {
         self.earlier.is_none_or(|(strength, _)| !self.is_only_counted() && strength <= self.story.strength())
     }
 
-    /// Whether nothing but RSTs are known of it for segments that conntrack did not look at. In a namespace that tracks
-    /// nothing that is an endpoint minding its own business.
+    /// Whether nothing but RSTs are known of it, for segments that conntrack is not known to have looked at. In a namespace
+    /// that tracks nothing that is an endpoint minding its own business.
     pub fn is_untracked_here(&self) -> bool {
         let untracked = |reset: &Reset| {
+            let event = &reset.event;
+            let unknown = event.packet.is_none() || event.nfct.is_none() && event.has_full_socket();
             reset.by != ResetBy::GatewayRejectRule
-                && reset.event.connection().is_none()
-                && (reset.event.nfct == Some(Nfct::None) || reset.event.packet.is_none())
+                && event.connection().is_none()
+                && (event.nfct == Some(Nfct::None) || unknown)
         };
         self.last_refusal.is_none()
             && self.story.refusal.is_none()

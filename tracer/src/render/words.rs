@@ -154,6 +154,11 @@ pub(super) fn effect(reset: &Reset, peer: &str) -> String {
             )
         }
         Effect::Closed => "the connection had been closed before: there is nothing left to end".to_owned(),
+        Effect::OtherConnection => {
+            format!(
+                "it ends what the {peer} has left of an older connection: the attempt that the socket makes goes on"
+            )
+        }
         Effect::Challenged => {
             format!("not what the {peer} expects next: answered with a challenge ACK, the connection goes on")
         }

@@ -60,6 +60,12 @@ pub(super) const LIST: &[Scenario] = &[
         Each("local-socket by gateway-socket"),
     ),
     scenario(
+        "local-old-ack",
+        "a service of the gateway opens a connection, and an old ACK answers its SYN: accepted, and the attempt goes on",
+        local::old_ack,
+        Each("local-socket by gateway-socket"),
+    ),
+    scenario(
         "time-wait",
         "a stray segment for a socket of the gateway in TIME_WAIT",
         local::time_wait,

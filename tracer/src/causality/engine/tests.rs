@@ -374,6 +374,52 @@ fn causes_without_a_refusal() {
     assert_eq!(flows(engine)[0].story.diagnosis.cause, Cause::NotTracked);
 }
 
+/// The socket gets the segment without its entry, although that was accepted: `tcp_v4_rcv` has called `nf_reset_ct`. It
+/// answers with a RST, which is for the older connection, and its own attempt goes on. A socket in `TIME_WAIT` is no
+/// full one: it gets the segment with what conntrack has left on it, and 0 proves that it was refused.
+#[rstest]
+#[case::opening(2, (0, 1), Effect::OtherConnection)]
+#[case::closing(9, (0, 1), Effect::Unknown)]
+#[case::listening(10, (0, 1), Effect::Unknown)]
+#[case::time_wait(6, (1, 0), Effect::Unknown)]
+#[case::request(12, (1, 0), Effect::Unknown)]
+fn what_a_full_socket_answers_was_not_refused_for_having_no_entry(
+    #[case] state: u8,
+    #[case] counted: (u64, u64),
+    #[case] effect: Effect,
+    #[values(false, true)] another_buffer: bool,
+) {
+    let mut engine = engine(Era::E3);
+    engine.event(Build::ignored_old_ack(1_000).event());
+    let mut answered = Build::old_ack(Hook::ResetV4, 2_000).socket(state);
+    answered.record.skb += u64::from(another_buffer);
+    engine.event(answered.event());
+    let [flow] = flows(engine).try_into().unwrap();
+    let tally = flow.tally();
+    assert_eq!((tally.invalid, tally.ignored, tally.resets), (counted.0, counted.1, 1));
+    let believed = if counted.0 == 1 { Verdict::Invalid } else { Verdict::Ignored };
+    assert_eq!(flow.story.refusal.as_ref().unwrap().verdict, believed);
+    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::LocalSocket));
+    assert_eq!(flow.story.reset.as_ref().unwrap().effect, effect);
+    assert_eq!(flow.was_reset(), effect == Effect::Unknown);
+}
+
+/// Addresses and ports are used again. What became of the entry of an older connection is not the story of a segment that
+/// a full socket gets: that it has no entry shows nothing.
+#[test]
+fn an_older_entry_is_not_that_of_a_full_socket() {
+    let answered = |socket: u8| {
+        let mut build = reset(9_000).gone(1_000, TIME_WAIT, 0, 0, 0).socket(socket);
+        build.record.nfct = 0;
+        let mut engine = engine(Era::E3);
+        engine.event(build.event());
+        let [flow] = flows(engine).try_into().unwrap();
+        (flow.story.gone().is_some(), flow.story.reset.unwrap().effect == Effect::Closed)
+    };
+    assert_eq!(answered(1), (false, false));
+    assert_eq!(answered(6), (true, true), "one in TIME_WAIT");
+}
+
 /// A rule that rejects INVALID sends the RST; conntrack's refusal is part of the story, not its end.
 #[test]
 fn a_rule_that_rejects_invalid() {

@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use super::sysctl::TIMEOUT_ESTABLISHED;
 use super::{IGNORE_INVALID_RST, LIBERAL, MitigationId};
 use crate::capture::Netns;
-use crate::causality::flow::{Flow, Strength};
+use crate::causality::flow::{Flow, Refusal, Strength};
 use crate::cause::{Cause, Reason, ResetBy};
-use crate::conntrack::TcpState;
+use crate::conntrack::{TcpState, Verdict};
 use crate::health::sysctls::{RFC_ESTABLISHED, RFC_TRANSITORY};
 use crate::kernel::era::Era;
 use crate::ruleset::Suspects;
@@ -35,7 +35,7 @@ pub fn mitigations_for(flow: &Flow, era: Era, known: &Known<'_>, suspects: Optio
     if suspects.is_some_and(|suspects| suspects.count > 0) {
         ids.push(MitigationId::ReviewRejectRule);
     }
-    let refusal = flow.story.refusal.as_ref();
+    let refusal = refused(flow);
     let window = refusal.is_some_and(|refusal| refusal.window.is_some()) || diagnosis.cause == Cause::OutOfWindow;
     let reason = diagnosis.reason;
     let lenient_later = matches!(reason, Some(Reason::SeqUnder | Reason::AckUnder | Reason::Overshot));
@@ -89,11 +89,16 @@ impl Known<'_> {
     }
 }
 
+/// What conntrack said of the flow's packet, unless it let that pass: there is nothing to cure of a packet that was accepted.
+fn refused(flow: &Flow) -> Option<&Refusal> {
+    flow.story.refusal.as_deref().filter(|refusal| refusal.verdict != Verdict::Ignored)
+}
+
 /// Whether it helps that the gateway's stack does not get the packet. Where the refusal follows from data that went
 /// unrecorded, whatever the sender says from now on acknowledges that data and is refused: to drop all of it leaves the
 /// connection hanging.
 fn drop_helps(flow: &Flow) -> bool {
-    flow.reset_by() == Some(ResetBy::GatewayStack) && flow.story.refusal.is_some() && flow.story.follows.is_empty()
+    flow.reset_by() == Some(ResetBy::GatewayStack) && refused(flow).is_some() && flow.story.follows.is_empty()
 }
 
 fn drop_is_possible(flow: &Flow, known: &Known<'_>) -> bool {
@@ -113,7 +118,7 @@ pub(super) fn target(flow: &Flow) -> Option<(Option<String>, IpAddr)> {
 
 /// The service of a connection that conntrack knows, refused packets of, and does not translate: it alone can do without.
 pub(super) fn untranslated_service(flow: &Flow) -> Option<SocketAddr> {
-    let refused = flow.story.refusal.is_some();
+    let refused = refused(flow).is_some();
     let translated = flow.key.nat().is_some() || flow.key.service().is_some();
     (flow.known && refused && !translated).then(|| flow.key.server())
 }

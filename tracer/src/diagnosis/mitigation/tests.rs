@@ -5,6 +5,7 @@ use std::net::IpAddr;
 
 use rstest::rstest;
 use tracer_common::Hook;
+use tracer_common::wire::present;
 
 use super::{Known, Mitigation, MitigationId, Place, describe, mitigations_for};
 use crate::capture::Netns;
@@ -341,6 +342,26 @@ fn what_is_translated_is_never_exempt() {
     let flow = reset(Era::E1, UNDER, 1);
     assert!(flow.key.nat().is_some());
     assert!(!names(&flow, Era::E1, &facts(&DEFAULTS), None).contains("untrack"));
+}
+
+/// A packet that was accepted is no reason to exempt a service, nor to be liberal, whoever resets its connection.
+#[rstest]
+#[case::old_ack(Build::ignored_old_ack(1_000))]
+#[case::window({
+    let old = Build::from_server(Hook::CtInvalid, 1, 1_000, SERVER_END - 900_000, CLIENT_END);
+    words(&old.entry(REPLY, SERVER_END, CLIENT_END).untranslated(), Era::E3, UNDER)
+})]
+fn what_was_accepted_needs_no_cure(#[case] accepted: Build) {
+    let mut answered = accepted.socket(2);
+    answered.record.hook = Hook::ResetV4 as u16;
+    answered.record.present &= !(present::CONNTRACK | present::TEXT);
+    (answered.record.nfct, answered.record.time_ns) = (0, 2_000);
+    let mut engine = Engine::new(Era::E3, Limits::default(), Filter::default());
+    engine.event(accepted.event());
+    engine.event(answered.event());
+    let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
+    assert_eq!((flow.tally().ignored, flow.tally().resets, flow.key.nat()), (1, 1, None));
+    assert_eq!(names(&flow, Era::E3, &facts(&DEFAULTS), None), "");
 }
 
 /// Every cure has words, and is found by its name.

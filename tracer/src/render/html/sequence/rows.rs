@@ -208,7 +208,7 @@ impl Rows<'_> {
         let (sign, tone) = match reset.effect {
             Effect::Kills => (Sign::Cross, Tone::Bad),
             Effect::MayKill | Effect::Unknown => (Sign::Question, Tone::Plain),
-            Effect::Closed | Effect::Dropped | Effect::Challenged => (Sign::Dot, Tone::Good),
+            Effect::Closed | Effect::OtherConnection | Effect::Dropped | Effect::Challenged => (Sign::Dot, Tone::Good),
         };
         let row = self.add(at, Shown::Sign(Place::End(end), sign), Known::Concluded, tone, &text);
         if sign == Sign::Cross {
