@@ -116,8 +116,12 @@ pub(super) fn survives(lab: &Lab, port: u16) -> Result<()> {
 fn cures(context: &Context<'_>, lab: &Lab, drop_by: &str) -> Result<()> {
     let captured = incident(context, lab)?;
     let before = state(&lab.gateway)?;
+    cure_both(context, lab, &captured, &before, drop_by)
+}
+
+fn cure_both(context: &Context<'_>, lab: &Lab, captured: &Captured, before: &str, drop_by: &str) -> Result<()> {
     let mut expect = Expect::new();
-    for (id, port) in [("drop-invalid-input", 8443), ("be-liberal", 9443)] {
+    for (id, port) in [("drop-invalid-input", 8444), ("be-liberal", 9443)] {
         let cure = Cure::of(&captured.report, id)?;
         let by = if id == "be-liberal" { "sysctl" } else { drop_by };
         let prefix = format!("ip netns exec gateway {by} ");
@@ -125,7 +129,7 @@ fn cures(context: &Context<'_>, lab: &Lab, drop_by: &str) -> Result<()> {
         cure.apply(context)?;
         survives(lab, port).with_context(|| format!("with {id}"))?;
         cure.undo(context)?;
-        unchanged(&mut expect, &before, &state(&lab.gateway)?);
+        unchanged(&mut expect, before, &state(&lab.gateway)?);
     }
     captured.replay()?;
     expect.verdict()
@@ -135,9 +139,27 @@ pub(super) fn by_nft(context: &Context<'_>) -> Result<()> {
     cures(context, &Lab::build(Nat::NftMasquerade)?, "nft")
 }
 
-/// iptables has no table for filtering yet: what undoes the cure takes that away too.
+/// iptables has no table for filtering yet, and somebody writes a rule of nft's into the one that the cure makes: what undoes
+/// the cure leaves that alone.
 pub(super) fn by_iptables(context: &Context<'_>) -> Result<()> {
-    cures(context, &Lab::build(Nat::IptablesSnat)?, "iptables")
+    let lab = Lab::build(Nat::IptablesSnat)?;
+    let captured = incident(context, &lab)?;
+    let before = state(&lab.gateway)?;
+    let cure = Cure::of(&captured.report, "drop-invalid-input")?;
+    cure.apply(context)?;
+    survives(&lab, 8443)?;
+    lab.gateway.run(&["nft", "add rule ip filter INPUT ct state invalid counter comment \"of-somebody-else\""])?;
+    cure.undo(context)?;
+    let left = lab.gateway.run(&["nft", "list table ip filter"])?;
+    let mut expect = Expect::new();
+    expect.that(left.contains("of-somebody-else") && !left.contains("whyrst"), || format!("after the undo: {left}"));
+    lab.gateway.run(&["nft", "delete table ip filter"])?;
+    unchanged(&mut expect, &before, &state(&lab.gateway)?);
+    expect.verdict()?;
+    // Now the table is there before, and all of it comes back.
+    lab.gateway.run(&["iptables", "-A", "INPUT", "-i", "lo", "-j", "ACCEPT"])?;
+    let before = state(&lab.gateway)?;
+    cure_both(context, &lab, &captured, &before, "iptables")
 }
 
 /// A legacy table stays once it is there.
@@ -309,7 +331,10 @@ fn untrack_by(context: &Context<'_>, program: &str) -> Result<()> {
     let reject = ["-A", "FORWARD", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID", "-j", "REJECT"];
     let accept = [&[program], accept.as_slice()].concat();
     let reject = [&[program], reject.as_slice(), &["--reject-with", "tcp-reset"]].concat();
-    // The legacy table would stay.
-    let raw = [program, "-t", "raw", "-S"];
-    untrack(context, &[&accept, &reject, &[program, "-P", "FORWARD", "DROP"], &raw], program)
+    // What iptables makes for the cure would stay: its tables and chains are there before.
+    let base = [("filter", "INPUT"), ("filter", "OUTPUT"), ("raw", "PREROUTING"), ("raw", "OUTPUT")];
+    let base = base.map(|(table, chain)| [program, "-t", table, "-P", chain, "ACCEPT"]);
+    let policy = [program, "-P", "FORWARD", "DROP"];
+    let rules = [accept.as_slice(), &reject, &policy].into_iter().chain(base.iter().map(<[&str; 6]>::as_slice));
+    untrack(context, &rules.collect::<Vec<_>>(), program)
 }

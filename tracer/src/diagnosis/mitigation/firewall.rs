@@ -107,45 +107,42 @@ fn other(place: &Place<'_>, tool: &Tool, interface: Option<&str>, address: IpAdd
     let interface = scope(interface, plain, plan);
     let rule = matches(interface.as_deref(), address);
     let words = |verb: Verb| spelled(tool, verb, address.is_ipv4(), &rule);
-    let mut clean = leave_nothing(place, tool, ("filter", &["INPUT"]), address.is_ipv4(), plan);
-    clean.retain(|clean| !plan.steps.iter().any(|step| step.undo.contains(clean)));
+    what_stays(place, tool, ("filter", &["INPUT"]), address.is_ipv4(), plan);
     plan.steps.push(Step {
         run: line(&place.way, &words(Verb::Insert))?,
-        undo: [line(&place.way, &words(Verb::Delete))?].into_iter().chain(clean).collect(),
+        undo: vec![line(&place.way, &words(Verb::Delete))?],
         probe: Some(presence(line(&place.way, &words(Verb::Check))?)),
     });
     Some(())
 }
 
-/// iptables makes a table and its chains when the first rule is written. What takes those away again that were not there
-/// before, where the host has nft; it does so only while nothing else is in them.
-pub(super) fn leave_nothing(
+/// Says what stays behind: iptables makes a table and its chains with the first rule. They are never taken away again, since
+/// nothing tells whether they are empty and deletes them in one step: by then a rule of somebody else's may be in them, and
+/// iptables-nft of Debian 12 (1.8.9) fails to list a table that nft has written to.
+pub(super) fn what_stays(
     place: &Place<'_>,
     tool: &Tool,
     (table, chains): (&str, &[&str]),
     ipv4: bool,
     plan: &mut Plan,
-) -> Vec<String> {
-    const OF_TABLE: &str = "\"$1\" -t \"$2\" -S | grep -qvE '^-P [A-Z]+ ACCEPT$' || nft delete table \"$3\" \"$2\"";
-    const OF_CHAIN: &str =
-        "\"$1\" -t \"$2\" -S \"$4\" | grep -qvE '^-P [A-Z]+ ACCEPT$' || nft delete chain \"$3\" \"$2\" \"$4\"";
-    let (Tool::Xtables(program), Some(around)) = (tool, place.around) else { return Vec::new() };
+) {
+    let (Tool::Xtables(program), Some(around)) = (tool, place.around) else { return };
     let family = if ipv4 { Family::Ip } else { Family::Ip6 };
-    let script = |words: &[&str]| line(&place.way, &[&["sh", "-c"], words].concat());
-    let new_table = !around.xtables.contains(&(family, table.to_owned()));
-    let of_nft = program.ends_with("-nft") || around.iptables == Some(Backend::IptablesNft);
-    if !of_nft || program.ends_with("-legacy") || !around.has("nft") {
-        if new_table {
-            plan.note(format!("{program} has no table {table} here yet; an empty one remains when this is undone"));
+    let stays = "here yet; an empty one remains when this is undone";
+    if !around.xtables.contains(&(family, table.to_owned())) {
+        plan.note(format!("{program} has no table {table} {stays}"));
+        return;
+    }
+    let plain_is_nft = around.iptables == Some(Backend::IptablesNft) && !program.ends_with("-legacy");
+    if !plain_is_nft && !program.ends_with("-nft") {
+        // A legacy table has all its chains from the start.
+        return;
+    }
+    for chain in chains {
+        if !around.xchains.contains(&(family, table.to_owned(), (*chain).to_owned())) {
+            plan.note(format!("{program} has no chain {chain} in its table {table} {stays}"));
         }
-        return Vec::new();
     }
-    if new_table {
-        return script(&[OF_TABLE, "sh", program, table, family.name()]).into_iter().collect();
-    }
-    let known = |chain: &str| around.xchains.contains(&(family, table.to_owned(), chain.to_owned()));
-    let new = chains.iter().filter(|chain| !known(chain));
-    new.filter_map(|chain| script(&[OF_CHAIN, "sh", program, table, family.name(), chain])).collect()
 }
 
 /// What the rule asks of a packet, in the words of iptables.

@@ -153,10 +153,10 @@ fn xtables(place: &Place<'_>, service: SocketAddr, program: &str, plan: &mut Pla
         let known = plan.steps.iter().any(|step| step.run == new);
         if !known {
             let tool = Tool::Xtables(program.to_owned());
-            let clean = firewall::leave_nothing(place, &tool, (table, entries), service.is_ipv4(), plan);
+            firewall::what_stays(place, &tool, (table, entries), service.is_ipv4(), plan);
             plan.steps.push(Step {
                 run: new,
-                undo: [command(table, &["-X", chain])?].into_iter().chain(clean).collect(),
+                undo: vec![command(table, &["-X", chain])?],
                 probe: Some(presence(command(table, &["-S", chain])?)),
             });
         }
