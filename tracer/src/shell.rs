@@ -29,6 +29,19 @@ pub fn word(name: &str) -> String {
     quoted + "'"
 }
 
+/// Whether nft reads it as the name of a table or chain. It reads all its words as one text in its own language, however a
+/// shell was told to quote them.
+pub fn nft_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic())
+        && name.chars().all(|it| it.is_ascii_alphanumeric() || "/_.-".contains(it))
+}
+
+/// Whether iptables reads it as the name of a table or chain, and not as an option or a negation. One with control characters
+/// takes a form of quotes that not every shell knows.
+pub fn xtables_name(name: &str) -> bool {
+    !name.is_empty() && !name.starts_with(['-', '!']) && !name.chars().any(char::is_control)
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;

@@ -10,6 +10,7 @@ use crate::causality::engine::Totals;
 use crate::causality::flow::{Flow, Tally};
 use crate::census::Census;
 use crate::report::{Origin, Report};
+use crate::shell::word;
 use crate::time::Instant;
 
 /// How urgent a finding is.
@@ -211,7 +212,7 @@ fn endpoints(flows: &[Box<Flow>], namespaces: &BTreeMap<u32, Netns>) -> Option<F
         title: format!(
             "{were} sent in network namespaces of this host that track no connections: endpoints, not gateways"
         ),
-        advice: vec![format!("`--netns {first}` tells their flows")],
+        advice: vec![format!("`--netns {}` tells their flows", word(first))],
         evidence: per_namespace.into_iter().map(|(name, resets)| (name, resets.to_string())).collect(),
     })
 }
@@ -358,13 +359,16 @@ mod tests {
     use rstest::rstest;
     use tracer_common::{Hook, counter};
 
-    use super::Finding;
-    use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, TableFull};
+    use super::{Finding, endpoints};
+    use crate::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, Netns, TableFull};
+    use crate::causality::Limits;
+    use crate::causality::engine::Engine;
     use crate::census::{Counting, Service};
     use crate::filter::Filter;
+    use crate::kernel::era::Era;
     use crate::report::Origin;
     use crate::session::Session;
-    use crate::testing::GATEWAY;
+    use crate::testing::{Build, GATEWAY};
     use crate::time::Instant;
 
     /// Counters with so many records lost at each of these hooks.
@@ -397,6 +401,24 @@ mod tests {
     fn what_was_lost_is_told_apart(#[case] counts: &[(Hook, u64)], #[case] title: Option<&str>) {
         let findings = findings([Item::Counters(lost(counts))]);
         assert_eq!(findings.get("events-lost").map(|finding| finding.title.as_str()), title);
+    }
+
+    #[test]
+    fn the_name_of_a_namespace_is_quoted_in_advice() {
+        let mut engine = Engine::new(Era::E1, Limits::default(), Filter::default());
+        engine.event(Build::from_server(Hook::ResetV4, 1, 1, 1_000, 2_000).event());
+        let name = Some("$(reboot)".to_owned());
+        let facts = Netns {
+            inode: GATEWAY,
+            name,
+            at: Instant(1),
+            entries: None,
+            max: None,
+            invalid: None,
+            sysctls: Vec::new(),
+        };
+        let found = endpoints(&engine.finish().0, &BTreeMap::from([(GATEWAY, facts)])).unwrap();
+        assert_eq!(found.advice, ["`--netns '$(reboot)'` tells their flows"]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ mod test;
 use std::fmt;
 
 use crate::event::NfHook;
-use crate::shell::word;
+use crate::shell::{nft_name, word, xtables_name};
 use crate::time::Instant;
 
 pub use chains::Chains;
@@ -81,16 +81,27 @@ impl Rule {
             && self.text == other.text
     }
 
-    /// The command that shows it in its chain.
+    /// Whether its tool reads the names of its table and chain as what they are.
+    pub fn can_be_named(&self) -> bool {
+        let readable = if self.backend == Backend::Nftables { nft_name } else { xtables_name };
+        readable(&self.table) && readable(&self.chain)
+    }
+
+    /// The command that shows it in its chain; where a name cannot be written, among all rules.
     pub fn shown_by(&self) -> String {
         let (table, chain, family) = (word(&self.table), word(&self.chain), self.family);
+        let writable = self.can_be_named();
         let program = match (self.backend, family) {
+            (Backend::Nftables, _) if !writable => return format!("nft -a list ruleset {family}"),
             (Backend::Nftables, _) => return format!("nft -a list chain {family} {table} {chain}"),
             (Backend::IptablesNft, Family::Ip6) => "ip6tables",
             (Backend::IptablesNft, _) => "iptables",
             (Backend::IptablesLegacy, Family::Ip6) => "ip6tables-legacy",
             (Backend::IptablesLegacy, _) => "iptables-legacy",
         };
+        if !writable {
+            return format!("{program}-save");
+        }
         let table = if table == "filter" { String::new() } else { format!("-t {table} ") };
         format!("{program} {table}-L {chain} -n -v --line-numbers")
     }

@@ -82,17 +82,12 @@ pub(super) fn xtables_interface(name: &str) -> Option<&str> {
     plain.then_some(name)
 }
 
-/// Whether nft reads it as the name of a table or chain.
-pub(super) fn nft_name(name: &str) -> bool {
-    name.starts_with(|first: char| first.is_ascii_alphabetic())
-        && name.chars().all(|it| it.is_ascii_alphanumeric() || "/_.-".contains(it))
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
-    use super::{line, nft_interface, nft_name, xtables_interface};
+    use super::{line, nft_interface, xtables_interface};
+    use crate::shell::nft_name;
     use crate::surroundings::Way;
 
     /// What a shell makes of a line is what was put in.

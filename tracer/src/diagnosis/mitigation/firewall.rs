@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use super::command::{Probe, Shows, Step, line, nft_interface, xtables_interface};
 use super::{Place, Plan};
 use crate::ruleset::{Backend, Family, Rule};
+use crate::shell::word;
 use crate::surroundings::{Keeper, Manager, Surroundings, Way};
 
 /// The table of nftables that the rules are in: nobody else's, so that it can be taken away whole.
@@ -281,6 +282,15 @@ pub(super) fn keep_table(table: &str, keepers: &[Keeper], plan: &mut Plan) -> bo
         _ => None,
     });
     let Some(file) = file else { return false };
+    // One that begins with a dash would be an option, to `sed -i` even one that runs a command.
+    if !file.starts_with('/') || !super::prints(file) {
+        plan.note(
+            "the file that nftables.service loads has a path that cannot be written in a command: have it load the table by \
+             hand",
+        );
+        return true;
+    }
+    let file = word(file);
     let of_table = format!("/etc/{table}.nft");
     plan.persist.push(format!("nft -s list table inet {table} > {of_table}"));
     plan.persist.push(format!("printf '%s\\n' 'include \"{of_table}\"' >> {file}"));
@@ -306,6 +316,9 @@ pub(super) fn keep_saved(keepers: &[Keeper], plan: &mut Plan) -> bool {
 /// The words that take a rule away.
 pub(super) fn change_of(rule: &Rule) -> Option<Vec<String>> {
     let Rule { backend, family, table, chain, handle, number, .. } = rule;
+    if !rule.can_be_named() {
+        return None;
+    }
     let words: Vec<String> = match (backend, handle, number) {
         (Backend::Nftables, Some(handle), _) => {
             let all = ["nft", "delete", "rule", family.name(), table, chain, "handle"];

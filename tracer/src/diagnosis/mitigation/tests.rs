@@ -14,7 +14,8 @@ use crate::causality::engine::Engine;
 use crate::causality::flow::Flow;
 use crate::filter::Filter;
 use crate::kernel::era::Era;
-use crate::ruleset::{Backend, Family, Hooks};
+use crate::ruleset::{Backend, Family, Hooks, Rule};
+use crate::shell::word;
 use crate::surroundings::{
     Dropping, FilterChain, Keeper, Limits as TableLimits, Manager, Surroundings, Translation, Way,
 };
@@ -290,6 +291,119 @@ fn hostile_names() {
     let lost = of(Backend::Nftables, Way::Named("\u{1b}[2J\n".to_owned()), "s0");
     assert_eq!((lost.commands.len(), lost.undo.len()), (0, 0));
     assert!(lost.notes.iter().all(|note| !note.contains('\u{1b}')), "{:?}", lost.notes);
+}
+
+/// What a command does with a text of a recording: it quotes it for the shell as one word, or does without it. Neither nft,
+/// which reads its words as a language, nor a program that takes options is given one that it would read as something else.
+fn harmless(line: &str, text: &str) {
+    assert!(!line.chars().any(char::is_control), "{line:?}");
+    let in_quotes = format!("\"{text}\"");
+    let left = line.replace(&word(&in_quotes), "").replace(&word(text), "");
+    assert!(!left.contains("PWN"), "a shell runs it: {line}");
+    let words = shlex::split(line).unwrap();
+    let lead = words.iter().position(|word| word == "exec").map_or(0, |at| at + 2);
+    for (at, word) in words.iter().enumerate().skip(lead).filter(|(_, word)| word.contains("PWN")) {
+        assert!(!word.starts_with(['-', '!']), "an option: {line}");
+        let by_nft = words[lead..at].iter().any(|word| word == "nft");
+        assert!(!by_nft || *word == in_quotes && words[at - 1] == "iifname", "nft reads it: {line}");
+    }
+}
+
+/// Every text that a recording carries, by somebody who means harm to whoever pastes what is printed.
+#[rstest]
+fn hostile_recordings(
+    #[values(
+        "a;PWN",
+        "$(PWN)",
+        "`PWN`",
+        "it's PWN",
+        "a&PWN",
+        "a|PWN",
+        "x; flush ruleset; PWN",
+        "--modprobe=PWN",
+        "-e1e PWN",
+        "!PWN",
+        "a\" PWN \"b",
+        "a\nPWN",
+        "\u{1b}[2J PWN",
+        "/etc/nftables.conf; PWN",
+        "/etc/$(PWN)",
+        "/etc/a\nPWN",
+        "/etc/nftables.conf PWN"
+    )]
+    text: &str,
+    #[values(Backend::Nftables, Backend::IptablesNft, Backend::IptablesLegacy)] backend: Backend,
+) {
+    for manager in [None, Some(Manager::Firewalld), Some(Manager::Ufw)] {
+        for way in [Way::Here, Way::Named(text.to_owned())] {
+            hostile_recording(text, backend, manager, way);
+        }
+    }
+}
+
+fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way: Way) {
+    let owned = || text.to_owned();
+    let facts = facts(&DEFAULTS);
+    let plain = host(backend);
+    let around = Surroundings {
+        initial: way.clone(),
+        way,
+        tools: plain.tools.iter().cloned().chain([owned()]).collect(),
+        manager,
+        keepers: vec![Keeper::Nftables { file: owned() }, Keeper::NetfilterPersistent],
+        translations: vec![Translation { output: Some(owned()), ..plain.translations[0].clone() }],
+        chains: vec![filter_chain(text, text)],
+        xtables: vec![(Family::Ip, owned())],
+        xchains: vec![(Family::Ip, owned(), owned())],
+        uplinks: vec![owned()],
+        addresses: vec![(owned(), "192.0.2.1".parse().unwrap())],
+        problems: vec![owned()],
+        ..plain
+    };
+    let rule = Rule {
+        backend,
+        family: Family::Ip,
+        table: owned(),
+        chain: owned(),
+        handle: Some(7),
+        number: Some(1),
+        place: 0,
+        hooks: Hooks::only(1),
+        tests: Vec::new(),
+        complete: true,
+        packets: None,
+        text: owned(),
+    };
+    harmless(&rule.shown_by(), text);
+    let mut at = place(&facts, &around, &[(text, "192.0.2.1")]);
+    at.services = ["198.51.100.7:443".parse().unwrap()].into();
+    at.rules = vec![rule];
+    for id in MitigationId::ALL {
+        let Mitigation { commands, undo, persist, unpersist, notes, .. } = describe(id, &[at.clone()]);
+        let in_notes = notes.iter().filter_map(|note| Some(note.split_once("is taken away by: ")?.1.to_owned()));
+        let lines = [commands, undo, persist, unpersist].concat().into_iter().chain(in_notes);
+        lines.for_each(|line| harmless(&line, text));
+    }
+}
+
+/// A path is written into commands as one word; what is none is not written at all, and that is said.
+#[test]
+fn the_file_that_is_loaded_at_boot() {
+    let facts = facts(&DEFAULTS);
+    let kept = |file: &str| {
+        let keepers = vec![Keeper::Nftables { file: file.to_owned() }];
+        let around = Surroundings { keepers, ..host(Backend::Nftables) };
+        describe(MitigationId::DropInvalidInput, &[place(&facts, &around, &[("s0", "192.0.2.1")])])
+    };
+    let odd = kept("/etc/it's mine; reboot");
+    let file = "'/etc/it'\\''s mine; reboot'";
+    assert_eq!(odd.persist[1], format!("printf '%s\\n' 'include \"/etc/whyrst.nft\"' >> {file}"));
+    assert_eq!(odd.unpersist[0], format!("sed -i '\\#^include \"/etc/whyrst.nft\"$#d' {file}"));
+    for file in ["", "nftables.conf", "-e1e reboot", "/etc/\u{1b}[2J", "/etc/a\nreboot"] {
+        let none = kept(file);
+        assert_eq!((none.persist, none.unpersist), (Vec::new(), Vec::new()), "{file:?}");
+        assert!(none.notes.iter().any(|note| note.contains("has a path that cannot be written")), "{:?}", none.notes);
+    }
 }
 
 #[test]

@@ -3,10 +3,11 @@
 
 use std::net::SocketAddr;
 
-use super::command::{Step, line, nft_name};
+use super::command::{Step, line};
 use super::firewall::{self, COMMENT, Tool, presence};
 use super::{Place, Plan};
 use crate::event::NfHook;
+use crate::shell::nft_name;
 use crate::surroundings::Way;
 
 /// The table of nftables that says what is not tracked.
