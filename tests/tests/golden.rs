@@ -1,9 +1,15 @@
 //! Recordings of the VM scenarios, told again without a kernel: the reports must not change unless somebody means it.
 //!
+//! `snapshots/golden__facts@<kernel>.snap` has the facts of every recording, a line for each flow: a change that is not meant to
+//! change a conclusion leaves these files as they are.
+//!
 //! `cargo xtask vm --bless` takes new recordings, `INSTA_UPDATE=always cargo test` takes new reports.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tracer::filter::Filter;
@@ -33,6 +39,91 @@ fn tell(path: &Path) -> (Report, Vec<String>) {
 /// Everything that is written here is without colours, as on a terminal of 100 columns.
 fn plain(text: &str) -> String {
     anstream::adapter::strip_str(text).to_string()
+}
+
+/// The report of a recording as a JSON document.
+fn document(report: &Report) -> Value {
+    let mut bytes = Vec::new();
+    json::write(report, &mut bytes).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// Every recording, by kernel and name.
+fn recordings() -> BTreeMap<String, Vec<PathBuf>> {
+    let below = |directory: PathBuf| {
+        let mut paths: Vec<PathBuf> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    };
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden");
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let found: BTreeMap<String, Vec<PathBuf>> =
+        below(golden).into_iter().map(|kernel| (name(&kernel), below(kernel))).collect();
+    let count: usize = found.values().map(Vec::len).sum();
+    assert!(count >= 300, "only {count} recordings were found");
+    found
+}
+
+/// A word or a number of a document; `-` stands for null.
+fn word(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(word) => word.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// What `select` takes of each element, in one line.
+fn list(array: &Value, between: &str, select: impl Fn(&Value) -> String) -> String {
+    let words: Vec<String> = array.as_array().unwrap().iter().map(select).collect();
+    if words.is_empty() { "-".to_owned() } else { words.join(between) }
+}
+
+/// The facts of a recording: a line with its counts, then a line per flow. All of it comes from the JSON.
+fn facts(name: &str, report: &Value) -> String {
+    let mut lines = format!("{name}: events={}", report["capture"]["events"]);
+    let mut add = |text: std::fmt::Arguments<'_>| lines.write_fmt(text).unwrap();
+    let counts = report["summary"].as_object().unwrap().iter();
+    for (member, count) in counts.filter(|(_, count)| count.as_u64().is_some_and(|count| count > 0)) {
+        add(format_args!(" {member}={count}"));
+    }
+    for member in ["findings", "mitigations"] {
+        let ids = list(&report[member], ",", |item| word(&item["id"]));
+        add(format_args!(" {member}={ids}"));
+    }
+    add(format_args!("\n"));
+    for (index, flow) in report["flows"].as_array().unwrap().iter().enumerate() {
+        let stations = ["client", "nat", "service", "server"].map(|end| &flow[end]);
+        let path: Vec<String> = stations.into_iter().filter(|end| !end.is_null()).map(word).collect();
+        add(format_args!("  #{} {}", index + 1, path.join(" > ")));
+        for member in ["cause", "reason", "reset_by", "reset_effect", "confidence"] {
+            add(format_args!(" {member}={}", word(&flow[member])));
+        }
+        if let Some(window) = flow["window"].as_object() {
+            add(format_args!(" window={}:{}", word(&window["failed"]), window["distance_bytes"]));
+        }
+        if let Some(rule) = flow["rule"].as_object() {
+            let place = ["backend", "table", "chain", "handle", "number"].map(|member| word(&rule[member]));
+            add(format_args!(" rule={}/{}:{}", rule["candidate_count"], rule["of"], place.join("/")));
+        }
+        add(format_args!(" mitigations={}", list(&flow["mitigations"], ",", word)));
+        add(format_args!(" chain={}\n", list(&flow["chain"], ",", |step| word(&step["step"]))));
+    }
+    lines
+}
+
+#[test]
+fn facts_of_all_recordings() {
+    for (kernel, paths) in recordings() {
+        let of = |path: &PathBuf| {
+            let (report, _) = tell(path);
+            facts(&path.file_stem().unwrap().to_string_lossy(), &document(&report))
+        };
+        let lines: String = paths.iter().map(of).collect();
+        insta::with_settings!({ snapshot_suffix => kernel, omit_expression => true }, {
+            insta::assert_snapshot!("facts", lines);
+        });
+    }
 }
 
 #[test]
