@@ -205,9 +205,15 @@ fn bash_completes(#[case] words: &[&str], #[case] expected: &[&str]) {
 
 #[test]
 fn every_shell_has_a_script() {
-    for (shell, mark) in [("bash", "complete -F"), ("zsh", "#compdef whyrst"), ("fish", "complete -c whyrst")] {
+    for (shell, mark) in [
+        ("bash", "complete -F"),
+        ("elvish", "edit:completion:arg-completer[whyrst]"),
+        ("fish", "complete -c whyrst"),
+        ("powershell", "-CommandName 'whyrst'"),
+        ("zsh", "#compdef whyrst"),
+    ] {
         let script = stdout(&mut whyrst(&["completions", shell]));
-        assert!(script.contains(mark) && script.contains("out-of-window"), "{shell}");
+        assert!(script.contains(mark) && script.contains("without-kprobes"), "{shell}");
     }
 }
 
@@ -288,7 +294,12 @@ fn a_broken_configuration_is_told_and_help_still_works() {
     assert!(stdout(&mut whyrst(&["completions", "bash", "--config", &file])).contains("complete -F"));
     let value = configured(directory.path(), "color = \"\\u001b[31m\"\n", 0o600);
     let text = stderr(&mut whyrst(&["config", "--config", &value]), 2);
-    assert!(text.contains("color: `\\u{1b}[31m` is none of auto, always, never"), "{text:?}");
+    assert!(
+        text.contains(
+            "color: invalid value '\\u{1b}[31m' for '--color <WHEN>'; [possible values: auto, always, never]"
+        ),
+        "{text:?}"
+    );
 }
 
 #[rstest]
@@ -309,8 +320,79 @@ fn configurations_that_are_no_files(#[case] path: &str, #[case] expected: &str) 
     assert!(text.starts_with(&format!("whyrst: configuration file {path}")) && text.contains(expected), "{text}");
 }
 
+/// The settings in force, with the origin of each.
+fn in_force(environment: &[(&str, &str)], file: &str) -> Vec<String> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = configured(directory.path(), file, 0o600);
+    let shown = stdout(whyrst(&["config", "--config", &file]).envs(environment.iter().copied()));
+    let lines = shown.lines().filter(|line| !line.starts_with('#') && line.contains("  # "));
+    lines.map(|line| line.replace(&file, "FILE").split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[rstest]
+#[case::over_the_file("REPORT_DURATION", "2m", "duration = 60", &["duration = \"2m\" # WHYRST_REPORT_DURATION"])]
+#[case::empty("REPORT_DURATION", "", "duration = 60", &["duration = \"60\" # FILE:2"])]
+#[case::flag_on("REPORT_VERBOSE", "1", "", &["verbose = true # WHYRST_REPORT_VERBOSE"])]
+#[case::flag_off("REPORT_VERBOSE", "off", "verbose = true", &["verbose = false # WHYRST_REPORT_VERBOSE"])]
+#[case::list("REPORT_PORT", "443,8443", "port = 80", &["port = [\"443\", \"8443\"] # WHYRST_REPORT_PORT"])]
+#[case::every_command("COLOR", "never", "", &["color = \"never\" # WHYRST_COLOR"])]
+#[case::excludes_the_file("REPORT_WITHOUT_KPROBES", "yes", "new-refused = true", &["without-kprobes = true # WHYRST_REPORT_WITHOUT_KPROBES"])]
+#[case::off_excludes_nothing("REPORT_WITHOUT_KPROBES", "no", "new-refused = true", &["new-refused = true # FILE:2", "without-kprobes = false # WHYRST_REPORT_WITHOUT_KPROBES"])]
+fn the_environment_sets_defaults(
+    #[case] name: &str,
+    #[case] value: &str,
+    #[case] file: &str,
+    #[case] expected: &[&str],
+) {
+    assert_eq!(in_force(&[(&format!("WHYRST_{name}"), value)], &format!("[report]\n{file}\n")), expected);
+}
+
+#[rstest]
+#[case::value(
+    "FORMAT",
+    "jsn",
+    "WHYRST_REPORT_FORMAT: report.format: invalid value 'jsn' for '--format <FORMAT>'; [possible values: text, json, html]; tip: a similar value exists: 'json'"
+)]
+#[case::flag(
+    "TAP",
+    "maybe",
+    "WHYRST_REPORT_TAP: report.tap: invalid value 'maybe' for '--tap': value was not a boolean"
+)]
+#[case::list(
+    "SERVER",
+    "10.0.0.1,x",
+    "WHYRST_REPORT_SERVER: report.server: invalid value 'x' for '--server <CIDR>': not an address"
+)]
+fn wrong_values_in_the_environment(#[case] name: &str, #[case] value: &str, #[case] expected: &str) {
+    let text = stderr(whyrst(&["report", "--from", RECORDING]).env(format!("WHYRST_REPORT_{name}"), value), 2);
+    assert!(text.starts_with(&format!("whyrst: {expected}")), "{text}");
+}
+
+/// A variable is a default: it is no reason to refuse an option that excludes it, unless another variable sets that.
 #[test]
-fn a_variable_that_names_no_option_is_told() {
+fn variables_that_exclude_other_options() {
+    let report = || whyrst(&["report", "--from", RECORDING]);
+    assert_eq!(stderr(report().env("WHYRST_REPORT_DURATION", "1m").env("WHYRST_REPORT_TAP", "true"), 0), "");
+    let both = |off: &str| {
+        let mut report = report();
+        report.env("WHYRST_REPORT_NEW_REFUSED", off).env("WHYRST_REPORT_WITHOUT_KPROBES", "1");
+        report
+    };
+    assert_eq!(stderr(&mut both("0"), 0), "");
+    let text = stderr(&mut both("1"), 2);
+    let expected = "WHYRST_REPORT_NEW_REFUSED: report.new-refused and report.without-kprobes \
+                    (WHYRST_REPORT_WITHOUT_KPROBES) exclude each other";
+    assert_eq!(text, format!("whyrst: {expected}\n"));
+}
+
+#[test]
+fn a_file_is_named_on_the_command_line_only() {
+    let text = stderr(whyrst(&["report", "--from", RECORDING]).env("WHYRST_RECORD_OUTPUT", "x"), 0);
+    assert!(text.contains("the environment variable WHYRST_RECORD_OUTPUT names no option"), "{text}");
+}
+
+#[test]
+fn a_variable_that_names_no_option_is_shown() {
     let mut command = whyrst(&["report", "--from", RECORDING]);
     let text = stderr(command.env("WHYRST_REPORT_FROMAT", "json"), 0);
     let expected = "the environment variable WHYRST_REPORT_FROMAT names no option; did you mean WHYRST_REPORT_FORMAT?";

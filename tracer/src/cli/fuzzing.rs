@@ -36,17 +36,10 @@ fn file(text: &str) {
     applies(&configuration);
 }
 
+/// Names of variables. clap reads their values, in the same way as those of a file.
 fn environment(text: &str) {
-    let variables = text.split('\0').map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, "true"));
-        // What names files is not to lead to any.
-        (OsString::from(format!("WHYRST_{name}")), OsString::from(value))
-    });
-    let named = |name: &OsString| name != "WHYRST_CONFIG";
-    let environment = variables.filter(|(name, _)| named(name));
-    let typed = config::typed(COMMAND.clone(), &["whyrst", "--no-config", "doctor"].map(OsString::from));
-    let Ok(configuration) = config::read(&COMMAND, typed.as_ref(), environment) else { return };
-    applies(&configuration);
+    let names: Vec<String> = text.split('\0').map(|name| format!("WHYRST_{name}")).collect();
+    assert!(config::remarks(&COMMAND, names.iter().cloned()).len() <= names.len());
 }
 
 /// What was accepted can be shown, and is accepted as the command line's defaults.

@@ -1,15 +1,17 @@
-//! Man pages and completions, made of the command line's own description: they cannot tell anything else than `--help`.
+//! Man pages (`clap_mangen`) and completions (`clap_complete`), made of the command line's own description, as `--help` is.
+//!
+//! Here are the sections that clap knows nothing of.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
 use anyhow::Context as _;
-use clap::builder::{PossibleValuesParser, Str};
-use clap::{Arg, Command};
+use clap::Command;
+use clap::builder::PossibleValuesParser;
 use clap_complete::{Shell, generate};
-use roff::{Roff, bold, roman};
-use textwrap::{Options, WordSplitter};
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
 use super::config::{self, FILE};
 use super::suggest::did_you_mean;
@@ -19,27 +21,29 @@ use crate::cause::words;
 const NAME: &str = "whyrst";
 /// What the exit status of every command means.
 const EXIT_STATUS: [(&str, &str); 4] = [
-    ("0", "Done. For a report also: whatever it tells of."),
+    ("0", "Done. For a report also: whatever it shows."),
     ("1", "What --fail-on asks for was found."),
     ("2", "The command line, the environment or the configuration file is wrong, or something failed on the way."),
     ("3", "This host cannot be traced; standard error says what is missing, and how to get it."),
 ];
-/// Variables that are not about one option.
-const ENVIRONMENT: [(&str, &str); 5] = [
+/// Variables beside those that the options name.
+const ENVIRONMENT: [(&str, &str); 6] = [
+    (
+        "WHYRST_*",
+        "The default of an option, under the name given above. Lists are separated by commas; flags are true or false.",
+    ),
     ("WHYRST_CONFIG", "The configuration file, unless --config names one; /dev/null is none."),
     ("NO_COLOR, CLICOLOR, CLICOLOR_FORCE", "Whether --color auto uses colours."),
     ("COLUMNS", "Columns to wrap text at."),
     ("LC_ALL, LC_CTYPE, LANG", "Symbols beyond ASCII are used only where the locale is UTF-8."),
     ("TZ", "The time zone of --time local."),
 ];
-/// What the configuration file is for.
+/// The purpose of the configuration file.
 const CONFIGURATION: &str = "Defaults of options, in TOML: those of every command at the top, those of one in a table of its \
     name, by their long names. The command line and the environment come first. \"whyrst config\" prints what is in force.";
-/// When what these pages tell was last changed.
-const DATE: &str = "2026-11-21";
-/// Columns of the pages' source.
-const SOURCE_WIDTH: usize = 72;
-/// Tools that are at hand beside this one.
+/// The day of the last change of these pages.
+const DATE: &str = "2026-12-01";
+/// Related tools.
 const OTHERS: [&str; 5] = ["conntrack(8)", "ip-netns(8)", "iptables(8)", "nft(8)", "tcpdump(8)"];
 
 /// The man page of a command, or of the program.
@@ -53,21 +57,17 @@ pub(super) fn page(command: &Command, of: Option<&str>) -> anyhow::Result<Vec<u8
             format!("there is no command {name}{meant} (there are {})", names.join(", "))
         })?,
     };
-    let mut text = Vec::new();
-    write(&all, page, &mut text)?;
-    Ok(text)
+    Ok(render(&all, page)?)
 }
 
-/// Writes all man pages into a directory; tells how many.
+/// Writes all man pages into a directory; returns how many.
 pub(super) fn pages(command: &Command, directory: &Path) -> anyhow::Result<usize> {
     let all = prepared(command);
     fs::create_dir_all(directory).with_context(|| format!("creating {}", directory.display()))?;
     let pages: Vec<&Command> = std::iter::once(&all).chain(all.get_subcommands()).collect();
     for page in &pages {
         let path = directory.join(format!("{}.1", title(page)));
-        let mut text = Vec::new();
-        write(&all, page, &mut text)?;
-        fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+        fs::write(&path, render(&all, page)?).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(pages.len())
 }
@@ -94,7 +94,8 @@ pub(super) fn completions(command: &Command, shell: Shell, to: &mut dyn Write) -
 
 /// The description with what clap adds to it last, but without its command `help`.
 fn prepared(command: &Command) -> Command {
-    let mut command = command.clone().disable_help_subcommand(true);
+    let mut command = config::described(command.clone()).disable_help_subcommand(true);
+    command = command.subcommand_help_heading("COMMANDS").subcommand_value_name("COMMAND");
     command.build();
     command
 }
@@ -104,117 +105,49 @@ fn title(command: &Command) -> &str {
     command.get_display_name().unwrap_or_else(|| command.get_name())
 }
 
-fn write(all: &Command, command: &Command, to: &mut dyn Write) -> io::Result<()> {
-    let mut page = Roff::new();
-    let (title, version) = (title(command), format!("{NAME} {}", env!("CARGO_PKG_VERSION")));
-    page.control("TH", [title.to_uppercase().as_str(), "1", DATE, &version, "Network diagnosis"]);
-    // Words are to be copied: they are neither broken nor pulled apart.
-    page.control("nh", []);
-    page.control("ad", ["l"]);
-    page.control("SH", ["NAME"]);
-    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
-    page.text([roman(format!("{title} - {}", about.trim_end_matches('.')))]);
-    page.control("SH", ["SYNOPSIS"]);
-    let usage = command.clone().render_usage().to_string();
-    page.text([bold(usage.trim_start_matches("Usage: "))]);
-    page.control("SH", ["DESCRIPTION"]);
-    let about = command.get_long_about().map(ToString::to_string).unwrap_or(about);
-    for (index, paragraph) in about.split("\n\n").enumerate() {
-        if index > 0 {
-            page.control("PP", []);
-        }
-        prose(&mut page, paragraph);
+fn render(all: &Command, command: &Command) -> io::Result<Vec<u8>> {
+    let title = title(command);
+    let man = Man::new(command.clone()).title(title.to_uppercase()).date(DATE).manual("Network diagnosis");
+    let man = man.source(format!("{NAME} {}", env!("CARGO_PKG_VERSION")));
+    let mut page = Vec::new();
+    man.render_title(&mut page)?;
+    // Words are to be copied: they are neither hyphenated nor spaced out.
+    Roff::new().control("nh", []).control("ad", ["l"]).to_writer(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
     }
-    let commands = command
-        .get_subcommands()
-        .map(|sub| (format!("{}(1)", self::title(sub)), sub.get_about().map(ToString::to_string).unwrap_or_default()));
-    tagged(&mut page, "COMMANDS", commands);
-    let visible: Vec<&Arg> = command.get_arguments().filter(|arg| !arg.is_hide_set()).collect();
-    let mut headings: Vec<Option<&str>> = Vec::new();
-    for arg in &visible {
-        if !headings.contains(&arg.get_help_heading()) {
-            headings.push(arg.get_help_heading());
-        }
-    }
-    for heading in headings {
-        let arguments = visible.iter().filter(|arg| arg.get_help_heading() == heading);
-        tagged(&mut page, &heading.unwrap_or("Options").to_uppercase(), arguments.map(|arg| (name(arg), help(arg))));
-    }
-    let text = |(tag, text): (&str, &str)| (tag.to_owned(), text.to_owned());
-    tagged(&mut page, "EXIT STATUS", EXIT_STATUS.map(text));
-    let variables = config::variables(all, command).into_iter();
-    let variables = variables.map(|(variable, option)| (variable, format!("The default of --{option}.")));
-    tagged(&mut page, "ENVIRONMENT", variables.chain(ENVIRONMENT.map(text)));
-    tagged(&mut page, "FILES", [(FILE.to_owned(), CONFIGURATION.to_owned())]);
+    man.render_options_section(&mut page)?;
+    let mut more = Roff::new();
+    tagged(&mut more, "EXIT STATUS", &EXIT_STATUS);
+    tagged(&mut more, "ENVIRONMENT", &ENVIRONMENT);
+    tagged(&mut more, "FILES", &[(FILE, CONFIGURATION)]);
     if let Some(examples) = examples(command) {
-        page.control("SH", ["EXAMPLES"]);
-        page.control("nf", []);
+        more.control("SH", ["EXAMPLES"]).control("nf", []);
         for line in examples.lines() {
-            page.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
+            more.text([roman(line.strip_prefix("  ").unwrap_or(line))]);
         }
-        page.control("fi", []);
+        more.control("fi", []);
     }
-    page.control("SH", ["SEE ALSO"]);
     let own = std::iter::once(all).chain(all.get_subcommands()).map(self::title).filter(|other| *other != title);
     let also: Vec<String> = own.map(|other| format!("{other}(1)")).chain(OTHERS.map(str::to_owned)).collect();
-    prose(&mut page, &also.join(", "));
-    // groff takes ASCII alone unless it is told otherwise.
-    for character in page.to_roff().chars() {
-        match character {
-            ascii if ascii.is_ascii() => write!(to, "{ascii}")?,
-            other => write!(to, "\\[u{:04X}]", u32::from(other))?,
-        }
-    }
-    Ok(())
+    more.control("SH", ["SEE ALSO"]).text([roman(also.join(", "))]);
+    more.to_writer(&mut page)?;
+    // groff reads ASCII unless an option says otherwise.
+    let ascii = |character: char| match character {
+        ascii if ascii.is_ascii() => ascii.to_string(),
+        other => format!("\\[u{:04X}]", u32::from(other)),
+    };
+    Ok(String::from_utf8_lossy(&page).chars().map(ascii).collect::<String>().into_bytes())
 }
 
-/// How an argument is given: `-o, --output FILE`.
-fn name(arg: &Arg) -> String {
-    let values: Vec<&str> = arg.get_value_names().unwrap_or_default().iter().map(Str::as_str).collect();
-    let values = if arg.is_positional() || arg.get_action().takes_values() { values.join(" ") } else { String::new() };
-    let short = arg.get_short().map(|short| format!("-{short}"));
-    let long = arg.get_long().map(|long| format!("--{long}"));
-    let names: Vec<String> = short.into_iter().chain(long).collect();
-    format!("{} {values}", names.join(", ")).trim().to_owned()
-}
-
-/// What an argument is for, with its values and its default.
-fn help(arg: &Arg) -> String {
-    let help = arg.get_long_help().or_else(|| arg.get_help()).map(ToString::to_string).unwrap_or_default();
-    let values: Vec<String> = arg
-        .get_possible_values()
-        .iter()
-        .filter(|_| arg.get_action().takes_values())
-        .map(|value| match value.get_help() {
-            Some(help) => format!("{} ({help})", value.get_name()),
-            None => value.get_name().to_owned(),
-        })
-        .collect();
-    let values = if values.is_empty() { String::new() } else { format!(" [possible values: {}]", values.join(", ")) };
-    let defaults: Vec<&str> = arg.get_default_values().iter().filter_map(|value| value.to_str()).collect();
-    let takes = arg.get_action().takes_values() && !defaults.is_empty();
-    let defaults = if takes { format!(" [default: {}]", defaults.join(", ")) } else { String::new() };
-    format!("{help}{values}{defaults}")
-}
-
-/// A section of tags and what they mean; none where there are none.
-fn tagged(page: &mut Roff, heading: &str, entries: impl IntoIterator<Item = (String, String)>) {
-    let mut entries = entries.into_iter().peekable();
-    if entries.peek().is_some() {
-        page.control("SH", [heading]);
-    }
+/// A section of tags with a text each.
+fn tagged(page: &mut Roff, heading: &str, entries: &[(&str, &str)]) {
+    page.control("SH", [heading]);
     for (tag, text) in entries {
-        page.control("TP", []);
-        page.text([bold(tag)]);
-        prose(page, &text);
-    }
-}
-
-/// Text in lines that people who look at the source can read.
-fn prose(page: &mut Roff, text: &str) {
-    let options = Options::new(SOURCE_WIDTH).break_words(false).word_splitter(WordSplitter::NoHyphenation);
-    for line in textwrap::wrap(text, options) {
-        page.text([roman(line.trim())]);
+        page.control("TP", []).text([bold(*tag)]).text([roman(*text)]);
     }
 }
 

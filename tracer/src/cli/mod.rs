@@ -23,11 +23,11 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, FromArgMatches as _};
+use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 
 use crate::kernel::preflight::Obstacle;
 use crate::render::json;
-use args::{Arguments, Color, Command, SchemaName};
+use args::{Arguments, Command, SchemaName};
 use config::Configuration;
 
 /// Exit status of a report in which a cause of `--fail-on` was found.
@@ -62,13 +62,13 @@ impl<E: Into<anyhow::Error>> From<E> for Stop {
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let typed = config::typed(Arguments::command(), &words);
-    let read = config::read(&Arguments::command(), typed.as_ref(), std::env::vars_os());
+    let read = config::read(&Arguments::command(), typed.as_ref());
     let mut command = match &read {
         Ok(configuration) => configuration.apply(Arguments::command(), typed.as_ref()),
         Err(_) => Arguments::command(),
     };
-    if let Some(color) = typed.as_ref().and_then(|typed| typed.get_one::<Color>("color")) {
-        command = command.color((*color).into());
+    if let Some(color) = typed.as_ref().and_then(|typed| typed.get_one::<ColorChoice>("color")) {
+        command = command.color(*color);
     }
     let parsed = command.try_get_matches_from_mut(words).and_then(|matches| Arguments::from_arg_matches(&matches));
     let arguments = match parsed {
@@ -133,7 +133,7 @@ fn run(arguments: &Arguments, configuration: &Configuration) -> Result<ExitCode,
         }
         Command::Completions { shell } => {
             let command = Arguments::command();
-            output::deliver(None, &arguments.global, |to| manual::completions(&command, (*shell).into(), to))?;
+            output::deliver(None, &arguments.global, |to| manual::completions(&command, *shell, to))?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Man { command, output: Some(directory) } => {

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use rustix::fs::{Access, access};
 use tracing_subscriber::EnvFilter;
 
-use super::args::{Color, Global, Time};
+use super::args::{Global, Time};
 use crate::kernel::preflight::Obstacle;
 use crate::render::plain::Plain;
 use crate::render::style::{Look, UTC};
@@ -101,11 +101,11 @@ fn zone(time: Time) -> anyhow::Result<&'static TimeZone> {
     }
 }
 
-fn choice(color: Color) -> ColorChoice {
+fn choice(color: clap::ColorChoice) -> ColorChoice {
     match color {
-        Color::Auto => ColorChoice::Auto,
-        Color::Always => ColorChoice::Always,
-        Color::Never => ColorChoice::Never,
+        clap::ColorChoice::Auto => ColorChoice::Auto,
+        clap::ColorChoice::Always => ColorChoice::Always,
+        clap::ColorChoice::Never => ColorChoice::Never,
     }
 }
 
@@ -134,7 +134,7 @@ pub(super) fn deliver(
     global: &Global,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> anyhow::Result<()> {
-    let in_a_file = if global.color == Color::Always { ColorChoice::Always } else { ColorChoice::Never };
+    let in_a_file = if choice(global.color) == ColorChoice::Always { ColorChoice::Always } else { ColorChoice::Never };
     put(path, in_a_file, choice(global.color), write)
 }
 

@@ -6,7 +6,7 @@ mod values;
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
 use crate::version::{LONG, SHORT};
@@ -46,9 +46,9 @@ const EVERYWHERE: &str = "Options of every command";
 /// Options of every command.
 #[derive(Debug, Args)]
 pub(super) struct Global {
-    /// When to use colours
-    #[arg(long, value_enum, default_value_t = Color::Auto, global = true, help_heading = EVERYWHERE, value_name = "WHEN")]
-    pub(super) color: Color,
+    /// When to use colours; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, value_enum, default_value_t = ColorChoice::Auto, global = true, help_heading = EVERYWHERE, value_name = "WHEN")]
+    pub(super) color: ColorChoice,
     /// Whose time the text outputs tell; JSON is always UTC
     #[arg(long, value_enum, default_value_t = Time::Utc, global = true, help_heading = EVERYWHERE, value_name = "ZONE")]
     pub(super) time: Time,
@@ -65,27 +65,6 @@ pub(super) struct Global {
     /// Read no configuration file
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     pub(super) no_config: bool,
-}
-
-/// When to use colours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Color {
-    /// On a terminal, unless NO_COLOR is set.
-    Auto,
-    /// Always.
-    Always,
-    /// Never.
-    Never,
-}
-
-impl From<Color> for clap::ColorChoice {
-    fn from(color: Color) -> Self {
-        match color {
-            Color::Auto => Self::Auto,
-            Color::Always => Self::Always,
-            Color::Never => Self::Never,
-        }
-    }
 }
 
 /// Whose time is told.
@@ -125,7 +104,7 @@ Examples:
     Completions {
         /// Which shell
         #[arg(value_enum)]
-        shell: CompletedShell,
+        shell: Shell,
     },
     /// Print a man page, or write all of them
     #[command(after_help = "\
@@ -155,27 +134,6 @@ impl Command {
     /// Whether it says the same on every host, whatever is configured.
     pub(super) const fn is_timeless(&self) -> bool {
         matches!(self, Self::Schema { .. } | Self::Completions { .. } | Self::Man { .. })
-    }
-}
-
-/// Shells whose command lines can be completed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum CompletedShell {
-    /// GNU Bash, with the package bash-completion or without
-    Bash,
-    /// Z shell
-    Zsh,
-    /// fish
-    Fish,
-}
-
-impl From<CompletedShell> for Shell {
-    fn from(shell: CompletedShell) -> Self {
-        match shell {
-            CompletedShell::Bash => Self::Bash,
-            CompletedShell::Zsh => Self::Zsh,
-            CompletedShell::Fish => Self::Fish,
-        }
     }
 }
 

@@ -8,10 +8,10 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Arg, Command};
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::options::{self, Key, Place};
-use super::{Origin, Setting, Settings, check};
+use super::options::{self, Key};
+use super::{Origin, Setting, Settings};
 use crate::cli::suggest::did_you_mean;
 
 /// The longest file that is read.
@@ -65,33 +65,29 @@ pub(super) fn trusted(owner: u32, group: u32, mode: u32, own: u32) -> Result<(),
     Ok(())
 }
 
-/// The settings of a file. All that is wrong with it is told at once.
+/// The settings of a file; else all that is wrong with it, at once.
 pub(super) fn parse(text: &str, path: &Path, command: &Command) -> anyhow::Result<Settings> {
     let line = |offset: usize| 1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
-    let from = |offset: usize| Origin::File { path: path.to_path_buf(), line: line(offset) };
+    let from = |offset: usize| Origin::File(path.to_path_buf(), line(offset));
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or_else(|| path.display().to_string(), |span| from(span.start).to_string());
         anyhow!("{at}: {}", error.message())
     })?;
     let (mut settings, mut problems) = (Settings::new(), Vec::new());
-    let mut take = |place: &Place, name: &str, offset: usize, value: &DeValue<'_>| {
-        let from = from(offset);
-        match setting(command, place, name, value, from.clone()) {
-            Ok((key, setting)) => drop(settings.insert(key, setting)),
-            Err(Problem::Located(problem)) => problems.push((offset, problem.to_string())),
-            Err(Problem::Plain(problem)) => problems.push((offset, format!("{from}: {problem}"))),
+    let mut take = |of: Option<&str>, name: &Spanned<DeString<'_>>, value: &DeValue<'_>| {
+        let (offset, from) = (name.span().start, from(name.span().start));
+        match setting(command, of, name.get_ref(), value) {
+            Ok((key, values)) => drop(settings.insert(key, Setting { values, from })),
+            Err(problem) => problems.push((offset, format!("{from}: {problem}"))),
         }
     };
     for (name, value) in table.get_ref() {
-        let (offset, name) = (name.span().start, name.get_ref().as_ref());
-        match (value.get_ref(), command.find_subcommand(name)) {
-            (DeValue::Table(options), Some(_)) => {
-                let place = Place::Command(name.to_owned());
-                for (name, value) in options {
-                    take(&place, name.get_ref(), name.span().start, value.get_ref());
-                }
+        let of = name.get_ref().as_ref();
+        match value.get_ref() {
+            DeValue::Table(options) if command.find_subcommand(of).is_some() => {
+                options.iter().for_each(|(name, value)| take(Some(of), name, value.get_ref()));
             }
-            (value, _) => take(&Place::Everywhere, name, offset, value),
+            value => take(None, name, value),
         }
     }
     problems.sort();
@@ -99,39 +95,21 @@ pub(super) fn parse(text: &str, path: &Path, command: &Command) -> anyhow::Resul
     if problems.is_empty() { Ok(settings) } else { bail!("{}", problems.join("\n")) }
 }
 
-/// What is wrong with a key or its value.
-enum Problem {
-    /// It says where.
-    Located(anyhow::Error),
-    /// It does not.
-    Plain(String),
+/// The values of an option; else what is wrong with its name or its value.
+fn setting(command: &Command, of: Option<&str>, name: &str, value: &DeValue<'_>) -> Result<(Key, Vec<String>), String> {
+    let found = options::arguments(command, of).find(|arg| arg.get_long() == Some(name));
+    let arg = found.ok_or_else(|| unknown(command, of, name, value))?;
+    let key =
+        options::key(arg, of).ok_or_else(|| format!("{name} can be given on the command line only, as --{name}"))?;
+    let typed = words(arg, value)
+        .map_err(|wanted| format!("{key} takes {wanted}; this value is of type {}", value.type_str()))?;
+    // A flag is not typed with a value.
+    let values = if options::is_flag(arg) { Ok(typed) } else { options::of_words(arg, &typed) };
+    values.map(|values| (key.clone(), values)).map_err(|problem| format!("{key}: {problem}"))
 }
 
-fn setting(
-    command: &Command,
-    place: &Place,
-    name: &str,
-    value: &DeValue<'_>,
-    from: Origin,
-) -> Result<(Key, Setting), Problem> {
-    let found = options::arguments(command, place).find(|arg| arg.get_long() == Some(name));
-    let arg = found.ok_or_else(|| Problem::Plain(unknown(command, place, name, value)))?;
-    let key = options::key(arg, place)
-        .ok_or_else(|| Problem::Plain(format!("{name} can be given on the command line only, as --{name}")))?;
-    let values = values(arg, value).map_err(|wanted| {
-        let is = value.type_str();
-        Problem::Plain(format!(
-            "{key} takes {wanted}, and this is {} {is}",
-            if is.starts_with(['a', 'i']) { "an" } else { "a" }
-        ))
-    })?;
-    let setting = Setting { values, from };
-    check(command, &key, &setting).map_err(Problem::Located)?;
-    Ok((key, setting))
-}
-
-/// A value as it would be typed; else what would have been a value.
-fn values(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str> {
+/// The words of a value as it would be typed; else the kind of value that is expected.
+fn words(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str> {
     let scalar = |value: &DeValue<'_>| match value {
         DeValue::String(text) => Some(text.to_string()),
         // Typed as it would be on the command line: in decimal.
@@ -152,29 +130,24 @@ fn values(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str> {
     }
 }
 
-/// What to say of a name that no option has.
-fn unknown(command: &Command, place: &Place, name: &str, value: &DeValue<'_>) -> String {
+/// The message on a name that no option has.
+fn unknown(command: &Command, of: Option<&str>, name: &str, value: &DeValue<'_>) -> String {
+    let names = |of: Option<&str>| -> Vec<String> { options::of(command, of).map(|(key, _)| key.option).collect() };
+    let meant = did_you_mean(name, names(of).iter().map(String::as_str));
     let commands = || command.get_subcommands().map(Command::get_name);
-    match (place, value) {
-        (Place::Everywhere, DeValue::Table(_)) => {
-            format!("there is no command {name}{}", did_you_mean(name, commands()))
+    let has = |of: Option<&str>| names(of).iter().any(|known| known == name);
+    match (of, value) {
+        (Some(_), _) if has(None) => {
+            format!("{name} is an option of every command: put it at the top, before the first table")
         }
-        (Place::Everywhere, _) => {
-            let has = |place: &Place| options::names(command, place).any(|known| known == name);
-            let of: Vec<&str> = commands().filter(|of| has(&Place::Command((*of).to_owned()))).collect();
-            if of.is_empty() {
-                let meant = did_you_mean(name, options::names(command, place));
-                format!("{name} is no option of every command{meant}")
-            } else {
-                format!("{name} is an option of {}: put it below [{}]", of.join(", "), of[0])
-            }
-        }
-        (Place::Command(of), _) => {
-            let meant = did_you_mean(name, options::names(command, place));
-            if options::names(command, &Place::Everywhere).any(|known| known == name) {
-                return format!("{name} is an option of every command: put it at the top, before the first table");
-            }
-            format!("{of} has no option {name}{meant}")
+        (Some(of), _) => format!("{of} has no option {name}{meant}"),
+        (None, DeValue::Table(_)) => format!("there is no command {name}{}", did_you_mean(name, commands())),
+        (None, _) => {
+            let of: Vec<&str> = commands().filter(|of| has(Some(of))).collect();
+            of.first().map_or_else(
+                || format!("{name} is no option of every command{meant}"),
+                |first| format!("{name} is an option of {}: put it below [{first}]", of.join(", ")),
+            )
         }
     }
 }

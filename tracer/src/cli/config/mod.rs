@@ -1,57 +1,64 @@
 //! Defaults of options: command line, then environment, then configuration file, then what is built in.
 //!
-//! They become default values of the command line's own description, so that `--help` shows them, and so that they are read
-//! by the same code as what is typed. Files, actions and positional arguments belong to the command line alone.
+//! clap names, reads and checks a variable (`Arg::env`), but of each option by itself. On the command line's own description
+//! it would count as typed: it would exclude options that are typed, even where it is empty or `false`, and clap's message on
+//! a wrong value would name the option and not the variable. So values of the environment become default values, as those of
+//! the file do, which `--help` shows. Files, actions and positional arguments belong to the command line alone.
 
-mod environment;
 mod file;
 mod options;
 mod show;
 
 use std::collections::BTreeMap;
+use std::env;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail};
+use anyhow::{anyhow, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
 pub(super) use show::show;
 
-use options::{Key, Place};
+use super::suggest::similar;
+use options::{Key, PREFIX};
 
 /// Where the configuration file is, unless one is named.
 pub(super) const FILE: &str = "/etc/whyrst.toml";
 /// The environment variable that names another one.
-pub(super) const NAMED_BY: &str = "WHYRST_CONFIG";
+const NAMED_BY: &str = "WHYRST_CONFIG";
+/// What variables begin with that mean something to those who build whyrst.
+const OF_THE_BUILD: [&str; 3] = ["WHYRST_BPF_", "WHYRST_BUILD_", "WHYRST_COMMIT"];
 
-/// The value of an option, and who gave it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Setting {
+/// The value of an option, and its origin.
+#[derive(Debug, Clone)]
+struct Setting {
     /// As typed on the command line, one by one; `true` or `false` for a flag.
     values: Vec<String>,
-    /// Who gave it.
     from: Origin,
 }
 
-/// Who gave a value.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Origin {
-    /// A line of the configuration file.
-    File {
-        /// The file.
-        path: PathBuf,
-        /// The line, from 1 on.
-        line: usize,
-    },
+impl Setting {
+    /// Whether it has an effect: a flag that is `false` has none.
+    fn is_set(&self) -> bool {
+        self.values != ["false"]
+    }
+}
+
+/// Where a value comes from.
+#[derive(Debug, Clone)]
+enum Origin {
+    /// A line of the configuration file, from 1 on.
+    File(PathBuf, usize),
     /// An environment variable.
     Environment(String),
 }
 
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::File(path, line) => write!(f, "{}:{line}", path.display()),
             Self::Environment(name) => f.write_str(name),
         }
     }
@@ -60,47 +67,81 @@ impl std::fmt::Display for Origin {
 /// Values of options.
 type Settings = BTreeMap<Key, Setting>;
 
-/// What the environment and the configuration file say.
+/// Defaults from the environment and the configuration file.
 #[derive(Debug, Default)]
 pub(super) struct Configuration {
     settings: Settings,
     /// The file that was read.
-    pub(super) file: Option<PathBuf>,
-    /// What should be told, although it keeps nothing from working.
+    file: Option<PathBuf>,
+    /// Warnings.
     pub(super) remarks: Vec<String>,
 }
 
+/// The command line's description with each option's variable, for the manual.
+pub(super) fn described(command: Command) -> Command {
+    options::map(command, |key, arg| arg.env(key.variable()))
+}
+
+/// The options that were typed, as far as they can be understood before the defaults are known.
+pub(super) fn typed(command: Command, words: &[OsString]) -> Option<ArgMatches> {
+    let lenient = command.ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
+    lenient.try_get_matches_from(words).ok()
+}
+
 /// Reads the environment and the configuration file that it or the command line names.
-pub(super) fn read(
-    command: &Command,
-    typed: Option<&ArgMatches>,
-    environment: impl Iterator<Item = (OsString, OsString)>,
-) -> anyhow::Result<Configuration> {
-    let (variables, named): (Vec<_>, Vec<_>) =
-        environment.filter(|(_, value)| !value.is_empty()).partition(|(name, _)| name != NAMED_BY);
-    let (mut settings, remarks) = environment::read(command, variables)?;
+pub(super) fn read(command: &Command, typed: Option<&ArgMatches>) -> anyhow::Result<Configuration> {
+    let mut settings = environment(command)?;
     let given = typed.and_then(|typed| typed.get_one::<PathBuf>("config").cloned());
-    let named = given.or_else(|| named.into_iter().next().map(|(_, value)| PathBuf::from(value)));
+    let named = given.or_else(|| variable(NAMED_BY).map(PathBuf::from));
     let ignored = typed.is_some_and(|typed| typed.get_flag("no_config"));
     let mut read = None;
     if !ignored && let Some(text) = file::read(named.as_deref().unwrap_or(Path::new(FILE)), named.is_some())? {
         let path = named.unwrap_or_else(|| PathBuf::from(FILE));
-        let of_file = file::parse(&text, &path, command)?;
-        settings = overrule(command, of_file, settings);
+        settings = overrule(command, file::parse(&text, &path, command)?, settings);
         read = Some(path);
     }
     exclude(command, &settings)?;
-    Ok(Configuration { settings, file: read, remarks })
+    let names = env::vars_os().filter(|(_, value)| !value.is_empty()).filter_map(|(name, _)| name.into_string().ok());
+    Ok(Configuration { settings, file: read, remarks: remarks(command, names) })
 }
 
-/// What a file with this text says, without an environment.
+/// Reads the text of a file, without an environment.
 pub(super) fn of_text(text: &str, path: &Path, command: &Command) -> anyhow::Result<Configuration> {
     let settings = file::parse(text, path, command)?;
     exclude(command, &settings)?;
     Ok(Configuration { settings, file: Some(path.to_path_buf()), remarks: Vec::new() })
 }
 
-/// Lets the upper layer have its way: where it sets an option, and where it sets one that excludes another.
+/// An environment variable; an empty one is as good as none.
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+fn environment(command: &Command) -> anyhow::Result<Settings> {
+    let named = options::all(command).map(|(key, arg)| (key.variable(), key, arg));
+    let set = named.filter(|(name, ..)| variable(name).is_some()).map(|(name, key, arg)| {
+        let values = options::of_environment(arg, &name).map_err(|problem| anyhow!("{name}: {key}: {problem}"))?;
+        Ok((key, Setting { values, from: Origin::Environment(name) }))
+    });
+    set.collect()
+}
+
+/// Warnings of variables that name no option.
+pub(super) fn remarks(command: &Command, names: impl Iterator<Item = String>) -> Vec<String> {
+    let known: Vec<String> = options::all(command).map(|(key, _)| key.variable()).collect();
+    let unknown = names.filter(|name| {
+        let other = name == NAMED_BY || OF_THE_BUILD.iter().any(|start| name.starts_with(start));
+        name.starts_with(PREFIX) && !other && !known.contains(name)
+    });
+    let remark = |name: String| {
+        let meant = similar(&name[PREFIX.len()..], known.iter().map(|known| &known[PREFIX.len()..]));
+        let meant = meant.map_or_else(String::new, |word| format!("; did you mean {PREFIX}{word}?"));
+        format!("the environment variable {name} names no option{meant}")
+    };
+    unknown.map(remark).collect()
+}
+
+/// Lets the upper layer win: where it sets an option, and where it sets one that excludes another.
 fn overrule(command: &Command, mut lower: Settings, upper: Settings) -> Settings {
     lower.retain(|key, _| {
         !upper.iter().any(|(other, setting)| setting.is_set() && options::conflict(command, key, other))
@@ -122,68 +163,21 @@ fn exclude(command: &Command, settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-impl Setting {
-    /// Whether it does anything: a flag that is `false` is as if it were not there.
-    fn is_set(&self) -> bool {
-        self.values != ["false"]
-    }
-}
-
 impl Configuration {
-    /// The command line's description with these defaults. What was typed overrules what it excludes.
+    /// The command line's description with these defaults. A typed option overrules those that it excludes.
     pub(super) fn apply(&self, command: Command, typed: Option<&ArgMatches>) -> Command {
-        let typed = typed.map(|typed| keys_of(&command, typed)).unwrap_or_default();
-        let mut defaults = self.settings.clone();
-        defaults.retain(|key, _| !typed.iter().any(|other| options::conflict(&command, key, other)));
-        let set = |command: Command, place: &Place| {
-            command.mut_args(|arg| match options::key(&arg, place).and_then(|key| defaults.get(&key)) {
-                Some(setting) => arg.required(false).default_values(setting.values.clone()),
-                None => arg,
-            })
-        };
-        set(command, &Place::Everywhere).mut_subcommands(|command| {
-            let place = Place::Command(command.get_name().to_owned());
-            set(command, &place)
+        let typed = typed.and_then(ArgMatches::subcommand);
+        let whole = command.clone();
+        options::map(command, |key, arg| {
+            let Some(setting) = self.settings.get(&key) else { return arg };
+            let overruled = typed.is_some_and(|(name, typed)| {
+                let is_typed = |other: &str| typed.value_source(other) == Some(ValueSource::CommandLine);
+                key.command.as_deref() == Some(name)
+                    && options::rivals(&whole, &key).any(|other| is_typed(other.get_id().as_str()))
+            });
+            if overruled { arg } else { arg.required(false).default_values(setting.values.clone()) }
         })
     }
-}
-
-/// The options that were typed.
-fn keys_of(command: &Command, typed: &ArgMatches) -> Vec<Key> {
-    let of = |command: &Command, matches: &ArgMatches, place: &Place| -> Vec<Key> {
-        let given = |id: &str| {
-            matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::CommandLine)
-        };
-        let given = command.get_arguments().filter(|arg| given(arg.get_id().as_str()));
-        given.filter_map(|arg| options::any_key(arg, place)).collect()
-    };
-    let mut keys = of(command, typed, &Place::Everywhere);
-    if let Some((name, matches)) = typed.subcommand()
-        && let Some(command) = command.find_subcommand(name)
-    {
-        keys.extend(of(command, matches, &Place::Command(name.to_owned())));
-    }
-    keys
-}
-
-/// The environment variables of a command's own options, or of the program's, and the long names of those.
-pub(super) fn variables(all: &Command, command: &Command) -> Vec<(String, String)> {
-    let own = all.get_subcommands().any(|sub| sub.get_name() == command.get_name());
-    let place = if own { Place::Command(command.get_name().to_owned()) } else { Place::Everywhere };
-    let keys = options::arguments(all, &place).filter(|arg| !own || !arg.is_global_set());
-    keys.filter_map(|arg| options::key(arg, &place)).map(|key| (environment::variable(&key), key.option)).collect()
-}
-
-/// What was typed, as far as it can be understood before the defaults are known.
-pub(super) fn typed(command: Command, words: &[OsString]) -> Option<ArgMatches> {
-    let lenient = command.ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
-    lenient.try_get_matches_from(words).ok()
-}
-
-/// Checks a value as the command line would.
-fn check(command: &Command, key: &Key, setting: &Setting) -> anyhow::Result<()> {
-    let arg = options::find(command, key).with_context(|| format!("{key} is no option"))?;
-    options::check(arg, &setting.values).map_err(|problem| anyhow::anyhow!("{}: {key}: {problem}", setting.from))
 }
 
 #[cfg(test)]

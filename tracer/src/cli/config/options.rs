@@ -1,94 +1,96 @@
-//! Which options can be configured, what excludes what, and whether a value is one.
+//! Which options can be configured, which exclude each other, and how clap takes a value.
 
 use std::fmt;
 
-use clap::builder::Str;
-use clap::error::{ContextKind, ContextValue, Error};
+use clap::builder::{BoolishValueParser, Str, Styles};
 use clap::{Arg, ArgAction, Command};
 
+/// What the names of variables begin with.
+pub(super) const PREFIX: &str = "WHYRST_";
 /// Options that are given where they are meant: they say what is to be done, not how.
-const NEVER: [&str; 7] = ["apply", "config", "force", "no-config", "redact-key", "undo", "yes"];
+const NEVER: [&str; 8] = ["apply", "compare", "config", "force", "no-config", "redact-key", "undo", "yes"];
 /// Names of values that are files. Those belong to the command line too.
 const FILES: [&str; 3] = ["FILE", "DIR", "PATH"];
 
-/// Where an option is: of every command, or of one.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
-    /// Of every command.
-    Everywhere,
-    /// Of this one.
-    Command(String),
-}
+/// The identifier of an argument that is parsed by itself.
+const VALUE: &str = "value";
 
 /// An option, by its long name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key {
-    pub(super) place: Place,
+    /// The command that has it; `None` for an option of every command.
+    pub(super) command: Option<String>,
     pub(super) option: String,
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Everywhere => f.write_str(&self.option),
-            Place::Command(command) => write!(f, "{command}.{}", self.option),
+        match &self.command {
+            None => f.write_str(&self.option),
+            Some(command) => write!(f, "{command}.{}", self.option),
         }
     }
 }
 
+impl Key {
+    /// `WHYRST_<OPTION>` for the options of every command, `WHYRST_<COMMAND>_<OPTION>` for those of one.
+    pub(super) fn variable(&self) -> String {
+        format!("{PREFIX}{}", self.to_string().replace(['-', '.'], "_").to_ascii_uppercase())
+    }
+}
+
 /// The key of an argument that can be configured.
-pub(super) fn key(arg: &Arg, place: &Place) -> Option<Key> {
-    any_key(arg, place).filter(|key| !NEVER.contains(&key.option.as_str()) && !is_file(arg) && has_values(arg))
-}
-
-/// The key of any argument with a long name.
-pub(super) fn any_key(arg: &Arg, place: &Place) -> Option<Key> {
-    Some(Key { place: place.clone(), option: arg.get_long()?.to_owned() })
-}
-
-fn is_file(arg: &Arg) -> bool {
+pub(super) fn key(arg: &Arg, command: Option<&str>) -> Option<Key> {
+    let option = arg.get_long().filter(|option| !NEVER.contains(option))?;
     let names: &[Str] = arg.get_value_names().unwrap_or_default();
-    names.iter().any(|name| FILES.contains(&name.as_str()))
+    let is_file = names.iter().any(|name| FILES.contains(&name.as_str()));
+    let has_values = matches!(arg.get_action(), ArgAction::Set | ArgAction::Append | ArgAction::SetTrue);
+    let key = Key { command: command.map(str::to_owned), option: option.to_owned() };
+    (!is_file && has_values).then_some(key)
 }
 
-fn has_values(arg: &Arg) -> bool {
-    matches!(arg.get_action(), ArgAction::Set | ArgAction::Append | ArgAction::SetTrue)
-}
-
-/// What a place offers: its arguments. No place, no arguments.
-pub(super) fn arguments<'a>(command: &'a Command, place: &Place) -> impl Iterator<Item = &'a Arg> + use<'a> {
-    let of = match place {
-        Place::Everywhere => Some(command),
-        Place::Command(name) => command.find_subcommand(name),
-    };
+/// The arguments of every command, or of one.
+pub(super) fn arguments<'a>(all: &'a Command, command: Option<&str>) -> impl Iterator<Item = &'a Arg> + use<'a> {
+    let of = command.map_or(Some(all), |name| all.find_subcommand(name));
     of.into_iter().flat_map(Command::get_arguments)
 }
 
-/// The long names of the options of a place that can be configured.
-pub(super) fn names<'a>(command: &'a Command, place: &Place) -> impl Iterator<Item = &'a str> + use<'a> {
-    let place = place.clone();
-    arguments(command, &place).filter(move |arg| key(arg, &place).is_some()).filter_map(Arg::get_long)
+/// The options of every command that can be configured, or those of one.
+pub(super) fn of<'a>(all: &'a Command, command: Option<&'a str>) -> impl Iterator<Item = (Key, &'a Arg)> {
+    arguments(all, command).filter_map(move |arg| Some((key(arg, command)?, arg)))
 }
 
-/// The places: every command's, then each one's.
-pub(super) fn places(command: &Command) -> Vec<Place> {
-    let commands = command.get_subcommands().map(|command| Place::Command(command.get_name().to_owned()));
-    std::iter::once(Place::Everywhere).chain(commands).collect()
+/// All options that can be configured: those of every command, then those of each.
+pub(super) fn all(all: &Command) -> impl Iterator<Item = (Key, &Arg)> {
+    let commands = all.get_subcommands().map(|command| Some(command.get_name()));
+    std::iter::once(None).chain(commands).flat_map(|command| of(all, command))
 }
 
-/// The argument that a key means.
-pub(super) fn find<'a>(command: &'a Command, key: &Key) -> Option<&'a Arg> {
-    arguments(command, &key.place).find(|arg| arg.get_long() == Some(key.option.as_str()))
+/// Changes all options that can be configured.
+pub(super) fn map(command: Command, change: impl Fn(Key, Arg) -> Arg) -> Command {
+    let changed = |arg: Arg, of: Option<&str>| match key(&arg, of) {
+        Some(key) => change(key, arg),
+        None => arg,
+    };
+    command.mut_args(|arg| changed(arg, None)).mut_subcommands(|command| {
+        let name = command.get_name().to_owned();
+        command.mut_args(|arg| changed(arg, Some(&name)))
+    })
+}
+
+/// The arguments that an option excludes, or that exclude it.
+pub(super) fn rivals<'a>(all: &'a Command, key: &Key) -> impl Iterator<Item = &'a Arg> {
+    let command = key.command.as_deref().and_then(|name| all.find_subcommand(name));
+    let arg = command.and_then(|command| command.get_arguments().find(|arg| arg.get_long() == Some(&key.option)));
+    command.zip(arg).into_iter().flat_map(|(command, arg)| {
+        let excludes = |one: &Arg, other: &Arg| command.get_arg_conflicts_with(one).contains(&other);
+        command.get_arguments().filter(move |other| *other != arg && (excludes(arg, other) || excludes(other, arg)))
+    })
 }
 
 /// Whether two options exclude each other.
-pub(super) fn conflict(command: &Command, one: &Key, other: &Key) -> bool {
-    let Place::Command(name) = &one.place else { return false };
-    let (Some(one_arg), Some(other_arg)) = (find(command, one), find(command, other)) else { return false };
-    let Some(command) = command.find_subcommand(name).filter(|_| one.place == other.place) else { return false };
-    let excludes =
-        |one: &Arg, other: &Arg| command.get_arg_conflicts_with(one).iter().any(|arg| arg.get_id() == other.get_id());
-    one_arg.get_id() != other_arg.get_id() && (excludes(one_arg, other_arg) || excludes(other_arg, one_arg))
+pub(super) fn conflict(all: &Command, one: &Key, other: &Key) -> bool {
+    one.command == other.command && rivals(all, one).any(|arg| arg.get_long() == Some(&other.option))
 }
 
 /// Whether an argument is a flag.
@@ -101,44 +103,52 @@ pub(super) fn is_list(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Append)
 }
 
-/// Whether the command line would take these values; else why not.
-pub(super) fn check(arg: &Arg, values: &[String]) -> Result<(), String> {
+/// An argument with the name and the values of this one, and nothing else of it.
+fn alone(arg: &Arg) -> Arg {
+    let long = arg.get_long().unwrap_or(VALUE).to_owned();
+    let alone = Arg::new(VALUE).long(long).action(arg.get_action().clone());
     if is_flag(arg) {
-        return Ok(());
+        return alone.value_parser(BoolishValueParser::new());
     }
-    let mut probe = Arg::new("value").long("value").action(arg.get_action().clone());
-    probe = probe.value_parser(arg.get_value_parser().clone()).allow_hyphen_values(true);
-    if let Some(delimiter) = arg.get_value_delimiter() {
-        probe = probe.value_delimiter(delimiter);
-    }
-    let probe = Command::new("probe").no_binary_name(true).arg(probe);
-    match probe.try_get_matches_from(values.iter().map(|value| format!("--value={value}"))) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(why(&error)),
-    }
+    let names = arg.get_value_names().unwrap_or_default().to_vec();
+    alone.value_names(names).value_parser(arg.get_value_parser().clone())
 }
 
-/// Why the command line does not take a value, in a line.
-fn why(error: &Error) -> String {
-    let text = |kind| match error.get(kind) {
-        Some(ContextValue::String(text)) => vec![text.as_str()],
-        Some(ContextValue::Strings(texts)) => texts.iter().map(String::as_str).collect(),
-        _ => Vec::new(),
-    };
-    let value = text(ContextKind::InvalidValue).join(", ");
-    if value.is_empty() {
-        // A parser's own words.
-        let text = error.to_string();
-        return text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+/// The values that clap reads from an environment variable. Those of a list are separated by commas.
+pub(super) fn of_environment(arg: &Arg, name: &str) -> Result<Vec<String>, String> {
+    let alone = alone(arg).env(name.to_owned());
+    parse(if is_list(arg) { alone.value_delimiter(',') } else { alone }, &[])
+}
+
+/// The values that clap takes, typed one by one.
+pub(super) fn of_words(arg: &Arg, values: &[String]) -> Result<Vec<String>, String> {
+    let words: Vec<String> =
+        values.iter().map(|value| format!("--{}={value}", arg.get_long().unwrap_or(VALUE))).collect();
+    let delimiter = arg.get_value_delimiter();
+    parse(alone(arg).value_delimiter(delimiter), &words)
+}
+
+/// Else why not, in a line.
+fn parse(arg: Arg, words: &[String]) -> Result<Vec<String>, String> {
+    let flag = is_flag(&arg);
+    let parsed = Command::new("whyrst")
+        .no_binary_name(true)
+        .disable_help_flag(true)
+        .styles(Styles::plain())
+        .arg(arg)
+        .try_get_matches_from(words);
+    match parsed {
+        Ok(matches) if flag => Ok(vec![matches.get_flag(VALUE).to_string()]),
+        Ok(matches) => {
+            let values = matches.get_raw(VALUE).unwrap_or_default();
+            Ok(values.map(|value| value.to_string_lossy().into_owned()).collect())
+        }
+        Err(error) => {
+            // Plain text drops what looks like a style, also in a value; whoever prints the message escapes it.
+            let text = error.render().ansi().to_string();
+            let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage: "));
+            let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+            Err(lines.join("; ").trim_start_matches("error: ").to_owned())
+        }
     }
-    if let Some(source) = std::error::Error::source(error) {
-        return format!("`{value}`: {source}");
-    }
-    let valid = text(ContextKind::ValidValue);
-    let meant = text(ContextKind::SuggestedValue);
-    let meant = meant.first().map_or_else(String::new, |word| format!("; did you mean {word}?"));
-    if valid.is_empty() {
-        return format!("`{value}` is not a value that it takes{meant}");
-    }
-    format!("`{value}` is none of {}{meant}", valid.join(", "))
 }

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use clap::{Arg, Command};
 use toml::Value;
 
-use super::options::{self, Place};
-use super::{Configuration, FILE, environment};
+use super::options::{self, Key};
+use super::{Configuration, FILE};
 use crate::render::plain::Plain;
 
 /// Columns before the remark on a line.
@@ -19,36 +19,33 @@ pub(in crate::cli) fn show(configuration: &Configuration, command: &Command, to:
         |path| format!("{} was read", path.display()),
     );
     writeln!(to, "# What is in force: {}.", Plain(&read))?;
-    for place in options::places(command) {
-        let options: Vec<&Arg> =
-            options::arguments(command, &place).filter(|arg| options::key(arg, &place).is_some()).collect();
-        if let (Place::Command(name), false) = (&place, options.is_empty()) {
+    let mut table = None;
+    for (key, arg) in options::all(command) {
+        if key.command != table
+            && let Some(name) = &key.command
+        {
             writeln!(to, "\n[{name}]")?;
         }
-        for arg in options {
-            line(configuration, arg, &place, to)?;
-        }
+        table.clone_from(&key.command);
+        line(configuration, &key, arg, to)?;
     }
     Ok(())
 }
 
-fn line(configuration: &Configuration, arg: &Arg, place: &Place, to: &mut dyn Write) -> io::Result<()> {
-    let Some(key) = options::key(arg, place) else { return Ok(()) };
+fn line(configuration: &Configuration, key: &Key, arg: &Arg, to: &mut dyn Write) -> io::Result<()> {
     let name = &key.option;
-    if let Some(setting) = configuration.settings.get(&key) {
+    if let Some(setting) = configuration.settings.get(key) {
         let text = format!("{name} = {}", value(arg, &setting.values));
         return writeln!(to, "{text:REMARK$}  # {}", Plain(&setting.from.to_string()));
     }
-    let built_in: Vec<String> =
+    let mut built_in: Vec<String> =
         arg.get_default_values().iter().map(|value| value.to_string_lossy().into_owned()).collect();
-    let text = match (built_in.is_empty(), options::is_flag(arg), options::is_list(arg)) {
-        (_, true, _) => format!("# {name} = false"),
-        (true, _, true) => format!("# {name} = []"),
-        (true, _, false) => format!("# {name} = \"\""),
-        (false, ..) => format!("# {name} = {}", value(arg, &built_in)),
-    };
     let remark = if built_in.is_empty() && !options::is_flag(arg) { "not set" } else { "built in" };
-    writeln!(to, "{text:REMARK$}  # {remark}; {}", environment::variable(&key))
+    if built_in.is_empty() && !options::is_list(arg) {
+        built_in.push(if options::is_flag(arg) { "false".to_owned() } else { String::new() });
+    }
+    let text = format!("# {name} = {}", value(arg, &built_in));
+    writeln!(to, "{text:REMARK$}  # {remark}; {}", key.variable())
 }
 
 /// Values in the form of TOML.
