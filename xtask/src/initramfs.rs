@@ -11,6 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 use cpio::newc::{Builder, trailer};
+use whyrst_tests::{artifact, protocol};
 
 use crate::arch::Arch;
 use crate::arm64;
@@ -58,6 +59,9 @@ const MODULES: [&str; 12] = [
     "fs/9p/",
 ];
 
+/// Directories that hold no file when the guest boots, and that its programs expect.
+const DIRECTORIES: [&str; 5] = [artifact::DIRECTORY, "/bin", "/run", "/tmp", "/var/tmp"];
+
 /// Permission bits of files that are run.
 const EXECUTABLE: u32 = 0o755;
 /// Permission bits of files that are read.
@@ -82,19 +86,22 @@ impl Archive {
         Builder::new(&name).ino(self.inode).mode(mode).nlink(1)
     }
 
-    fn parents(&mut self, path: &Path) -> Result<()> {
-        let parents: Vec<PathBuf> = path.ancestors().skip(1).map(Path::to_path_buf).collect();
-        for parent in parents.into_iter().rev() {
-            if parent.parent().is_none() || !self.directories.insert(parent.clone()) {
+    /// Adds a directory, and those that it is in.
+    fn directory(&mut self, path: &Path) -> Result<()> {
+        let all: Vec<PathBuf> = path.ancestors().map(Path::to_path_buf).collect();
+        for directory in all.into_iter().rev() {
+            if directory.parent().is_none() || !self.directories.insert(directory.clone()) {
                 continue;
             }
-            self.builder(&parent, 0o040_000 | EXECUTABLE).write(&mut self.file, 0).finish()?;
+            self.builder(&directory, 0o040_000 | EXECUTABLE).write(&mut self.file, 0).finish()?;
         }
         Ok(())
     }
 
     fn bytes(&mut self, path: &Path, mode: u32, bytes: &[u8]) -> Result<()> {
-        self.parents(path)?;
+        if let Some(parent) = path.parent() {
+            self.directory(parent)?;
+        }
         let length = u32::try_from(bytes.len()).with_context(|| format!("{} is too large", path.display()))?;
         let mut writer = self.builder(path, 0o100_000 | mode).write(&mut self.file, length);
         writer.write_all(bytes)?;
@@ -124,7 +131,8 @@ pub(crate) fn base(kernel: &Kernel) -> Result<PathBuf> {
     };
     let newest = tools.values().filter_map(|from| fs::metadata(from).and_then(|m| m.modified()).ok()).max();
     let made = fs::metadata(&path).and_then(|metadata| metadata.modified()).ok();
-    let names: Vec<String> = tools.keys().map(|to| to.display().to_string()).collect();
+    let names: Vec<String> =
+        tools.keys().map(|to| to.display().to_string()).chain(DIRECTORIES.map(str::to_owned)).collect();
     let list = names.join("\n");
     let list_path = kernel.directory.join("base.list");
     if made.is_some() && newest <= made && fs::read_to_string(&list_path).is_ok_and(|known| known == list) {
@@ -138,9 +146,7 @@ pub(crate) fn base(kernel: &Kernel) -> Result<PathBuf> {
     modules(kernel, &mut archive)?;
     archive.bytes(Path::new("/etc/passwd"), READABLE, b"root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")?;
     archive.bytes(Path::new("/etc/group"), READABLE, b"root:x:0:\nnogroup:x:65534:\n")?;
-    for directory in ["/artifacts/.", "/run/.", "/tmp/.", "/var/tmp/.", "/bin/."] {
-        archive.parents(Path::new(directory))?;
-    }
+    directories(&mut archive)?;
     archive.finish()?;
     fs::write(&list_path, list)?;
     fs::rename(&unfinished, &path).with_context(|| format!("renaming {}", unfinished.display()))?;
@@ -166,7 +172,7 @@ pub(crate) fn build(
     for (path, from) in more {
         archive.file(path, EXECUTABLE, from)?;
     }
-    archive.bytes(Path::new(whyrst_tests::protocol::PLAN), READABLE, plan)?;
+    archive.bytes(Path::new(protocol::PLAN), READABLE, plan)?;
     archive.finish()?;
     let mut whole = File::create(to).with_context(|| format!("creating {}", to.display()))?;
     for part in [base, overlay.as_path()] {
@@ -245,6 +251,11 @@ fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
     Ok(text.lines().filter_map(path).collect())
 }
 
+/// Adds the directories that no file brings along.
+fn directories(archive: &mut Archive) -> Result<()> {
+    DIRECTORIES.iter().try_for_each(|directory| archive.directory(Path::new(directory)))
+}
+
 fn modules(kernel: &Kernel, archive: &mut Archive) -> Result<()> {
     let index = fs::read_to_string(kernel.modules.join("modules.dep")).context("modules.dep")?;
     let dependencies: BTreeMap<&str, Vec<&str>> = index
@@ -288,4 +299,33 @@ fn modules(kernel: &Kernel, archive: &mut Archive) -> Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::BufReader;
+
+    use cpio::NewcReader;
+    use whyrst_tests::artifact;
+
+    use super::{Archive, directories};
+
+    /// A bench writes its schema and its captures there without a scenario that makes the directory.
+    #[test]
+    fn directories_that_hold_no_file_are_in_the_guest() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut archive = Archive::create(file.path()).unwrap();
+        directories(&mut archive).unwrap();
+        archive.finish().unwrap();
+        let mut entries = Vec::new();
+        let mut reader = NewcReader::new(BufReader::new(File::open(file.path()).unwrap())).unwrap();
+        while !reader.entry().is_trailer() {
+            entries.push((reader.entry().name().to_owned(), reader.entry().mode() & 0o170_000));
+            reader = NewcReader::new(reader.finish().unwrap()).unwrap();
+        }
+        for name in [artifact::DIRECTORY.trim_start_matches('/'), "run", "tmp", "var", "var/tmp", "bin"] {
+            assert!(entries.contains(&(name.to_owned(), 0o040_000)), "/{name} is no directory of {entries:?}");
+        }
+    }
 }

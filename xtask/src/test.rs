@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use crate::process::{cargo, execute};
-use crate::{deny, dist, matrix, setup};
+use crate::{bench, deny, dist, matrix, setup};
 
 /// What a tier is called, and what cargo is told.
 type Tier = (&'static str, &'static [&'static str]);
@@ -51,6 +51,8 @@ pub(crate) fn run() -> Result<()> {
     tiers(&TOOLS)?;
     println!("test: dependencies");
     deny::run().context("the tier `dependencies` has failed")?;
+    println!("test: benches");
+    bench::smoke().context("the tier `benches` has failed")?;
     println!("test: scenarios on every kernel");
     matrix::run(&All::parse_from(["vm", "--matrix"]).arguments).context("the tier `scenarios` has failed")
 }

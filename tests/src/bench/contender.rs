@@ -105,6 +105,11 @@ pub(super) const ALL: &[Contender] = &[
 ];
 
 impl Contender {
+    /// Whether it is the program under test, which every guest holds.
+    pub(super) fn is_whyrst(&self) -> bool {
+        self.program == BINARY
+    }
+
     /// Its command, as one would type it.
     pub(super) fn command(&self) -> String {
         let program = Path::new(self.program).file_name().unwrap_or_default().to_string_lossy();

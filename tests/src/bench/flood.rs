@@ -64,7 +64,6 @@ fn measure(case: &Case, extent: &Flood) -> Result<Value> {
     let prepared = begun.elapsed();
     let before = storm::witness(&lab.gateway)?;
     let artifacts = Path::new(artifact::DIRECTORY);
-    fs::create_dir_all(artifacts)?;
     let capture = Capture::unrecorded(Some(&lab.gateway), artifacts, &[])?;
     let counting = Counting::start()?;
     let (programs_before, used_before) = (programs::loaded()?, load::of_process(capture.id())?);

@@ -16,6 +16,17 @@ use serde_json::{Value, json};
 
 use crate::process::{execute, target};
 
+/// Each bench in its smallest form. It proves that the bench works; its figures mean nothing.
+///
+/// It runs the programs that are built for guests anyway, and needs no third-party tool.
+const SMALLEST: [&[&str]; 5] = [
+    &["gateway", "--rounds=1", "--bytes=1000000", "--connections=20", "--tool=whyrst,whyrst-all-options"],
+    &["flood", "--segments=1000", "--flows=100"],
+    &["start", "--times=2"],
+    &["verifier", "--kernel=5.10"],
+    &["replay", "--events=20000", "--flows=2000", "--rounds=1", "--guest-build", "--without-tshark"],
+];
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
     /// Try whyrst with floods: are its counts the kernel's, is every victim named, and what does it take
@@ -28,6 +39,8 @@ pub(crate) enum Bench {
     Replay(replay::Arguments),
     /// Count what the verifier takes for each program, on every kernel
     Verifier(verifier::Arguments),
+    /// Run every bench in its smallest form, to prove that it works; the figures mean nothing
+    Smoke,
 }
 
 /// Names the file that the rows go to.
@@ -35,16 +48,30 @@ const ROWS: &str = "WHYRST_BENCH_ROWS";
 
 /// Runs a bench. Standard output is for its rows alone; what building and setting up print, goes to standard error.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
+    if matches!(bench, Bench::Smoke) {
+        return smoke();
+    }
     if env::var_os(ROWS).is_none() {
         return apart();
     }
     match bench {
+        Bench::Smoke => smoke(),
         Bench::Flood(arguments) => flood::run(arguments),
         Bench::Gateway(arguments) => gateway::run(arguments),
         Bench::Start(arguments) => start::run(arguments),
         Bench::Replay(arguments) => replay::run(arguments),
         Bench::Verifier(arguments) => verifier::run(arguments),
     }
+}
+
+/// Runs every bench in its smallest form; the first that fails ends it.
+pub(crate) fn smoke() -> Result<()> {
+    let program = env::current_exe().context("finding this program")?;
+    for words in SMALLEST {
+        println!("bench: {}", words.join(" "));
+        execute(process::Command::new(&program).arg("bench").args(words))?;
+    }
+    Ok(())
 }
 
 /// Runs this program again with another standard output, and prints the rows when it has ended.
@@ -117,8 +144,44 @@ pub(crate) fn table(rows: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::table;
+    use std::collections::BTreeSet;
+    use std::fs;
+
+    use clap::{Parser, Subcommand as _};
     use serde_json::json;
+
+    use super::{Bench, SMALLEST, table};
+    use crate::process::workspace;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        _bench: Bench,
+    }
+
+    /// What follows `cargo xtask bench` in a page, up to the comment behind it.
+    fn documented(page: &str) -> Vec<Vec<String>> {
+        let text = fs::read_to_string(workspace().join(page)).unwrap();
+        let lines = text.lines().filter_map(|line| line.strip_prefix("cargo xtask bench "));
+        lines.map(|line| line.split(" #").next().unwrap().split_whitespace().map(str::to_owned).collect()).collect()
+    }
+
+    /// CI runs what a reader is told to run, and what a reader is told to run is understood.
+    #[test]
+    fn every_bench_is_documented_and_has_a_smallest_form() {
+        let documented = documented("docs/performance.md");
+        let smallest = SMALLEST.map(|words| words.iter().map(|word| (*word).to_owned()).collect());
+        for words in documented.iter().chain(&smallest) {
+            let parsed = Line::try_parse_from(["bench"].map(str::to_owned).iter().chain(words));
+            assert!(parsed.is_ok(), "cargo xtask bench {}: {}", words.join(" "), parsed.err().unwrap());
+        }
+        let names = |lines: &[Vec<String>]| lines.iter().map(|words| words[0].clone()).collect::<BTreeSet<_>>();
+        let benches = Bench::augment_subcommands(clap::Command::new("bench"));
+        let all: BTreeSet<String> = benches.get_subcommands().map(|bench| bench.get_name().to_owned()).collect();
+        assert_eq!(names(&documented), all, "docs/performance.md");
+        let alone = all.into_iter().filter(|name| name != "smoke").collect();
+        assert_eq!(names(&smallest), alone, "SMALLEST");
+    }
 
     #[test]
     fn rows_become_a_table() {

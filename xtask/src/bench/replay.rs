@@ -2,7 +2,7 @@
 //! nothing and beside tshark reading the same evidence.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use wait4::Wait4;
 
 use super::{Format, print};
+use crate::dist;
 use crate::process::{cargo, execute, target};
 
 /// How many times smaller the recordings are that memory is compared on.
@@ -33,6 +34,12 @@ pub(crate) struct Arguments {
     /// How often each is measured; the fastest counts
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Measure the program that is built for guests instead of a release build
+    #[arg(long)]
+    guest_build: bool,
+    /// Measure whyrst alone
+    #[arg(long)]
+    without_tshark: bool,
 }
 
 /// What a program took.
@@ -63,40 +70,43 @@ struct Bench {
     whyrst: PathBuf,
     synthesise: PathBuf,
     rounds: u32,
+    /// How many events tshark reads in a second.
+    tshark: Option<f64>,
     rows: Vec<Value>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    // In one go: packages that are built together are built once.
-    let what = ["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bin", "synthesise"];
-    execute(cargo().args(["build", "--quiet", "--release", "--locked"]).args(what))?;
+    let (whyrst, synthesise) = programs(arguments.guest_build)?;
     let directory = target().join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
-    let binary = |name: &str| target().join("release").join(name);
-    let (whyrst, synthesise, rounds) = (binary("whyrst"), binary("synthesise"), arguments.rounds.max(1));
-    let mut bench = Bench { directory, whyrst, synthesise, rounds, rows: Vec::new() };
+    let rounds = arguments.rounds.max(1);
+    let mut bench = Bench { directory, whyrst, synthesise, rounds, tshark: None, rows: Vec::new() };
     let (events, flows) = (arguments.events, arguments.flows);
 
     let small = bench.recording("small.whyrst", events / FOR_TSHARK, flows / FOR_TSHARK)?;
-    let tshark = bench.tshark(&small)?;
-    bench.report("report, what tshark reads", &small, &[], tshark)?;
+    let packets = bench.packets(&small)?;
+    if !arguments.without_tshark {
+        bench.tshark(&small, &packets)?;
+    }
+    fs::remove_file(&packets).context("removing what tshark has read")?;
+    bench.report("report, what tshark reads", &small, &[])?;
     drop(small);
 
     let whole = bench.recording("whole.whyrst", events, flows)?;
     let read = bench.spent(|| command("cat", &[&whole.path]))?;
-    bench.row("cat", &whole, read, tshark);
-    bench.report("report, one core", &whole, &["taskset", "--cpu-list", "0"], tshark)?;
-    let all_flows = bench.report("report", &whole, &[], tshark)?;
+    bench.row("cat", &whole, read);
+    bench.report("report, one core", &whole, &["taskset", "--cpu-list", "0"])?;
+    let all_flows = bench.report("report", &whole, &[])?;
     drop(whole);
 
     let fewer_flows = bench.recording("flows.whyrst", events, flows / SMALLER)?;
-    let few_flows = bench.report("report, a tenth of the flows", &fewer_flows, &[], tshark)?;
+    let few_flows = bench.report("report, a tenth of the flows", &fewer_flows, &[])?;
     drop(fewer_flows);
     let fewer_events = bench.recording("events.whyrst", events / SMALLER, flows / SMALLER)?;
-    let few_events = bench.report("report, a tenth of both", &fewer_events, &[], tshark)?;
+    let few_events = bench.report("report, a tenth of both", &fewer_events, &[])?;
     drop(fewer_events);
     let compressed = bench.recording("events.whyrst.zst", events / SMALLER, flows / SMALLER)?;
-    bench.report("report, a tenth of both, compressed", &compressed, &[], tshark)?;
+    bench.report("report, a tenth of both, compressed", &compressed, &[])?;
     drop(compressed);
 
     let more = |of: Spent, than: Spent| real(of.memory) - real(than.memory);
@@ -106,6 +116,20 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "bytes_per_event": rounded(more(few_flows, few_events) / real(events - events / SMALLER)),
     }));
     print(&bench.rows, arguments.format)
+}
+
+/// Builds whyrst, and what makes recordings up.
+fn programs(of_guests: bool) -> Result<(PathBuf, PathBuf)> {
+    let whyrst = if of_guests {
+        dist::payload("vm")?.whyrst
+    } else {
+        // In one go: packages that are built together are built once.
+        let what = ["--package", "tracer", "--bin", "whyrst", "--package", "whyrst-tests", "--bin", "synthesise"];
+        execute(cargo().args(["build", "--quiet", "--release", "--locked"]).args(what))?;
+        target().join("release/whyrst")
+    };
+    let synthesise = whyrst.with_file_name("synthesise");
+    Ok((whyrst, synthesise))
 }
 
 impl Bench {
@@ -118,20 +142,19 @@ impl Bench {
     }
 
     /// Measures a report on a recording, run by another program where one is given.
-    fn report(&mut self, name: &str, of: &Recording, by: &[&str], tshark: f64) -> Result<Spent> {
+    fn report(&mut self, name: &str, of: &Recording, by: &[&str]) -> Result<Spent> {
         let spent = self.spent(|| {
             let mut words = by.iter().map(PathBuf::from).chain([self.whyrst.clone()]);
             let mut command = Command::new(words.next().unwrap_or_default());
             command.args(words).args(["report", "--from"]).arg(&of.path);
             command
         })?;
-        self.row(name, of, spent, tshark);
+        self.row(name, of, spent);
         Ok(spent)
     }
 
-    /// Measures how many events tshark reads in a second. It takes every packet apart to count the RSTs, and prints their
-    /// number alone.
-    fn tshark(&mut self, of: &Recording) -> Result<f64> {
+    /// The packets of a recording, for tshark.
+    fn packets(&self, of: &Recording) -> Result<PathBuf> {
         let packets = of.path.with_extension("pcapng");
         execute(
             Command::new(&self.whyrst)
@@ -140,18 +163,23 @@ impl Bench {
                 .arg("-o")
                 .arg(&packets),
         )?;
-        let spent = self.spent(|| {
-            let mut tshark = command("tshark", &["-n", "-q", "-z", "io,stat,0,tcp.flags.reset==1", "-r"]);
-            tshark.arg(&packets);
-            tshark
-        })?;
-        fs::remove_file(&packets).context("removing what tshark has read")?;
-        let rate = real(of.events) / spent.wall.as_secs_f64();
-        self.row("tshark", of, spent, rate);
-        Ok(rate)
+        Ok(packets)
     }
 
-    fn row(&mut self, name: &str, of: &Recording, spent: Spent, tshark: f64) {
+    /// Measures how many events tshark reads in a second. It takes every packet apart to count the RSTs, and prints their
+    /// number alone.
+    fn tshark(&mut self, of: &Recording, packets: &Path) -> Result<()> {
+        let spent = self.spent(|| {
+            let mut tshark = command("tshark", &["-n", "-q", "-z", "io,stat,0,tcp.flags.reset==1", "-r"]);
+            tshark.arg(packets);
+            tshark
+        })?;
+        self.tshark = Some(real(of.events) / spent.wall.as_secs_f64());
+        self.row("tshark", of, spent);
+        Ok(())
+    }
+
+    fn row(&mut self, name: &str, of: &Recording, spent: Spent) {
         let rate = real(of.events) / spent.wall.as_secs_f64();
         self.rows.push(json!({
             "name": name,
@@ -163,7 +191,7 @@ impl Bench {
             "events_per_s": rate.round(),
             "events_per_cpu_s": (real(of.events) / spent.cpu.as_secs_f64()).round(),
             "peak_rss_bytes": spent.memory,
-            "ratio_to_tshark": rounded(rate / tshark),
+            "ratio_to_tshark": self.tshark.map(|tshark| rounded(rate / tshark)),
         }));
     }
 
