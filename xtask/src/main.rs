@@ -22,6 +22,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::process::{cargo, execute};
+
+/// The test that builds the book.
+const BOOK: [&str; 9] = ["test", "--quiet", "--locked", "--package", "xtask", "--test", "book", "--", "--nocapture"];
+
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
 struct Arguments {
@@ -39,6 +44,8 @@ enum Command {
     Demo,
     /// Set up and run every test: format, lints, unit tests, docs, and the scenarios on every kernel
     Test,
+    /// Build the documentation as a book into target/book, and check every link in it
+    Book,
     /// Check licences, sources and versions of dependencies, and what is known against them
     Deny,
     /// Fuzz what reads bytes of others, and keep the inputs that matter
@@ -57,6 +64,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => matrix::run(&arguments),
         Command::Demo => demo::run(),
         Command::Test => test::run(),
+        Command::Book => execute(cargo().args(BOOK)),
         Command::Deny => deny::run(),
         Command::Fuzz(arguments) => fuzz::run(&arguments),
         Command::Bench(bench) => bench::run(&bench),
