@@ -125,8 +125,9 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // As `ip netns delete` does it.
         let path = self.path();
-        let gone = unmount(&path, UnmountFlags::DETACH).map_err(io::Error::from).and_then(|()| fs::remove_file(&path));
-        if let Err(error) = gone {
+        let removed =
+            unmount(&path, UnmountFlags::DETACH).map_err(io::Error::from).and_then(|()| fs::remove_file(&path));
+        if let Err(error) = removed {
             eprintln!("{} stays: {error}", path.display());
         }
     }

@@ -1,4 +1,4 @@
-//! What the host and the guest tell each other: a plan in the initramfs, one JSON object per line on the second serial
+//! What the host and the guest send each other: a plan in the initramfs, one JSON object per line on the second serial
 //! port, and an archive of files on the disk.
 
 use serde::{Deserialize, Serialize};
@@ -20,8 +20,8 @@ pub const ALIVE: &str = "init: alive";
 pub struct Plan {
     /// The kernel's name in the matrix.
     pub kernel: String,
-    /// The era that this kernel is expected to be of.
-    pub era: String,
+    /// The conntrack log format that this kernel is expected to have.
+    pub log_format: String,
     /// Scenarios to run, in this order.
     pub scenarios: Vec<String>,
     /// Open a shell on the console instead.

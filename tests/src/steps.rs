@@ -1,5 +1,5 @@
-//! The steps of whyrst's start that need no BPF, timed by themselves: the same bytes in the guest and on the machine that
-//! emulates it tell how much slower the guest is.
+//! The steps of whyrst's start that need no BPF, timed by themselves. Their times for the same bytes, in the guest and on the
+//! machine that emulates it, show how much slower the guest is.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -78,8 +78,8 @@ impl Storm {
         for (interface, address, station) in [("lan0", CLIENT, client), ("wan0", SERVER, server)] {
             gateway.ip(&format!("neigh replace {address} lladdr {} dev {interface} nud permanent", text(station)))?;
         }
-        let lan = Way { from: client, to: hardware_address(gateway, "lan0")? };
-        let wan = Way { from: server, to: hardware_address(gateway, "wan0")? };
+        let lan = Direction { from: client, to: hardware_address(gateway, "lan0")? };
+        let wan = Direction { from: server, to: hardware_address(gateway, "wan0")? };
         witnesses(gateway, kind)?;
         let ports = || (0..flows).map(|number| FIRST_PORT + number);
         let inside = |port| SocketAddrV4::new(CLIENT, port);
@@ -133,19 +133,19 @@ impl Storm {
     }
 
     /// The flows that are not in a report, or not with all their segments of `count`, by their numbers.
-    pub fn not_told(&self, report: &Value, count: usize) -> Vec<usize> {
-        let mut told: HashSet<(&str, u64)> = HashSet::new();
+    pub fn misreported(&self, report: &Value, count: usize) -> Vec<usize> {
+        let mut reported: HashSet<(&str, u64)> = HashSet::new();
         for flow in report["flows"].as_array().into_iter().flatten() {
             let ends = ["client", "nat", "server"].into_iter().filter_map(|end| flow[end].as_str());
-            told.extend(ends.zip(iter::repeat(flow["resets"].as_u64().unwrap_or_default())));
+            reported.extend(ends.zip(iter::repeat(flow["resets"].as_u64().unwrap_or_default())));
         }
-        let is_told = |number: usize| {
+        let is_reported = |number: usize| {
             let of = self.of_flow(number, count) as u64;
             // Where there is no entry nobody knows the client; the address that it has outside has the same port.
             let ends = [CLIENT, NAT].map(|address| format!("{address}:{}", port(number)));
-            ends.iter().any(|end| told.contains(&(end.as_str(), of)))
+            ends.iter().any(|end| reported.contains(&(end.as_str(), of)))
         };
-        (0..self.frames.len()).filter(|number| !is_told(*number)).collect()
+        (0..self.frames.len()).filter(|number| !is_reported(*number)).collect()
     }
 
     /// How many of `count` segments are of the flow with this number.
@@ -209,12 +209,12 @@ pub fn wait_for(gateway: &Namespace, before: Witness, segments: usize) -> Result
 
 /// Between two stations.
 #[derive(Debug, Clone, Copy)]
-struct Way {
+struct Direction {
     from: [u8; 6],
     to: [u8; 6],
 }
 
-impl Way {
+impl Direction {
     fn frame(
         self,
         src: SocketAddrV4,

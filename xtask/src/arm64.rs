@@ -88,7 +88,7 @@ fn installed(package: &str) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
-/// Downloads one package; tells into which directory.
+/// Downloads one package; returns its directory.
 fn download(source: Source, home: &Path, package: &str) -> Result<PathBuf> {
     let apt = Apt::new(source, Arch::Arm64, home)?;
     apt.update()?;

@@ -19,8 +19,8 @@ pub(crate) struct Confusion {
 }
 
 impl Confusion {
-    /// Compares the reports that scenarios left on a kernel of an era.
-    pub(crate) fn of_artifacts(artifacts: &Path, names: &[String], era: &str) -> Result<Self> {
+    /// Compares the reports that scenarios left on a kernel with a conntrack log format.
+    pub(crate) fn of_artifacts(artifacts: &Path, names: &[String], log_format: &str) -> Result<Self> {
         let mut confusion = Self::default();
         for name in names {
             let scenario = scenarios::find(name).with_context(|| format!("no scenario `{name}`"))?;
@@ -31,18 +31,18 @@ impl Confusion {
                 Err(_) if matches!(scenario.named, Named::Nothing | Named::IfAny(_)) => continue,
                 Err(_) => Value::Null,
             };
-            confusion.add_scenario(scenario, era, &report);
+            confusion.add_scenario(scenario, log_format, &report);
         }
         Ok(confusion)
     }
 
-    fn add_scenario(&mut self, scenario: &Scenario, era: &str, report: &Value) {
+    fn add_scenario(&mut self, scenario: &Scenario, log_format: &str, report: &Value) {
         let (expected, tolerant): (Vec<(usize, &str)>, bool) = match scenario.named {
-            Named::Refusing(label) if matches!(era, "e1" | "e2") => (vec![(1, label)], false),
-            Named::NotE1(_) if era == "e1" => (Vec::new(), false),
+            Named::Refusing(label) if matches!(log_format, "e1" | "e2") => (vec![(1, label)], false),
+            Named::NotE1(_) if log_format == "e1" => (Vec::new(), false),
             Named::Nothing | Named::Refusing(_) => (Vec::new(), false),
             Named::Each(label) | Named::IfAny(label) | Named::NotE1(label) => (vec![(1, label)], false),
-            Named::ByEra { refusing, .. } if matches!(era, "e1" | "e2") => (vec![(1, refusing)], false),
+            Named::ByEra { refusing, .. } if matches!(log_format, "e1" | "e2") => (vec![(1, refusing)], false),
             Named::ByEra { lenient, .. } => (vec![(1, lenient)], false),
             Named::Several(labels) => (labels.to_vec(), false),
             Named::AtLeast(least, label) => (vec![(least, label)], true),
@@ -63,7 +63,7 @@ impl Confusion {
         if expected.is_empty() && others.is_empty() {
             self.add(NOTHING, NOTHING, 1);
         }
-        // A flow that is said to be something else stands for one that is missing; what is left over is one too many.
+        // A flow reported as something else stands for a missing one; the remaining ones are too many.
         let mut missing = missing.into_iter();
         for reported in &others {
             self.add(missing.next().unwrap_or(NOTHING), reported, 1);
@@ -106,7 +106,7 @@ impl Confusion {
     }
 }
 
-/// What a report says of a flow, in the words of [`Named`].
+/// A flow of a report, in the words of [`Named`].
 fn label(flow: &Value) -> String {
     let mut text = flow["cause"].as_str().unwrap_or("?").to_owned();
     // With a socket it is the kernel's own word, which differs from kernel to kernel.
@@ -127,10 +127,10 @@ mod tests {
 
     use super::Confusion;
 
-    fn compare(scenario: &str, era: &str, flows: &Value) -> Vec<String> {
+    fn compare(scenario: &str, log_format: &str, flows: &Value) -> Vec<String> {
         let scenario = scenarios::find(scenario).unwrap();
         let mut confusion = Confusion::default();
-        confusion.add_scenario(scenario, era, &json!({ "flows": flows }));
+        confusion.add_scenario(scenario, log_format, &json!({ "flows": flows }));
         confusion.mistakes()
     }
 

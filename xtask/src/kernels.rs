@@ -14,8 +14,8 @@ use crate::process::{cache, execute, output};
 pub(crate) struct Spec {
     /// Its name on the command line.
     pub(crate) name: &'static str,
-    /// The era that it must be of.
-    pub(crate) era: &'static str,
+    /// The conntrack log format that it must have.
+    pub(crate) log_format: &'static str,
     /// Of which architecture.
     pub(crate) arch: Arch,
     /// Where it may come from, the preferred source first.
@@ -30,7 +30,7 @@ pub(crate) struct Source {
     security: bool,
     /// The version that a package's name starts with, after `linux-image-`.
     series: &'static str,
-    /// Only versions older than this one: the era ends there.
+    /// Only versions older than this one: the log format changes there.
     before: Option<&'static str>,
 }
 
@@ -42,11 +42,11 @@ pub(crate) const fn security(suite: &'static str, series: &'static str) -> Sourc
     Source { suite, security: true, series, before: None }
 }
 
-const fn spec(name: &'static str, era: &'static str, sources: &'static [Source]) -> Spec {
-    Spec { name, era, arch: Arch::Amd64, sources }
+const fn spec(name: &'static str, log_format: &'static str, sources: &'static [Source]) -> Spec {
+    Spec { name, log_format, arch: Arch::Amd64, sources }
 }
 
-/// All kernels, oldest era first.
+/// All kernels, oldest log format first.
 pub(crate) const ALL: &[Spec] = &[
     spec("5.10", "e1", &[security("bullseye-security", "5.10."), main("bullseye", "5.10.", None)]),
     spec(
@@ -247,7 +247,7 @@ impl Apt {
         Ok(Self { config, source, arch })
     }
 
-    /// Downloads packages with everything they depend on; tells where they are.
+    /// Downloads packages with everything they depend on; returns their directory.
     pub(crate) fn download_with_dependencies(&self, packages: &[&str]) -> Result<PathBuf> {
         let options = ["install", "--yes", "--quiet=2", "--download-only", "--no-install-recommends"];
         output(self.command("apt-get").args(options).args(packages))?;

@@ -153,7 +153,7 @@ fn refuse_on_arm64(arguments: &Arguments) -> Result<()> {
 fn list() {
     println!("kernels:");
     for spec in kernels::ALL {
-        println!("  {:22} era {}", spec.name, spec.era);
+        println!("  {:22} log format {}", spec.name, spec.log_format);
     }
     println!("scenarios:");
     for (scope, scenario) in scenarios::all() {
@@ -169,7 +169,7 @@ fn list() {
 /// Checks that there are scenarios of these names.
 fn known(names: &[String]) -> Result<()> {
     match names.iter().find(|name| scenarios::find(name).is_none()) {
-        Some(name) => bail!("no scenario `{name}`; `cargo xtask vm --list` tells which there are"),
+        Some(name) => bail!("no scenario `{name}`; `cargo xtask vm --list` lists them"),
         None => Ok(()),
     }
 }
@@ -196,7 +196,13 @@ fn home(spec: Spec) -> PathBuf {
 }
 
 fn plan(kernel: &Kernel, scenarios: Vec<String>, shell: bool) -> Plan {
-    Plan { kernel: kernel.spec.name.to_owned(), era: kernel.spec.era.to_owned(), scenarios, shell, bench: None }
+    Plan {
+        kernel: kernel.spec.name.to_owned(),
+        log_format: kernel.spec.log_format.to_owned(),
+        scenarios,
+        shell,
+        bench: None,
+    }
 }
 
 /// As many scenarios as one boot runs: few enough for the work to be spread evenly over the processors, and enough for the
@@ -218,7 +224,7 @@ fn table(plans: &[(&Kernel, Vec<String>)], sums: &[Totals]) -> String {
         sums.iter().any(|totals| totals.kernel == kernel.release && totals.good.contains(name))
     };
     let row = |first: &str, cells: Vec<String>| format!("| {first} | {} |\n", cells.join(" | "));
-    let heads = plans.iter().map(|(kernel, _)| format!("{} ({})", kernel.release, kernel.spec.era)).collect();
+    let heads = plans.iter().map(|(kernel, _)| format!("{} ({})", kernel.release, kernel.spec.log_format)).collect();
     let mut text = row("scenario", heads) + &row("---", vec!["---".to_owned(); plans.len()]);
     for (_, scenario) in scenarios::all() {
         let name = scenario.name.to_owned();
@@ -275,7 +281,7 @@ impl Job<'_> {
         .and_then(|artifacts| {
             let checked = validate(&artifacts)?;
             println!("{name}: {checked} reports fit the schema");
-            totals.confusion = Confusion::of_artifacts(&artifacts, names, kernel.spec.era)?;
+            totals.confusion = Confusion::of_artifacts(&artifacts, names, kernel.spec.log_format)?;
             let mistakes = totals.confusion.mistakes();
             if !mistakes.is_empty() {
                 bail!("flows are not what they should be:\n{}", mistakes.join("\n"));
@@ -295,7 +301,7 @@ impl Job<'_> {
     }
 }
 
-/// Boots a kernel, runs scenarios and streams what they tell. Gives the directory of what they left.
+/// Boots a kernel, runs scenarios and streams their reports. Returns the directory of the files that they left.
 pub(crate) fn boot(
     kernel: &Kernel,
     names: &[String],
@@ -345,7 +351,7 @@ fn validate(artifacts: &Path) -> Result<usize> {
     Ok(checked)
 }
 
-/// Kernels whose recordings are kept: one per era that Debian ships.
+/// Kernels whose recordings are kept: one per log format that Debian ships.
 const GOLDEN: [&str; 3] = ["5.10", "6.1-e3", "7"];
 
 /// Copies the recordings into the repository.

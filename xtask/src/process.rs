@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-/// Where cargo tells a program that it runs which package it is of.
+/// Cargo names the package of a program that it runs here.
 pub(crate) const MANIFEST: &str = "CARGO_MANIFEST_DIR";
 
 /// The workspace: the one that cargo says this program was started for, else where it was built.

@@ -8,7 +8,7 @@ use clap::Parser;
 use crate::process::{cargo, execute};
 use crate::{bench, deny, dist, matrix, setup};
 
-/// What a tier is called, and what cargo is told.
+/// The name of a tier, and the arguments of cargo.
 type Tier = (&'static str, &'static [&'static str]);
 
 /// The tiers that cargo runs, with what they are called in the output.

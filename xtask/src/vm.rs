@@ -113,7 +113,7 @@ impl<'a> Guest<'a> {
         self.directory.join(name)
     }
 
-    /// Runs the guest to its end; every report goes to `report`. Tells where its archive was unpacked.
+    /// Runs the guest to its end; every report goes to `report`. Returns where its archive was unpacked.
     ///
     /// Emulated machines very rarely hang before their first process. That boot alone is tried once more.
     pub(crate) fn run(&self, report: &mut dyn FnMut(Message)) -> Result<PathBuf> {
@@ -195,7 +195,7 @@ impl<'a> Guest<'a> {
         Ok(())
     }
 
-    /// Copies the console to a file and tells what matters of it.
+    /// Copies the console to a file and sends an event for each line that matters.
     fn watch_console(&self, console: impl Read + Send + 'static, events: mpsc::Sender<Event>) -> Result<()> {
         let mut log = File::create(self.path("console.log")).context("creating console.log")?;
         thread::spawn(move || {

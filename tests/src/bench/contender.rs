@@ -197,7 +197,7 @@ impl Running {
         load::peak_memory(self.child.id())
     }
 
-    /// Ends it as Ctrl-C would; tells whether that was enough.
+    /// Ends it as Ctrl-C would; returns whether that was enough.
     pub(super) fn stop(mut self) -> Result<bool> {
         kill_process(Pid::from_child(&self.child), Signal::INT).context("ending it")?;
         let deadline = Instant::now() + PATIENCE;

@@ -20,7 +20,7 @@ use crate::topology::{Lab, Nat};
 use crate::whyrst::Capture;
 use crate::{artifact, command};
 
-/// A storm, and what is said of it.
+/// A storm, its name and its number of flows.
 struct Case {
     name: &'static str,
     kind: Kind,
@@ -81,18 +81,18 @@ fn measure(case: &Case, extent: &Flood) -> Result<Value> {
     let captured = capture.stop_within(PATIENCE)?;
     let ending = ending.elapsed();
 
-    let told = |pointer: &str| captured.report.pointer(pointer).cloned().unwrap_or_default();
+    let reported = |pointer: &str| captured.report.pointer(pointer).cloned().unwrap_or_default();
     let (met, resets) = (after.met - before.met, after.resets - before.resets);
     let stack = after.stack_resets - before.stack_resets;
     let named = captured.report["flows"].as_array().map_or(0, Vec::len);
     let invalid = if case.kind == Kind::Invalid { injected } else { 0 };
-    let not_told = storm.not_told(&captured.report, injected);
+    let misreported = storm.misreported(&captured.report, injected);
     let exact = met == injected as u64
         && resets == met
-        && told("/summary/invalid_packets") == invalid
-        && told("/summary/resets_sent") == injected
+        && reported("/summary/invalid_packets") == invalid
+        && reported("/summary/resets_sent") == injected
         && named == usize::from(flows)
-        && not_told.is_empty();
+        && misreported.is_empty();
     let runs: u64 = ran.iter().map(|program| program.runs).sum();
     let kernel: u64 = ran.iter().map(|program| program.nanoseconds).sum();
     let per_segment = used.as_secs_f64() * 1e6 / number(extent.segments);
@@ -103,14 +103,14 @@ fn measure(case: &Case, extent: &Flood) -> Result<Value> {
         "kernel_met": met,
         "kernel_resets": resets,
         "kernel_stack_resets": stack,
-        "reported_invalid": told("/summary/invalid_packets"),
-        "reported_resets": told("/summary/resets_sent"),
+        "reported_invalid": reported("/summary/invalid_packets"),
+        "reported_resets": reported("/summary/resets_sent"),
         "flows_named": named,
-        "flows_named_wrongly": not_told.len(),
+        "flows_named_wrongly": misreported.len(),
         "exact": exact,
-        "events": told("/capture/events"),
-        "events_suppressed": told("/capture/events_suppressed"),
-        "events_lost": told("/capture/events_lost"),
+        "events": reported("/capture/events"),
+        "events_suppressed": reported("/capture/events_suppressed"),
+        "events_lost": reported("/capture/events_lost"),
         "segments_per_second": (number(extent.segments) / took.as_secs_f64()).round(),
         "prepared_seconds": rounded(prepared.as_secs_f64()),
         "user_side_cpu": rounded(used_in_storm.as_secs_f64() / took.as_secs_f64()),

@@ -115,12 +115,12 @@ fn with(tool: &Contender, traffic: &Traffic, extent: &Gateway, counting: bool) -
     let counted = counting.then(|| count(traffic, extent)).transpose()?;
     let memory = running.memory().context("it did not last")?;
     let ended = Running::stop(running)?;
-    ensure_gone()?;
+    ensure_unloaded()?;
     Ok(With { pair, process, memory, counted, stubborn: !ended })
 }
 
 /// A tool that leaves a program behind would be measured with the next one.
-fn ensure_gone() -> Result<()> {
+fn ensure_unloaded() -> Result<()> {
     // What a process had is taken away after it has ended, by a worker of the kernel.
     let deadline = Instant::now() + Duration::from_mins(1);
     loop {

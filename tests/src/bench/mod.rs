@@ -22,7 +22,7 @@ pub fn wants_tools_of_others(names: &[String]) -> Result<bool> {
     Ok(measured.into_iter().any(|tool| !tool.is_whyrst()))
 }
 
-/// Where a bench tells of its rows, and of how far it is.
+/// Takes the rows of a bench, and its progress.
 pub type Report<'a> = &'a dyn Fn(Message);
 
 /// Runs a bench.

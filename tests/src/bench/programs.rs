@@ -25,7 +25,7 @@ pub(super) fn loaded() -> Result<Programs> {
     let mut programs = Programs::new();
     for info in loaded_programs() {
         let info = info.context("asking for a BPF program")?;
-        // One that has ended in between has nothing to tell.
+        // The program may have been unloaded in between.
         let Ok(descriptor) = info.fd() else { continue };
         let name = String::from_utf8_lossy(info.name()).into_owned();
         let (runs, nanoseconds) = (described(&descriptor, "run_cnt:")?, described(&descriptor, "run_time_ns:")?);
@@ -35,7 +35,7 @@ pub(super) fn loaded() -> Result<Programs> {
     Ok(programs)
 }
 
-/// A number that the kernel tells of a descriptor; 0 where it does not.
+/// A number that the kernel shows of a descriptor; 0 where it shows none.
 pub(super) fn described(descriptor: &impl AsFd, name: &str) -> Result<u64> {
     let path = format!("/proc/self/fdinfo/{}", descriptor.as_fd().as_raw_fd());
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;

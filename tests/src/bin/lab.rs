@@ -45,7 +45,7 @@ fn find(name: &str) -> Result<&'static Scenario> {
     scenarios::find(name).with_context(|| format!("no scenario `{name}`"))
 }
 
-/// Runs the plan and tells the host everything.
+/// Runs the plan and reports to the host.
 fn plan() -> Result<()> {
     let plan = read_plan()?;
     let port = RefCell::new(File::options().write(true).open(PORT).context(PORT)?);
@@ -61,7 +61,7 @@ fn plan() -> Result<()> {
         bench::run(bench, &report)?;
     }
     for name in &plan.scenarios {
-        scenarios::run(find(name)?, &plan.era, Path::new(artifact::DIRECTORY), &report);
+        scenarios::run(find(name)?, &plan.log_format, Path::new(artifact::DIRECTORY), &report);
     }
     let schema = Command::new(BINARY).args(["schema", "report"]).output().context("asking for the schema")?;
     fs::write(Path::new(artifact::DIRECTORY).join(artifact::SCHEMA), schema.stdout).context(artifact::SCHEMA)?;
@@ -78,7 +78,7 @@ fn steps(btf: &Path, symbols: &Path) -> Result<()> {
 
 /// Runs scenarios for somebody at the console.
 fn by_name(names: &[&str]) -> Result<()> {
-    let era = read_plan().map_or_else(|_| String::new(), |plan| plan.era);
+    let log_format = read_plan().map_or_else(|_| String::new(), |plan| plan.log_format);
     let report = |message: Message| match message {
         Message::Start { scenario } => println!("{scenario}"),
         Message::Step { text } => println!("  {text}"),
@@ -88,7 +88,7 @@ fn by_name(names: &[&str]) -> Result<()> {
     };
     let mut failed = 0;
     for name in names {
-        failed += u32::from(!scenarios::run(find(name)?, &era, Path::new(artifact::DIRECTORY), &report));
+        failed += u32::from(!scenarios::run(find(name)?, &log_format, Path::new(artifact::DIRECTORY), &report));
     }
     if failed > 0 {
         bail!("{failed} of {} failed", names.len());

@@ -73,7 +73,7 @@ pub(super) fn makes_room(context: &Context<'_>) -> Result<()> {
     expect.is(&report, "/summary/resets_sent", LATE);
     expect.is(&report, "/capture/events_lost", 0);
     let missing: Vec<usize> =
-        storm.not_told(&report, STRANGERS + LATE).into_iter().filter(|number| *number >= STRANGERS).collect();
+        storm.misreported(&report, STRANGERS + LATE).into_iter().filter(|number| *number >= STRANGERS).collect();
     expect
         .that(missing.is_empty(), || format!("connections {missing:?}, which came when there was room, are not named"));
     expect.verdict()
@@ -101,7 +101,7 @@ fn judge(context: &Context<'_>, capture: Capture, storm: &Storm, kind: Kind, sen
     expect.is(report, "/summary/invalid_packets", refused);
     expect.is(report, "/summary/resets_sent", sent);
     expect.is(report, "/capture/events_lost", 0);
-    let missing = storm.not_told(report, sent);
+    let missing = storm.misreported(report, sent);
     expect.that(missing.is_empty(), || format!("connections {missing:?} are not named with all their segments"));
     captured.replay()?;
     expect.verdict()

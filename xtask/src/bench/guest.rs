@@ -39,7 +39,7 @@ pub(super) fn run(options: &Options, bench: Bench, payload: &Payload) -> Result<
     let kernel = spec.fetch(false)?;
     let plan = Plan {
         kernel: spec.name.to_owned(),
-        era: spec.era.to_owned(),
+        log_format: spec.log_format.to_owned(),
         scenarios: Vec::new(),
         shell: false,
         bench: Some(bench),

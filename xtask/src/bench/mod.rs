@@ -166,7 +166,7 @@ mod tests {
         lines.map(|line| line.split(" #").next().unwrap().split_whitespace().map(str::to_owned).collect()).collect()
     }
 
-    /// CI runs what a reader is told to run, and what a reader is told to run is understood.
+    /// CI runs every bench that the page documents, and every documented command line is valid.
     #[test]
     fn every_bench_is_documented_and_has_a_smallest_form() {
         let documented = documented("docs/performance.md");

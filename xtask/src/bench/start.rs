@@ -98,7 +98,7 @@ fn rows(
     rows
 }
 
-/// The steps that whyrst told of, in their order; of each the quickest time.
+/// The steps in whyrst's log, in their order; of each the quickest time.
 fn steps(artifacts: &Path) -> Result<Vec<(String, Step)>> {
     let mut steps: Vec<(String, Step)> = Vec::new();
     for entry in fs::read_dir(artifacts).with_context(|| format!("reading {}", artifacts.display()))? {
@@ -118,15 +118,15 @@ fn steps(artifacts: &Path) -> Result<Vec<(String, Step)>> {
         }
     }
     if !steps.iter().any(|(name, _)| name == FIRST) {
-        bail!("whyrst did not tell of `{FIRST}`");
+        bail!("whyrst logged no `{FIRST}`");
     }
     Ok(steps)
 }
 
 /// `… start: NAME: 1.234 ms, 1.200 ms of the processor`.
 fn parse(line: &str) -> Option<(&str, Step)> {
-    let (name, told) = line.split_once(" start: ")?.1.split_once(": ")?;
-    let (all, processor) = told.split_once(" ms, ")?;
+    let (name, times) = line.split_once(" start: ")?.1.split_once(": ")?;
+    let (all, processor) = times.split_once(" ms, ")?;
     Some((
         name,
         Step { all: all.parse().ok()?, processor: processor.strip_suffix(" ms of the processor")?.parse().ok()? },

@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 "translated_bytes": program.translated, "jited_bytes": program.jited,
             })
         }));
-        all.insert(key(&kernel.release, spec.era), found);
+        all.insert(key(&kernel.release, spec.log_format), found);
     }
     if arguments.bless {
         bless(all)?;
@@ -80,9 +80,9 @@ const PAGE: &str = "\
 
 `cargo xtask bench verifier --bless` writes this page and `tests/verifier.json`. The scenario `verifier` fails where a
 program takes the verifier over a tenth more than here, or is a tenth larger; on a kernel that is not here, over twice as
-much as on any. A kernel allows a million instructions to be gone through, over all paths. Kernels before 5.16 do not tell
-how many it were; there it is read off the verifier's own structure (`bpf_verifier_env.insn_processed`) when a program has
-been checked.
+much as on any. A kernel lets the verifier process a million instructions, over all paths. Kernels before 5.16 do not report
+their number; there it is read from the verifier's own structure (`bpf_verifier_env.insn_processed`) once a program has been
+checked.
 ";
 
 /// A number of a program.

@@ -25,7 +25,7 @@ say "listening: $(journalctl --output cat --no-pager --unit "$unit" | grep -m 1 
 pid=$(property MainPID)
 say "capabilities it can have: $(sed -n 's/^CapBnd:\t//p' "/proc/$pid/status"), it has: $(sed -n 's/^CapEff:\t//p' "/proc/$pid/status")"
 
-# Resets in namespaces that come after it. The lab also looks at what a second whyrst says of them.
+# Resets in namespaces that come after it. The lab also checks the report of a second whyrst.
 /lab run seq-over || fail "the lab has failed"
 systemctl reload "$unit"
 /lab run seq-over || fail "the lab has failed"
@@ -40,7 +40,7 @@ files=$(find /var/log/whyrst -type f | wc -l)
 test "$files" = 2 || fail "there are $files files, where a reload has begun the second: $(ls /var/log/whyrst)"
 whyrst report --from /var/log/whyrst --format json >/tmp/report.json
 count=$(grep -c '"cause": "out-of-window"' /tmp/report.json || true)
-test "$count" -ge 2 || fail "its recordings tell of $count flows: $(whyrst report --from /var/log/whyrst)"
+test "$count" -ge 2 || fail "its recordings hold $count flows: $(whyrst report --from /var/log/whyrst)"
 say "recorded: $files files, $(whyrst report --from /var/log/whyrst | grep -c out-of-window) lines about out-of-window"
 say "$(systemd-analyze security --no-pager "$unit" | tail -n 1)"
 

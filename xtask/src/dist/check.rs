@@ -154,30 +154,30 @@ fn package(source: &Source, deb: &Path, debian: &Path, home: &Path) -> Result<()
         command.envs(["SYSTEMD_COLORS", "SYSTEMD_URLIFY", "SYSTEMD_EMOJI"].map(|name| (name, "0")));
         command
     };
-    let told = |arguments: &[&str]| output(&mut inside(arguments));
-    told(&["dpkg", "--install", "/whyrst.deb"])?;
-    let version = told(&["whyrst", "--version"])?;
-    ensure!(version.contains(&source.commit), "whyrst --version does not tell the commit: {version}");
-    ensure!(told(&["dpkg", "--verify", "whyrst"])?.is_empty(), "dpkg --verify finds changed files");
-    let page = told(&["man", "--pager=cat", "whyrst-record"])?;
+    let run = |arguments: &[&str]| output(&mut inside(arguments));
+    run(&["dpkg", "--install", "/whyrst.deb"])?;
+    let version = run(&["whyrst", "--version"])?;
+    ensure!(version.contains(&source.commit), "whyrst --version does not name the commit: {version}");
+    ensure!(run(&["dpkg", "--verify", "whyrst"])?.is_empty(), "dpkg --verify finds changed files");
+    let page = run(&["man", "--pager=cat", "whyrst-record"])?;
     ensure!(page.contains("--rotate"), "man whyrst-record: {page}");
-    told(&["whyrst", "config"]).context("the configuration file as it is installed")?;
+    run(&["whyrst", "config"]).context("the configuration file as it is installed")?;
     // It complains on standard error, and of units of others as well.
     let verified = inside(&["systemd-analyze", "verify", "whyrst-record.service"]).stdin(Stdio::null()).output()?;
     let complaints = String::from_utf8_lossy(&verified.stderr).into_owned();
     ensure!(verified.status.success() && !complaints.contains("whyrst"), "systemd-analyze verify: {complaints}");
     let state = inside(&["systemctl", "is-enabled", "whyrst-record.service"]).stdin(Stdio::null()).output()?;
     ensure!(state.stdout == b"disabled\n", "the service is switched on by installing: {state:?}");
-    let security = told(&["systemd-analyze", "security", "--offline=true", "--no-pager", "whyrst-record.service"])?;
+    let security = run(&["systemd-analyze", "security", "--offline=true", "--no-pager", "whyrst-record.service"])?;
     println!("check: {}", security.trim_end().lines().last().unwrap_or_default().trim_start_matches(['→', ' ']));
-    told(&["systemctl", "enable", "whyrst-record.service"])?;
+    run(&["systemctl", "enable", "whyrst-record.service"])?;
     // What the service and its administrator leave.
     fs::create_dir_all(root.join("var/log/whyrst"))?;
     fs::write(root.join("var/log/whyrst/gateway-1.whyrst.zst"), "")?;
     fs::write(root.join("etc/whyrst.toml"), "[report]\nverbose = true\n")?;
-    told(&["dpkg", "--remove", "whyrst"])?;
+    run(&["dpkg", "--remove", "whyrst"])?;
     ensure!(root.join("etc/whyrst.toml").exists(), "the configuration is gone before it is purged");
-    told(&["dpkg", "--purge", "whyrst"])?;
+    run(&["dpkg", "--purge", "whyrst"])?;
     let after = names(&root)?;
     let left: Vec<&String> = after.difference(&before).chain(before.difference(&after)).collect();
     ensure!(left.is_empty(), "installing and purging has changed what there is: {left:?}");

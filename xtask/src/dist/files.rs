@@ -81,7 +81,7 @@ impl Common {
             .map(|(shell, name)| Ok((shell, name, run(binary, &["completions", shell])?.into_bytes())))
             .collect::<Result<_>>()?;
         let configuration = run(binary, &["config", "--no-config"])?;
-        // The first line tells of this machine.
+        // The first line names files of this machine.
         let keys = configuration.split_once('\n').map_or("", |(_, keys)| keys);
         Ok(Self {
             binary: fs::read(binary).with_context(|| format!("reading {}", binary.display()))?,
@@ -117,7 +117,7 @@ impl Common {
     }
 }
 
-/// What the program prints, in an environment that tells it nothing of this machine.
+/// What the program prints, in an environment that holds nothing of this machine.
 fn run(binary: &Path, arguments: &[&str]) -> Result<String> {
     output(Command::new(binary).args(arguments).env_clear().env("WHYRST_CONFIG", "/dev/null").env("LC_ALL", "C.UTF-8"))
 }

@@ -131,7 +131,7 @@ pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
         Arch::Amd64 => "strip",
         Arch::Arm64 => arm64::STRIP,
     };
-    // Which compilers it was made with is told by `--version`.
+    // `--version` names the compilers.
     execute(Command::new(strip).args(["--strip-all", "--remove-section=.comment", "-o"]).arg(&to).arg(&built))?;
     is_static(&to)?;
     Ok(to)

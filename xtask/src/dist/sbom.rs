@@ -199,7 +199,7 @@ fn licence(package: &Package) -> Value {
 fn libraries() -> Result<Vec<Value>> {
     let glibc = output(Command::new("dpkg-query").args(["--show", "--showformat=${source:Version}", "libc6-dev"]))?;
     let rustc = output(Command::new("rustc").arg("--version").current_dir(workspace()))?;
-    let rustc = rustc.split_whitespace().nth(1).context("rustc does not tell its version")?;
+    let rustc = rustc.split_whitespace().nth(1).context("rustc prints no version")?;
     // A plus has a meaning of its own in a URL.
     let url = format!("pkg:deb/debian/glibc@{}", glibc.replace('+', "%2B"));
     Ok(vec![
@@ -227,9 +227,9 @@ fn sums(lock: &Path) -> Result<BTreeMap<(String, String), String>> {
 mod tests {
     use super::Bill;
 
-    /// What is linked in is told from what only runs while building.
+    /// The bill separates what is linked in from what only runs during the build.
     #[test]
-    fn the_bill_tells_parts_from_tools() {
+    fn the_bill_separates_parts_from_tools() {
         let bill = Bill::read(super::super::TARGET).unwrap();
         let names = |set| bill.packages(set).iter().map(|package| package.name.to_string()).collect::<Vec<_>>();
         let (inside, building) = (names(&bill.inside), names(&bill.building));

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 
 use crate::process::{output, workspace};
 
-/// The time that everything is dated by, where the environment tells it.
+/// Names the time that everything is dated by, if it is set.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
 /// The sources.
@@ -29,14 +29,14 @@ impl Source {
     pub(super) fn read() -> Result<Self> {
         let git = |arguments: &[&str]| output(Command::new("git").args(arguments).current_dir(workspace()));
         let archived = fs::read_to_string(workspace().join(".commit")).context(".commit")?;
-        let (told, changed) = if archived.starts_with('$') {
+        let (commit, changed) = if archived.starts_with('$') {
             let status = git(&["status", "--porcelain", "--untracked-files=no"])?;
             (git(&["log", "-1", "--format=%H %ct"])?, status.lines().map(str::to_owned).collect())
         } else {
             (archived, Vec::new())
         };
         let (commit, time) =
-            told.trim().split_once(' ').with_context(|| format!("`{told}` is no commit with its time"))?;
+            commit.trim().split_once(' ').with_context(|| format!("`{commit}` is no commit with its time"))?;
         let time = env::var(EPOCH).unwrap_or_else(|_| time.to_owned());
         let seconds = time.parse().with_context(|| format!("`{time}` is no number of seconds"))?;
         Ok(Self {

@@ -159,7 +159,7 @@ impl Toolchain {
     }
 }
 
-/// What a build should not tell of the machine it was made on: directories, and what they are called instead.
+/// Directories of this machine that a build must not contain, each with the name to use instead.
 pub fn places(workspace: &Path) -> Vec<(PathBuf, &'static str)> {
     // The compiler takes the last that fits.
     [cargo_home().map(|home| (home, "/cargo")), Some((workspace.to_path_buf(), "/whyrst"))]
@@ -257,7 +257,7 @@ pub fn llvm_major(compiler: &Compiler) -> Option<u32> {
     version.split('.').next()?.parse().ok()
 }
 
-/// What a compiler says of its version, in one line.
+/// The version that a compiler prints, in one line.
 pub fn version(compiler: &Compiler) -> Option<String> {
     versions(compiler)?.lines().next().map(str::to_owned)
 }
