@@ -61,7 +61,7 @@ mod tests {
             "What the kernel did",
             "How whyrst knows",
             "Confirm it by hand",
-            "Cures, and what they cost",
+            "Mitigations and their cost",
         ];
         for (word, page) in PAGES {
             let asked: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
