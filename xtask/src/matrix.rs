@@ -213,9 +213,9 @@ const PER_BOOT: usize = 36;
 const MATRIX: &str = "\
 # The matrix, as run
 
-`cargo xtask vm --matrix --bless` writes this page: scenarios on kernels, and over all flows what the reports name against what
-they should name. A dash: what the scenario is about is not the kernel's, and is tried on the oldest and the newest alone.
-`accepted`: the kernel let the packets pass. `by nobody`: no RST was sent.
+`cargo xtask vm --matrix --bless` writes this page. The first table has scenarios and kernels, with their conntrack log format.
+The second compares all flows in the reports with those that are expected. A dash: the scenario does not depend on the kernel,
+and runs only on the oldest and the newest. `accepted`: the kernel accepted the packets. `by nobody`: no RST was sent.
 ";
 
 /// Scenarios × kernels, and the confusion matrix, in Markdown.
