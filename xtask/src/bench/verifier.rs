@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
 use whyrst_tests::scenarios::programs::{FOUND, Program, Programs, key, table};
 
@@ -41,13 +41,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let artifacts = guest(&kernel, &payload, 1)?;
         let text = fs::read(artifacts.join(FOUND)).context("what the guest found")?;
         let found: Programs = serde_json::from_slice(&text).context("what the guest found")?;
+        ensure!(!found.is_empty(), "no program was loaded on {}", kernel.release);
         rows.extend(found.iter().map(|(name, program)| {
             json!({
                 "kernel": kernel.release, "program": name, "verified_instructions": program.verified,
                 "translated_bytes": program.translated, "jited_bytes": program.jited,
             })
         }));
-        all.insert(key(&kernel.release, spec.era), found);
+        all.insert(key(&kernel.release, spec.log_format), found);
     }
     if arguments.bless {
         bless(all)?;
@@ -56,9 +57,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Boots a guest that runs the scenario, and gives what it left. Whether programs have grown is not asked here.
-pub(super) fn guest(kernel: &Kernel, payload: &Payload, times: usize) -> Result<PathBuf> {
+pub(super) fn guest(kernel: &Kernel, payload: &Payload, times: u64) -> Result<PathBuf> {
     let directory = target().join("bench").join(kernel.spec.name);
-    let names = vec![SCENARIO.to_owned(); times];
+    let names: Vec<String> = (0..times).map(|_| SCENARIO.to_owned()).collect();
     Ok(matrix::boot(kernel, &names, payload, &directory, |_, _| {})?.join(SCENARIO))
 }
 
