@@ -1,2 +1,4 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tracer::fuzzing::config(data));
+#[path = "../src/config.rs"]
+mod config;
+libfuzzer_sys::fuzz_target!(|data: &[u8]| config::config(data));

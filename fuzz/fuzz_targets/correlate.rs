@@ -1,2 +1,8 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tracer::fuzzing::correlate(data));
+#[path = "../src/correlate.rs"]
+mod correlate;
+#[path = "../src/outputs.rs"]
+mod outputs;
+#[path = "../src/script.rs"]
+mod script;
+libfuzzer_sys::fuzz_target!(|data: &[u8]| correlate::correlate(data));

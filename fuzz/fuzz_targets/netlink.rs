@@ -1,2 +1,4 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tracer::fuzzing::netlink(data));
+#[path = "../src/netlink.rs"]
+mod netlink;
+libfuzzer_sys::fuzz_target!(|data: &[u8]| netlink::netlink(data));

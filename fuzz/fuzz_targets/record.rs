@@ -1,2 +1,4 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tracer::fuzzing::record(data));
+#[path = "../src/record.rs"]
+mod record;
+libfuzzer_sys::fuzz_target!(|data: &[u8]| record::record(data));

@@ -1,2 +1,4 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tracer::fuzzing::recording(data));
+#[path = "../src/recording.rs"]
+mod recording;
+libfuzzer_sys::fuzz_target!(|data: &[u8]| recording::recording(data));

@@ -1,2 +1,4 @@
 #![no_main]
-libfuzzer_sys::fuzz_target!(|data: &[u8]| tracer::fuzzing::text(data));
+#[path = "../src/text.rs"]
+mod text;
+libfuzzer_sys::fuzz_target!(|data: &[u8]| text::text(data));

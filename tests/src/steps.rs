@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use rustix::time::{ClockId, clock_gettime};
-use tracer::attach::{Kernel, symbol_names};
-use tracer::kernel::btf::KernelBtf;
-use tracer::kernel::symbols::Symbols;
+
+use tracer_host::attach::{Kernel, symbol_names};
+use tracer_host::btf::KernelBtf;
+use tracer_host::symbols::Symbols;
 
 /// How often each step is timed; the quickest counts, which is the one that others disturbed least.
 const ROUNDS: usize = 5;

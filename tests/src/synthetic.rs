@@ -11,16 +11,17 @@ use std::collections::BinaryHeap;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
-use tracer::capture::{
+
+use tracer_common::{Hook, counter, hook};
+use tracer_model::capture::{
     Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, Suppressed,
     SuppressedEvents,
 };
-use tracer::conntrack::{Status, TcpState};
-use tracer::kernel::era::Era;
-use tracer::source::compress::Compression;
-use tracer::source::recording::Writer;
-use tracer::time::{ClockOffset, Instant};
-use tracer_common::{Hook, counter, hook};
+use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::{Status, TcpState};
+use tracer_model::time::{ClockOffset, Instant};
+use tracer_recording::Writer;
+use tracer_recording::compress::Compression;
 
 use records::{Connection, GATEWAY};
 
@@ -244,12 +245,14 @@ impl Output {
 
 #[cfg(test)]
 mod tests {
+    use tracer_advice::report::Report;
+    use tracer_engine::session::replay;
+    use tracer_model::capture::Origin;
+    use tracer_model::filter::Filter;
+    use tracer_recording::Recordings;
+    use tracer_recording::compress::Compression;
+
     use super::{Plan, share, write};
-    use tracer::filter::Filter;
-    use tracer::report::Origin;
-    use tracer::session::replay;
-    use tracer::source::compress::Compression;
-    use tracer::source::recording::Recordings;
 
     #[test]
     fn shares_add_up() {
@@ -270,7 +273,7 @@ mod tests {
         let mut recordings = Recordings::open(&[path]).unwrap();
         let session = replay(&mut recordings, Filter::default(), |_, _, _| Ok::<_, std::io::Error>(())).unwrap();
         assert_eq!(recordings.verdict(), None);
-        let report = session.finish(Origin::Live);
+        let report = Report::new(session.finish(Origin::Live));
         assert_eq!((report.events, report.undecodable, report.lost), (5_000, 0, 0));
         let tally = report.summary.tally;
         assert!(report.suppressed > 0);

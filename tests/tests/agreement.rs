@@ -4,21 +4,22 @@
 //! needs a row of its own, at its time, with its evidence. So a renderer that leaves out a step fails whatever it is called.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
+use std::{fs, io};
 
 use serde_json::Value;
-use tracer::filter::Filter;
-use tracer::render::json::{self, JsonLines};
-use tracer::render::pcapng::{PcapNg, Written};
-use tracer::render::style::Look;
-use tracer::render::{html, text, trace};
-use tracer::report::Origin;
-use tracer::retell;
-use tracer::session::replay;
-use tracer::source::recording::Reader;
+
+use tracer::annotate;
+use tracer_advice::report::Report;
+use tracer_engine::session::replay;
+use tracer_model::capture::Origin;
+use tracer_model::filter::Filter;
+use tracer_recording::Reader;
+use tracer_render::json::{self, JsonLines};
+use tracer_render::pcapng::{PcapNg, Written};
+use tracer_render::style::Look;
+use tracer_render::{html, text, trace};
 
 /// Members of a step that text and page have in other words, or not at all: codes that a sentence stands for, where a hook ran,
 /// and times, which the row itself has. Everything else is evidence that a reader must see.
@@ -70,7 +71,7 @@ impl Formats {
             Ok(())
         })
         .unwrap();
-        let report = session.finish(Origin::Recording { path: name.clone(), damage: None });
+        let report = Report::new(session.finish(Origin::Recording { path: name.clone(), damage: None }));
 
         let (mut document, mut page) = (Vec::new(), Vec::new());
         json::write(&report, &mut document).unwrap();
@@ -78,7 +79,7 @@ impl Formats {
         let (mut lines, mut packets) = (Vec::new(), Vec::new());
         let mut export = JsonLines::start(&mut lines, &report).unwrap();
         let mut pcapng = PcapNg::start(&mut packets, &report, false).unwrap();
-        retell::events(&mut Reader::open(path).unwrap(), &report, u64::MAX, &Filter::default(), |event| {
+        annotate::events(&mut Reader::open(path).unwrap(), &report, u64::MAX, &Filter::default(), |event| {
             export.event(event)?;
             pcapng.event(event)
         })

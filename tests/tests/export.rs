@@ -1,19 +1,20 @@
 //! Every golden recording as JSON lines and as CSV: what scripts and spreadsheets get.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde_json::Value;
-use tracer::capture::Host;
-use tracer::filter::Filter;
-use tracer::render::json::{self, JsonLines};
-use tracer::render::step::Told;
-use tracer::render::{csv as table, pcapng::PcapNg};
-use tracer::report::{Origin, Report};
-use tracer::retell;
-use tracer::session::{Session, replay};
-use tracer::source::recording::{Reader, Writer};
+
+use tracer::annotate;
+use tracer_advice::report::Report;
+use tracer_engine::session::{Session, replay};
+use tracer_model::capture::{Host, Origin};
+use tracer_model::filter::Filter;
+use tracer_recording::{Reader, Writer};
+use tracer_render::json::JsonLines;
+use tracer_render::pcapng::PcapNg;
+use tracer_render::step::Told;
+use tracer_render::{csv as table, json};
 
 fn read(path: &Path) -> (Session, Reader) {
     let mut reader = Reader::open(path).unwrap();
@@ -23,12 +24,12 @@ fn read(path: &Path) -> (Session, Reader) {
 
 fn report(path: &Path) -> Report {
     let (session, _) = read(path);
-    session.finish(Origin::Recording { path: path.display().to_string(), damage: None })
+    Report::new(session.finish(Origin::Recording { path: path.display().to_string(), damage: None }))
 }
 
 /// Hands out every event of a recording with what its flow came to.
 fn events(path: &Path, report: &Report, each: impl FnMut(Told<'_>) -> io::Result<()>) {
-    retell::events(&mut Reader::open(path).unwrap(), report, u64::MAX, &Filter::default(), each).unwrap();
+    annotate::events(&mut Reader::open(path).unwrap(), report, u64::MAX, &Filter::default(), each).unwrap();
 }
 
 fn lines(path: &Path, report: &Report) -> String {
@@ -115,9 +116,9 @@ fn hostile(to: &Path) {
     let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/5.10/late-retransmission.whyrst");
     let mut reader = Reader::open(&from).unwrap();
     let host = Host { hostname: NAME.to_owned(), kernel: NAME.to_owned(), ..reader.host().clone() };
-    let mut writer = Writer::create(to, &host, tracer::source::compress::Compression::None).unwrap();
+    let mut writer = Writer::create(to, &host, tracer_recording::compress::Compression::None).unwrap();
     while let Some(mut item) = reader.read().unwrap() {
-        if let tracer::capture::Item::Netns(netns) = &mut item {
+        if let tracer_model::capture::Item::Netns(netns) = &mut item {
             netns.name = Some(NAME.to_owned());
             netns.sysctls.push((NAME.to_owned(), 1));
         }
@@ -156,13 +157,13 @@ fn names_from_outside_do_no_harm() {
     let side = || {
         let (session, _) = read(&path);
         let background = session.background();
-        tracer::compare::Side { report: session.finish(Origin::Live), background }
+        tracer_advice::compare::Side { report: Report::new(session.finish(Origin::Live)), background }
     };
     let mut other = side();
     other.report.host.hostname = "gw-1".to_owned();
     other.background.namespaces.values_mut().for_each(|netns| netns.sysctls.clear());
-    let comparison = tracer::compare::Comparison::new(side(), other);
-    let text = tracer::render::compare::render(&comparison, tracer::render::style::Look::default(), true);
+    let comparison = tracer_advice::compare::Comparison::new(side(), other);
+    let text = tracer_render::compare::render(&comparison, tracer_render::style::Look::default(), true);
     // Its own colours are all that there is of escapes.
     let coloured = text.matches('\u{1b}').count();
     let plain = anstream::adapter::strip_str(&text).to_string();

@@ -3,14 +3,47 @@
 //!
 //! `cargo xtask fuzz` has the latter written into the directory that `WHYRST_FUZZ_SEEDS` names.
 
+#[path = "../../fuzz/src/config.rs"]
+mod config;
+#[path = "../../fuzz/src/correlate.rs"]
+mod correlate;
+#[path = "../../fuzz/src/kernel_log.rs"]
+mod kernel_log;
+#[path = "../../fuzz/src/netlink.rs"]
+mod netlink;
+#[path = "../../fuzz/src/outputs.rs"]
+mod outputs;
+#[path = "../../fuzz/src/record.rs"]
+mod record;
+#[path = "../../fuzz/src/recording.rs"]
+mod recording;
+#[path = "../../fuzz/src/script.rs"]
+mod script;
+#[path = "../../fuzz/src/text.rs"]
+mod text;
+
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
-use tracer::capture::Item;
-use tracer::decode::trimmed;
-use tracer::fuzzing::{TARGETS, Target, script};
-use tracer::source::recording::Reader;
+use tracer_model::capture::Item;
+use tracer_model::decode::trimmed;
+use tracer_recording::Reader;
+
+/// Takes any bytes, and panics where something does not hold.
+type Target = fn(&[u8]);
+
+/// The targets by name, which is also that of the directory of their inputs.
+const TARGETS: [(&str, Target); 8] = [
+    ("recording", recording::recording),
+    ("joined", recording::joined),
+    ("record", record::record),
+    ("kernel_log", kernel_log::kernel_log),
+    ("correlate", correlate::correlate),
+    ("config", config::config),
+    ("netlink", netlink::netlink),
+    ("text", text::text),
+];
 
 /// Recordings that differ in what they hold.
 const GOLDEN: [&str; 14] = [
@@ -92,7 +125,7 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         for how in [0, 7] {
             seeds.push(("recording", format!("{name}-{how}"), [&[how, 0x34, 0x02][..], &bytes].concat()));
         }
-        seeds.push(("correlate", name.clone(), script(&mut open()).unwrap()));
+        seeds.push(("correlate", name.clone(), script::script(&mut open()).unwrap()));
         let mut reader = open();
         while let Some(item) = reader.read().unwrap() {
             if let Item::Record(raw) = item {

@@ -8,17 +8,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde_json::Value;
-use tracer::filter::Filter;
-use tracer::render::style::Look;
-use tracer::render::{html, json, text, trace};
-use tracer::report::{Origin, Report};
-use tracer::session::replay;
-use tracer::source::recording::Reader;
+
+use tracer_advice::report::Report;
+use tracer_engine::session::replay;
+use tracer_model::capture::Origin;
+use tracer_model::filter::Filter;
+use tracer_recording::Reader;
+use tracer_render::style::Look;
+use tracer_render::{html, json, text, trace};
 
 /// Recordings whose reports are kept in full: together they have every cause, author and kind of step that any recording has.
 const IN_FULL: [&str; 15] = [
@@ -50,7 +51,7 @@ fn replayed(path: &Path) -> (Report, Vec<String>) {
     .unwrap();
     assert_eq!(reader.verdict(), None, "{}", path.display());
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
-    (session.finish(Origin::Recording { path: name, damage: None }), lines)
+    (Report::new(session.finish(Origin::Recording { path: name, damage: None })), lines)
 }
 
 /// The path of a recording that is named by kernel and scenario.

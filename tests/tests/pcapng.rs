@@ -8,14 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
-use tracer::filter::Filter;
-use tracer::render::json::JsonLines;
-use tracer::render::pcapng::{PcapNg, Written};
-use tracer::render::step::Told;
-use tracer::report::{Origin, Report};
-use tracer::retell;
-use tracer::session::replay;
-use tracer::source::recording::Reader;
+
+use tracer::annotate;
+use tracer_advice::report::Report;
+use tracer_engine::session::replay;
+use tracer_model::capture::Origin;
+use tracer_model::filter::Filter;
+use tracer_recording::Reader;
+use tracer_render::json::JsonLines;
+use tracer_render::pcapng::{PcapNg, Written};
+use tracer_render::step::Told;
 
 /// What tshark is asked for, in this order.
 const FIELDS: [&str; 17] = [
@@ -98,13 +100,13 @@ fn packets(file: &Path) -> Vec<Shown> {
 
 /// Hands out every event of a recording with what its flow came to.
 fn events(path: &Path, report: &Report, each: impl FnMut(Told<'_>) -> io::Result<()>) {
-    retell::events(&mut Reader::open(path).unwrap(), report, u64::MAX, &Filter::default(), each).unwrap();
+    annotate::events(&mut Reader::open(path).unwrap(), report, u64::MAX, &Filter::default(), each).unwrap();
 }
 
 fn report(path: &Path) -> Report {
     let mut reader = Reader::open(path).unwrap();
     let session = replay(&mut reader, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) }).unwrap();
-    session.finish(Origin::Recording { path: path.display().to_string(), damage: reader.verdict() })
+    Report::new(session.finish(Origin::Recording { path: path.display().to_string(), damage: reader.verdict() }))
 }
 
 /// The file, and how much is in it.

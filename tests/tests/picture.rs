@@ -5,18 +5,19 @@
 use std::path::Path;
 use std::{env, fs, io};
 
-use tracer::filter::Filter;
-use tracer::render::html;
-use tracer::report::Origin;
-use tracer::session::replay;
-use tracer::source::recording::Reader;
+use tracer_advice::report::Report;
+use tracer_engine::session::replay;
+use tracer_model::capture::Origin;
+use tracer_model::filter::Filter;
+use tracer_recording::Reader;
+use tracer_render::html;
 
 /// The page of the incident that this program was made for.
 fn page() -> String {
     let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/5.10/late-retransmission.whyrst");
     let mut reader = Reader::open(&recording).unwrap();
     let session = replay(&mut reader, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) }).unwrap();
-    let report = session.finish(Origin::Recording { path: "incident.whyrst".to_owned(), damage: None });
+    let report = Report::new(session.finish(Origin::Recording { path: "incident.whyrst".to_owned(), damage: None }));
     let mut page = Vec::new();
     html::write(&report, &mut page).unwrap();
     String::from_utf8(page).unwrap()

@@ -6,20 +6,20 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tracer::capture::{Host, Item, Outcome};
-use tracer::conntrack::{Gone, Tuple};
-use tracer::decode::decode;
-use tracer::event::Event;
-use tracer::filter::Filter;
-use tracer::redact::{Key, Redacted, Redactor};
-use tracer::render::style::Look;
-use tracer::render::{json, text, trace};
-use tracer::report::Origin;
-use tracer::session::replay;
-use tracer::source::Items;
-use tracer::source::compress::Compression;
-use tracer::source::format::MAGIC;
-use tracer::source::recording::{Reader, Writer};
+
+use tracer_advice::report::Report;
+use tracer_engine::session::replay;
+use tracer_model::capture::{Host, Item, Items, Origin, Outcome};
+use tracer_model::conntrack::{Gone, Tuple};
+use tracer_model::decode::decode;
+use tracer_model::event::Event;
+use tracer_model::filter::Filter;
+use tracer_recording::compress::Compression;
+use tracer_recording::format::MAGIC;
+use tracer_recording::redact::{Key, Redacted, Redactor};
+use tracer_recording::{Reader, Writer};
+use tracer_render::style::Look;
+use tracer_render::{json, text, trace};
 
 fn redactor() -> Redactor {
     Redactor::new(&Key::new([0x5a; 32]))
@@ -55,7 +55,7 @@ fn tell(mut items: impl Items) -> Told {
     .unwrap();
     writer.flush().unwrap();
     told.recording = std::fs::read(&path).unwrap();
-    let report = session.finish(Origin::Recording { path: "a recording".to_owned(), damage: None });
+    let report = Report::new(session.finish(Origin::Recording { path: "a recording".to_owned(), damage: None }));
     let mut bytes = Vec::new();
     json::write(&report, &mut bytes).unwrap();
     told.json = serde_json::from_slice(&bytes).unwrap();
@@ -142,7 +142,8 @@ impl Whom {
         if let Some(process) = event.process() {
             self.names.insert(process.comm.to_string());
         }
-        if let Some(tracer::conntrack::EndedBy::UserSpace { comm, .. }) = event.gone.as_ref().map(|gone| gone.by) {
+        if let Some(tracer_model::conntrack::EndedBy::UserSpace { comm, .. }) = event.gone.as_ref().map(|gone| gone.by)
+        {
             self.names.insert(comm.to_string());
         }
     }

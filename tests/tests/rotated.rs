@@ -1,28 +1,27 @@
 //! Recordings of the VM scenarios, cut into files at every place: together they tell what the whole tells, and none of the
 //! parts makes up a cause.
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use serde_json::Value;
-use tracer::capture::{Counters, Host, Item};
-use tracer::filter::Filter;
-use tracer::render::json;
-use tracer::report::Origin;
-use tracer::session::replay;
-use tracer::source::Items;
-use tracer::source::compress::Compression;
-use tracer::source::recording::{Reader, Recordings};
-use tracer::source::rotate::{Policy, Rotation};
-use tracer::time::Instant;
+
+use tracer_advice::report::Report;
+use tracer_engine::session::replay;
+use tracer_model::capture::{Counters, Host, Item, Items, Origin};
+use tracer_model::filter::Filter;
+use tracer_model::time::Instant;
+use tracer_recording::compress::Compression;
+use tracer_recording::rotate::{Policy, Rotation};
+use tracer_recording::{Reader, Recordings};
+use tracer_render::json;
 
 /// Places that a recording is cut at, at most.
 const CUTS: usize = 12;
 
 fn report(items: &mut impl Items) -> Value {
     let session = replay(items, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) }).unwrap();
-    let report = session.finish(Origin::Recording { path: "a recording".to_owned(), damage: None });
+    let report = Report::new(session.finish(Origin::Recording { path: "a recording".to_owned(), damage: None }));
     let mut bytes = Vec::new();
     json::write(&report, &mut bytes).unwrap();
     serde_json::from_slice(&bytes).unwrap()

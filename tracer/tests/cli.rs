@@ -5,8 +5,9 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{stderr, whyrst};
 use rstest::rstest;
+
+use common::{stderr, whyrst};
 
 #[rstest]
 #[case::no_command(&[], "Usage: whyrst")]

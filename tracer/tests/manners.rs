@@ -8,8 +8,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{stderr, whyrst};
 use rstest::rstest;
+
+use common::{stderr, whyrst};
 
 /// A recording that there is, of a namespace named `gateway`.
 const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/7/ipv6-seq-over.whyrst");

@@ -1,4 +1,4 @@
-//! The invariants of ARCHITECTURE.md that can be read off the source.
+//! The invariants of ARCHITECTURE.md that Cargo and the compiler do not keep by themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,81 +11,101 @@ struct Rule {
     except: &'static [&'static str],
 }
 
-const PURE: &[&str] = &[
-    "tracer/src/causality",
-    "tracer/src/conntrack",
-    "tracer/src/diagnosis",
-    "tracer/src/health",
-    "tracer/src/decode.rs",
-    "tracer/src/event.rs",
-    "tracer/src/evidence.rs",
-    "tracer/src/compare",
-    "tracer/src/packet.rs",
-    "tracer/src/redact",
-    "tracer/src/ruleset",
-    "tracer/src/census.rs",
-    "tracer/src/surroundings.rs",
-];
+const PURE: &[&str] = &["tracer/model/src", "tracer/engine/src", "tracer/advice/src"];
 
 const RULES: &[Rule] = &[
     Rule {
-        because: "the pure parts read no clock, file or socket",
+        because: "the pure crates read no clock, file or socket",
         below: PURE,
-        words: &["std::fs", "std::time::Instant", "SystemTime", "std::io", "tokio", "rustix", "thread::"],
-        except: &[],
-    },
-    Rule {
-        because: "the pure parts do not depend on what they are rendered as, or where they come from",
-        below: PURE,
-        words: &["crate::render", "crate::source", "crate::cli", "Serialize"],
+        words: &["std::fs", "std::time::Instant", "SystemTime", "std::net::TcpStream", "thread::"],
         except: &[],
     },
     Rule {
         because: "only the live source and the preflight check know aya",
-        below: &["tracer/src"],
+        below: &["tracer/host/src"],
         words: &["aya::", "aya_log::"],
         except: &[
-            "tracer/src/source/live.rs",
-            "tracer/src/source/gone_maps.rs",
-            "tracer/src/source/held_back.rs",
-            "tracer/src/source/mapped.rs",
-            "tracer/src/source/ring.rs",
-            "tracer/src/source/tap.rs",
-            "tracer/src/kernel/preflight.rs",
-        ],
-    },
-    Rule {
-        because: "formats are known to the renderers and to the recording alone",
-        below: &["tracer/src"],
-        words: &["Serialize", "serde_json"],
-        except: &[
-            "tracer/src/render/json/doctor.rs",
-            "tracer/src/render/json/mitigate.rs",
-            "tracer/src/render/json/mod.rs",
-            "tracer/src/render/json/compare.rs",
-            "tracer/src/render/json/export.rs",
-            "tracer/src/render/json/writing.rs",
-            "tracer/src/render/json/types.rs",
-            "tracer/src/fuzzing/outputs.rs",
-            "tracer/src/source/format.rs",
-            "tracer/src/source/format/journal.rs",
-            "tracer/src/source/format/rules.rs",
-            "tracer/src/source/format/surroundings.rs",
+            "tracer/host/src/live.rs",
+            "tracer/host/src/live/gone_maps.rs",
+            "tracer/host/src/live/held_back.rs",
+            "tracer/host/src/live/mapped.rs",
+            "tracer/host/src/live/ring.rs",
+            "tracer/host/src/live/tap.rs",
+            "tracer/host/src/preflight.rs",
         ],
     },
     Rule {
         because: "unsafe code is in tracer-ebpf, and where an array of the kernel is mapped",
-        below: &["tracer", "tracer-common", "tests", "fuzz/fuzz_targets", "xtask/src", "xtask/toolchain"],
+        below: &["tracer", "tracer-common", "tests", "fuzz/fuzz_targets", "fuzz/src", "xtask/src", "xtask/toolchain"],
         words: &["unsafe {", "unsafe fn", "unsafe impl"],
-        except: &["tracer/src/source/mapped.rs"],
+        except: &["tracer/host/src/live/mapped.rs"],
     },
     Rule {
         because: "nothing waits for a fixed time where an event can be awaited",
-        below: &["tracer/src", "tests/src/scenarios"],
+        below: &["tracer", "tests/src/scenarios"],
         words: &["thread::sleep"],
         except: &[],
     },
 ];
+
+/// The layers: each crate, and the crates of this workspace that it may use.
+const LAYERS: &[(&str, &[&str])] = &[
+    ("tracer-model", &["tracer-common"]),
+    ("tracer-recording", &["tracer-common", "tracer-model"]),
+    ("tracer-engine", &["tracer-common", "tracer-model"]),
+    ("tracer-advice", &["tracer-common", "tracer-model", "tracer-engine"]),
+    ("tracer-render", &["tracer-common", "tracer-model", "tracer-engine", "tracer-advice"]),
+    ("tracer-host", &["tracer-common", "tracer-model"]),
+];
+
+/// What no pure crate and no renderer may bring in, directly or by another crate.
+const HEAVY: [&str; 3] = ["aya", "clap", "tokio"];
+
+#[test]
+fn layers_use_only_what_is_below_them() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let metadata = cargo_metadata::MetadataCommand::new().manifest_path(manifest).exec().expect("cargo metadata");
+    let local: Vec<&str> = metadata.workspace_packages().iter().map(|package| package.name.as_str()).collect();
+    let mut wrong = Vec::new();
+    for (layer, may_use) in LAYERS {
+        let package = metadata.workspace_packages().into_iter().find(|package| package.name == *layer);
+        let package = package.unwrap_or_else(|| panic!("{layer} is no crate of this workspace"));
+        let normal = package.dependencies.iter().filter(|used| used.kind == cargo_metadata::DependencyKind::Normal);
+        wrong.extend(
+            normal
+                .filter(|used| local.contains(&used.name.as_str()) && !may_use.contains(&used.name.as_str()))
+                .map(|used| format!("{layer} uses {}", used.name)),
+        );
+        if *layer != "tracer-host" {
+            wrong.extend(
+                HEAVY.iter().filter(|heavy| brings_in(&metadata, &package.id, heavy)).map(|heavy| {
+                    format!("{layer} brings in {heavy}: see `cargo tree --package {layer} --edges normal`")
+                }),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether a package is among what another is built with, tests and build scripts apart.
+fn brings_in(metadata: &cargo_metadata::Metadata, from: &cargo_metadata::PackageId, name: &str) -> bool {
+    let nodes = &metadata.resolve.as_ref().expect("a resolved graph").nodes;
+    let (mut seen, mut waiting) = (vec![from.clone()], vec![from.clone()]);
+    while let Some(id) = waiting.pop() {
+        if metadata[&id].name == name {
+            return true;
+        }
+        let node = nodes.iter().find(|node| node.id == id).expect("every package has a node");
+        for used in &node.deps {
+            let normal = used.dep_kinds.iter().any(|kind| kind.kind == cargo_metadata::DependencyKind::Normal);
+            if normal && !seen.contains(&used.pkg) {
+                seen.push(used.pkg.clone());
+                waiting.push(used.pkg.clone());
+            }
+        }
+    }
+    false
+}
 
 #[test]
 fn rules_of_the_architecture() {

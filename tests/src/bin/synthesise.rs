@@ -6,8 +6,9 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use tracer::source::compress::Compression;
 use whyrst_tests::synthetic::{Plan, write};
+
+use tracer_recording::compress::Compression;
 
 fn main() -> ExitCode {
     match run() {

@@ -1,10 +1,11 @@
 //! What whyrst believes of a kernel's types, compared with the kernel that is running.
 
 use anyhow::{Context as _, Result};
-use tracer::attach::{Kernel, symbols};
-use tracer::kernel::btf::KernelBtf;
+
 use tracer_common::Hook;
 use tracer_common::hook::Method;
+use tracer_host::attach::{Kernel, symbols};
+use tracer_host::btf::KernelBtf;
 
 use super::Context;
 use crate::command;
@@ -122,7 +123,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
             Some(module) => btf.module(module)?,
             None => None,
         };
-        let types = module.as_ref().map_or_else(|| btf.image(), tracer::kernel::btf::Module::types);
+        let types = module.as_ref().map_or_else(|| btf.image(), tracer_host::btf::Module::types);
         let Some(prototype) = types.prototype(spec.symbol) else {
             // 5.10 does not describe its modules, and on arm64 not every static function of its image.
             let left_out = spec.module.is_some() || cfg!(target_arch = "aarch64");

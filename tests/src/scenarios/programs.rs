@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
-use tracer::kernel::btf::KernelBtf;
-use tracer::kernel::symbols::{PATH, Symbols};
+
 use tracer_common::Hook;
+use tracer_host::btf::KernelBtf;
+use tracer_host::symbols::{PATH, Symbols};
 
 use super::Context;
-use crate::command;
 use crate::expect::Expect;
-use crate::steps;
 use crate::whyrst::run as whyrst;
+use crate::{command, steps};
 
 /// What was measured last: `cargo xtask bench verifier --bless` writes it.
 const TABLE: &str = include_str!("../../verifier.json");
@@ -130,7 +130,7 @@ fn programs(log: &str, counter: Option<&Counter>) -> Result<Programs> {
         Some(counter) => counter.read()?,
         None => Vec::new(),
     };
-    let lines = log.lines().filter_map(|line| Some(line.split_once(" tracer::source::live: program ")?.1));
+    let lines = log.lines().filter_map(|line| Some(line.split_once(" tracer_host::live: program ")?.1));
     let mut programs = Vec::new();
     for line in lines {
         let (name, told) = line.split_once(": ").with_context(|| format!("`{line}`"))?;
@@ -204,7 +204,7 @@ fn measure_steps(context: &Context<'_>) -> Result<()> {
     let types = context.artifacts.join("btf");
     fs::create_dir_all(&types)?;
     for name in ["vmlinux", "nf_conntrack"] {
-        let from = Path::new(tracer::kernel::btf::DIRECTORY).join(name);
+        let from = Path::new(tracer_host::btf::DIRECTORY).join(name);
         if from.exists() {
             fs::write(types.join(name), fs::read(&from)?)?;
         }

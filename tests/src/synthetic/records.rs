@@ -3,12 +3,13 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use bytes::Bytes;
-use tracer::capture::{Item, SuppressedEvents};
-use tracer::conntrack::Tuple;
-use tracer::time::Instant;
+use zerocopy::{FromZeros, IntoBytes};
+
 use tracer_common::Hook;
 use tracer_common::wire::{self, Record, VERSION, caller, present};
-use zerocopy::{FromZeros, IntoBytes};
+use tracer_model::capture::{Item, SuppressedEvents};
+use tracer_model::conntrack::Tuple;
+use tracer_model::time::Instant;
 
 use super::mix;
 

@@ -1,8 +1,9 @@
 //! Names that want to be code: whoever names an interface, a namespace or a host does not get to run anything.
 
 use serde_json::json;
-use tracer::capture::{HookState, Outcome};
-use tracer::report::{Origin, Report};
+
+use tracer_advice::report::Report;
+use tracer_model::capture::{HookState, Origin, Outcome};
 
 use super::{Desk, golden, report_of};
 

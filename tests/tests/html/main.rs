@@ -6,18 +6,19 @@ mod hostile;
 mod look;
 mod use_it;
 
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use std::{fs, io};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tracer::filter::Filter;
-use tracer::render::html;
-use tracer::report::{Origin, Report};
-use tracer::session::replay;
-use tracer::source::recording::Reader;
+
+use tracer_advice::report::Report;
+use tracer_engine::session::replay;
+use tracer_model::capture::Origin;
+use tracer_model::filter::Filter;
+use tracer_recording::Reader;
+use tracer_render::html;
 
 use browser::Browser;
 
@@ -30,7 +31,7 @@ fn golden() -> PathBuf {
 fn report_of(path: &Path) -> Report {
     let mut reader = Reader::open(path).unwrap();
     let session = replay(&mut reader, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) }).unwrap();
-    session.finish(Origin::Recording { path: path.display().to_string(), damage: None })
+    Report::new(session.finish(Origin::Recording { path: path.display().to_string(), damage: None }))
 }
 
 /// A report of so many flows, of several kinds, all at other times and of other clients.

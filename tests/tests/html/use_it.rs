@@ -192,7 +192,7 @@ async fn the_evidence_is_saved() {
         desk.browser.until("true").await;
     };
     let mut expected = Vec::new();
-    tracer::render::json::write(&report, &mut expected).unwrap();
+    tracer_render::json::write(&report, &mut expected).unwrap();
     assert_eq!(document, serde_json::from_slice::<serde_json::Value>(&expected).unwrap());
     let asked = desk.browser.requests().await;
     assert!(asked.iter().all(|url| url.starts_with("file://") || url.starts_with("blob:")), "{asked:?}");

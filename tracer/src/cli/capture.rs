@@ -8,7 +8,30 @@ use std::time::Duration;
 use anyhow::Context as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant as Deadline, sleep_until};
+
+use tracer_advice::report;
 use tracer_common::Hook;
+use tracer_engine::engine::{Kind, Observed};
+use tracer_engine::flow::Strength;
+use tracer_engine::session;
+use tracer_engine::session::Session;
+use tracer_host::attach::{Choice, InspectError, Kernel};
+use tracer_host::live::{ABSENT_BECAUSE, Live, StartError};
+use tracer_host::netns::{home, now};
+use tracer_host::preflight::bpf_obstacles;
+use tracer_host::privileges::Needed;
+use tracer_host::symbols::Symbols;
+use tracer_host::{attach, boot_id, hostname, netns, preflight, privileges, timed};
+use tracer_model::capture::{HookState, HookStatus, Host, Item, Items, Origin};
+use tracer_model::cause::Cause;
+use tracer_model::conntrack::log_format::Era;
+use tracer_model::filter::Filter;
+use tracer_model::health::Obstacle;
+use tracer_model::time::ClockOffset;
+use tracer_recording::redact::{Key, Redacted, Redactor};
+use tracer_recording::{Recordings, same_file};
+use tracer_render::trace::Lines;
+use tracer_render::{html, json, text, trace as lines};
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Source, Trace};
 use super::netns::Names;
@@ -16,27 +39,6 @@ use super::recorder::Recorder;
 use super::signals::{EndSignals, HangUp};
 use super::stage::Stage;
 use super::{FOUND, Stop, compare, output};
-use crate::attach::{self, Choice, InspectError, Kernel};
-use crate::capture::{HookState, HookStatus, Host, Item};
-use crate::causality::engine::{Kind, Observed};
-use crate::causality::flow::Strength;
-use crate::cause::Cause;
-use crate::filter::Filter;
-use crate::kernel::era::Era;
-use crate::kernel::netns::{self, home, now};
-use crate::kernel::preflight::{self, Obstacle, bpf_obstacles};
-use crate::kernel::privileges::{self, Needed};
-use crate::kernel::symbols::Symbols;
-use crate::kernel::{boot_id, hostname, timed};
-use crate::redact::{Key, Redacted, Redactor};
-use crate::render::trace::{self as lines, Lines};
-use crate::render::{html, json, text};
-use crate::report::{self, Origin};
-use crate::session::{self, Session};
-use crate::source::Items;
-use crate::source::live::{ABSENT_BECAUSE, Live, StartError};
-use crate::source::recording::{Recordings, same_file};
-use crate::time::ClockOffset;
 
 /// How long the kernel has to answer what is asked at the end of a capture, beyond what single questions may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -92,7 +94,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
             }
             Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
         })?;
-    let report = session.finish(origin);
+    let report = report::Report::new(session.finish(origin));
     warn_of_damage(&report.origin, global);
     let deliver = |path: Option<&Path>| match arguments.format {
         ReportFormat::Json => output::deliver_document(path, |to| json::write(&report, to)),

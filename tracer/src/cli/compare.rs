@@ -6,15 +6,16 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 
+use tracer_advice::compare::{Comparison, Side};
+use tracer_engine::session;
+use tracer_model::capture::Origin;
+use tracer_model::filter::Filter;
+use tracer_recording::Recordings;
+use tracer_render::{compare as text, json};
+
 use super::args::{Global, Report, ReportFormat};
 use super::capture::{exit_status, refuse_overwriting, warn_of_damage};
 use super::{Stop, output};
-use crate::compare::{Comparison, Side};
-use crate::filter::Filter;
-use crate::render::{compare as text, json};
-use crate::report::Origin;
-use crate::session;
-use crate::source::recording::Recordings;
 
 pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Global) -> Result<ExitCode, Stop> {
     if before == Path::new("-") && after == Path::new("-") {
@@ -52,5 +53,5 @@ fn read(path: &Path, filter: &Filter) -> anyhow::Result<Side> {
         .with_context(|| format!("reading {}", path.display()))?;
     let background = session.background();
     let origin = Origin::Recording { path: path.display().to_string(), damage: reader.verdict() };
-    Ok(Side { report: session.finish(origin), background })
+    Ok(Side { report: tracer_advice::report::Report::new(session.finish(origin)), background })
 }

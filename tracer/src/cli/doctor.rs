@@ -5,14 +5,16 @@ use std::time::Instant;
 
 use anyhow::{Context as _, anyhow};
 
+use tracer_advice::doctor::diagnose;
+use tracer_host::doctor::{Begun, begin, host, places};
+use tracer_host::netns::home;
+use tracer_model::finding::Severity;
+use tracer_model::health::{Facts, Place};
+use tracer_render::{doctor as text, json};
+
 use super::args::{Doctor, Format, Global, Urgency};
 use super::capture::obstacles;
 use super::{FOUND, Stop, netns, output};
-use crate::diagnosis::Severity;
-use crate::health::{Facts, Place, diagnose};
-use crate::kernel::health::{Begun, begin, host, places};
-use crate::kernel::netns::home;
-use crate::render::{doctor as text, json};
 
 pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop> {
     let look = output::look(arguments.output.is_some(), global)?;

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 
-use super::Stop;
+use tracer_advice::explain::LogReader;
+use tracer_model::cause::words;
+use tracer_render::topics::page;
+use tracer_render::{json, log};
+
 use super::args::{Explain, Format, Global};
-use super::output;
 use super::suggest::did_you_mean;
-use crate::cause::words;
-use crate::explain::LogReader;
-use crate::pages::page;
-use crate::render::{json, log};
+use super::{Stop, output};
 
 /// The longest line that is read whole; what is longer is no line of the kernel's.
 const LINE: u64 = 1 << 16;

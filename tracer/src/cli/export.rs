@@ -11,20 +11,22 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow};
 
+use tracer_advice::report::Report;
+use tracer_engine::session;
+use tracer_engine::session::Session;
+use tracer_model::capture::{Items, Origin};
+use tracer_model::filter::Filter;
+use tracer_recording::redact::{Key, Redacted, Redactor};
+use tracer_recording::{Reader, Recordings};
+use tracer_render::csv;
+use tracer_render::json::JsonLines;
+use tracer_render::pcapng::PcapNg;
+use tracer_render::step::Told;
+
 use super::args::{Export, ExportFormat, Global};
 use super::capture::{refuse_overwriting, warn_of_damage};
 use super::{Stop, output};
-use crate::filter::Filter;
-use crate::redact::{Key, Redacted, Redactor};
-use crate::render::csv;
-use crate::render::json::JsonLines;
-use crate::render::pcapng::PcapNg;
-use crate::render::step::Told;
-use crate::report::{Origin, Report};
-use crate::retell;
-use crate::session::{self, Session};
-use crate::source::Items;
-use crate::source::recording::{Reader, Recordings};
+use crate::annotate;
 
 /// Bytes that are written at once.
 const CHUNK: usize = 1 << 16;
@@ -134,12 +136,15 @@ impl<'a> Recording<'a> {
         let name = recordings.name().to_owned();
         let Some(key) = &self.key else {
             let (session, items, recordings) = told(recordings, filter)?;
-            return Ok((session.finish(Origin::Recording { path: name, damage: recordings.verdict() }), items));
+            return Ok((
+                Report::new(session.finish(Origin::Recording { path: name, damage: recordings.verdict() })),
+                items,
+            ));
         };
         let (session, items, redacted) = told(Redacted::new(recordings, Redactor::new(key)), filter)?;
         // A file may be named after whom it is about.
         let origin = Origin::Recording { path: "redacted recording".to_owned(), damage: redacted.inner().verdict() };
-        Ok((session.finish(origin), items))
+        Ok((Report::new(session.finish(origin)), items))
     }
 
     /// Hands out the events again, with what their flows came to.
@@ -152,10 +157,10 @@ impl<'a> Recording<'a> {
     ) -> anyhow::Result<()> {
         let mut recordings = self.recordings()?;
         match &self.key {
-            None => retell::events(&mut recordings, report, items, filter, each),
+            None => annotate::events(&mut recordings, report, items, filter, each),
             Some(key) => {
                 let mut redacted = Redacted::new(recordings, Redactor::new(key));
-                retell::events(&mut redacted, report, items, filter, each)
+                annotate::events(&mut redacted, report, items, filter, each)
             }
         }
     }

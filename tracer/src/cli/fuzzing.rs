@@ -7,10 +7,11 @@ use std::sync::LazyLock;
 
 use clap::{CommandFactory as _, FromArgMatches as _};
 
+use tracer_model::shell;
+
 use super::args::Arguments;
 use super::config::{self, Configuration};
 use super::netns::NetnsArg;
-use crate::shell;
 
 /// Building clap's description takes longer than using it.
 static COMMAND: LazyLock<clap::Command> = LazyLock::new(|| {
@@ -20,7 +21,7 @@ static COMMAND: LazyLock<clap::Command> = LazyLock::new(|| {
 });
 
 /// Takes bytes whose first says what they are. Words are separated by zero bytes.
-pub(crate) fn config(data: &[u8]) {
+pub fn config(data: &[u8]) {
     let Some((what, data)) = data.split_first() else { return };
     let text = String::from_utf8_lossy(data);
     match what % 4 {

@@ -13,9 +13,10 @@ use clap_complete::{Shell, generate};
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 
+use tracer_model::cause::words;
+
 use super::config::{self, FILE};
 use super::suggest::did_you_mean;
-use crate::cause::words;
 
 /// The program's name.
 const NAME: &str = "whyrst";

@@ -8,25 +8,28 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, anyhow, bail};
 
-use super::Stop;
+use tracer_advice::report::{FlowReport, Report};
+use tracer_advice::{Place, describe, wanted};
+use tracer_engine::session;
+use tracer_host::mitigate::apply::boot_id;
+use tracer_host::mitigate::journal::{Entry as Applied, Journal, State};
+use tracer_host::mitigate::live::Seen;
+use tracer_host::mitigate::watch::Mark;
+use tracer_host::mitigate::{apply, live};
+use tracer_host::netns::{inode_of_name, leads_to};
+use tracer_host::{attach, hostname};
+use tracer_model::capture::Origin;
+use tracer_model::conntrack::log_format::Era;
+use tracer_model::filter::Filter;
+use tracer_model::host_context::Way;
+use tracer_model::mitigation::watched::Window;
+use tracer_model::mitigation::{Mitigation, MitigationId};
+use tracer_recording::Recordings;
+use tracer_render::mitigate::{Offer, Outcome};
+use tracer_render::{json, mitigate as text};
+
 use super::args::{Format, Global, LATEST, Mitigate};
-use super::output;
-use crate::attach;
-use crate::diagnosis::{Mitigation, MitigationId, Place, describe, wanted};
-use crate::filter::Filter;
-use crate::kernel::era::Era;
-use crate::kernel::hostname;
-use crate::kernel::netns::{inode_of_name, leads_to};
-use crate::mitigate::apply::{self, boot_id};
-use crate::mitigate::journal::{Entry as Applied, Journal, State};
-use crate::mitigate::live::{self, Seen};
-use crate::mitigate::watch::{Mark, Window};
-use crate::render::json;
-use crate::render::mitigate::{self as text, Offer, Outcome};
-use crate::report::{FlowReport, Origin, Report};
-use crate::session;
-use crate::source::recording::Recordings;
-use crate::surroundings::Way;
+use super::{Stop, output};
 
 /// The timeout that is looked at where no connection says which one ran out.
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
@@ -58,7 +61,7 @@ fn deliver(
     global: &Global,
     offers: &[Offer],
     outcome: Option<&Outcome>,
-    as_text: impl FnOnce(crate::render::style::Look) -> String,
+    as_text: impl FnOnce(tracer_render::style::Look) -> String,
 ) -> anyhow::Result<()> {
     let path = arguments.output.as_deref();
     let look = output::look(path.is_some(), global)?;
@@ -195,7 +198,7 @@ fn report(path: &Path) -> Result<Report, Stop> {
     let session = session::replay(&mut reader, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) })
         .with_context(|| format!("reading {}", path.display()))?;
     let origin = Origin::Recording { path: path.display().to_string(), damage: reader.verdict() };
-    Ok(session.finish(origin))
+    Ok(Report::new(session.finish(origin)))
 }
 
 fn apply(

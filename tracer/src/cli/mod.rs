@@ -7,7 +7,8 @@ mod config;
 mod doctor;
 mod explain;
 mod export;
-pub(crate) mod fuzzing;
+#[doc(hidden)]
+pub mod fuzzing;
 mod manual;
 mod mitigate;
 mod netns;
@@ -25,8 +26,9 @@ use std::process::ExitCode;
 
 use clap::{ColorChoice, CommandFactory as _, FromArgMatches as _};
 
-use crate::kernel::preflight::Obstacle;
-use crate::render::json;
+use tracer_model::health::Obstacle;
+use tracer_render::json;
+
 use args::{Arguments, Command, SchemaName};
 use config::Configuration;
 

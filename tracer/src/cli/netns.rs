@@ -7,11 +7,11 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
 
+use tracer_host::netns;
+use tracer_model::capture::{Item, Items as _};
+use tracer_recording::Recordings;
+
 use super::suggest;
-use crate::capture::Item;
-use crate::kernel::netns;
-use crate::source::Items as _;
-use crate::source::recording::Recordings;
 
 /// Numbers and names of network namespaces.
 pub(super) type Names = BTreeSet<(u32, String)>;

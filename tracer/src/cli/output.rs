@@ -12,10 +12,11 @@ use jiff::tz::TimeZone;
 use rustix::fs::{Access, access};
 use tracing_subscriber::EnvFilter;
 
+use tracer_model::health::Obstacle;
+use tracer_render::plain::Plain;
+use tracer_render::style::{Look, UTC};
+
 use super::args::{Global, Time};
-use crate::kernel::preflight::Obstacle;
-use crate::render::plain::Plain;
-use crate::render::style::{Look, UTC};
 
 /// Columns where nothing says how wide the output will be seen.
 const WIDTH: usize = 100;

@@ -2,15 +2,16 @@
 
 use std::path::Path;
 
+use tracer_engine::engine::Observed;
+use tracer_engine::session::Session;
+use tracer_model::capture::{HookCounters, Item, Suppressed};
+use tracer_model::filter::Filter;
+use tracer_recording::compress::Compression;
+use tracer_recording::rotate::Rotation;
+use tracer_recording::{WriteError, Writer, shown};
+
 use super::args::Keeping;
 use super::capture::{Sink, wanted};
-use crate::capture::{HookCounters, Item, Suppressed};
-use crate::causality::engine::Observed;
-use crate::filter::Filter;
-use crate::session::Session;
-use crate::source::compress::Compression;
-use crate::source::recording::{WriteError, Writer, shown};
-use crate::source::rotate::Rotation;
 
 /// Writes a recording.
 pub(super) struct Recorder {

@@ -7,10 +7,11 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
+use tracer_recording::redact::Key;
+use tracer_recording::shown;
+
 use super::args::{Global, Redaction};
 use super::output;
-use crate::redact::Key;
-use crate::source::recording::shown;
 
 /// Most bytes that are read of a file with a key.
 const LONGEST: u64 = 1 << 10;

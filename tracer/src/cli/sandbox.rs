@@ -16,8 +16,10 @@ use landlock::{
 };
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
+use tracer_host::privileges;
+use tracer_host::privileges::Needed;
+
 use super::args::{Command, Redaction};
-use crate::kernel::privileges::{self, Needed};
 
 /// The latest version of Landlock whose rights are handled; older kernels handle those that they know.
 const LANDLOCK: ABI = ABI::V5;
@@ -180,8 +182,9 @@ mod tests {
     use std::path::Path;
     use std::process::Command;
 
+    use tracer_host::privileges::{Needed, no_new_privileges};
+
     use super::{landlock, seccomp};
-    use crate::kernel::privileges::{Needed, no_new_privileges};
 
     /// On a thread of its own, which is all that is confined.
     #[test]

@@ -1,10 +1,11 @@
 //! Where items meet the session and the sinks.
 
+use tracer_engine::session::Session;
+use tracer_model::capture::Item;
+use tracer_model::filter::Filter;
+use tracer_recording::redact::Redactor;
+
 use super::capture::Sink;
-use crate::capture::Item;
-use crate::filter::Filter;
-use crate::redact::Redactor;
-use crate::session::Session;
 
 /// A session, and those who watch it.
 ///

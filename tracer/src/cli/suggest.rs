@@ -16,8 +16,9 @@ pub(super) fn similar<'a>(written: &str, words: impl IntoIterator<Item = &'a str
 
 #[cfg(test)]
 mod tests {
-    use super::similar;
     use rstest::rstest;
+
+    use super::similar;
 
     #[rstest]
     #[case("seq-unter", Some("seq-under"))]

@@ -1,6 +1,6 @@
 //! Finds a Rust compiler and a linker for `bpfel-unknown-none` and builds the BPF object with them.
 //!
-//! Shared by `tracer/build.rs`, which builds and embeds the object, and by `xtask`, which installs what is missing.
+//! Shared by `tracer/host/build.rs`, which builds and embeds the object, and by `xtask`, which installs what is missing.
 //! Nothing is installed from here, and nothing here knows what the object contains.
 #![forbid(unsafe_code)]
 

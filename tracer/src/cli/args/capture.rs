@@ -7,12 +7,14 @@ use anyhow::bail;
 use clap::{Args, ValueEnum, ValueHint};
 use ipnet::IpNet;
 
+use tracer_model::cause::Cause;
+use tracer_model::filter::Filter;
+use tracer_recording::rotate::Policy;
+
 use super::Format;
 use super::values::{cause_parser, duration, network, size};
-use crate::cause::Cause;
-use crate::cli::netns::{self, NetnsArg};
-use crate::filter::Filter;
-use crate::source::rotate::Policy;
+use crate::cli::netns;
+use crate::cli::netns::NetnsArg;
 
 /// Tell, per flow, who sent the RST and why
 ///

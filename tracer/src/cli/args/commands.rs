@@ -6,12 +6,14 @@ use std::time::Duration;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 
+use tracer_host::mitigate::journal::DIRECTORY;
+use tracer_model::conntrack::log_format::Era;
+use tracer_model::mitigation::MitigationId;
+
 use super::values::{duration, duration_or_none, interface, mitigation_parser, service};
 use super::{FilterArgs, Format, Redaction};
-use crate::cli::netns::{self, NetnsArg};
-use crate::diagnosis::MitigationId;
-use crate::kernel::era::Era;
-use crate::mitigate::journal::DIRECTORY;
+use crate::cli::netns;
+use crate::cli::netns::NetnsArg;
 
 /// Tell whether this host can be traced, and whether its conntrack is healthy
 ///

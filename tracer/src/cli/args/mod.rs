@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::version::{LONG, SHORT};
+use tracer_host::version::{LONG, SHORT};
 
 pub(super) use capture::{FilterArgs, Keeping, LiveArgs, Record, Redaction, Report, ReportFormat, Source, Trace};
 pub(super) use commands::{Doctor, Explain, Export, ExportFormat, LATEST, Mitigate, Urgency};
@@ -167,11 +167,13 @@ pub(super) enum Format {
 
 #[cfg(test)]
 mod tests {
-    use super::Arguments;
-    use super::values::{duration, network};
+    use std::time::Duration;
+
     use clap::CommandFactory as _;
     use rstest::rstest;
-    use std::time::Duration;
+
+    use super::Arguments;
+    use super::values::{duration, network};
 
     #[test]
     fn the_command_line_is_consistent() {

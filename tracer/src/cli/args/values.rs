@@ -8,8 +8,8 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use ipnet::IpNet;
 
-use crate::cause::{Cause, Reason};
-use crate::diagnosis::MitigationId;
+use tracer_model::cause::{Cause, Reason};
+use tracer_model::mitigation::MitigationId;
 
 pub(super) fn cause_parser() -> impl TypedValueParser<Value = Cause> {
     CauseParser

@@ -10,19 +10,19 @@ mod options;
 mod show;
 
 use std::collections::BTreeMap;
-use std::env;
 use std::ffi::OsString;
-use std::fmt;
 use std::path::{Path, PathBuf};
+use std::{env, fmt};
 
 use anyhow::{anyhow, bail};
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
-pub(super) use show::show;
-
 use super::suggest::similar;
+
 use options::{Key, PREFIX};
+
+pub(super) use show::show;
 
 /// Where the configuration file is, unless one is named.
 pub(super) const FILE: &str = "/etc/whyrst.toml";

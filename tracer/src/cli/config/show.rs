@@ -5,9 +5,10 @@ use std::io::{self, Write};
 use clap::{Arg, Command};
 use toml::Value;
 
+use tracer_render::plain::Plain;
+
 use super::options::{self, Key};
 use super::{Configuration, FILE};
-use crate::render::plain::Plain;
 
 /// Columns before the remark on a line.
 const REMARK: usize = 36;

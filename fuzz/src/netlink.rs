@@ -1,0 +1,26 @@
+//! Answers of nfnetlink.
+
+use std::io;
+use std::ops::ControlFlow;
+
+use tracer_host::nfnetlink::{Message, part};
+use tracer_host::{ctnetlink, nftables, table};
+
+/// Datagrams of nfnetlink; the first byte says what was asked for.
+pub(crate) fn netlink(data: &[u8]) {
+    let Some((what, data)) = data.split_first() else { return };
+    match what % 4 {
+        0 => drop(ctnetlink::interpret(data)),
+        1 => {
+            // What ends the dump, or is wrong with it, is of no interest here.
+            let _end = part(data, &mut false, &mut |message: Message<'_>| -> io::Result<ControlFlow<()>> {
+                let (_source, _service) = ctnetlink::whose(message.attributes);
+                let _entry = table::entry(message.attributes);
+                let _counters = table::of_cpu(message);
+                Ok(ControlFlow::Continue(()))
+            });
+        }
+        2 => nftables::take_datagram(data, nftables::Wanted::Rejecting),
+        _ => nftables::take_datagram(data, nftables::Wanted::Audit),
+    }
+}

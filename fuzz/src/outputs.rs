@@ -1,0 +1,228 @@
+//! Every output of a capture, and what must hold of each: it is whole, it counts right, and nothing of others is obeyed.
+
+use std::io;
+
+use pcap_file::pcapng::PcapNgReader;
+
+use tracer::annotate;
+use tracer_advice::compare::{Comparison, Side};
+use tracer_advice::report::Report;
+use tracer_engine::engine::{Kind, Observed};
+use tracer_engine::flow::Tally;
+use tracer_engine::session::{Session, replay};
+use tracer_model::capture::{Item, Items, Origin};
+use tracer_model::decode::decode;
+use tracer_model::filter::Filter;
+use tracer_render::json::JsonLines;
+use tracer_render::pcapng::PcapNg;
+use tracer_render::plain::is_obeyed;
+use tracer_render::style::Look;
+use tracer_render::{compare as comparisons, csv as tables, html, json, text as texts, trace};
+
+const LOOK: Look = Look { width: Some(100), symbols: true, zone: &tracer_render::style::UTC };
+
+/// Tells of a capture in every format. `items` gives the same items each time.
+pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
+    let mut first = items();
+    let mut session = Session::new(first.host().clone(), Filter::default());
+    let lines = trace::Lines { look: LOOK, ..trace::Lines::default() };
+    let (mut count, mut events, mut told, mut counted) = (0, 0, 0, false);
+    while let Some(item) = first.read().expect("items in memory can be read") {
+        count += 1;
+        counted |= matches!(&item, Item::Suppressed(_));
+        events += u64::from(matches!(&item, Item::Record(raw) if decode(raw).is_ok()));
+        let observed = session.item(&item);
+        if let Some(observed) = &observed {
+            told += u64::from(is_told(observed));
+            if let Some(line) = lines.line(observed, &session) {
+                assert!(!line.contains('\n'), "a line is one line: {line:?}");
+                text(&line);
+            }
+            let mut line = Vec::new();
+            let flow = observed.flow.and_then(|id| session.flow(id));
+            json::write_observation(observed, flow, session.host(), &mut line).expect("a Vec");
+            // What the filter does not want is no line.
+            if is_told(observed) {
+                json(&line);
+            }
+        }
+        let _asked = session.requests(item.at().unwrap_or_default());
+    }
+    let _asked = session.last_requests();
+    let background = session.background();
+    let report = Report::new(session.finish(Origin::Recording { path: "fuzzed".to_owned(), damage: None }));
+    // Events that were counted without being told are in the sums besides.
+    if !counted {
+        counts(&report, events);
+    }
+    let all_at_once = text(&texts::render(&report, LOOK, true));
+    let mut bytes = Vec::new();
+    json::write(&report, &mut bytes).expect("a Vec takes any write");
+    let document = json(&bytes);
+    let flows = document["flows"].as_array().map_or(0, Vec::len);
+    assert_eq!(flows, report.flows.len());
+    assert_eq!(document["capture"]["events"].as_u64(), Some(report.events));
+    page(&report);
+    table(&report);
+    packets(&items, &report, count, told);
+    commands(&report);
+    assert!(!all_at_once.is_empty());
+    Side { report, background }
+}
+
+/// A capture that is compared with another one.
+pub(crate) fn side<I: Items>(items: impl Fn() -> I) -> Side {
+    let mut items = items();
+    let session = replay(&mut items, Filter::default(), |_, _, _| -> io::Result<()> { Ok(()) });
+    let session = session.expect("items in memory can be read");
+    let background = session.background();
+    Side {
+        report: Report::new(session.finish(Origin::Recording { path: "fuzzed".to_owned(), damage: None })),
+        background,
+    }
+}
+
+/// Compares two captures.
+pub(crate) fn compare(before: Side, after: Side) {
+    let comparison = Comparison::new(before, after);
+    text(&comparisons::render(&comparison, LOOK, true));
+    let mut bytes = Vec::new();
+    json::write_comparison(&comparison, &mut bytes).expect("a Vec takes any write");
+    json(&bytes);
+}
+
+/// Text for a terminal: colours are the only thing in it that is obeyed. Gives out the text without them.
+pub(crate) fn text(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        let end = after.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(after.len());
+        assert!(after[end..].starts_with('m'), "not a colour: {after:?}");
+        rest = &after[end + 1..];
+    }
+    plain.push_str(rest);
+    let obeyed = plain.chars().find(|c| *c != '\n' && is_obeyed(*c));
+    assert_eq!(obeyed, None, "{plain:?}");
+    plain
+}
+
+/// A JSON document.
+pub(crate) fn json(bytes: &[u8]) -> serde_json::Value {
+    let text = str::from_utf8(bytes).expect("JSON is UTF-8");
+    let obeyed = text.chars().find(|c| *c != '\n' && is_obeyed(*c));
+    assert_eq!(obeyed, None, "{text}");
+    serde_json::from_str(text).expect("JSON")
+}
+
+/// Every packet is counted once.
+fn counts(report: &Report, events: u64) {
+    assert_eq!(report.events, events);
+    let mut tally = Tally::default();
+    for flow in &report.flows {
+        tally.add(flow.flow.tally());
+    }
+    assert_eq!(report.summary.tally, tally, "a script has too few items for flows to be forgotten");
+    assert!(tally.invalid + tally.ignored + tally.undecided + tally.resets <= events);
+    let reset = report.flows.iter().filter(|flow| flow.flow.was_reset()).count() as u64;
+    assert_eq!(report.summary.flows_reset, reset);
+    let by_cause: u64 = report.summary.by_cause.values().sum();
+    assert!(by_cause <= report.flows.len() as u64);
+}
+
+/// A page has the elements that its templates have.
+fn page(report: &Report) {
+    /// Elements of the templates and drawings.
+    const ELEMENTS: &str = "html head meta title style script body header main footer nav section article aside details \
+                            summary div span p h1 h2 h3 h4 h5 ul ol li dl dt dd table caption colgroup col thead tbody \
+                            tfoot tr th td a b i em strong small code pre kbd button input label select option form \
+                            fieldset legend noscript output template br hr figure figcaption time mark abbr var sup sub \
+                            svg g path line rect circle text tspan polygon polyline defs marker use symbol desc pattern";
+    let mut bytes = Vec::new();
+    html::write(report, &mut bytes).expect("a Vec takes any write");
+    let page = String::from_utf8(bytes).expect("HTML is UTF-8");
+    assert_eq!(page.chars().find(|c| *c != '\n' && is_obeyed(*c)), None);
+    let mut rest = page.as_str();
+    let mut scripts = 0;
+    while let Some((_, after)) = rest.split_once('<') {
+        let name = after.trim_start_matches('/').split(|c: char| !c.is_ascii_alphanumeric()).next().unwrap_or_default();
+        if after.starts_with('!') {
+            rest = after;
+            continue;
+        }
+        assert!(ELEMENTS.split_whitespace().any(|known| known == name), "<{name}> is not of the page: {after:.60}");
+        rest = after;
+        if after.starts_with("script") || after.starts_with("style") {
+            scripts += u32::from(after.starts_with("script"));
+            let end = format!("</{name}>");
+            rest = after.split_once(end.as_str()).expect("it ends").1;
+        } else if let Some((tag, after)) = after.split_once('>') {
+            let handler = tag.split_whitespace().skip(1).any(|attribute| attribute.starts_with("on"));
+            assert!(!handler, "{tag}");
+            rest = after;
+        }
+    }
+    assert_eq!(scripts, page_scripts());
+}
+
+/// Scripts of a page: the theme's, the data, the page's.
+const fn page_scripts() -> u32 {
+    3
+}
+
+/// A command is one line of words that a shell takes apart as they were put together.
+fn commands(report: &Report) {
+    for cure in &report.mitigations {
+        for line in cure.commands.iter().chain(&cure.undo).chain(&cure.persist).chain(&cure.unpersist) {
+            assert_eq!(line.chars().find(|c| is_obeyed(*c)), None, "{line:?}");
+            assert!(shlex::split(line).is_some_and(|words| !words.is_empty()), "{line:?}");
+        }
+    }
+}
+
+/// A table whose cells are no formulas.
+fn table(report: &Report) {
+    let mut bytes = Vec::new();
+    tables::write(report, &mut bytes).expect("a Vec takes any write");
+    let mut reader = csv::Reader::from_reader(&bytes[..]);
+    let mut rows = 0;
+    for row in reader.records() {
+        // Rows of unequal length are an error.
+        for cell in &row.expect("a row as long as the first") {
+            assert_eq!(cell.chars().find(|c| is_obeyed(*c)), None, "{cell:?}");
+            let formula = cell.trim_start().starts_with(['=', '+', '-', '@', '|', '%']);
+            assert!(!formula || cell.parse::<i64>().is_ok(), "a formula: {cell:?}");
+        }
+        rows += 1;
+    }
+    assert_eq!(rows, report.flows.len());
+}
+
+/// Exports that tell of events.
+fn packets<I: Items>(items: &impl Fn() -> I, report: &Report, count: u64, told: u64) {
+    let mut lines = Vec::new();
+    let mut writer = JsonLines::start(&mut lines, report).expect("a Vec takes any write");
+    annotate::events(&mut items(), report, count, &Filter::default(), |told| writer.event(told)).expect("a Vec");
+    assert_eq!(writer.finish().expect("a Vec takes any write"), told);
+    let text = String::from_utf8(lines).expect("JSON is UTF-8");
+    assert_eq!(
+        text.lines().inspect(|line| drop(json(line.as_bytes()))).count() as u64,
+        told + report.flows.len() as u64 + 2
+    );
+
+    let mut bytes = Vec::new();
+    let mut file = PcapNg::start(&mut bytes, report, false).expect("a Vec takes any write");
+    annotate::events(&mut items(), report, count, &Filter::default(), |told| -> io::Result<()> { file.event(told) })
+        .expect("a Vec takes any write");
+    let written = file.finish().expect("a Vec takes any write");
+    assert!(written.captured + written.without_headers >= told.saturating_sub(written.computed));
+    let mut reader = PcapNgReader::new(&bytes[..]).expect("a pcapng file");
+    while let Some(block) = reader.next_block() {
+        block.expect("a block");
+    }
+}
+
+/// Whether an observation is one that outputs tell of.
+const fn is_told(observed: &Observed) -> bool {
+    !matches!(observed.kind, Kind::Unwanted)
+}

@@ -1,0 +1,25 @@
+//! Text of the kernel and of its tools.
+
+use tracer_host::save::parse as parse_saved;
+use tracer_host::symbols::Symbols;
+use tracer_model::health::counters;
+use tracer_model::ruleset::Family;
+
+/// Text of the kernel and of its tools; the first byte says whose.
+pub(crate) fn text(data: &[u8]) {
+    let Some((what, data)) = data.split_first() else { return };
+    let text = || String::from_utf8_lossy(data);
+    match what % 4 {
+        0 => {
+            if let Ok(symbols) = Symbols::read(data, &["nf_conntrack_in", "nf_ct_delete"]) {
+                let _end = symbols.get("nf_ct_delete").and_then(|symbol| symbols.end(symbol.address));
+            }
+        }
+        1 => drop(parse_saved(&text(), Family::Ip)),
+        2 => drop(parse_saved(&text(), Family::Ip6)),
+        _ => {
+            let read = counters::from_proc(&text());
+            let _total = counters::total(&read, counters::Counter::Invalid);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Two captures side by side, as before and after a change: what became more, what became less, and whether that many events
+//! in that much time can tell.
+//!
+//! Pure. Counted are connections, because the packets of one are no independent events. Every connection is counted once,
+//! under the cause that its story ends with.
+
+mod background;
+pub mod rate;
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+
+use tracer_common::Hook;
+use tracer_engine::flow::{Flow, Strength};
+use tracer_engine::session::Background;
+use tracer_model::capture::{HookState, Origin};
+use tracer_model::cause::{Cause, Diagnosis};
+
+use crate::report::Report;
+
+use rate::{Difference, Sample};
+
+pub use background::Changed;
+
+/// What was counted in one capture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Count {
+    /// Connections that may have died of a RST of this host.
+    pub reset: u64,
+    /// Other connections that a packet was refused of, or that a RST of this host or of an end was seen of.
+    pub not_reset: u64,
+    /// Packets that conntrack refused.
+    pub invalid: u64,
+    /// Packets that conntrack remarked on and let pass.
+    pub ignored: u64,
+    /// RSTs that this host sent.
+    pub resets: u64,
+}
+
+impl Count {
+    fn add(&mut self, flow: &Flow) {
+        let strength = flow.story.strength();
+        self.reset += u64::from(strength == Strength::Killed);
+        self.not_reset += u64::from(strength > Strength::Ignored && strength < Strength::Killed);
+        let tally = flow.tally();
+        self.invalid += tally.invalid;
+        self.ignored += tally.ignored;
+        self.resets += tally.resets;
+    }
+}
+
+/// What two counts say of the rates behind them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict {
+    /// By the numbers alone.
+    Told(Difference),
+    /// They differ, but not if what was lost, not understood or forgotten had been one connection each.
+    Lost,
+    /// One of the captures did not watch what such connections are seen by.
+    NotWatched,
+}
+
+impl Verdict {
+    /// The word used for it in every output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Told(Difference::Fewer(_)) => "fewer",
+            Self::Told(Difference::More(_)) => "more",
+            Self::Told(Difference::None(_)) => "no-difference-shown",
+            Self::Told(Difference::TooFew) => "too-few",
+            Self::Lost => "lost-events",
+            Self::NotWatched => "not-watched",
+        }
+    }
+
+    /// All words, in the order of the documentation.
+    pub const NAMES: [&'static str; 6] =
+        ["fewer", "more", "no-difference-shown", "too-few", "lost-events", "not-watched"];
+
+    /// The probability of such a difference by chance alone, where it was computed.
+    pub const fn p(self) -> Option<f64> {
+        match self {
+            Self::Told(Difference::Fewer(p) | Difference::More(p) | Difference::None(p)) => Some(p),
+            _ => None,
+        }
+    }
+}
+
+/// Something that was counted in both captures.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Row<K> {
+    /// What it is.
+    pub of: K,
+    /// Count of the first capture.
+    pub before: Count,
+    /// Count of the second.
+    pub after: Count,
+    /// Of the connections that were reset.
+    pub reset: Verdict,
+    /// Of the others.
+    pub not_reset: Verdict,
+}
+
+/// Who talks to whom, and what it came to: a client's address without its port, which is another for every connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The server.
+    pub server: SocketAddr,
+    /// Why.
+    pub diagnosis: Diagnosis,
+}
+
+/// A capture to compare.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Side {
+    /// Its report.
+    pub report: Report,
+    /// What else it says of the host.
+    pub background: Background,
+}
+
+impl Side {
+    /// Records that are missing from the counts: lost, or not understood.
+    pub const fn missing(&self) -> u64 {
+        self.report.lost.saturating_add(self.report.undecodable)
+    }
+
+    /// A number of events in the time of this capture.
+    pub fn sample(&self, events: u64) -> Sample {
+        Sample { events, time: self.report.duration() }
+    }
+
+    fn watched(&self, hook: Hook) -> bool {
+        let state = self.report.hooks.iter().find(|line| line.hook == hook).map(|line| &line.state);
+        // A function whose module is not loaded is not called.
+        matches!(state, Some(HookState::Attached | HookState::Waiting { .. }))
+    }
+
+    /// Whether connections of a cause can be seen at all.
+    fn sees(&self, cause: Cause) -> bool {
+        let any = |hooks: &[Hook]| hooks.iter().any(|hook| self.watched(*hook));
+        match cause {
+            Cause::PeerReset => any(&[Hook::PacketTap, Hook::TcxTap]),
+            Cause::RejectRule => any(&[Hook::RejectV4, Hook::RejectV6]),
+            Cause::OutOfWindow | Cause::InvalidState | Cause::Malformed => any(&[Hook::CtInvalid]),
+            Cause::TableFull => any(&[Hook::TableFull]),
+            Cause::NoEntry => any(&[Hook::EntryGone]),
+            Cause::LocalSocket => any(&[Hook::ActiveReset]),
+            Cause::NoListener | Cause::NotTracked | Cause::Unknown => {
+                any(&[Hook::ResetV4, Hook::ResetV6, Hook::ResetTracepoint])
+            }
+        }
+    }
+}
+
+/// What a comparison of two counts has to reckon with.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    /// Both captures watched what resets are seen by, or neither did.
+    reset: bool,
+    /// The same for connections that were not reset.
+    not_reset: bool,
+    /// How many more connections there may have been in each.
+    more: [u64; 2],
+}
+
+/// Two captures compared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Comparison {
+    /// The first.
+    pub before: Side,
+    /// The second.
+    pub after: Side,
+    /// Over everything.
+    pub total: Row<()>,
+    /// Per cause and reason; what there is most of comes first.
+    pub by_cause: Vec<Row<Diagnosis>>,
+    /// Per server.
+    pub by_server: Vec<Row<SocketAddr>>,
+    /// Per client, server and cause.
+    pub routes: Vec<Row<Route>>,
+    /// What is different about the hosts, and may explain something.
+    pub changed: Vec<Changed>,
+    /// What else is different: how busy they were.
+    pub load: Vec<Changed>,
+    /// What to know before anything is concluded.
+    pub caveats: Vec<String>,
+}
+
+impl Comparison {
+    /// Compares two captures.
+    pub fn new(before: Side, after: Side) -> Self {
+        let pair = (&before, &after);
+        let everything = |side: &Side| {
+            let mut total = Count::default();
+            side.report.flows.iter().for_each(|flow| total.add(&flow.flow));
+            // Flows that were forgotten are in the report's own sums.
+            let summary = &side.report.summary;
+            total.reset = summary.flows_reset;
+            total.not_reset = summary.by_cause.values().sum::<u64>().saturating_sub(summary.flows_reset);
+            Count {
+                invalid: summary.tally.invalid,
+                ignored: summary.tally.ignored,
+                resets: summary.tally.resets,
+                ..total
+            }
+        };
+        let alike = |cause: Cause| before.sees(cause) == after.sees(cause);
+        let missing = [before.missing(), after.missing()];
+        let forgotten = [before.background.forgotten, after.background.forgotten];
+        let more = [0, 1].map(|side| missing[side].saturating_add(forgotten[side]));
+        // A RST of an end leaves a connection that this host has not reset.
+        let resets_alike = Cause::ALL.iter().filter(|cause| **cause != Cause::PeerReset).all(|cause| alike(*cause));
+        let all = Doubt { reset: resets_alike, not_reset: resets_alike && alike(Cause::PeerReset), more };
+        let of = |cause: Cause| Doubt { reset: alike(cause), not_reset: alike(cause), more };
+        let total = row((), everything(&before), everything(&after), pair, Doubt { more: missing, ..all });
+        let by_cause = counted(pair, |flow| flow.story.diagnosis, |diagnosis| of(diagnosis.cause));
+        let by_server = counted(pair, |flow| flow.key.server(), |_| all);
+        let route = |flow: &Flow| Route {
+            client: flow.key.client().ip(),
+            server: flow.key.server(),
+            diagnosis: flow.story.diagnosis,
+        };
+        let routes = counted(pair, route, |route| of(route.diagnosis.cause));
+        let (changed, load) = background::changes(&before, &after);
+        let caveats = caveats(&before, &after);
+        Self { before, after, total, by_cause, by_server, routes, changed, load, caveats }
+    }
+}
+
+/// Counts flows by what they have in common.
+fn counted<K: Ord + Copy>(pair: (&Side, &Side), of: impl Fn(&Flow) -> K, doubt: impl Fn(&K) -> Doubt) -> Vec<Row<K>> {
+    let mut counts: BTreeMap<K, [Count; 2]> = BTreeMap::new();
+    for (index, side) in [pair.0, pair.1].into_iter().enumerate() {
+        for flow in &side.report.flows {
+            counts.entry(of(&flow.flow)).or_default()[index].add(&flow.flow);
+        }
+    }
+    let mut rows: Vec<Row<K>> =
+        counts.into_iter().map(|(key, [first, second])| row(key, first, second, pair, doubt(&key))).collect();
+    let weight = |count: Count| (count.reset, count.not_reset, count.ignored);
+    rows.sort_by_key(|row| std::cmp::Reverse(weight(row.before).max(weight(row.after))));
+    rows
+}
+
+/// Compares two counts.
+fn row<K>(of: K, first: Count, second: Count, (before, after): (&Side, &Side), doubt: Doubt) -> Row<K> {
+    let verdict = |comparable: bool, one: u64, other: u64| {
+        let (one, other) = (before.sample(one), after.sample(other));
+        let [more_before, more_after] = doubt.more;
+        let found = rate::compare(one, other);
+        // A difference that goes away if all that is missing belongs to the side that has less is none.
+        let stands = match found {
+            Difference::Fewer(_) => matches!(rate::compare(one, other.and(more_after)), Difference::Fewer(_)),
+            Difference::More(_) => matches!(rate::compare(one.and(more_before), other), Difference::More(_)),
+            Difference::None(_) | Difference::TooFew => true,
+        };
+        match (comparable, stands) {
+            (false, _) => Verdict::NotWatched,
+            (true, false) => Verdict::Lost,
+            (true, true) => Verdict::Told(found),
+        }
+    };
+    Row {
+        of,
+        before: first,
+        after: second,
+        reset: verdict(doubt.reset, first.reset, second.reset),
+        not_reset: verdict(doubt.not_reset, first.not_reset, second.not_reset),
+    }
+}
+
+/// What to know before anything is concluded.
+fn caveats(before: &Side, after: &Side) -> Vec<String> {
+    let mut caveats = Vec::new();
+    for (name, side) in [("before", before), ("after", after)] {
+        let report = &side.report;
+        if report.lost > 0 {
+            caveats.push(format!("{name}: {} events were lost; the counts are what was left", report.lost));
+        }
+        if report.undecodable > 0 {
+            caveats.push(format!("{name}: {} records were not understood", report.undecodable));
+        }
+        if let Origin::Recording { damage: Some(damage), .. } = &report.origin {
+            caveats.push(format!(
+                "{name}: the recording could be read up to byte {} only: {}",
+                damage.offset, damage.what
+            ));
+        }
+        if side.background.forgotten > 0 {
+            let forgotten = side.background.forgotten;
+            caveats.push(format!(
+                "{name}: {forgotten} connections were forgotten for want of room; they are in the sums alone"
+            ));
+        }
+    }
+    for (name, one, other) in [("before", before, after), ("after", after, before)] {
+        let missing: Vec<&str> = Hook::ALL
+            .into_iter()
+            .filter(|hook| one.watched(*hook) && !other.watched(*hook))
+            .map(|hook| hook.spec().symbol)
+            .collect();
+        if !missing.is_empty() {
+            caveats.push(format!("watched only {name}: {}", missing.join(", ")));
+        }
+    }
+    let wall = |side: &Side| {
+        let clock = side.report.host.clock;
+        (clock.wall(side.report.started), clock.wall(side.report.ended))
+    };
+    let ((first, first_end), (second, second_end)) = (wall(before), wall(after));
+    let same_host = before.report.host.hostname == after.report.host.hostname;
+    if !same_host {
+        caveats.push("the recordings are of two hosts: they need not have the same traffic".to_owned());
+    } else if (first, first_end) == (second, second_end) {
+        caveats.push("this is the same capture twice".to_owned());
+    } else if second < first_end && first < second_end {
+        caveats.push("the captures overlap: what was in both is counted twice".to_owned());
+    } else if second < first {
+        caveats.push("the second recording was taken before the first".to_owned());
+    }
+    caveats.push(
+        "connections that nothing happened to are not counted: whether there was as much traffic is not known"
+            .to_owned(),
+    );
+    caveats
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! Facts → findings. Each has an id that scripts can rely on (docs/doctor.md), the numbers behind it, and commands that work
+//! where they say.
+
+mod counters;
+mod ports;
+mod rules;
+mod settings;
+mod table;
+mod tracing;
+
+use std::fmt::Display;
+
+use tracer_model::conntrack::log_format::Era;
+use tracer_model::finding::{Finding, Severity};
+use tracer_model::health::{Facts, Machine, Namespace};
+use tracer_model::mitigation::MitigationId;
+
+/// All findings, the most urgent first.
+pub fn diagnose(facts: &Facts) -> Vec<Finding> {
+    let mut found = tracing::findings(&facts.tracing, &facts.host);
+    for namespace in &facts.namespaces {
+        let one = One { namespace, host: &facts.host, alone: facts.namespaces.len() == 1 };
+        found.extend(table::findings(&one));
+        found.extend(counters::findings(&one));
+        found.extend(ports::findings(&one));
+        found.extend(settings::findings(&one));
+        found.extend(rules::findings(&one));
+        found.extend(idle(&one));
+        found.extend(unread(&one));
+    }
+    found.extend(era(&facts.host));
+    if !facts.host.unread.is_empty() {
+        let mut finding = Finding {
+            id: "not-read",
+            severity: Severity::Info,
+            title: "some facts of this host could not be read".to_owned(),
+            evidence: Vec::new(),
+            advice: Vec::new(),
+        };
+        finding.advice.extend(facts.host.unread.iter().cloned());
+        found.push(finding);
+    }
+    found.sort_by_key(|finding| finding.severity);
+    found
+}
+
+/// A namespace that is looked at, on its host.
+struct One<'a> {
+    namespace: &'a Namespace,
+    host: &'a Machine,
+    /// Whether no other one is looked at.
+    alone: bool,
+}
+
+impl One<'_> {
+    fn finding(&self, id: &'static str, severity: Severity, title: impl Into<String>) -> Builder {
+        let title: String = title.into();
+        let title = if self.alone { title } else { format!("{}: {title}", self.name()) };
+        let finding = Finding { id, severity, title, evidence: Vec::new(), advice: Vec::new() };
+        Builder(finding).number("netns", self.namespace.inode)
+    }
+
+    /// How the namespace is called in a text.
+    fn name(&self) -> String {
+        self.namespace.place.name.clone().unwrap_or_else(|| format!("network namespace {}", self.namespace.inode))
+    }
+
+    /// A command inside the namespace.
+    fn command(&self, command: &str) -> String {
+        self.namespace.place.command(command)
+    }
+
+    /// A command that sets a sysctl which all namespaces share, or this one where it has its own.
+    fn set_shared(&self, name: &str, value: u64, own: bool) -> String {
+        let command = format!("sysctl -w net.netfilter.{name}={value}");
+        if own || self.namespace.place.initial {
+            self.command(&command)
+        } else if self.namespace.place.home {
+            // whyrst runs inside a namespace that cannot set it.
+            format!("nsenter --net=/proc/1/ns/net {command}")
+        } else {
+            command
+        }
+    }
+
+    /// A command that sets a sysctl of the namespace.
+    fn set(&self, name: &str, value: i64) -> String {
+        self.command(&format!("sysctl -w net.netfilter.{name}={value}"))
+    }
+}
+
+/// Puts a finding together.
+struct Builder(Finding);
+
+impl Builder {
+    fn number(mut self, name: &str, value: impl Display) -> Self {
+        self.0.evidence.push((name.to_owned(), value.to_string()));
+        self
+    }
+
+    fn maybe(self, name: &str, value: Option<impl Display>) -> Self {
+        match value {
+            Some(value) => self.number(name, value),
+            None => self,
+        }
+    }
+
+    fn advice(mut self, advice: impl Into<String>) -> Self {
+        self.0.advice.push(advice.into());
+        self
+    }
+
+    fn remedy(self, remedy: MitigationId) -> Self {
+        let id = remedy.name();
+        self.number("remedy", id).advice(format!("whyrst mitigate {id}"))
+    }
+
+    fn done(self) -> Finding {
+        self.0
+    }
+}
+
+fn idle(one: &One<'_>) -> Option<Finding> {
+    let quiet = one.namespace.is_idle() && one.namespace.table.is_some();
+    quiet.then(|| {
+        one.finding(
+            "nothing-tracked",
+            Severity::Info,
+            "no entry, and conntrack has counted nothing: nothing is tracked here",
+        )
+        .advice("a namespace tracks connections once a rule needs it: NAT, or a test of ct state")
+        .done()
+    })
+}
+
+fn unread(one: &One<'_>) -> Option<Finding> {
+    let audit = one.namespace.audit.iter().flat_map(|audit| &audit.problems);
+    let rules: Vec<&String> = audit.collect();
+    if one.namespace.unread.is_empty() && rules.is_empty() {
+        return None;
+    }
+    let severity = if one.namespace.unread.is_empty() { Severity::Info } else { Severity::Warning };
+    let mut builder = one.finding("not-read", severity, "not everything could be read or understood here");
+    for problem in one.namespace.unread.iter().chain(rules) {
+        builder = builder.advice(problem.clone());
+    }
+    Some(builder.done())
+}
+
+/// What the era of the kernel's logging code means for the packets that are refused.
+fn era(host: &Machine) -> Option<Finding> {
+    let era = host.era?;
+    let (title, advice) = match era {
+        Era::E1 | Era::E2 => (
+            "this kernel refuses every segment out of the window, late retransmissions too",
+            "from Linux 6.1 on conntrack lets old segments and acknowledgements pass instead (upgrade-kernel)",
+        ),
+        Era::E3 | Era::E4 => (
+            "this kernel lets old segments and acknowledgements pass, and refuses those beyond the window",
+            "lines of its log that say `SEQ is under` or `ACK under` tell of packets that were accepted",
+        ),
+        Era::Unknown => (
+            "conntrack's logging code has a shape that is not known: verdicts of logged packets are called undecided",
+            "tell the makers of whyrst which kernel this is",
+        ),
+    };
+    let finding = Finding {
+        id: "kernel-era",
+        severity: if era == Era::Unknown { Severity::Warning } else { Severity::Info },
+        title: title.to_owned(),
+        evidence: vec![("era".to_owned(), era.to_string()), ("kernel".to_owned(), host.kernel.clone())],
+        advice: vec![advice.to_owned()],
+    };
+    Some(finding)
+}
+
+#[cfg(test)]
+pub(super) mod tests;

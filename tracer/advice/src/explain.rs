@@ -1,0 +1,256 @@
+//! What a kernel log says, counted: per verdict, cause and flow.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tracer_model::cause::Diagnosis;
+use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::window::Failure;
+use tracer_model::conntrack::{Message, Verdict};
+use tracer_model::kernel_log::{Line, parse};
+
+/// Flows that are counted apart; of more, packets are counted without a flow.
+const FLOWS: usize = 65_536;
+/// Words that are kept of lines that are not understood.
+const STRANGE: usize = 8;
+
+/// A source and a destination, as the packet had them.
+pub type Endpoints = (SocketAddr, SocketAddr);
+
+/// What a log says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogReport {
+    /// Lines in all.
+    pub lines: u64,
+    /// Lines of conntrack.
+    pub of_conntrack: u64,
+    /// The era whose words these are, or that was said to be.
+    pub era: Option<Era>,
+    /// Packets that conntrack spoke of.
+    pub groups: Vec<Group>,
+    /// RSTs of this host on their way out: effects, not causes.
+    pub own_resets: u64,
+    /// Further lines about packets that another line is about.
+    pub remarks: u64,
+    /// Packets of new connections dropped because the table was full, per network namespace where one is named. The
+    /// kernel limits these lines: there were at least so many.
+    pub table_full: BTreeMap<Option<u32>, u64>,
+    /// The same of the table of expected connections.
+    pub expectation_table_full: u64,
+    /// Lines that were not understood, and what the first of them say.
+    pub strange: u64,
+    /// Their words.
+    pub strange_words: Vec<String>,
+}
+
+/// Packets with the same verdict and diagnosis.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// What conntrack did with them.
+    pub verdict: Verdict,
+    /// Why.
+    pub diagnosis: Diagnosis,
+    /// How many.
+    pub packets: u64,
+    /// How many of each flow, those with the most first.
+    pub flows: Vec<(Endpoints, u64)>,
+}
+
+/// Reads lines one by one.
+#[derive(Debug, Default)]
+pub struct LogReader {
+    report: LogReport,
+    counts: BTreeMap<(Class, Diagnosis), (u64, BTreeMap<Endpoints, u64>)>,
+    flows: usize,
+    last: Option<Line>,
+    saw_new_words: bool,
+    saw_old_words: bool,
+}
+
+/// A message without its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Class {
+    Window(Failure, bool),
+    State(Verdict),
+}
+
+impl LogReader {
+    /// Takes a line.
+    pub fn line(&mut self, text: &str) {
+        self.report.lines += 1;
+        let Some((line, times)) = parse(text) else {
+            self.last = None;
+            return;
+        };
+        if let Line::Repeated(times) = line {
+            // Whose line it was that came again is known only if it is the one before.
+            if let Some(last) = self.last.take() {
+                self.count(&last, times);
+            }
+            return;
+        }
+        self.count(&line, times);
+        self.last = Some(line);
+    }
+
+    fn count(&mut self, line: &Line, times: u64) {
+        add(&mut self.report.of_conntrack, times);
+        match line {
+            Line::TableFull { netns } => add(self.report.table_full.entry(*netns).or_default(), times),
+            Line::ExpectationTableFull => add(&mut self.report.expectation_table_full, times),
+            Line::Repeated(_) => {}
+            Line::Other => add(&mut self.report.strange, times),
+            Line::Packet(logged) if logged.own_reset => add(&mut self.report.own_resets, times),
+            Line::Packet(logged) if logged.message.is_remark() => {
+                self.saw_new_words = true;
+                add(&mut self.report.remarks, times);
+            }
+            Line::Packet(logged) => {
+                let class = match logged.message {
+                    Message::Other => {
+                        add(&mut self.report.strange, times);
+                        if self.report.strange_words.len() < STRANGE {
+                            self.report.strange_words.push(logged.words.clone());
+                        }
+                        return;
+                    }
+                    Message::Window { failure: Failure::Overshot, .. } => Class::Window(Failure::Overshot, true),
+                    Message::Window { failure, logged } => {
+                        let new = logged.is_some();
+                        self.saw_new_words |= new;
+                        self.saw_old_words |= !new;
+                        Class::Window(failure, new)
+                    }
+                    other => Class::State(other.verdict(Era::Unknown)),
+                };
+                let (packets, flows) = self.counts.entry((class, Diagnosis::of_message(logged.message))).or_default();
+                add(packets, times);
+                let Some(endpoints) = logged.endpoints else { return };
+                if let Some(known) = flows.get_mut(&endpoints) {
+                    add(known, times);
+                } else if self.flows < FLOWS {
+                    self.flows += 1;
+                    flows.insert(endpoints, times);
+                }
+            }
+        }
+    }
+
+    /// What the log says. `era` is that of the kernel, where it is known better than by its words.
+    pub fn finish(mut self, era: Option<Era>) -> LogReport {
+        // The bound in the message came with 6.1, and so did the verdict.
+        let by_words = match (self.saw_old_words, self.saw_new_words) {
+            (false, true) => Some(Era::E4),
+            (true, false) => Some(Era::E1),
+            _ => None,
+        };
+        self.report.era = era.or(by_words);
+        let for_overshot = self.report.era.unwrap_or(Era::Unknown);
+        let mut groups: Vec<Group> = Vec::new();
+        for ((class, diagnosis), (packets, flows)) in self.counts {
+            let verdict = match class {
+                Class::State(verdict) => verdict,
+                Class::Window(Failure::Overshot, _) => {
+                    // 5.10 has no such words: old words beside them are those of a late 5.15 or 6.0.
+                    let era = if for_overshot == Era::E1 { Era::E2 } else { for_overshot };
+                    Message::Window { failure: Failure::Overshot, logged: Some(0) }.verdict(era)
+                }
+                Class::Window(failure, bound) => {
+                    Message::Window { failure, logged: bound.then_some(0) }.verdict(Era::Unknown)
+                }
+            };
+            let mut flows: Vec<(Endpoints, u64)> = flows.into_iter().collect();
+            flows.sort_by_key(|(endpoints, count)| (std::cmp::Reverse(*count), *endpoints));
+            groups.push(Group { verdict, diagnosis, packets, flows });
+        }
+        groups.sort_by_key(|group| (group.verdict, std::cmp::Reverse(group.packets), group.diagnosis));
+        self.report.groups = groups;
+        self.report
+    }
+}
+
+/// syslog's count is a number in a text: it may be any.
+const fn add(sum: &mut u64, times: u64) {
+    *sum = sum.saturating_add(times);
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_model::cause::Reason;
+    use tracer_model::conntrack::Verdict;
+    use tracer_model::conntrack::log_format::Era;
+
+    use super::{LogReader, LogReport};
+
+    const PACKET: &str = "IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 LEN=1052 PROTO=TCP SPT=443 DPT=34567 SEQ=1 ACK=2";
+    const OLD: &str = "nf_ct_proto_6: SEQ is under the lower bound (already ACKed data retransmitted) ";
+    const NEW: &str = "nf_ct_proto_6: SEQ is under lower bound 77 (already ACKed data retransmitted) ";
+    const OVERSHOT: &str = "nf_ct_proto_6: 99 bytes more than expected ";
+
+    fn read(lines: &[&str], era: Option<Era>) -> LogReport {
+        let mut reader = LogReader::default();
+        for line in lines {
+            reader.line(&if line.contains("nf_ct_proto_6") { format!("{line}{PACKET}") } else { (*line).to_owned() });
+        }
+        reader.finish(era)
+    }
+
+    fn verdicts(lines: &[&str], era: Option<Era>) -> Vec<(Verdict, Option<Reason>, u64)> {
+        let report = read(lines, era);
+        report.groups.iter().map(|group| (group.verdict, group.diagnosis.reason, group.packets)).collect()
+    }
+
+    /// The same event means INVALID in one era and nothing at all in another.
+    #[test]
+    fn the_words_tell_the_verdict() {
+        assert_eq!(verdicts(&[OLD, OLD], None), [(Verdict::Invalid, Some(Reason::SeqUnder), 2)]);
+        assert_eq!(verdicts(&[NEW], None), [(Verdict::Ignored, Some(Reason::SeqUnder), 1)]);
+        let ignored = "nf_ct_proto_6: invalid packet ignored in state ESTABLISHED ";
+        assert_eq!(verdicts(&[ignored], None), [(Verdict::Ignored, Some(Reason::InvalidState), 1)]);
+    }
+
+    /// These words are the same in 6.0, which refuses the packet, and in 6.1, which does not.
+    #[test]
+    fn words_that_two_eras_share() {
+        let overshot = |verdict| [(verdict, Some(Reason::Overshot), 1)];
+        assert_eq!(verdicts(&[OVERSHOT], None), overshot(Verdict::Unknown));
+        assert_eq!(verdicts(&[OVERSHOT], Some(Era::E2)), overshot(Verdict::Invalid));
+        assert_eq!(verdicts(&[OVERSHOT], Some(Era::E3)), overshot(Verdict::Ignored));
+        assert_eq!(verdicts(&[OVERSHOT, OLD], None)[0], (Verdict::Invalid, Some(Reason::SeqUnder), 1));
+        assert_eq!(verdicts(&[OVERSHOT, OLD], None)[1], overshot(Verdict::Invalid)[0]);
+        assert_eq!(verdicts(&[OVERSHOT, NEW], None).len(), 2);
+        assert!(verdicts(&[OVERSHOT, NEW], None).iter().all(|(verdict, ..)| *verdict == Verdict::Ignored));
+    }
+
+    #[test]
+    fn repeated_lines_count() {
+        let lines = [
+            "Dec  6 21:37:47 vm kernel: ip_conntrack: table full, dropping packet.",
+            "Dec  6 21:37:49 vm last message repeated 9 times",
+            "Dec  6 21:37:50 vm kernel: something else",
+            "Dec  6 21:37:51 vm last message repeated 4 times",
+        ];
+        let report = read(&lines, None);
+        assert_eq!(report.table_full.get(&None), Some(&10));
+        assert_eq!((report.lines, report.of_conntrack), (4, 10));
+    }
+
+    /// Lines that say how often they came may say anything.
+    #[test]
+    fn counts_do_not_overflow() {
+        let most = format!("message repeated {} times: [ nf_conntrack: table full, dropping packet]", u64::MAX);
+        assert_eq!(read(&[&most, &most], None).of_conntrack, u64::MAX);
+    }
+
+    #[test]
+    fn flows_are_counted_apart() {
+        let mut reader = LogReader::default();
+        for port in [1, 2, 2] {
+            reader.line(&format!("{OLD}IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 SPT=443 DPT={port}"));
+        }
+        let report = reader.finish(None);
+        let flows: Vec<(u16, u64)> =
+            report.groups[0].flows.iter().map(|((_, dst), count)| (dst.port(), *count)).collect();
+        assert_eq!(flows, [(2, 2), (1, 1)]);
+    }
+}

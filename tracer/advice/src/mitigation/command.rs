@@ -1,0 +1,108 @@
+//! Commands as they are printed and run: words, quoted for a shell where they have to be.
+//!
+//! What a name cannot be written in safely is refused here: one with characters that do not print, or that the tool would
+//! read as something else.
+
+use tracer_model::host_context::Way;
+use tracer_model::shell::word;
+
+/// Whether a name can be shown to a person and typed again: nothing that a terminal would obey or hide.
+pub(crate) fn prints(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|it| it.is_ascii_graphic() || it == ' ' || it.is_alphanumeric())
+}
+
+/// The words that lead into a namespace; none where its name cannot be printed.
+pub(super) fn lead(way: &Way) -> Option<Vec<String>> {
+    match way {
+        Way::Here => Some(Vec::new()),
+        // One that begins with a dash would be taken for an option.
+        Way::Named(name) => {
+            (prints(name) && !name.starts_with('-')).then(|| ["ip", "netns", "exec", name].map(str::to_owned).to_vec())
+        }
+        Way::Process(pid) => Some(["nsenter", "-t", &pid.to_string(), "-n"].map(str::to_owned).to_vec()),
+    }
+}
+
+/// A command in a namespace, as a shell takes it. None where it cannot be written.
+pub(super) fn line<S: AsRef<str>>(way: &Way, words: &[S]) -> Option<String> {
+    let mut all = lead(way)?;
+    all.extend(words.iter().map(|word| word.as_ref().to_owned()));
+    let words: Option<Vec<String>> = all.iter().map(|word| quoted(word)).collect();
+    Some(words?.join(" "))
+}
+
+/// A word as a shell takes it. One with control characters would need a form of quotes that not every shell knows, nor what
+/// runs the line.
+fn quoted(text: &str) -> Option<String> {
+    (!text.chars().any(char::is_control)).then(|| word(text))
+}
+
+/// An interface's name as nft takes it, which knows no escapes in quotes and takes a star for a wildcard.
+pub(super) fn nft_interface(name: &str) -> Option<String> {
+    (prints(name) && name.is_ascii() && !name.contains(['"', '\\', '*'])).then(|| format!("\"{name}\""))
+}
+
+/// An interface's name as iptables takes it, which takes a plus at the end for a wildcard and a word with a dash for an option.
+pub(super) fn xtables_interface(name: &str) -> Option<&str> {
+    let plain = prints(name) && name.is_ascii() && !name.ends_with('+') && !name.starts_with(['-', '!']);
+    plain.then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use tracer_model::host_context::Way;
+    use tracer_model::shell::nft_name;
+
+    use super::{line, nft_interface, xtables_interface};
+
+    /// What a shell makes of a line is what was put in.
+    #[rstest]
+    #[case::plain("gateway")]
+    #[case::command("a;reboot")]
+    #[case::substitution("$(reboot)")]
+    #[case::backquotes("`reboot`")]
+    #[case::quotes("it's \"quoted\"")]
+    #[case::dash("all-in")]
+    #[case::glob("*?[a]")]
+    #[case::variable("$HOME ~ !! #x")]
+    #[case::letters("größe")]
+    fn a_shell_reads_the_same_words(#[case] name: &str) {
+        let line = line(&Way::Named(name.to_owned()), &["sysctl", "-n", name]).unwrap();
+        let printed =
+            std::process::Command::new("sh").args(["-c", &format!("printf '%s\\n' {line}")]).output().unwrap();
+        let words: Vec<String> = String::from_utf8(printed.stdout).unwrap().lines().map(str::to_owned).collect();
+        assert_eq!(words, ["ip", "netns", "exec", name, "sysctl", "-n", name], "{line}");
+        assert_eq!(shlex::split(&line).unwrap(), words);
+    }
+
+    #[rstest]
+    #[case::line_break("a\nreboot")]
+    #[case::escape("\u{1b}[2Jgateway")]
+    #[case::right_to_left("\u{202e}yawetag")]
+    #[case::not_utf8("gate\u{fffd}way")]
+    #[case::empty("")]
+    fn what_does_not_print_is_refused(#[case] name: &str) {
+        assert_eq!(line(&Way::Named(name.to_owned()), &["true"]), None);
+        assert_eq!(nft_interface(name), None);
+        assert_eq!(xtables_interface(name), None);
+    }
+
+    #[test]
+    fn a_namespace_that_looks_like_an_option_is_refused() {
+        assert_eq!(line(&Way::Named("-all".to_owned()), &["true"]), None);
+        assert_eq!(line(&Way::Here, &["true", "-all"]).as_deref(), Some("true -all"));
+    }
+
+    #[test]
+    fn what_a_tool_reads_otherwise_is_refused() {
+        assert_eq!(nft_interface("a;reboot").as_deref(), Some("\"a;reboot\""));
+        assert_eq!(nft_interface("a\"b"), None);
+        assert_eq!(nft_interface("wan*"), None);
+        assert_eq!(xtables_interface("a;reboot"), Some("a;reboot"));
+        assert_eq!(xtables_interface("wan+"), None);
+        assert_eq!(xtables_interface("-wan"), None);
+        assert!(nft_name("my-table") && !nft_name("my table") && !nft_name("{drop}") && !nft_name(""));
+    }
+}

@@ -1,0 +1,527 @@
+//! Which cures are offered, in which order, and how they are written: per reason, kernel and host.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use rstest::rstest;
+
+use tracer_common::Hook;
+use tracer_common::wire::present;
+use tracer_engine::Limits;
+use tracer_engine::engine::Engine;
+use tracer_engine::flow::Flow;
+use tracer_model::capture::Netns;
+use tracer_model::conntrack::log_format::Era;
+use tracer_model::filter::Filter;
+use tracer_model::host_context::{
+    Dropping, FilterChain, Keeper, Limits as TableLimits, Manager, Surroundings, Translation, Way,
+};
+use tracer_model::mitigation::{Mitigation, MitigationId};
+use tracer_model::ruleset::{Backend, Family, Hooks, Rule};
+use tracer_model::shell::word;
+use tracer_model::time::Instant;
+use tracer_testing::{Build, GATEWAY, REPLY};
+
+use super::{Known, Place, describe, mitigations_for};
+
+const SERVER_END: u32 = 3_271_668_047;
+const CLIENT_END: u32 = 2_102_471_179;
+const UNDER: &str = "SEQ is under the lower bound (already ACKed data retransmitted)";
+const OVER: &str = "SEQ is over the upper bound (over the window of the receiver)";
+
+/// The words of the same message on a kernel of this era.
+fn words(build: &Build, era: Era, text: &str) -> Build {
+    match (era, text) {
+        (Era::E1 | Era::E2, text) => build.words("%s", text, 0),
+        (_, OVER) => {
+            build.words("SEQ is over upper bound %u (over the window of the receiver)", "", SERVER_END + 32_122)
+        }
+        (_, _) => {
+            build.words("SEQ is under lower bound %u (already ACKed data retransmitted)", "", SERVER_END - 32_122)
+        }
+    }
+}
+
+/// A segment that was refused `times` times for this reason, and answered.
+fn reset(era: Era, text: &str, times: u64) -> Flow {
+    let seq = if text == OVER { SERVER_END + 100_000 } else { SERVER_END - 900_000 };
+    let mut engine = Engine::new(era, Limits::default(), Filter::default());
+    for skb in 1..=times {
+        let of = |hook: Hook, time: u64| Build::from_server(hook, skb, time, seq, CLIENT_END);
+        let refused = of(Hook::CtInvalid, 1_000 * skb).entry(REPLY, SERVER_END, CLIENT_END);
+        engine.event(words(&refused, era, text).event());
+        engine.event(of(Hook::ResetV4, 1_000 * skb + 100).event());
+    }
+    let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
+    *flow
+}
+
+/// A connection whose entry expired in this state of the tracker.
+fn expired(state: u8) -> Flow {
+    let mut engine = Engine::new(Era::E1, Limits::default(), Filter::default());
+    let late = Build::from_server(Hook::ResetV4, 1, 9_000, SERVER_END, CLIENT_END);
+    let mut late = late.gone(1_000, state, 0, 0, 0);
+    late.record.nfct = 0;
+    engine.event(late.event());
+    let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
+    *flow
+}
+
+fn facts(sysctls: &[(&str, i64)]) -> Netns {
+    let sysctls = sysctls.iter().map(|(name, value)| (format!("nf_conntrack_{name}"), *value)).collect();
+    Netns { inode: GATEWAY, name: None, at: Instant(1), entries: Some(1), max: Some(300), invalid: Some(1), sysctls }
+}
+
+const DEFAULTS: [(&str, i64); 5] = [
+    ("tcp_be_liberal", 0),
+    ("tcp_ignore_invalid_rst", 0),
+    ("tcp_timeout_established", 432_000),
+    ("max", 65_536),
+    ("buckets", 16_384),
+];
+
+/// A host that translates to 192.0.2.1 on s0 with this.
+fn host(backend: Backend) -> Surroundings {
+    let tools = ["nft", "iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy", "sysctl"];
+    Surroundings {
+        tools: tools.map(str::to_owned).to_vec(),
+        iptables: Some(Backend::IptablesNft),
+        holders: vec![backend],
+        translations: vec![Translation {
+            backend,
+            family: Family::Ip,
+            output: Some("s0".to_owned()),
+            to: vec![("192.0.2.1".parse().unwrap(), "192.0.2.1".parse().unwrap())],
+        }],
+        uplinks: vec!["s0".to_owned()],
+        memory: Some(8 << 30),
+        xtables: vec![(Family::Ip, "filter".to_owned()), (Family::Ip, "raw".to_owned())],
+        xchains: ["INPUT", "FORWARD", "OUTPUT"].map(|it| (Family::Ip, "filter".to_owned(), it.to_owned())).to_vec(),
+        limits: TableLimits { max: Some(65_536), buckets: Some(16_384), own: None },
+        ..Surroundings::unknown(GATEWAY, Instant(1), Way::Here)
+    }
+}
+
+fn names(flow: &Flow, era: Era, facts: &Netns, around: Option<&Surroundings>) -> String {
+    let known = Known { facts: Some(facts), around };
+    let ids = mitigations_for(flow, era, &known, None);
+    ids.iter().map(|id| id.name()).collect::<Vec<_>>().join(" ")
+}
+
+#[rstest]
+#[case::late_copy_on_5_10(Era::E1, UNDER, 1, "upgrade-kernel drop-invalid-input be-liberal")]
+#[case::late_copy_on_5_15(Era::E2, UNDER, 1, "upgrade-kernel drop-invalid-input be-liberal")]
+#[case::far_ahead_on_5_10(Era::E1, OVER, 1, "drop-invalid-input be-liberal")]
+#[case::far_ahead_on_6_1(Era::E4, OVER, 1, "drop-invalid-input be-liberal")]
+#[case::half_of_a_connection(Era::E4, OVER, 3, "be-liberal drop-invalid-input")]
+#[case::late_copies_are_no_half(Era::E1, UNDER, 3, "upgrade-kernel drop-invalid-input be-liberal")]
+fn the_order_of_cures(#[case] era: Era, #[case] text: &str, #[case] times: u64, #[case] expected: &str) {
+    let flow = reset(era, text, times);
+    assert_eq!(names(&flow, era, &facts(&DEFAULTS), Some(&host(Backend::Nftables))), expected);
+    assert_eq!(names(&flow, era, &facts(&DEFAULTS), None), expected, "of a recording that does not know the host");
+}
+
+/// What is in force already and what cannot work here is not offered.
+#[test]
+fn what_does_not_help_here_is_left_out() {
+    let flow = reset(Era::E4, OVER, 1);
+    let plain = host(Backend::Nftables);
+    let with = |change: &dyn Fn(&mut Surroundings)| {
+        let mut changed = plain.clone();
+        change(&mut changed);
+        names(&flow, Era::E4, &facts(&DEFAULTS), Some(&changed))
+    };
+    assert_eq!(names(&flow, Era::E4, &facts(&[("tcp_be_liberal", 1)]), Some(&plain)), "drop-invalid-input");
+    let dropping = |input: Option<&str>, destination: Option<&str>, narrow: bool| Dropping {
+        rule: "inet filter input handle 4: ct state invalid drop".to_owned(),
+        family: Family::Inet,
+        input: input.map(str::to_owned),
+        destination: destination.map(|it| it.parse().unwrap()),
+        narrow,
+    };
+    for (rule, left) in [
+        (dropping(None, None, false), "be-liberal"),
+        (dropping(Some("s0"), Some("192.0.2.1"), false), "be-liberal"),
+        (dropping(Some("lan0"), None, false), "drop-invalid-input be-liberal"),
+        (dropping(None, Some("192.0.2.9"), false), "drop-invalid-input be-liberal"),
+        (dropping(None, None, true), "drop-invalid-input be-liberal"),
+    ] {
+        assert_eq!(with(&|it| it.drops = vec![rule.clone()]), left, "{rule:?}");
+    }
+    assert_eq!(with(&|it| it.tools.clear()), "be-liberal", "there is no tool to write a rule with");
+}
+
+#[test]
+fn timeouts() {
+    let short = facts(&[("tcp_timeout_established", 300), ("tcp_timeout_close_wait", 60)]);
+    assert_eq!(names(&expired(3), Era::E1, &short, None), "raise-timeout keepalive");
+    assert_eq!(names(&expired(5), Era::E1, &short, None), "raise-timeout keepalive");
+    assert_eq!(names(&expired(3), Era::E1, &facts(&DEFAULTS), None), "keepalive", "five days are long enough");
+}
+
+fn place<'a>(facts: &'a Netns, around: &'a Surroundings, targets: &[(&str, &str)]) -> Place<'a> {
+    let mut place = Place::new(Some(facts), Some(around), None);
+    place.targets = targets.iter().map(|(on, to)| (Some((*on).to_owned()), to.parse::<IpAddr>().unwrap())).collect();
+    place
+}
+
+fn lines(mitigation: &Mitigation) -> String {
+    let all = [("", &mitigation.commands), ("undo ", &mitigation.undo), ("keep ", &mitigation.persist)];
+    all.iter().flat_map(|(label, lines)| lines.iter().map(move |line| format!("{label}{line}\n"))).collect()
+}
+
+#[test]
+fn a_rule_is_written_with_what_translates() {
+    let facts = facts(&DEFAULTS);
+    let of = |around: &Surroundings| {
+        lines(&describe(MitigationId::DropInvalidInput, &[place(&facts, around, &[("s0", "192.0.2.1")])]))
+    };
+    let rule = "INPUT -i s0 -d 192.0.2.1 -p tcp -m conntrack --ctstate INVALID -m comment --comment whyrst -j DROP";
+    let nft = Surroundings {
+        keepers: vec![Keeper::Nftables { file: "/etc/nftables.conf".to_owned() }],
+        ..host(Backend::Nftables)
+    };
+    assert_eq!(
+        of(&nft),
+        "nft add table inet whyrst\n\
+         nft add chain inet whyrst input '{ type filter hook input priority -10; policy accept; }'\n\
+         nft add rule inet whyrst input iifname '\"s0\"' ip daddr 192.0.2.1 meta l4proto tcp ct state invalid counter drop\n\
+         undo nft delete table inet whyrst\n\
+         keep nft -s list table inet whyrst > /etc/whyrst.nft\n\
+         keep printf '%s\\n' 'include \"/etc/whyrst.nft\"' >> /etc/nftables.conf\n"
+    );
+    let xtables = |program: &str| format!("{program} -w 5 -I {rule}\nundo {program} -w 5 -D {rule}\n");
+    assert_eq!(of(&host(Backend::IptablesNft)), xtables("iptables"));
+    assert_eq!(of(&host(Backend::IptablesLegacy)), xtables("iptables-legacy"));
+    let legacy = Surroundings { iptables: Some(Backend::IptablesLegacy), ..host(Backend::IptablesLegacy) };
+    assert_eq!(of(&legacy), xtables("iptables"));
+    let saved = Surroundings { keepers: vec![Keeper::NetfilterPersistent], ..host(Backend::IptablesNft) };
+    assert_eq!(of(&saved), format!("{}keep netfilter-persistent save\n", xtables("iptables")));
+    let ufw = Surroundings { manager: Some(Manager::Ufw), ..host(Backend::IptablesNft) };
+    assert_eq!(of(&ufw), xtables("iptables"));
+    let firewalld = Surroundings { manager: Some(Manager::Firewalld), ..host(Backend::Nftables) };
+    let rule = rule.replacen("INPUT ", "ipv4 filter INPUT 0 ", 1);
+    assert_eq!(
+        of(&firewalld),
+        format!(
+            "firewall-cmd --direct --add-rule {rule}\nundo firewall-cmd --direct --remove-rule {rule}\n\
+             keep firewall-cmd --permanent --direct --add-rule {rule}\n"
+        )
+    );
+}
+
+/// What iptables makes on the way stays when the rule is taken back, and that is said: a rule of somebody else's may be in it
+/// by then, and iptables-nft up to 1.8.9 fails to list a table that nft has written to.
+#[rstest]
+#[case::table(Backend::IptablesNft, true, false, "iptables has no table filter here yet")]
+#[case::chain(Backend::IptablesNft, false, true, "iptables has no chain INPUT in its table filter here yet")]
+#[case::legacy(Backend::IptablesLegacy, true, true, "iptables-legacy has no table filter here yet")]
+fn a_table_that_was_not_there(#[case] backend: Backend, #[case] table: bool, #[case] chain: bool, #[case] said: &str) {
+    let facts = facts(&DEFAULTS);
+    let mut around = host(backend);
+    around.xtables.retain(|_| !table);
+    around.xchains.retain(|_| !chain);
+    let two = place(&facts, &around, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
+    let mitigation = describe(MitigationId::DropInvalidInput, &[two]);
+    assert!(mitigation.undo.iter().all(|line| line.contains(" -D INPUT ")), "{:?}", mitigation.undo);
+    assert_eq!(mitigation.undo.len(), 2);
+    assert!(mitigation.notes.iter().any(|note| note.starts_with(said)), "{:?}", mitigation.notes);
+}
+
+/// A chain of the host's own that an exempt service has to pass.
+fn filter_chain(name: &str, table: &str) -> FilterChain {
+    FilterChain { family: Family::Inet, table: table.to_owned(), name: name.to_owned(), hooks: Hooks::only(2) }
+}
+
+/// What a line takes away whole, and where: a table or a chain of somebody else's must never be among it.
+#[test]
+fn nothing_of_others_is_taken_away() {
+    const WHOLE: [&str; 7] = ["delete table", "delete chain", "destroy", "flush", " -X", " -F", "--delete-chain"];
+    let facts = facts(&DEFAULTS);
+    let mut taken = 0;
+    for backend in Backend::ALL {
+        for (tables, chains) in [(true, true), (false, true), (true, false)] {
+            let mut around = Surroundings {
+                keepers: vec![Keeper::Nftables { file: "/etc/nftables.conf".to_owned() }],
+                chains: vec![filter_chain("forward", "filter")],
+                ..host(backend)
+            };
+            around.xtables.retain(|_| tables);
+            around.xchains.retain(|_| chains);
+            let mut at = place(&facts, &around, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
+            at.services = ["198.51.100.7:443".parse().unwrap()].into();
+            for id in MitigationId::ALL {
+                let Mitigation { commands, undo, persist, unpersist, .. } = describe(id, &[at.clone()]);
+                for line in [commands, undo, persist, unpersist].concat() {
+                    for (at, what) in WHOLE.iter().flat_map(|what| line.match_indices(what)) {
+                        let rest = line[at + what.len()..].split_whitespace().take(2);
+                        assert!(rest.into_iter().any(|name| name.starts_with("whyrst")), "{id} on {backend:?}: {line}");
+                        taken += 1;
+                    }
+                }
+            }
+        }
+    }
+    assert!(taken > 0);
+}
+
+/// Names that somebody chose to do harm with: quoted for the shell, or left out where the tool cannot take them.
+#[test]
+fn hostile_names() {
+    let facts = facts(&DEFAULTS);
+    let of = |backend: Backend, way: Way, interface: &str| {
+        let around = Surroundings { way, ..host(backend) };
+        describe(MitigationId::DropInvalidInput, &[place(&facts, &around, &[(interface, "192.0.2.1")])])
+    };
+    let words = |line: &String| shlex::split(line).unwrap();
+    for name in ["a;reboot", "$(x)", "it's", "`x`", "a b"] {
+        let way = Way::Named(name.to_owned());
+        for line in &of(Backend::Nftables, way.clone(), name).commands {
+            let words = words(line);
+            assert_eq!(words[..5], ["ip", "netns", "exec", name, "nft"], "{line}");
+            assert!(!line.contains("rule") || words.contains(&format!("\"{name}\"")), "{line}");
+        }
+        for line in &of(Backend::IptablesNft, way, name).commands {
+            let words = words(line);
+            let at = words.iter().position(|word| word == "-i").unwrap();
+            assert_eq!((words[3].as_str(), words[at + 1].as_str()), (name, name), "{line}");
+        }
+    }
+    let odd = of(Backend::Nftables, Way::Here, "a\"b");
+    assert!(odd.commands.iter().all(|line| !line.contains("iifname")), "{:?}", odd.commands);
+    assert!(odd.notes.iter().any(|note| note.contains("cannot be written in a rule")));
+    let lost = of(Backend::Nftables, Way::Named("\u{1b}[2J\n".to_owned()), "s0");
+    assert_eq!((lost.commands.len(), lost.undo.len()), (0, 0));
+    assert!(lost.notes.iter().all(|note| !note.contains('\u{1b}')), "{:?}", lost.notes);
+}
+
+/// What a command does with a text of a recording: it quotes it for the shell as one word, or does without it. Neither nft,
+/// which reads its words as a language, nor a program that takes options is given one that it would read as something else.
+fn harmless(line: &str, text: &str) {
+    assert!(!line.chars().any(char::is_control), "{line:?}");
+    let in_quotes = format!("\"{text}\"");
+    let left = line.replace(&word(&in_quotes), "").replace(&word(text), "");
+    assert!(!left.contains("PWN"), "a shell runs it: {line}");
+    let words = shlex::split(line).unwrap();
+    let lead = words.iter().position(|word| word == "exec").map_or(0, |at| at + 2);
+    for (at, word) in words.iter().enumerate().skip(lead).filter(|(_, word)| word.contains("PWN")) {
+        assert!(!word.starts_with(['-', '!']), "an option: {line}");
+        let by_nft = words[lead..at].iter().any(|word| word == "nft");
+        assert!(!by_nft || *word == in_quotes && words[at - 1] == "iifname", "nft reads it: {line}");
+    }
+}
+
+/// Every text that a recording carries, by somebody who means harm to whoever pastes what is printed.
+#[rstest]
+fn hostile_recordings(
+    #[values(
+        "a;PWN",
+        "$(PWN)",
+        "`PWN`",
+        "it's PWN",
+        "a&PWN",
+        "a|PWN",
+        "x; flush ruleset; PWN",
+        "--modprobe=PWN",
+        "-e1e PWN",
+        "!PWN",
+        "a\" PWN \"b",
+        "a\nPWN",
+        "\u{1b}[2J PWN",
+        "/etc/nftables.conf; PWN",
+        "/etc/$(PWN)",
+        "/etc/a\nPWN",
+        "/etc/nftables.conf PWN"
+    )]
+    text: &str,
+    #[values(Backend::Nftables, Backend::IptablesNft, Backend::IptablesLegacy)] backend: Backend,
+) {
+    for manager in [None, Some(Manager::Firewalld), Some(Manager::Ufw)] {
+        for way in [Way::Here, Way::Named(text.to_owned())] {
+            hostile_recording(text, backend, manager, way);
+        }
+    }
+}
+
+fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way: Way) {
+    let owned = || text.to_owned();
+    let facts = facts(&DEFAULTS);
+    let plain = host(backend);
+    let around = Surroundings {
+        initial: way.clone(),
+        way,
+        tools: plain.tools.iter().cloned().chain([owned()]).collect(),
+        manager,
+        keepers: vec![Keeper::Nftables { file: owned() }, Keeper::NetfilterPersistent],
+        translations: vec![Translation { output: Some(owned()), ..plain.translations[0].clone() }],
+        chains: vec![filter_chain(text, text)],
+        xtables: vec![(Family::Ip, owned())],
+        xchains: vec![(Family::Ip, owned(), owned())],
+        uplinks: vec![owned()],
+        addresses: vec![(owned(), "192.0.2.1".parse().unwrap())],
+        problems: vec![owned()],
+        ..plain
+    };
+    let rule = Rule {
+        backend,
+        family: Family::Ip,
+        table: owned(),
+        chain: owned(),
+        handle: Some(7),
+        number: Some(1),
+        place: 0,
+        hooks: Hooks::only(1),
+        tests: Vec::new(),
+        complete: true,
+        packets: None,
+        text: owned(),
+    };
+    harmless(&rule.shown_by(), text);
+    let mut at = place(&facts, &around, &[(text, "192.0.2.1")]);
+    at.services = ["198.51.100.7:443".parse().unwrap()].into();
+    at.rules = vec![rule];
+    for id in MitigationId::ALL {
+        let Mitigation { commands, undo, persist, unpersist, notes, .. } = describe(id, &[at.clone()]);
+        let in_notes = notes.iter().filter_map(|note| Some(note.split_once("is taken away by: ")?.1.to_owned()));
+        let lines = [commands, undo, persist, unpersist].concat().into_iter().chain(in_notes);
+        lines.for_each(|line| harmless(&line, text));
+    }
+}
+
+/// A path is written into commands as one word; what is none is not written at all, and that is said.
+#[test]
+fn the_file_that_is_loaded_at_boot() {
+    let facts = facts(&DEFAULTS);
+    let kept = |file: &str| {
+        let keepers = vec![Keeper::Nftables { file: file.to_owned() }];
+        let around = Surroundings { keepers, ..host(Backend::Nftables) };
+        describe(MitigationId::DropInvalidInput, &[place(&facts, &around, &[("s0", "192.0.2.1")])])
+    };
+    let odd = kept("/etc/it's mine; reboot");
+    let file = "'/etc/it'\\''s mine; reboot'";
+    assert_eq!(odd.persist[1], format!("printf '%s\\n' 'include \"/etc/whyrst.nft\"' >> {file}"));
+    assert_eq!(odd.unpersist[0], format!("sed -i '\\#^include \"/etc/whyrst.nft\"$#d' {file}"));
+    for file in ["", "nftables.conf", "-e1e reboot", "/etc/\u{1b}[2J", "/etc/a\nreboot"] {
+        let none = kept(file);
+        assert_eq!((none.persist, none.unpersist), (Vec::new(), Vec::new()), "{file:?}");
+        assert!(none.notes.iter().any(|note| note.contains("has a path that cannot be written")), "{:?}", none.notes);
+    }
+}
+
+#[test]
+fn values_are_changed_from_what_they_are() {
+    let facts = facts(&[("tcp_be_liberal", 0), ("tcp_timeout_established", 300)]);
+    let around = host(Backend::Nftables);
+    let mut place = place(&facts, &around, &[]);
+    assert_eq!(
+        lines(&describe(MitigationId::BeLiberal, &[place.clone()])),
+        "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1\n\
+         undo sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0\n\
+         keep printf '%s\\n' 'net.netfilter.nf_conntrack_tcp_be_liberal = 1' > /etc/sysctl.d/90-whyrst-be-liberal.conf\n\
+         keep printf '%s\\n' nf_conntrack > /etc/modules-load.d/whyrst-be-liberal.conf\n"
+    );
+    place.timeouts = ["nf_conntrack_tcp_timeout_established"].into();
+    let raised = describe(MitigationId::RaiseTimeout, &[place.clone()]);
+    assert_eq!(raised.commands, ["sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=7440"]);
+    assert_eq!(raised.undo, ["sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=300"]);
+    let unknown = describe(MitigationId::IgnoreInvalidRst, &[place]);
+    assert_eq!(unknown.commands, [""; 0], "what there was before is not known");
+    assert!(!unknown.can_be_applied());
+}
+
+#[test]
+fn a_table_and_its_buckets_grow_together() {
+    let facts = facts(&DEFAULTS);
+    let around = host(Backend::Nftables);
+    let mitigation = describe(MitigationId::RaiseTableSize, &[place(&facts, &around, &[])]);
+    assert_eq!(
+        (mitigation.commands, mitigation.undo),
+        (
+            ["buckets=66048", "max=262144"].map(|it| format!("sysctl -w net.netfilter.nf_conntrack_{it}")).to_vec(),
+            ["max=65536", "buckets=16384"].map(|it| format!("sysctl -w net.netfilter.nf_conntrack_{it}")).to_vec(),
+        )
+    );
+    let child = Surroundings {
+        way: Way::Named("gw".to_owned()),
+        initial: Way::Process(1),
+        limits: TableLimits { own: Some(1_000), ..around.limits },
+        ..around.clone()
+    };
+    let mitigation = describe(MitigationId::RaiseTableSize, &[place(&facts, &child, &[])]);
+    assert!(mitigation.commands[1].starts_with("nsenter -t 1 -n sysctl"), "{:?}", mitigation.commands);
+    assert_eq!(mitigation.commands[2], "ip netns exec gw sysctl -w net.netfilter.nf_conntrack_max=262144");
+    let full = Surroundings { memory: Some(64 << 20), ..around };
+    assert_eq!(describe(MitigationId::RaiseTableSize, &[place(&facts, &full, &[])]).commands, [""; 0]);
+}
+
+#[test]
+fn a_service_is_exempt_both_ways_and_accepted() {
+    let facts = facts(&DEFAULTS);
+    let chains = vec![filter_chain("forward", "filter"), filter_chain("x", "my {table}")];
+    let around = Surroundings { chains, ..host(Backend::Nftables) };
+    let mut at = place(&facts, &around, &[]);
+    at.services = ["198.51.100.7:443".parse().unwrap()].into();
+    let mitigation = describe(MitigationId::UntrackService, &[at]);
+    let text = lines(&mitigation);
+    for wanted in [
+        "nft insert rule inet filter forward ct state untracked ip daddr 198.51.100.7 tcp dport 443 accept",
+        "nft insert rule inet filter forward ct state untracked ip saddr 198.51.100.7 tcp sport 443 accept",
+        "nft add rule inet whyrst_untrack prerouting ip saddr 198.51.100.7 tcp sport 443 notrack",
+        "nft add rule inet whyrst_untrack output ip daddr 198.51.100.7 tcp dport 443 notrack",
+        "undo nft delete table inet whyrst_untrack",
+    ] {
+        assert!(text.contains(wanted), "`{wanted}` is not in:\n{text}");
+    }
+    assert!(!text.contains("my {table}"), "{text}");
+    // Nothing is left untracked that is not accepted.
+    assert!(mitigation.undo[0].contains("delete table"), "{:?}", mitigation.undo);
+    for owned in [Manager::Firewalld, Manager::Ufw] {
+        let around = Surroundings { manager: Some(owned), ..around.clone() };
+        let mut at = place(&facts, &around, &[]);
+        at.services = ["198.51.100.7:443".parse().unwrap()].into();
+        assert_eq!(describe(MitigationId::UntrackService, &[at]).commands, [""; 0]);
+    }
+}
+
+/// A translated connection must be tracked: NAT is made of tracking.
+#[test]
+fn what_is_translated_is_never_exempt() {
+    let flow = reset(Era::E1, UNDER, 1);
+    assert!(flow.key.nat().is_some());
+    assert!(!names(&flow, Era::E1, &facts(&DEFAULTS), None).contains("untrack"));
+}
+
+/// A packet that was accepted is no reason to exempt a service, nor to be liberal, whoever resets its connection.
+#[rstest]
+#[case::old_ack(Build::ignored_old_ack(1_000))]
+#[case::window({
+    let old = Build::from_server(Hook::CtInvalid, 1, 1_000, SERVER_END - 900_000, CLIENT_END);
+    words(&old.entry(REPLY, SERVER_END, CLIENT_END).untranslated(), Era::E3, UNDER)
+})]
+fn what_was_accepted_needs_no_cure(#[case] accepted: Build) {
+    let mut answered = accepted.socket(2);
+    answered.record.hook = Hook::ResetV4 as u16;
+    answered.record.present &= !(present::CONNTRACK | present::TEXT);
+    (answered.record.nfct, answered.record.time_ns) = (0, 2_000);
+    let mut engine = Engine::new(Era::E3, Limits::default(), Filter::default());
+    engine.event(accepted.event());
+    engine.event(answered.event());
+    let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
+    assert_eq!((flow.tally().ignored, flow.tally().resets, flow.key.nat()), (1, 1, None));
+    assert_eq!(names(&flow, Era::E3, &facts(&DEFAULTS), None), "");
+}
+
+/// Every cure has words, and is found by its name.
+#[test]
+fn names_are_found() {
+    let mut seen = BTreeMap::new();
+    for id in MitigationId::ALL {
+        assert_eq!(id.name().parse(), Ok(id));
+        assert!(!id.title().is_empty());
+        assert_eq!(seen.insert(id.name(), id), None);
+        let nowhere = describe(id, &[]);
+        assert!(!nowhere.can_be_applied(), "{id} without a place");
+    }
+    let error = "drop".parse::<MitigationId>().unwrap_err().to_string();
+    assert!(error.contains("`drop`") && error.contains("drop-invalid-input"), "{error}");
+}

@@ -1,0 +1,191 @@
+//! The report: what a capture came to, before anything is rendered.
+
+use std::collections::BTreeMap;
+
+use crate as diagnosis;
+
+use tracer_common::Hook;
+use tracer_engine::conclusion::{Conclusion, HookLine};
+use tracer_engine::engine::Totals;
+use tracer_engine::flow::{Flow, Strength, Tally};
+use tracer_model::capture::{Gap, Host, Origin, TableFull};
+use tracer_model::cause::{Cause, Diagnosis};
+use tracer_model::filter::Filter;
+use tracer_model::finding::Finding;
+use tracer_model::mitigation::{Mitigation, MitigationId};
+use tracer_model::ruleset::{Looks, Suspects};
+use tracer_model::time::Instant;
+
+use crate::{Exclusion, Known};
+
+/// The counts of a report.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Summary {
+    /// Packets refused and let pass, and RSTs sent, over all flows.
+    pub tally: Tally,
+    /// Flows that may have died of a RST of this host.
+    pub flows_reset: u64,
+    /// Flows per cause, of those that a packet was refused of or a RST was sent to.
+    pub by_cause: BTreeMap<Cause, u64>,
+    /// Packets of new connections that were dropped because the table was full.
+    pub table_full_drops: u64,
+}
+
+/// A flow in the report.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowReport {
+    /// The flow.
+    pub flow: Box<Flow>,
+    /// The namespace's name, where it has one.
+    pub netns_name: Option<String>,
+    /// The rules that can have rejected it, where a rule did and the ruleset was looked at.
+    pub suspects: Option<Suspects>,
+    /// Competing causes, and why they are excluded.
+    pub excluded: Vec<Exclusion>,
+    /// What would cure it.
+    pub mitigations: Vec<MitigationId>,
+}
+
+/// What a capture came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The host.
+    pub host: Host,
+    /// Where the events came from.
+    pub origin: Origin,
+    /// When the capture started.
+    pub started: Instant,
+    /// When it ended.
+    pub ended: Instant,
+    /// The hooks.
+    pub hooks: Vec<HookLine>,
+    /// Events in all.
+    pub events: u64,
+    /// Events that were counted in the kernel and not told; they are in all the counts.
+    pub suppressed: u64,
+    /// Events that were neither told nor counted with a flow.
+    pub lost: u64,
+    /// What was lost per CPU and hook, those that are not zero.
+    pub lost_on: Vec<(u32, Hook, u64)>,
+    /// Records that could not be decoded.
+    pub undecodable: u64,
+    /// How often new connections found the table full, per namespace that the filter wants.
+    pub table_full: Vec<TableFull>,
+    /// Counts.
+    pub summary: Summary,
+    /// Flows, those that were reset first.
+    pub flows: Vec<FlowReport>,
+    /// What is missing of the capture's time.
+    pub gaps: Vec<Gap>,
+    /// Whether a filter hides flows, and how many events of hidden flows there were.
+    pub filtered: Option<u64>,
+    /// What should be known besides the flows.
+    pub findings: Vec<Finding>,
+    /// Every mitigation that some flow names.
+    pub mitigations: Vec<Mitigation>,
+}
+
+impl Report {
+    /// Puts a report together.
+    pub fn new(concluded: Conclusion) -> Self {
+        let Conclusion { host, origin, ended, hooks, counters, namespaces, rulesets, .. } = concluded;
+        let Conclusion { censuses, surroundings, gaps, undecodable, flows, of_endpoints, totals, filter, .. } =
+            concluded;
+        let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
+        let (wanted, hidden): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
+            flows.into_iter().partition(|flow| filter.matches_cause(flow.story.diagnosis.cause));
+        let table_full: Vec<TableFull> = counters.as_ref().map_or_else(Vec::new, |counters| {
+            let wanted = |full: &&TableFull| filter.matches_netns(full.netns);
+            counters.table_full.iter().filter(wanted).copied().collect()
+        });
+        let mut summary = summarise(&wanted, &totals, &filter);
+        summary.table_full_drops = table_full.iter().map(|full| full.dropped).sum();
+        let mut flows: Vec<FlowReport> = wanted
+            .into_iter()
+            .map(|flow| {
+                let facts = namespace(&flow);
+                let suspects = suspects(&flow, &rulesets);
+                let around = flow.key.netns.and_then(|inode| surroundings.get(&inode));
+                let known = Known { facts, around };
+                FlowReport {
+                    netns_name: facts.and_then(|facts| facts.name.clone()),
+                    excluded: diagnosis::exclusions(&flow, &hooks, facts),
+                    mitigations: diagnosis::mitigations_for(&flow, host.era, &known, suspects.as_ref()),
+                    suspects,
+                    flow,
+                }
+            })
+            .collect();
+        // With the keys beside each other: those of 65,536 flows are in as many places.
+        flows.sort_by_cached_key(|report| {
+            (std::cmp::Reverse(report.flow.story.strength()), report.flow.first, report.flow.id)
+        });
+        let lost = hooks.iter().map(|line| line.counters.lost()).sum();
+        let suppressed = hooks.iter().map(|line| line.counters.suppressed()).sum();
+        let full = table_full.iter().map(|full| full.netns);
+        let mitigations = diagnosis::mitigations(&flows, full, &namespaces, &surroundings);
+        let mut report = Self {
+            started: host.started,
+            host,
+            origin,
+            ended,
+            hooks,
+            events: totals.events,
+            suppressed,
+            lost,
+            lost_on: counters.map(|counters| counters.lost_on).unwrap_or_default(),
+            undecodable,
+            table_full,
+            summary,
+            flows,
+            gaps,
+            filtered: (!filter.is_empty())
+                .then(|| totals.unwanted + hidden.iter().map(|flow| events_of(flow.tally())).sum::<u64>()),
+            findings: Vec::new(),
+            mitigations,
+        };
+        report.findings = diagnosis::findings(&report, &namespaces, &censuses, &totals, &of_endpoints);
+        report
+    }
+
+    /// How long the capture took.
+    pub fn duration(&self) -> std::time::Duration {
+        self.ended - self.started
+    }
+}
+
+const fn events_of(tally: Tally) -> u64 {
+    tally.invalid + tally.ignored + tally.undecided + tally.resets
+}
+
+/// The rules that can have rejected a flow.
+fn suspects(flow: &Flow, rulesets: &BTreeMap<u32, Looks>) -> Option<Suspects> {
+    let reset = flow.story.reset.as_ref().filter(|_| flow.story.diagnosis.cause == Cause::RejectRule)?;
+    Some(rulesets.get(&reset.event.netns?)?.suspects(&reset.event))
+}
+
+fn summarise(flows: &[Box<Flow>], totals: &Totals, filter: &Filter) -> Summary {
+    let mut summary = Summary::default();
+    let mut count = |diagnosis: Diagnosis, flows: u64, tally: Tally, named: bool| {
+        summary.tally.add(tally);
+        if named {
+            *summary.by_cause.entry(diagnosis.cause).or_default() += flows;
+        }
+    };
+    for flow in flows {
+        let named = flow.story.strength() > Strength::Ignored;
+        count(flow.story.diagnosis, 1, flow.tally(), named);
+    }
+    let mut reset = flows.iter().filter(|flow| flow.was_reset()).count() as u64;
+    for ((diagnosis, strength), (flows, tally)) in &totals.forgotten.causes {
+        if filter.matches_cause(diagnosis.cause) {
+            count(*diagnosis, *flows, *tally, *strength > Strength::Ignored);
+            reset += if *strength == Strength::Killed { *flows } else { 0 };
+        }
+    }
+    if filter.causes.is_empty() {
+        summary.tally.add(totals.unattributed);
+    }
+    summary.flows_reset = reset;
+    summary
+}

@@ -1,0 +1,146 @@
+//! Events that were counted in the kernel instead of being told.
+
+use tracer_common::Hook;
+use tracer_model::capture::{Suppressed, SuppressedEvents};
+use tracer_model::cause::{Cause, Confidence, Diagnosis};
+use tracer_model::conntrack::Tuple;
+use tracer_model::conntrack::log_format::Era;
+use tracer_model::filter::Filter;
+use tracer_model::time::Instant;
+use tracer_testing::{Build, GATEWAY};
+
+use super::Engine;
+use super::tests::{SKB, engine, flows, refusal, reset, segment};
+use crate::Limits;
+use crate::flow::{Strength, Tally};
+
+const MESSAGE: u32 = 0xc0de;
+
+/// So many refusals of the server's segments, and so many RSTs that answered them.
+fn refused(count: u64, answered: u64) -> SuppressedEvents {
+    SuppressedEvents {
+        hook: Hook::CtInvalid,
+        class: MESSAGE,
+        netns: Some(GATEWAY),
+        tuple: Some(wire()),
+        count,
+        answered,
+        last: Instant(9_000),
+    }
+}
+
+fn wire() -> Tuple {
+    segment(Hook::CtInvalid, 0).event().packet.unwrap().tuple()
+}
+
+fn of_class(mut build: Build) -> Build {
+    build.record.class = MESSAGE;
+    build
+}
+
+fn counts(engine: &mut Engine, at: u64, events: impl IntoIterator<Item = SuppressedEvents>) {
+    engine.suppressed(&Suppressed { at: Instant(at), events: events.into_iter().collect() });
+}
+
+#[test]
+fn they_add_to_the_flow_of_what_was_told() {
+    let mut engine = engine(Era::E1);
+    engine.event(of_class(refusal(1_000)).event());
+    engine.event(reset(2_000).event());
+    counts(&mut engine, 10_000, [refused(100, 99)]);
+    counts(&mut engine, 20_000, [refused(1_000, 1_000)]);
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.tally(), Tally { invalid: 1_101, resets: 1_100, ..Tally::default() });
+    assert_eq!(flow.causes.len(), 1, "{:?}", flow.causes);
+    assert_eq!((flow.story.strength(), flow.story.confidence), (Strength::Killed, Confidence::Proven));
+    assert_eq!(flow.last, Instant(9_000));
+}
+
+/// What was let pass is counted as let pass: the message of the one that was told says so.
+#[test]
+fn they_are_what_the_told_one_was() {
+    let mut engine = engine(Era::E3);
+    let told = "SEQ is under lower bound %u (already ACKed data retransmitted)";
+    let build = refusal(1_000).words(told, "", 7);
+    engine.event(of_class(build).event());
+    counts(&mut engine, 10_000, [refused(5, 0)]);
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.tally(), Tally { ignored: 6, ..Tally::default() });
+}
+
+/// The counters are read while records are still on their way.
+#[test]
+fn they_may_be_read_before_the_record() {
+    let mut engine = engine(Era::E1);
+    counts(&mut engine, 10_000, [refused(100, 100)]);
+    engine.event(of_class(refusal(1_000)).event());
+    engine.event(reset(2_000).event());
+    counts(&mut engine, 20_000, []);
+    let [flow] = flows(engine).try_into().unwrap();
+    assert_eq!(flow.tally(), Tally { invalid: 101, resets: 101, ..Tally::default() });
+    assert_eq!(flow.causes.len(), 1, "{:?}", flow.causes);
+}
+
+/// A victim is named even if the ring buffer was full whenever something happened to it.
+#[test]
+fn a_flow_may_be_known_by_its_counts_alone() {
+    let mut engine = engine(Era::E1);
+    // Of another connection of the same kind something was told.
+    engine.event(of_class(refusal(1_000)).connection(40_000).event());
+    counts(&mut engine, 10_000, [refused(3, 2)]);
+    let [told, flow] = flows(engine).try_into().unwrap();
+    assert!(!told.is_only_counted());
+    assert!(flow.is_only_counted());
+    assert_eq!(flow.key.original, wire());
+    assert_eq!(flow.tally(), Tally { invalid: 3, resets: 2, ..Tally::default() });
+    assert_eq!(flow.story.diagnosis, told.story.diagnosis);
+    assert_eq!((flow.story.strength(), flow.story.confidence), (Strength::Counted, Confidence::Inferred));
+    assert!(!flow.was_reset());
+}
+
+/// A RST says why only together with what was known of its own packet.
+#[test]
+fn the_reason_for_a_reset_is_not_taken_from_another_flow() {
+    let mut engine = engine(Era::E1);
+    let syn = |time: u64| segment(Hook::ResetV4, time).flags(0x02);
+    engine.event(of_class(syn(1_000)).connection(40_000).event());
+    let resets = SuppressedEvents { hook: Hook::ResetV4, ..refused(7, 0) };
+    counts(&mut engine, 10_000, [resets]);
+    let [told, flow] = flows(engine).try_into().unwrap();
+    assert_eq!(told.story.diagnosis.cause, Cause::NoListener);
+    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+    assert_eq!(flow.tally().resets, 7);
+}
+
+/// A second sign of something that has been counted: a RST of an end that lives on this host, for instance.
+#[test]
+fn what_was_not_counted_is_not_counted_later() {
+    let mut engine = engine(Era::E4);
+    engine.event(refusal(1_000).event());
+    engine.event(reset(2_000).event());
+    let mut peer = segment(Hook::ResetV4, 3_000).netns(GATEWAY + 1).socket(1);
+    (peer.record.class, peer.record.skb) = (MESSAGE, SKB + 256);
+    engine.event(peer.event());
+    let before = engine.flow(crate::flow::FlowId(0)).unwrap().tally();
+    let again = SuppressedEvents { hook: Hook::ResetV4, netns: Some(GATEWAY + 1), ..refused(9, 0) };
+    counts(&mut engine, 10_000, [again]);
+    let all = flows(engine);
+    assert_eq!(all[0].tally(), before);
+}
+
+#[test]
+fn what_has_no_flow_is_in_the_totals() {
+    let nobody = SuppressedEvents { tuple: None, ..refused(4, 3) };
+    let mut wanted = engine(Era::E1);
+    wanted.event(of_class(refusal(1_000)).event());
+    counts(&mut wanted, 10_000, [nobody]);
+    let (flows, totals) = wanted.finish();
+    assert_eq!(flows[0].tally().invalid, 1);
+    assert_eq!(totals.unattributed, Tally { invalid: 4, resets: 3, ..Tally::default() });
+
+    let filter = Filter { ports: vec![9], ..Filter::default() };
+    let mut filtered = Engine::new(Era::E1, Limits::default(), filter);
+    counts(&mut filtered, 10_000, [nobody, refused(1, 1)]);
+    let (flows, totals) = filtered.finish();
+    assert_eq!((flows.len(), totals.unattributed), (0, Tally::default()));
+}

@@ -1,0 +1,126 @@
+//! When to ask the kernel again what became of a flow's entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tracer_model::time::Instant;
+
+use super::flow::FlowId;
+
+/// How long after a reset its entry is looked up: at once, densely while the deaths of both ends are expected, then ever
+/// more rarely.
+const SCHEDULE: [Duration; 16] = [
+    Duration::ZERO,
+    Duration::from_millis(100),
+    Duration::from_millis(200),
+    Duration::from_millis(350),
+    Duration::from_millis(500),
+    Duration::from_millis(750),
+    Duration::from_secs(1),
+    Duration::from_millis(1_500),
+    Duration::from_secs(2),
+    Duration::from_secs(3),
+    Duration::from_secs(5),
+    Duration::from_secs(8),
+    Duration::from_secs(13),
+    Duration::from_secs(21),
+    Duration::from_secs(34),
+    Duration::from_mins(1),
+];
+
+/// The look-ups that are due, in order of time.
+#[derive(Debug, Default)]
+pub(super) struct Follow {
+    due: BTreeSet<(Instant, FlowId)>,
+    flows: BTreeMap<FlowId, Position>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Position {
+    start: Instant,
+    next: usize,
+    /// When it is due, as in [`Follow::due`].
+    due: Option<Instant>,
+}
+
+impl Follow {
+    /// Follows a flow from `now` on, if it is not followed and there is room.
+    pub(super) fn start(&mut self, flow: FlowId, now: Instant, room: usize) {
+        if self.flows.len() < room && !self.flows.contains_key(&flow) {
+            self.flows.insert(flow, Position { start: now, next: 1, due: Some(now) });
+            self.due.insert((now, flow));
+        }
+    }
+
+    /// The flows to look up now; each is put on its next place in the schedule.
+    pub(super) fn due(&mut self, now: Instant) -> Vec<FlowId> {
+        let mut found = Vec::new();
+        while let Some(&(at, flow)) = self.due.first() {
+            if at > now {
+                break;
+            }
+            self.due.pop_first();
+            found.push(flow);
+            let Some(position) = self.flows.get_mut(&flow) else { continue };
+            // A late caller skips what it has missed.
+            let next = SCHEDULE.iter().skip(position.next).position(|delay| position.start.after(*delay) > now);
+            position.due = next.map(|ahead| {
+                position.next += ahead;
+                let at = position.start.after(SCHEDULE[position.next]);
+                position.next += 1;
+                at
+            });
+            self.due.extend(position.due.map(|at| (at, flow)));
+        }
+        found
+    }
+
+    /// When the next look-up is due.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.due.first().map(|(at, _)| *at)
+    }
+
+    /// Stops following a flow.
+    pub(super) fn stop(&mut self, flow: FlowId) {
+        if let Some(at) = self.flows.remove(&flow).and_then(|position| position.due) {
+            self.due.remove(&(at, flow));
+        }
+    }
+
+    /// The flows that are followed, whether or not a look-up is due.
+    pub(super) fn flows(&self) -> impl Iterator<Item = FlowId> {
+        self.flows.keys().copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_model::time::Instant;
+
+    use super::{Follow, SCHEDULE};
+    use crate::flow::FlowId;
+
+    #[test]
+    fn follows_the_schedule_and_ends() {
+        let mut follow = Follow::default();
+        let start = Instant(1_000);
+        follow.start(FlowId(7), start, 1);
+        follow.start(FlowId(8), start, 1);
+        let mut asked = 0;
+        while let Some(at) = follow.next() {
+            assert_eq!(follow.due(at), [FlowId(7)]);
+            asked += 1;
+        }
+        assert_eq!(asked, SCHEDULE.len());
+        assert_eq!(follow.flows().collect::<Vec<_>>(), [FlowId(7)], "it is still looked up when the capture ends");
+    }
+
+    #[test]
+    fn a_late_caller_asks_once() {
+        let mut follow = Follow::default();
+        follow.start(FlowId(1), Instant(0), 1);
+        let late = Instant(0).after(SCHEDULE[9]);
+        assert_eq!(follow.due(late), [FlowId(1)]);
+        assert_eq!(follow.next(), Some(Instant(0).after(SCHEDULE[10])));
+    }
+}

@@ -1,0 +1,139 @@
+//! What `whyrst doctor` reads of network namespaces: counters twice, sysctls, the rules, and the whole table.
+//!
+//! Only reading. ctnetlink is asked only where conntrack is loaded, because asking would load it.
+
+pub mod host;
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use tracer_model::health::counters::from_proc;
+use tracer_model::health::ports::Ranges;
+use tracer_model::health::sysctls::ALL;
+use tracer_model::health::table::Table;
+use tracer_model::health::{Namespace, Place, Sample};
+use tracer_model::ruleset::audit::Audit;
+
+use super::netns::{self, audit_here, now};
+use super::table;
+
+/// How long reading the rules of a namespace may take.
+const RULES: Duration = Duration::from_secs(3);
+/// How long counting a table may take.
+const TABLE: Duration = Duration::from_secs(5);
+/// conntrack's sysctls.
+const SYSCTLS: &str = "/proc/sys/net/netfilter";
+
+/// The network namespaces of this host that can be found: those with a name, and those that a process is in.
+pub fn places() -> io::Result<BTreeMap<u32, Place>> {
+    let home = netns::home()?;
+    let mut places = BTreeMap::from([(home, Place { home: true, ..Place::default() })]);
+    for entry in fs::read_dir(netns::NAMED).into_iter().flatten().flatten() {
+        if let Ok(inode) = netns::inode(&entry.path()) {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            places.entry(inode).or_default().name.get_or_insert(name);
+        }
+    }
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        if let Ok(inode) = netns::inode(&entry.path().join("ns/net")) {
+            let place = places.entry(inode).or_default();
+            // The oldest process is the likeliest to be there tomorrow.
+            place.pid = Some(place.pid.map_or(pid, |known| known.min(pid)));
+            place.initial |= pid == 1;
+        }
+    }
+    Ok(places)
+}
+
+/// A look at a namespace that has begun.
+pub struct Begun {
+    inode: u32,
+    place: Place,
+    before: Sample,
+    sysctls: BTreeMap<String, i64>,
+    own_limit: bool,
+    unread: Vec<String>,
+    audit: Option<Audit>,
+    table: Option<Table>,
+}
+
+/// Takes the first look at a namespace's counters.
+pub fn begin(inode: u32, place: Place) -> Begun {
+    let mut unread = Vec::new();
+    let read = netns::enter(inode, || {
+        let own_limit = fs::metadata(Path::new(SYSCTLS).join("nf_conntrack_max"))
+            .is_ok_and(|metadata| metadata.permissions().mode() & 0o200 != 0);
+        (sample(&mut unread), sysctls(), own_limit)
+    });
+    let (before, sysctls, own_limit) = read.unwrap_or_else(|error| {
+        unread.push(format!("network namespace {inode} could not be entered: {error}"));
+        (Sample { at: now(), ..Sample::default() }, BTreeMap::new(), false)
+    });
+    Begun { inode, place, before, sysctls, own_limit, unread, audit: None, table: None }
+}
+
+impl Begun {
+    /// Reads the rules, and then the table.
+    pub fn look(&mut self) {
+        let inode = self.inode;
+        let rules = netns::enter(inode, || audit_here(inode, Instant::now() + RULES));
+        let Ok(audit) = rules else { return };
+        let ranges = Ranges::of_rules(&audit);
+        self.audit = Some(audit);
+        match netns::enter(inode, || table::count(ranges, Instant::now() + TABLE)) {
+            Ok(Ok((tally, problem))) => self.table = Some(tally.finish(inode, now(), problem)),
+            Ok(Err(error)) => self.unread.push(format!("the table could not be read: ctnetlink: {}", told(&error))),
+            Err(error) => self.unread.push(format!("the table could not be read: {error}")),
+        }
+    }
+
+    /// Takes the second look at the counters.
+    pub fn finish(self) -> Namespace {
+        let Self { inode, place, before, sysctls, own_limit, unread, audit, table } = self;
+        let mut again = Vec::new();
+        let after = netns::enter(inode, || sample(&mut again));
+        let after = after.unwrap_or_else(|_| Sample { at: now(), ..Sample::default() });
+        Namespace { inode, place, before, after, sysctls, own_limit, table, audit, unread }
+    }
+}
+
+/// Looks at the counters of the namespace that the calling thread is in.
+fn sample(unread: &mut Vec<String>) -> Sample {
+    let entries = number(&Path::new(SYSCTLS).join("nf_conntrack_count")).and_then(|count| u64::try_from(count).ok());
+    if entries.is_none() {
+        unread.push(format!("{SYSCTLS}/nf_conntrack_count could not be read"));
+    }
+    let counters = table::counters().or_else(|error| {
+        // Of the thread's namespace, not of the process'.
+        let listed = fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").ok().map(|text| from_proc(&text));
+        listed.filter(|counters| !counters.is_empty()).ok_or(error)
+    });
+    let counters = counters.unwrap_or_else(|error| {
+        unread.push(format!("conntrack's counters could not be read: ctnetlink: {}", told(&error)));
+        Vec::new()
+    });
+    // Without the right to ask there is nothing to say of it that is not said already.
+    let expectations = table::expectations().ok();
+    Sample { at: now(), entries, counters, expectations }
+}
+
+/// An error of the kernel's, and what it takes to get none.
+fn told(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!("{error}; it takes CAP_NET_ADMIN: run whyrst as root"),
+        _ => error.to_string(),
+    }
+}
+
+fn sysctls() -> BTreeMap<String, i64> {
+    let path = |name: &str| PathBuf::from(SYSCTLS).join(name);
+    ALL.iter().filter_map(|sysctl| Some((sysctl.name.to_owned(), number(&path(sysctl.name))?))).collect()
+}
+
+fn number(path: &Path) -> Option<i64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}

@@ -1,0 +1,51 @@
+//! What the running kernel is and can do: types, symbols, era, namespaces, and whether it can be traced at all.
+#![deny(unsafe_code)]
+
+pub mod attach;
+pub mod btf;
+pub mod ctnetlink;
+pub mod doctor;
+mod host_context;
+mod iptables;
+pub mod layout;
+pub mod live;
+pub mod mitigate;
+pub mod netns;
+pub mod nfnetlink;
+pub mod nftables;
+pub mod preflight;
+pub mod privileges;
+pub mod save;
+pub mod symbols;
+pub mod table;
+pub mod version;
+
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use rustix::time::{ClockId, clock_gettime};
+
+/// Where the number of this boot is read.
+pub const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// The number of this boot.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string(BOOT_ID)?.trim().to_owned())
+}
+
+/// The host's name.
+pub fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// Does a step of the start and tells how long it took, also in processor time of this thread, for `--log debug` and
+/// `cargo xtask bench start`.
+pub fn timed<T>(step: &str, work: impl FnOnce() -> T) -> T {
+    let spent = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+    let (started, before) = (Instant::now(), spent());
+    let result = work();
+    let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
+    let (all, own) = (milliseconds(started.elapsed()), milliseconds(spent().saturating_sub(before)));
+    tracing::debug!("start: {step}: {all:.3} ms, {own:.3} ms of the processor");
+    result
+}

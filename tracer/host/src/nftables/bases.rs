@@ -1,0 +1,51 @@
+//! Base chains alone: where the kernel enters the rulesets of a namespace.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use tracer_model::ruleset::Family;
+
+use super::super::host_context::{Base, base};
+use super::super::nfnetlink::{Message, Nfnetlink, attribute, dump_of, number, string};
+use super::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE, family};
+
+/// Reads the base chains of the calling thread's network namespace.
+pub(in super::super) fn read(deadline: Instant) -> io::Result<Vec<Base>> {
+    let mut found = Vec::new();
+    Nfnetlink::open()?.dump(&dump_of(NFT_MSG_GETCHAIN), Some(deadline), |message| {
+        found.extend(chain(message));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+/// Reads the names of the tables there.
+pub(in super::super) fn tables(deadline: Instant) -> io::Result<Vec<(Family, String)>> {
+    const NFTA_TABLE_NAME: u16 = 1;
+    let mut found = Vec::new();
+    Nfnetlink::open()?.dump(&dump_of(NFT_MSG_GETTABLE), Some(deadline), |message| {
+        let name = attribute(message.attributes, NFTA_TABLE_NAME).map(string);
+        found.extend(family(message.family).zip(name));
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(found)
+}
+
+pub(super) fn chain(message: Message<'_>) -> Option<Base> {
+    const NFTA_CHAIN_TABLE: u16 = 1;
+    const NFTA_CHAIN_NAME: u16 = 3;
+    const NFTA_CHAIN_HOOK: u16 = 4;
+    const NFTA_CHAIN_TYPE: u16 = 7;
+    const NFTA_HOOK_HOOKNUM: u16 = 1;
+    let found = |kind| attribute(message.attributes, kind);
+    let hook = number(attribute(found(NFTA_CHAIN_HOOK)?, NFTA_HOOK_HOOKNUM)?)?;
+    let filters = found(NFTA_CHAIN_TYPE).is_some_and(|kind| string(kind) == "filter");
+    Some(base(
+        family(message.family)?,
+        string(found(NFTA_CHAIN_TABLE)?),
+        string(found(NFTA_CHAIN_NAME)?),
+        hook,
+        filters,
+    ))
+}

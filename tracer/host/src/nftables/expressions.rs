@@ -1,0 +1,586 @@
+//! The expressions of a rule: a program for a machine with registers. What it loads and compares is understood here as
+//! far as an event can tell it; whatever else it does makes the rule incomplete, and excludes nothing.
+
+use std::collections::BTreeMap;
+
+use tracer_model::ruleset::audit::{Does, Verdict, output};
+use tracer_model::ruleset::{Backend, Family, Key, Shown, Test};
+
+use super::super::nfnetlink::{attribute, attributes, long, number, string};
+use super::endings::{Ending, translates};
+use super::sets::Bounds;
+use super::xtables::{xt_conntrack, xt_target, xt_tcp};
+
+/// What a rule does, as far as it is understood, up to where it ends.
+#[derive(Debug, Default)]
+pub(super) struct Expressions {
+    /// Whether it answers with a RST, and who wrote it.
+    pub(super) rejects: Option<Backend>,
+    /// What it asks of a packet before.
+    pub(super) tests: Vec<Test>,
+    /// Whether that is all.
+    pub(super) complete: bool,
+    /// Packets counted before.
+    pub(super) packets: Option<u64>,
+    /// Chains that it jumps or goes to.
+    pub(super) jumps: Vec<String>,
+    /// Whether it has a verdict map, whose elements may lead to any chain.
+    pub(super) anywhere: bool,
+    /// What it looks up in sets whose elements are still to be read.
+    pub(super) lookups: Vec<Lookup>,
+    /// What it comes to.
+    pub(super) ending: Option<Ending>,
+    /// An anonymous verdict map that says what becomes of packets by their conntrack state.
+    pub(super) state_map: Option<String>,
+    /// Whether it asks for the conntrack state, or translates, in a way that is not understood.
+    pub(super) unclear: bool,
+    /// Who wrote it, where that shows: matches and targets of xtables are those of iptables-nft.
+    pub(super) author: Option<Backend>,
+    /// It in words.
+    text: Vec<String>,
+}
+
+/// A look-up in an anonymous set, as in `tcp dport { 80, 443 }`.
+#[derive(Debug)]
+pub(super) struct Lookup {
+    /// The set's name.
+    pub(super) set: String,
+    loaded: Loaded,
+    inside: bool,
+    /// Its place in the words.
+    place: usize,
+}
+
+/// What a register holds.
+#[derive(Debug, Clone)]
+struct Loaded {
+    key: Key,
+    length: usize,
+    mask: Vec<u8>,
+    /// What it is, where the rule itself says so.
+    constant: Option<Vec<u8>>,
+}
+
+impl Loaded {
+    const fn new(key: Key, length: usize) -> Self {
+        Self { key, length, mask: Vec::new(), constant: None }
+    }
+}
+
+/// Registers by their first four bytes: `NFT_REG_1` to `NFT_REG_4` have 16, `NFT_REG32_00` to `NFT_REG32_15` four.
+#[derive(Debug, Default)]
+pub(super) struct Registers(BTreeMap<u32, Loaded>);
+
+/// Bytes that an unknown expression may load: what all registers have.
+const ALL: usize = 64;
+
+impl Registers {
+    fn unit(register: u32) -> Option<u32> {
+        match register {
+            1..=4 => Some((register - 1) * 4),
+            8..=23 => Some(register - 8),
+            _ => None,
+        }
+    }
+
+    fn load(&mut self, register: u32, loaded: Loaded) {
+        let units = |length: usize| u32::try_from(length.div_ceil(4)).unwrap_or(u32::MAX);
+        let Some(unit) = Self::unit(register) else { return self.0.clear() };
+        let end = unit.saturating_add(units(loaded.length));
+        self.0.retain(|first, known| first.saturating_add(units(known.length)) <= unit || *first >= end);
+        self.0.insert(unit, loaded);
+    }
+
+    /// Something that is not understood was loaded.
+    fn lose(&mut self, register: u32) {
+        self.load(register, Loaded::new(Key::Unknown, ALL));
+    }
+
+    /// The bytes in a register, where the rule itself put them there.
+    pub(super) fn constant(&self, register: u32) -> Option<&[u8]> {
+        self.0.get(&Self::unit(register)?)?.constant.as_deref()
+    }
+
+    fn get(&self, register: u32) -> Option<&Loaded> {
+        self.0.get(&Self::unit(register)?).filter(|loaded| loaded.key != Key::Unknown)
+    }
+}
+
+/// Most tests that are kept of a rule.
+pub(super) const TESTS: usize = 16;
+/// Most characters that are kept of its words.
+const WORDS: usize = 160;
+
+const NFTA_LIST_ELEM: u16 = 1;
+const NFTA_EXPR_NAME: u16 = 1;
+const NFTA_EXPR_DATA: u16 = 2;
+const NFTA_DATA_VALUE: u16 = 1;
+const NFTA_DATA_VERDICT: u16 = 2;
+
+/// Whether a rule goes on behind an expression.
+#[derive(PartialEq, Eq)]
+enum Goes {
+    On,
+    NoFurther,
+}
+
+impl Expressions {
+    /// Reads `NFTA_RULE_EXPRESSIONS` of a rule of this family.
+    pub(super) fn read(list: &[u8], family: Family) -> Self {
+        let mut read = Self { complete: true, ..Self::default() };
+        let mut registers = Registers::default();
+        for (_, element) in attributes(list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM) {
+            let name = attribute(element, NFTA_EXPR_NAME).map(string).unwrap_or_default();
+            let data = attribute(element, NFTA_EXPR_DATA).unwrap_or_default();
+            if read.expression(&name, data, &mut registers, family) == Goes::NoFurther {
+                break;
+            }
+        }
+        read
+    }
+
+    /// Takes the elements of a set that it looks something up in; none where they are not known.
+    pub(super) fn resolve(&mut self, lookup: Lookup, elements: Option<Bounds>, family: Family) {
+        let Lookup { loaded, inside, place, .. } = lookup;
+        let fits = |bounds: &Bounds| {
+            let length = |(from, to): &(Vec<u8>, Vec<u8>)| from.len() == loaded.length && to.len() == loaded.length;
+            bounds.iter().all(|bounds| length(bounds) && (loaded.key != Key::State || bounds.0 == bounds.1))
+        };
+        let (of_state, tests) = (loaded.key == Key::State, self.tests.len());
+        let elements = elements.filter(|elements| fits(elements) && !elements.is_empty() && tests < TESTS);
+        if let Some(bounds) = elements {
+            let test = Test { key: loaded.key, mask: loaded.mask, bounds, inside };
+            if let Some(words) = self.text.get_mut(place) {
+                *words = Shown(&test, family).to_string();
+            }
+            self.tests.push(test);
+        } else {
+            self.complete = false;
+            self.unclear |= of_state;
+        }
+    }
+
+    /// Whether an audit may note it; of the many rules that only accept or drop few do.
+    pub(super) fn may_matter(&self) -> bool {
+        let asks = || self.tests.iter().any(|test| test.key == Key::State);
+        let looks_up = || self.lookups.iter().any(|lookup| lookup.loaded.key == Key::State);
+        let does = matches!(self.ending, Some(Ending::Does(_)));
+        does || self.unclear || self.state_map.is_some() || (self.ending.is_some() && (asks() || looks_up()))
+    }
+
+    /// What an audit notes of it, once its sets are read.
+    pub(super) fn does(&self) -> Option<Does> {
+        let mut ending = self.ending.clone()?;
+        if let Some(translation) = ending.translation() {
+            translation.output = output(&self.tests);
+        }
+        match ending {
+            Ending::Does(does) => Some(does),
+            Ending::Verdict(verdict) => Does::to_invalid(&verdict, &self.tests),
+        }
+    }
+
+    /// Ends with what becomes of packets in the state INVALID by its verdict map.
+    pub(super) fn end_with(&mut self, verdict: Verdict) {
+        let words = Ending::Verdict(verdict.clone()).words();
+        self.text.push(format!("{{ invalid : {words} }}"));
+        self.tests.push(Test::state(1, false));
+        self.ending = Some(Ending::Verdict(verdict));
+    }
+
+    fn expression(&mut self, name: &str, data: &[u8], registers: &mut Registers, family: Family) -> Goes {
+        match name {
+            "meta" => self.meta(data, registers),
+            "ct" => self.ct(data, registers),
+            "payload" => self.payload(data, registers),
+            "bitwise" => bitwise(data, registers),
+            "cmp" => self.compare(data, registers, family),
+            "range" => self.range(data, registers, family),
+            "lookup" => self.lookup(data, registers, family),
+            "immediate" => return self.immediate(data, registers),
+            "counter" => {
+                const NFTA_COUNTER_PACKETS: u16 = 2;
+                self.packets = attribute(data, NFTA_COUNTER_PACKETS).and_then(long);
+                self.text.push("counter".to_owned());
+            }
+            "log" => self.text.push("log".to_owned()),
+            "match" => self.xt_match(data, family),
+            "target" => return self.xt_target(data, family),
+            "reject" => {
+                const NFTA_REJECT_TYPE: u16 = 1;
+                const NFT_REJECT_TCP_RST: u32 = 1;
+                self.ending = Some(Ending::Verdict(Verdict::Reject));
+                if attribute(data, NFTA_REJECT_TYPE).and_then(number) == Some(NFT_REJECT_TCP_RST) {
+                    self.rejects = Some(Backend::Nftables);
+                    self.text.push("reject with tcp reset".to_owned());
+                } else {
+                    self.text.push("reject".to_owned());
+                }
+                return Goes::NoFurther;
+            }
+            "notrack" => self.ends(Ending::Does(Does::Untracks)),
+            "nat" | "masq" | "redir" => {
+                match translates(name, data, registers) {
+                    Some((does, known)) => {
+                        self.unclear |= !known;
+                        self.ends(Ending::Does(does));
+                    }
+                    None => self.unclear = true,
+                }
+                return Goes::NoFurther;
+            }
+            // limit, quota, connlimit, fib, socket, …: whether they let a packet pass is not known here.
+            other => {
+                registers.0.clear();
+                self.not_understood(format!("[{other}]"));
+            }
+        }
+        Goes::On
+    }
+
+    fn ends(&mut self, ending: Ending) {
+        self.text.push(ending.words());
+        self.ending = Some(ending);
+    }
+
+    fn not_understood(&mut self, text: String) {
+        self.complete = false;
+        self.text.push(text);
+    }
+
+    fn test(&mut self, mut test: Test, family: Family) {
+        // A range is written as two comparisons, one after the other.
+        if let Some(both) = self.tests.last().and_then(|last| last.and(&test))
+            && self.tests.last().map(|last| Shown(last, family).to_string()).as_ref() == self.text.last()
+        {
+            self.tests.pop();
+            self.text.pop();
+            test = both;
+        }
+        self.text.push(Shown(&test, family).to_string());
+        if self.tests.len() < TESTS {
+            self.tests.push(test);
+        } else {
+            self.complete = false;
+        }
+    }
+
+    fn meta(&mut self, data: &[u8], registers: &mut Registers) {
+        const NFTA_META_DREG: u16 = 1;
+        const NFTA_META_KEY: u16 = 2;
+        let key = attribute(data, NFTA_META_KEY).and_then(number);
+        let Some(register) = attribute(data, NFTA_META_DREG).and_then(number) else {
+            // `meta mark set` and its like ask nothing.
+            return self.text.push("[meta set]".to_owned());
+        };
+        let (key, length) = match key {
+            Some(1) => (Key::EtherType, 2),
+            Some(6) => (Key::InputName, 16),
+            Some(7) => (Key::OutputName, 16),
+            Some(15) => (Key::Family, 1),
+            Some(16) => (Key::Transport, 1),
+            _ => return registers.lose(register),
+        };
+        registers.load(register, Loaded::new(key, length));
+    }
+
+    fn ct(&mut self, data: &[u8], registers: &mut Registers) {
+        const NFTA_CT_DREG: u16 = 1;
+        const NFTA_CT_KEY: u16 = 2;
+        const NFT_CT_STATE: u32 = 0;
+        let Some(register) = attribute(data, NFTA_CT_DREG).and_then(number) else {
+            return self.text.push("[ct set]".to_owned());
+        };
+        if attribute(data, NFTA_CT_KEY).and_then(number) == Some(NFT_CT_STATE) {
+            registers.load(register, Loaded::new(Key::State, 4));
+        } else {
+            registers.lose(register);
+        }
+    }
+
+    fn payload(&mut self, data: &[u8], registers: &mut Registers) {
+        const NFTA_PAYLOAD_DREG: u16 = 1;
+        const NFTA_PAYLOAD_BASE: u16 = 2;
+        const NFTA_PAYLOAD_OFFSET: u16 = 3;
+        const NFTA_PAYLOAD_LEN: u16 = 4;
+        let field = |kind| attribute(data, kind).and_then(number);
+        let Some(register) = field(NFTA_PAYLOAD_DREG) else {
+            // The packet is changed: what was asked of it before is not what the event shows.
+            self.tests.clear();
+            self.lookups.clear();
+            return self.not_understood("[payload set]".to_owned());
+        };
+        let (offset, length) = (field(NFTA_PAYLOAD_OFFSET), field(NFTA_PAYLOAD_LEN));
+        let key = match (field(NFTA_PAYLOAD_BASE), offset) {
+            (Some(1), Some(offset)) => Key::NetworkHeader { offset },
+            (Some(2), Some(offset)) => Key::TransportHeader { offset },
+            _ => return registers.lose(register),
+        };
+        match length.and_then(|length| usize::try_from(length).ok()) {
+            Some(length) if length <= ALL => registers.load(register, Loaded::new(key, length)),
+            _ => registers.lose(register),
+        }
+    }
+
+    fn compare(&mut self, data: &[u8], registers: &Registers, family: Family) {
+        const NFTA_CMP_SREG: u16 = 1;
+        const NFTA_CMP_OP: u16 = 2;
+        const NFTA_CMP_DATA: u16 = 3;
+        let loaded = attribute(data, NFTA_CMP_SREG).and_then(number).and_then(|register| registers.get(register));
+        let value = attribute(data, NFTA_CMP_DATA).and_then(|data| attribute(data, NFTA_DATA_VALUE));
+        let operator = attribute(data, NFTA_CMP_OP).and_then(number);
+        let (Some(loaded), Some(value), Some(operator)) = (loaded, value, operator) else {
+            return self.not_understood("[cmp]".to_owned());
+        };
+        let (least, most) = (vec![0; value.len()], vec![0xff; value.len()]);
+        let value = value.to_vec();
+        // NFT_CMP_EQ, NEQ, LT, LTE, GT, GTE.
+        let (from, to, inside) = match operator {
+            0 => (value.clone(), value, true),
+            1 => (value.clone(), value, false),
+            2 => (value, most, false),
+            3 => (least, value, true),
+            4 => (least, value, false),
+            5 => (value, most, true),
+            _ => return self.not_understood("[cmp]".to_owned()),
+        };
+        self.bounds(loaded, from, to, inside, family);
+    }
+
+    fn range(&mut self, data: &[u8], registers: &Registers, family: Family) {
+        const NFTA_RANGE_SREG: u16 = 1;
+        const NFTA_RANGE_OP: u16 = 2;
+        const NFTA_RANGE_FROM_DATA: u16 = 3;
+        const NFTA_RANGE_TO_DATA: u16 = 4;
+        let loaded = attribute(data, NFTA_RANGE_SREG).and_then(number).and_then(|register| registers.get(register));
+        let bound = |kind| attribute(data, kind).and_then(|data| attribute(data, NFTA_DATA_VALUE)).map(<[u8]>::to_vec);
+        match (loaded, bound(NFTA_RANGE_FROM_DATA), bound(NFTA_RANGE_TO_DATA)) {
+            (Some(loaded), Some(from), Some(to)) => {
+                let inside = attribute(data, NFTA_RANGE_OP).and_then(number).unwrap_or(0) == 0;
+                self.bounds(loaded, from, to, inside, family);
+            }
+            _ => self.not_understood("[range]".to_owned()),
+        }
+    }
+
+    fn bounds(&mut self, loaded: &Loaded, from: Vec<u8>, to: Vec<u8>, inside: bool, family: Family) {
+        let length = from.len();
+        // Numbers of the host's order are compared for equality alone.
+        let ordered = loaded.key != Key::State || from == to;
+        if length == 0 || length > loaded.length || to.len() != length || !ordered {
+            self.unclear |= loaded.key == Key::State;
+            return self.not_understood("[cmp]".to_owned());
+        }
+        let mask = loaded.mask.get(..length).unwrap_or(&loaded.mask).to_vec();
+        self.test(Test { key: loaded.key, mask, bounds: vec![(from, to)], inside }, family);
+    }
+
+    fn lookup(&mut self, data: &[u8], registers: &mut Registers, family: Family) {
+        const NFTA_LOOKUP_SET: u16 = 1;
+        const NFTA_LOOKUP_SREG: u16 = 2;
+        const NFTA_LOOKUP_DREG: u16 = 3;
+        const NFT_REG_VERDICT: u32 = 0;
+        const NFTA_LOOKUP_FLAGS: u16 = 5;
+        const NFT_LOOKUP_F_INV: u32 = 1;
+        let loaded = attribute(data, NFTA_LOOKUP_SREG).and_then(number).and_then(|register| registers.get(register));
+        let loaded = loaded.cloned();
+        let what = loaded.as_ref().map_or_else(String::new, |loaded| loaded.key.words(loaded.length, family) + " ");
+        let set = attribute(data, NFTA_LOOKUP_SET).map(string).unwrap_or_default();
+        match attribute(data, NFTA_LOOKUP_DREG).and_then(number) {
+            Some(NFT_REG_VERDICT) => {
+                self.anywhere = true;
+                if loaded.is_some_and(|loaded| loaded.key == Key::State && loaded.mask.is_empty()) {
+                    if set.starts_with("__map") {
+                        self.state_map = Some(set.clone());
+                    } else {
+                        self.unclear = true;
+                    }
+                }
+                self.not_understood(format!("{what}vmap @{set}"));
+            }
+            Some(register) => {
+                self.not_understood(format!("{what}@{set}"));
+                registers.lose(register);
+            }
+            None => {
+                let flags = attribute(data, NFTA_LOOKUP_FLAGS).and_then(number).unwrap_or(0);
+                let text = format!("{what}@{set}");
+                let of_state = loaded.as_ref().is_some_and(|loaded| loaded.key == Key::State);
+                // Named sets change by themselves; the kernel names anonymous ones so, which nobody else can.
+                match loaded.filter(|_| set.starts_with("__set")) {
+                    Some(loaded) if self.lookups.len() < TESTS => {
+                        let (inside, place) = (flags & NFT_LOOKUP_F_INV == 0, self.text.len());
+                        self.lookups.push(Lookup { set, loaded, inside, place });
+                        self.text.push(text);
+                    }
+                    _ => {
+                        self.unclear |= of_state;
+                        self.not_understood(text);
+                    }
+                }
+            }
+        }
+    }
+
+    fn immediate(&mut self, data: &[u8], registers: &mut Registers) -> Goes {
+        const NFTA_IMMEDIATE_DREG: u16 = 1;
+        const NFTA_IMMEDIATE_DATA: u16 = 2;
+        let given = attribute(data, NFTA_IMMEDIATE_DATA);
+        let Some(decided) = given.and_then(|data| attribute(data, NFTA_DATA_VERDICT)) else {
+            if let Some(register) = attribute(data, NFTA_IMMEDIATE_DREG).and_then(number) {
+                registers.lose(register);
+                let value = given.and_then(|data| attribute(data, NFTA_DATA_VALUE)).filter(|value| value.len() <= ALL);
+                if let Some(value) = value {
+                    let constant = Some(value.to_vec());
+                    registers.load(register, Loaded { constant, ..Loaded::new(Key::Unknown, value.len()) });
+                }
+            }
+            return Goes::On;
+        };
+        match verdict(decided) {
+            Some(verdict) => {
+                if let Verdict::Chain(to) = &verdict {
+                    self.jumps.push(to.clone());
+                    self.complete = false;
+                }
+                self.ends(Ending::Verdict(verdict));
+            }
+            None => self.not_understood("[verdict]".to_owned()),
+        }
+        // Of what stands behind a verdict nothing is ever run.
+        Goes::NoFurther
+    }
+
+    /// A match of xtables.
+    fn xt_match(&mut self, data: &[u8], family: Family) {
+        const NFTA_MATCH_NAME: u16 = 1;
+        const NFTA_MATCH_REV: u16 = 2;
+        const NFTA_MATCH_INFO: u16 = 3;
+        self.author = Some(Backend::IptablesNft);
+        let name = attribute(data, NFTA_MATCH_NAME).map(string).unwrap_or_default();
+        let revision = attribute(data, NFTA_MATCH_REV).and_then(number).unwrap_or(0);
+        let info = attribute(data, NFTA_MATCH_INFO).unwrap_or_default();
+        let understood = match (name.as_str(), revision) {
+            ("comment", _) => Some((Vec::new(), true)),
+            ("tcp", 0) => xt_tcp(info),
+            ("conntrack", 3) => xt_conntrack(info),
+            _ => None,
+        };
+        if let Some((tests, all)) = understood {
+            for test in tests {
+                self.test(test, family);
+            }
+            if !all {
+                self.not_understood(format!("-m {name} …"));
+            }
+        } else {
+            self.unclear |= matches!(name.as_str(), "conntrack" | "state");
+            self.not_understood(format!("-m {name}"));
+        }
+    }
+
+    /// A target of xtables.
+    fn xt_target(&mut self, data: &[u8], family: Family) -> Goes {
+        const NFTA_TARGET_NAME: u16 = 1;
+        const NFTA_TARGET_REV: u16 = 2;
+        const NFTA_TARGET_INFO: u16 = 3;
+        /// `linux/netfilter_ipv4/ipt_REJECT.h`.
+        const IPT_TCP_RESET: u32 = 7;
+        /// `linux/netfilter_ipv6/ip6t_REJECT.h`.
+        const IP6T_TCP_RESET: u32 = 6;
+        let name = attribute(data, NFTA_TARGET_NAME).map(string).unwrap_or_default();
+        let info = attribute(data, NFTA_TARGET_INFO).unwrap_or_default();
+        self.author = Some(Backend::IptablesNft);
+        if name != "REJECT" {
+            let revision = attribute(data, NFTA_TARGET_REV).and_then(number).unwrap_or(0);
+            match xt_target(&name, revision, info, family) {
+                Ok(Some(does)) => self.ends(Ending::Does(does)),
+                other => {
+                    self.unclear |= other.is_err();
+                    self.not_understood(format!("-j {name}"));
+                }
+            }
+            return Goes::On;
+        }
+        self.ending = Some(Ending::Verdict(Verdict::Reject));
+        let with = info.first_chunk().copied();
+        let reset = if family == Family::Ip6 { IP6T_TCP_RESET } else { IPT_TCP_RESET };
+        if with.map(u32::from_ne_bytes) == Some(reset) {
+            self.rejects = Some(Backend::IptablesNft);
+            self.text.push("REJECT --reject-with tcp-reset".to_owned());
+        } else {
+            self.text.push("REJECT".to_owned());
+        }
+        Goes::NoFurther
+    }
+
+    /// It in short.
+    pub(super) fn words(&self) -> String {
+        let text = self.tidy().join(" ");
+        match text.char_indices().nth(WORDS) {
+            Some((end, _)) => format!("{}…", &text[..end]),
+            None => text,
+        }
+    }
+
+    /// Its words, without those that others of them imply.
+    fn tidy(&self) -> Vec<String> {
+        let has = |words: &str| self.text.iter().any(|known| known == words);
+        let begins = |with: &str| self.text.iter().any(|words| words.starts_with(with));
+        // A test of the transport header is written as if it were TCP's; a rule that answers with a RST sees no other.
+        let transport = if has("meta l4proto udp") || has("ip protocol udp") {
+            "udp "
+        } else if self.rejects.is_some() || has("meta l4proto tcp") || has("ip protocol tcp") {
+            "tcp "
+        } else {
+            "th "
+        };
+        let implied = |words: &str| match words {
+            "meta l4proto tcp" | "ip protocol tcp" | "meta l4proto udp" | "ip protocol udp" => begins("tcp "),
+            "meta nfproto ipv4" => begins("ip "),
+            "meta nfproto ipv6" => begins("ip6 "),
+            _ => false,
+        };
+        let kept = self.text.iter().filter(|words| !implied(words));
+        kept.map(|words| words.strip_prefix("tcp ").map_or_else(|| words.clone(), |rest| format!("{transport}{rest}")))
+            .collect()
+    }
+}
+
+/// A verdict that decides, or leads elsewhere.
+pub(super) fn verdict(attributes: &[u8]) -> Option<Verdict> {
+    const NFTA_VERDICT_CODE: u16 = 1;
+    const NFTA_VERDICT_CHAIN: u16 = 2;
+    const NF_DROP: i32 = 0;
+    const NF_ACCEPT: i32 = 1;
+    const NFT_JUMP: i32 = -3;
+    const NFT_GOTO: i32 = -4;
+    match attribute(attributes, NFTA_VERDICT_CODE).and_then(number).map(u32::cast_signed)? {
+        NF_DROP => Some(Verdict::Drop),
+        NF_ACCEPT => Some(Verdict::Accept),
+        NFT_JUMP | NFT_GOTO => attribute(attributes, NFTA_VERDICT_CHAIN).map(string).map(Verdict::Chain),
+        _ => None,
+    }
+}
+
+fn bitwise(data: &[u8], registers: &mut Registers) {
+    const NFTA_BITWISE_SREG: u16 = 1;
+    const NFTA_BITWISE_DREG: u16 = 2;
+    const NFTA_BITWISE_MASK: u16 = 4;
+    const NFTA_BITWISE_XOR: u16 = 5;
+    const NFTA_BITWISE_OP: u16 = 6;
+    /// Its name was `NFT_BITWISE_BOOL` before there were others.
+    const NFT_BITWISE_MASK_XOR: u32 = 0;
+    let field = |kind| attribute(data, kind).and_then(number);
+    let value = |kind| attribute(data, kind).and_then(|data| attribute(data, NFTA_DATA_VALUE));
+    let Some(register) = field(NFTA_BITWISE_DREG) else { return registers.0.clear() };
+    let plain = field(NFTA_BITWISE_OP).unwrap_or(NFT_BITWISE_MASK_XOR) == NFT_BITWISE_MASK_XOR
+        && value(NFTA_BITWISE_XOR).is_some_and(|xor| xor.iter().all(|byte| *byte == 0));
+    let loaded = field(NFTA_BITWISE_SREG).and_then(|register| registers.get(register)).cloned();
+    match (loaded, value(NFTA_BITWISE_MASK)) {
+        (Some(loaded), Some(mask)) if plain && loaded.mask.is_empty() && mask.len() == loaded.length => {
+            registers.load(register, Loaded { mask: mask.to_vec(), ..loaded });
+        }
+        _ => registers.lose(register),
+    }
+}

@@ -1,0 +1,468 @@
+//! What a source delivers besides the records: facts about the host, the hooks and the namespaces, exact counters, and
+//! what became of an entry.
+
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use tracer_common::{Hook, counter};
+
+use crate::conntrack::log_format::Era;
+use crate::conntrack::{Status, TcpState, Tuple};
+use crate::host_context::Surroundings;
+use crate::ruleset::Rules;
+use crate::table_usage::Census;
+use crate::time::{ClockOffset, Instant};
+
+/// The host a capture was taken on, fixed when the capture starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its name.
+    pub hostname: String,
+    /// The kernel's release, as `uname -r` prints it.
+    pub kernel: String,
+    /// The era of conntrack's logging code.
+    pub era: Era,
+    /// How boot time becomes wall-clock time.
+    pub clock: ClockOffset,
+    /// When the capture started.
+    pub started: Instant,
+    /// `enum sk_rst_reason` of this kernel: value and name, from BTF; empty before 6.10.
+    pub reset_reasons: Vec<(u32, String)>,
+    /// Version of the program that captured.
+    pub tool: String,
+    /// Which boot of which host: the kernel's `boot_id`. Absent in recordings of before this was kept.
+    pub boot: Option<String>,
+    /// Which capture, by a random number that all files of its recording have.
+    pub capture: Option<String>,
+    /// Which file of a recording that is made of several, from 1 on.
+    pub part: Option<u32>,
+}
+
+impl Host {
+    /// A host of which nothing is known.
+    pub fn nobody() -> Self {
+        Self {
+            hostname: String::new(),
+            kernel: String::new(),
+            era: Era::Unknown,
+            clock: ClockOffset(0),
+            started: Instant(0),
+            reset_reasons: Vec::new(),
+            tool: String::new(),
+            boot: None,
+            capture: None,
+            part: None,
+        }
+    }
+
+    /// The kernel's name for a reset reason, without its prefix: `NO_SOCKET`.
+    pub fn reset_reason(&self, value: u32) -> Option<&str> {
+        let (_, name) = self.reset_reasons.iter().find(|(known, _)| *known == value)?;
+        Some(name.strip_prefix("SK_RST_REASON_").unwrap_or(name))
+    }
+}
+
+/// How a hook is, or is not, attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookState {
+    /// A kprobe is on the function.
+    Attached,
+    /// The function's module is not loaded; it is attached when the module comes.
+    Waiting {
+        /// The module.
+        module: String,
+    },
+    /// It cannot be attached here.
+    Unavailable {
+        /// Why.
+        because: String,
+    },
+}
+
+/// A hook's state from a point in time on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookStatus {
+    /// Which hook.
+    pub hook: Hook,
+    /// Since when.
+    pub since: Instant,
+    /// How it is.
+    pub state: HookState,
+}
+
+/// A hook's exact counters, summed over the CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HookCounters(pub [u64; counter::COUNT]);
+
+impl HookCounters {
+    /// As many as there are; recordings of before have fewer.
+    pub fn of(counts: &[u64]) -> Self {
+        Self(std::array::from_fn(|at| counts.get(at).copied().unwrap_or_default()))
+    }
+
+    /// Calls of the hooked function.
+    pub const fn hits(self) -> u64 {
+        self.0[counter::HITS]
+    }
+
+    /// Events that were neither told nor counted with a flow.
+    pub const fn lost(self) -> u64 {
+        self.0[counter::LOST]
+    }
+
+    /// Events that were counted with their flow instead of being told.
+    pub const fn suppressed(self) -> u64 {
+        self.0[counter::SUPPRESSED]
+    }
+}
+
+/// All hooks' counters at a point in time, in the order of [`Hook::ALL`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counters {
+    /// When they were read.
+    pub at: Instant,
+    /// The counters, one per hook.
+    pub hooks: Vec<HookCounters>,
+    /// Records lost per CPU and hook, those that are not zero: `(cpu, hook, lost)`.
+    pub lost_on: Vec<(u32, Hook, u64)>,
+    /// How often new connections found the table full, per network namespace where they did.
+    pub table_full: Vec<TableFull>,
+}
+
+impl Counters {
+    /// What was counted after `baseline`.
+    #[must_use]
+    pub fn since(&self, baseline: &Self) -> Self {
+        let hooks = self.hooks.iter().enumerate().map(|(hook, counts)| {
+            let before = baseline.hooks.get(hook).copied().unwrap_or_default();
+            HookCounters(std::array::from_fn(|at| counts.0[at].saturating_sub(before.0[at])))
+        });
+        let lost_before = |cpu: u32, hook: Hook| {
+            let found = baseline.lost_on.iter().find(|(known, of, _)| (*known, *of) == (cpu, hook));
+            found.map_or(0, |(_, _, lost)| *lost)
+        };
+        let lost_on =
+            self.lost_on.iter().map(|(cpu, hook, lost)| (*cpu, *hook, lost.saturating_sub(lost_before(*cpu, *hook))));
+        let table_full = self.table_full.iter().map(|full| {
+            let Some(before) = baseline.table_full.iter().find(|before| before.netns == full.netns) else {
+                return *full;
+            };
+            TableFull {
+                dropped: full.dropped.saturating_sub(before.dropped),
+                made_room: full.made_room.saturating_sub(before.made_room),
+                first: full.first.max(baseline.at),
+                ..*full
+            }
+        });
+        Self {
+            at: self.at,
+            hooks: hooks.collect(),
+            lost_on: lost_on.filter(|(_, _, lost)| *lost > 0).collect(),
+            table_full: table_full.filter(|full| full.dropped != 0 || full.made_room != 0).collect(),
+        }
+    }
+
+    /// These and the ones of an earlier stretch of time.
+    #[must_use]
+    pub fn and(&self, earlier: &Self) -> Self {
+        let mut sum = self.clone();
+        sum.hooks.resize(self.hooks.len().max(earlier.hooks.len()), HookCounters::default());
+        for (hook, before) in sum.hooks.iter_mut().zip(&earlier.hooks) {
+            hook.0.iter_mut().zip(before.0).for_each(|(count, before)| *count = count.saturating_add(before));
+        }
+        for (cpu, hook, before) in &earlier.lost_on {
+            match sum.lost_on.iter_mut().find(|(known, of, _)| (*known, *of) == (*cpu, *hook)) {
+                Some((_, _, lost)) => *lost = lost.saturating_add(*before),
+                None => sum.lost_on.push((*cpu, *hook, *before)),
+            }
+        }
+        sum.lost_on.sort_unstable_by_key(|(cpu, hook, _)| (hook.index(), *cpu));
+        for before in &earlier.table_full {
+            match sum.table_full.iter_mut().find(|full| full.netns == before.netns) {
+                Some(full) => {
+                    full.dropped = full.dropped.saturating_add(before.dropped);
+                    full.made_room = full.made_room.saturating_add(before.made_room);
+                    full.first = full.first.min(before.first);
+                    full.last = full.last.max(before.last);
+                }
+                None => sum.table_full.push(*before),
+            }
+        }
+        sum.table_full.sort_unstable_by_key(|full| full.netns);
+        sum
+    }
+}
+
+/// Events that were counted in the kernel and not told, since the last time this was said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suppressed {
+    /// When it was read. What is read at one time may be delivered in several parts.
+    pub at: Instant,
+    /// The events.
+    pub events: Vec<SuppressedEvents>,
+}
+
+/// Events of one kind and one flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SuppressedEvents {
+    /// The hook.
+    pub hook: Hook,
+    /// What distinguishes them from others of the hook: the `class` of the records of their kind.
+    pub class: u32,
+    /// Inode number of the network namespace, where it could be read.
+    pub netns: Option<u32>,
+    /// Endpoints of the packets; absent where there were too many to be counted apart.
+    pub tuple: Option<Tuple>,
+    /// How many.
+    pub count: u64,
+    /// RSTs of the TCP stack that answered packets of this kind, and were not told either.
+    pub answered: u64,
+    /// The last one.
+    pub last: Instant,
+}
+
+/// How often new connections of a network namespace found the conntrack table full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TableFull {
+    /// Its inode number.
+    pub netns: u32,
+    /// Packets that would have opened a connection and were dropped.
+    pub dropped: u64,
+    /// New connections that took the place of others.
+    pub made_room: u64,
+    /// The first time.
+    pub first: Instant,
+    /// The last time.
+    pub last: Instant,
+}
+
+/// What is known of a network namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Netns {
+    /// Its inode number.
+    pub inode: u32,
+    /// Its name under `/run/netns`, where it has one.
+    pub name: Option<String>,
+    /// When this was read.
+    pub at: Instant,
+    /// Conntrack entries in its table.
+    pub entries: Option<u32>,
+    /// The most entries its table takes.
+    pub max: Option<u32>,
+    /// Packets that conntrack has refused in it, ever.
+    pub invalid: Option<u64>,
+    /// The sysctls that decide what conntrack does, by name without `net.netfilter.`.
+    pub sysctls: Vec<(String, i64)>,
+}
+
+impl Netns {
+    /// Whether conntrack is known to look at the packets of this namespace: it keeps entries, or has refused packets.
+    pub fn tracks(&self) -> bool {
+        self.entries.is_some_and(|entries| entries > 0) || self.invalid.is_some_and(|invalid| invalid > 0)
+    }
+
+    /// A sysctl's value.
+    pub fn sysctl(&self, name: &str) -> Option<i64> {
+        self.sysctls.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+    }
+}
+
+/// Which entry to look up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LookUp {
+    /// Inode number of the network namespace.
+    pub netns: u32,
+    /// Conntrack zone.
+    pub zone: u16,
+    /// A tuple of the entry, of either direction.
+    pub tuple: Tuple,
+}
+
+/// What became of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LookedUp {
+    /// Which entry was asked for.
+    pub look_up: LookUp,
+    /// When the kernel answered.
+    pub at: Instant,
+    /// The answer.
+    pub outcome: Outcome,
+}
+
+/// The kernel's answer to a look-up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The entry is in the table.
+    Found {
+        /// The tuple of the direction that opened the connection.
+        original: Tuple,
+        /// The tuple of the other direction.
+        reply: Tuple,
+        /// State of the TCP tracker.
+        state: Option<TcpState>,
+        /// Seconds before it expires.
+        timeout_s: Option<u32>,
+        /// Status bits.
+        status: Status,
+    },
+    /// There is no such entry.
+    Gone {
+        /// The one that there was, where a hook has seen it end.
+        was: Option<Was>,
+    },
+    /// It could not be asked for.
+    Failed {
+        /// Why.
+        because: String,
+    },
+}
+
+/// An entry that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Was {
+    /// When it ended.
+    pub ended: Instant,
+    /// The tuple of the direction that opened the connection.
+    pub original: Tuple,
+    /// The tuple of the other direction.
+    pub reply: Tuple,
+}
+
+/// A stretch of time that the items do not tell of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gap {
+    /// When it begins; absent where what was read begins later.
+    pub from: Option<Instant>,
+    /// When it ends; absent where what was read ends earlier.
+    pub until: Option<Instant>,
+    /// Why it is there.
+    pub why: GapReason,
+}
+
+/// Why a stretch of time is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GapReason {
+    /// It is in another file of the same recording.
+    OtherFile,
+    /// One capture had ended and the next not begun.
+    NotCaptured,
+    /// The file that had it is damaged.
+    Damaged {
+        /// Which file, and what is wrong with it.
+        what: String,
+    },
+}
+
+/// One thing a source delivers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A record of a hook, not decoded yet.
+    Record(Bytes),
+    /// A hook came or went.
+    Hook(HookStatus),
+    /// The exact counters; later ones replace earlier ones.
+    Counters(Counters),
+    /// Events that were counted and not told; they add to those of before.
+    Suppressed(Suppressed),
+    /// Facts about a namespace; later ones replace earlier ones.
+    Netns(Netns),
+    /// The answer to a look-up.
+    LookedUp(Box<LookedUp>),
+    /// The rules of a namespace that can answer with a RST: the first time soon after one did, and when the capture ends.
+    Rules(Rules),
+    /// Who holds the entries of a table that was full, when the capture ends.
+    Census(Census),
+    /// What there is around a namespace's conntrack, when the capture ends.
+    Surroundings(Box<Surroundings>),
+    /// Something is missing.
+    Gap(Gap),
+    /// The capture ended here, in good order.
+    Ended(Instant),
+}
+
+impl Item {
+    /// When it was seen, where that is known.
+    pub fn at(&self) -> Option<Instant> {
+        match self {
+            Self::Record(raw) => raw.first_chunk().map(|time| Instant(u64::from_ne_bytes(*time))),
+            Self::Hook(status) => Some(status.since),
+            Self::Counters(counters) => Some(counters.at),
+            Self::Suppressed(suppressed) => Some(suppressed.at),
+            Self::Netns(netns) => Some(netns.at),
+            Self::LookedUp(answer) => Some(answer.at),
+            Self::Rules(rules) => Some(rules.at),
+            Self::Census(census) => Some(census.at),
+            Self::Surroundings(around) => Some(around.at),
+            Self::Gap(gap) => gap.until.or(gap.from),
+            Self::Ended(at) => Some(*at),
+        }
+    }
+}
+
+/// Items of a capture that has been recorded, one by one.
+pub trait Items {
+    /// The host that it was taken on.
+    fn host(&self) -> &Host;
+
+    /// The next item; `None` at the end.
+    fn read(&mut self) -> io::Result<Option<Item>>;
+}
+
+/// Something the engine wants to know of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Request {
+    /// What became of this entry.
+    LookUp(LookUp),
+    /// What is known of the namespace with this inode number.
+    Netns(u32),
+    /// The rules of this namespace that can answer with a RST.
+    Rules(u32),
+    /// Who holds the entries of this namespace's table. It takes a while: never while packets are captured.
+    Census(u32),
+    /// What there is around this namespace's conntrack that remedies depend on.
+    Surroundings(u32),
+}
+
+impl Request {
+    /// The inode number of the namespace that it is about.
+    pub const fn netns(&self) -> u32 {
+        match self {
+            Self::LookUp(look_up) => look_up.netns,
+            Self::Netns(netns) | Self::Rules(netns) | Self::Census(netns) | Self::Surroundings(netns) => *netns,
+        }
+    }
+
+    /// How long the kernel may take to answer, beyond the moment that everything takes.
+    pub const fn patience(self) -> Duration {
+        match self {
+            Self::LookUp(_) | Self::Netns(_) => Duration::ZERO,
+            Self::Rules(_) | Self::Surroundings(_) => Duration::from_secs(2),
+            Self::Census(_) => Duration::from_secs(5),
+        }
+    }
+}
+
+/// Where the events came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// The running kernel.
+    Live,
+    /// A recording.
+    Recording {
+        /// Its path.
+        path: String,
+        /// Where it is damaged, if it is.
+        damage: Option<Damage>,
+    },
+}
+
+/// Where and why reading stopped before the end of a capture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// Offset of the first byte that was not understood.
+    pub offset: u64,
+    /// What is wrong there.
+    pub what: String,
+}

@@ -1,0 +1,17 @@
+//! What conntrack's TCP tracker knows and says, restated: entries, states, window arithmetic, log messages and their
+//! verdicts.
+//!
+//! Pure: no clock, no file, no socket, no allocation that depends on the outside.
+
+pub mod destroyed;
+pub mod entry;
+pub mod log_format;
+pub mod message;
+pub mod seq;
+pub mod window;
+
+pub use destroyed::{End, EndedBy, Gone};
+pub use entry::{Direction, Entry, Nfct, Seen, Status, TcpState, Tuple};
+pub use log_format::Era;
+pub use message::{Message, Verdict};
+pub use seq::Seq;

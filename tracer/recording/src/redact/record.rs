@@ -1,0 +1,175 @@
+//! A hook's record, field by field: one that a later version adds does not compile until somebody has thought of it.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use bytes::Bytes;
+use zerocopy::{FromZeros, IntoBytes};
+
+use tracer_common::Hook;
+use tracer_common::wire::{self, ARGS, Conntrack, Gone, OLDEST, OwnSocket, RECORD_SIZE, Record, Tuple, VERSION};
+use tracer_model::decode::trimmed;
+
+use super::Redactor;
+use super::packet::Headers;
+
+/// Where the version and the hook's number are.
+const HEAD: std::ops::Range<usize> = 32..36;
+
+impl Redactor {
+    /// A record of other hosts. One that this program does not understand keeps what it is not understood for, and no more.
+    pub(super) fn record(&mut self, raw: &Bytes) -> Bytes {
+        let mut record = Record::new_zeroed();
+        match record.as_mut_bytes().get_mut(..raw.len()) {
+            Some(start) => start.copy_from_slice(raw),
+            None => return Bytes::from(vec![0; RECORD_SIZE + 1]),
+        }
+        if !(OLDEST..=VERSION).contains(&record.version) || Hook::from_number(record.hook).is_none() {
+            let mut head = vec![0; HEAD.end];
+            head[HEAD].copy_from_slice(&record.as_bytes()[HEAD]);
+            return Bytes::from(head);
+        }
+        Bytes::copy_from_slice(trimmed(self.fields(&record).as_bytes()))
+    }
+
+    fn fields(&mut self, record: &Record) -> Record {
+        let mut headers = Headers {
+            l3: record.l3,
+            l3_len: usize::from(record.l3_len),
+            l4: record.l4,
+            l4_len: usize::from(record.l4_len),
+            payload_len: record.payload_len,
+        };
+        headers.redact(&mut self.addresses);
+        Record {
+            time_ns: record.time_ns,
+            skb: self.names.pointer(record.skb),
+            nfct: self.names.pointer(record.nfct),
+            sk: self.names.pointer(record.sk),
+            version: record.version,
+            hook: record.hook,
+            cpu: record.cpu,
+            present: record.present,
+            netns: record.netns,
+            mark: record.mark,
+            payload_len: record.payload_len,
+            in_index: record.in_index,
+            out_index: record.out_index,
+            reset_reason: record.reset_reason,
+            nf_hook: record.nf_hook,
+            sk_state: record.sk_state,
+            l3_len: record.l3_len,
+            l4_len: record.l4_len,
+            in_name: self.interface_name(&record.in_name),
+            out_name: self.interface_name(&record.out_name),
+            l3: headers.l3,
+            l4: headers.l4,
+            ct: self.conntrack(&record.ct),
+            args: numbers(&record.format, record.args),
+            format: self.kernel_text(&record.format),
+            text: self.kernel_text(&record.text),
+            class: self.class(record.class),
+            gone: self.gone(&record.gone),
+            own: self.own(&record.own),
+        }
+    }
+
+    /// It is made of where the kernel keeps its texts.
+    pub(super) fn class(&self, class: u32) -> u32 {
+        (self.names.pointer(u64::from(class) << 3) >> 3) as u32
+    }
+
+    fn interface_name(&mut self, name: &[u8; wire::NAME_SIZE]) -> [u8; wire::NAME_SIZE] {
+        fitted(&self.names.interface(name))
+    }
+
+    /// The kernel's own words; an address in them would be one of a packet.
+    fn kernel_text<const N: usize>(&mut self, text: &[u8; N]) -> [u8; N] {
+        let end = text.iter().position(|byte| *byte == 0).unwrap_or(N);
+        match str::from_utf8(&text[..end]) {
+            Ok(words) => {
+                let mut bytes = fitted::<N>(self.text(words).as_bytes());
+                if end < N {
+                    bytes[N - 1] = 0;
+                }
+                bytes
+            }
+            Err(_) => [0; N],
+        }
+    }
+
+    fn conntrack(&mut self, ct: &Conntrack) -> Conntrack {
+        let [original, reply] = &ct.tuples;
+        Conntrack { tuples: [self.wire_tuple(original), self.wire_tuple(reply)], reserved: 0, ..*ct }
+    }
+
+    fn gone(&mut self, gone: &Gone) -> Gone {
+        let Gone { time_ns, portid, left, caller, pid, comm, ct } = gone;
+        Gone {
+            time_ns: *time_ns,
+            portid: *portid,
+            left: *left,
+            caller: *caller,
+            pid: *pid,
+            comm: self.names.whole_bytes("proc", comm),
+            ct: self.conntrack(ct),
+        }
+    }
+
+    fn own(&mut self, own: &OwnSocket) -> OwnSocket {
+        let OwnSocket { tuple, snd_nxt, rcv_nxt, pid, reserved: _, comm } = own;
+        OwnSocket {
+            tuple: self.wire_tuple(tuple),
+            snd_nxt: *snd_nxt,
+            rcv_nxt: *rcv_nxt,
+            pid: *pid,
+            reserved: 0,
+            comm: self.names.whole_bytes("proc", comm),
+        }
+    }
+
+    fn wire_tuple(&mut self, tuple: &Tuple) -> Tuple {
+        const NFPROTO_IPV4: u16 = 2;
+        const NFPROTO_IPV6: u16 = 10;
+        let Tuple { src, dst, sport, dport, l3num, protonum, reserved: _ } = *tuple;
+        let mut address = |bytes: [u8; 16]| match l3num {
+            NFPROTO_IPV4 => {
+                let address = Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]);
+                match self.addresses.pseudonym(address.into()) {
+                    IpAddr::V4(pseudonym) => fitted(&pseudonym.octets()),
+                    IpAddr::V6(_) => [0; 16],
+                }
+            }
+            NFPROTO_IPV6 => match self.addresses.pseudonym(Ipv6Addr::from(bytes).into()) {
+                IpAddr::V6(pseudonym) => pseudonym.octets(),
+                IpAddr::V4(_) => [0; 16],
+            },
+            _ => [0; 16],
+        };
+        Tuple { src: address(src), dst: address(dst), sport, dport, l3num, protonum, reserved: 0 }
+    }
+}
+
+/// As many bytes as there is room for, and zeros.
+fn fitted<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut room = [0; N];
+    for (to, from) in room.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    room
+}
+
+/// The arguments of a format; those that are addresses of strings are nobody's business.
+fn numbers(format: &[u8], mut args: [u32; ARGS]) -> [u32; ARGS] {
+    let end = format.iter().position(|byte| *byte == 0).unwrap_or(format.len());
+    let conversions = format[..end].split(|byte| *byte == b'%').skip(1);
+    let mut numbers = [false; ARGS];
+    for (number, conversion) in numbers.iter_mut().zip(conversions) {
+        *number = matches!(conversion.first(), Some(b'u' | b'd'));
+    }
+    for (arg, number) in args.iter_mut().zip(numbers) {
+        if !number {
+            *arg = 0;
+        }
+    }
+    args
+}

@@ -1,0 +1,350 @@
+//! What the doctor found as one JSON object, `whyrst.doctor.v1`, and the schema that describes it.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use tracer_model::capture::HookState;
+use tracer_model::finding::Finding;
+use tracer_model::health;
+use tracer_model::health::Facts;
+use tracer_model::health::counters::Counter;
+use tracer_model::health::ports::{PortUse, protocol};
+use tracer_model::health::sizing::Sizing;
+use tracer_model::health::sysctls::ALL;
+use tracer_model::health::table::Table;
+use tracer_model::ruleset::audit::{Does, Noted};
+use tracer_model::table_usage::Census;
+
+use super::{finding, types, writing};
+
+/// The schema's identifier.
+pub const SCHEMA: &str = "whyrst.doctor.v1";
+
+/// Writes what was found.
+pub fn write(facts: &Facts, findings: &[Finding], to: &mut dyn io::Write) -> io::Result<()> {
+    writing::document(&Doctor::new(facts, findings), to)
+}
+
+/// Writes the JSON Schema of it.
+pub fn write_schema(to: &mut dyn io::Write) -> io::Result<()> {
+    writing::document(&schemars::schema_for!(Doctor<'_>), to)
+}
+
+/// Whether a host can be traced, and whether its conntrack is healthy.
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(title = "whyrst.doctor.v1", extend("$id" = SCHEMA))]
+struct Doctor<'a> {
+    /// Always `whyrst.doctor.v1`.
+    schema: &'static str,
+    tool: types::Tool,
+    host: Host<'a>,
+    tracing: Tracing<'a>,
+    namespaces: Vec<Namespace<'a>>,
+    /// The most urgent first.
+    findings: Vec<types::Finding<'a>>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Host<'a> {
+    hostname: &'a str,
+    kernel: &'a str,
+    /// The era of conntrack's logging code; absent where conntrack is not loaded.
+    era: Option<&'static str>,
+    memory_bytes: Option<u64>,
+    /// Bytes of a conntrack entry without its extensions, where the kernel tells.
+    entry_bytes: Option<u64>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Tracing<'a> {
+    /// Whether a capture would start.
+    possible: bool,
+    obstacles: Vec<Obstacle<'a>>,
+    hooks: Vec<Hook<'a>>,
+    /// Fields that this kernel's BTF does not have, though some kernel's does.
+    missing_fields: &'a [&'static str],
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Obstacle<'a> {
+    id: &'static str,
+    what: &'a str,
+    fix: &'a str,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Hook<'a> {
+    #[serde(rename = "hook")]
+    name: &'static str,
+    target: &'static str,
+    method: &'static str,
+    /// `available`, `waiting` for a module, or `unavailable`; obstacles hold for all hooks whatever this says.
+    state: &'static str,
+    /// The module, or why not.
+    because: Option<&'a str>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Namespace<'a> {
+    netns: u32,
+    name: Option<&'a str>,
+    /// What to put before a command to run it there; null where no command gets there.
+    prefix: Option<String>,
+    entries: Option<u64>,
+    max: Option<u64>,
+    buckets: Option<u64>,
+    /// How fast the table grew between the two looks; negative where it shrank.
+    entries_per_s: Option<f64>,
+    /// Time between the two looks.
+    interval_s: f64,
+    expectations: Option<u64>,
+    /// conntrack's counters; those that this kernel does not have are absent.
+    counters: BTreeMap<&'static str, Count>,
+    table: Option<Holders<'a>>,
+    /// Use of NAT ports per NAT address and destination, the fullest first.
+    nat_ports: Vec<Ports>,
+    sysctls: Vec<Sysctl<'a>>,
+    sizing: Option<Size>,
+    /// Rules that matter to tracked connections.
+    rules: Vec<Rule<'a>>,
+    /// What could not be read or understood.
+    unread: Vec<&'a str>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Count {
+    /// Since the namespace was made, summed over the CPUs.
+    total: u64,
+    /// Between the two looks.
+    per_s: Option<f64>,
+    /// The totals of the CPUs that counted any.
+    by_cpu: BTreeMap<u16, u32>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Holders<'a> {
+    counted: u64,
+    /// Why that is not all of them.
+    partial: Option<&'a str>,
+    top_sources: Vec<Holder>,
+    top_services: Vec<Holder>,
+    protocols: BTreeMap<String, u64>,
+    tcp_states: BTreeMap<String, u64>,
+    unreplied: u64,
+    assured: u64,
+    translated: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Holder {
+    what: String,
+    entries: u64,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Ports {
+    nat: String,
+    destination: String,
+    port: u16,
+    protocol: String,
+    zone: u16,
+    used: u64,
+    usable: u64,
+    first: u16,
+    last: u16,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Sysctl<'a> {
+    name: &'a str,
+    value: i64,
+    /// What it does with this value.
+    meaning: String,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Size {
+    /// Bytes of memory / 16384 / (word bits / 32).
+    max_by_rule: u64,
+    /// Buckets and entries that the kernel takes by itself.
+    max_by_kernel: u64,
+    /// Bytes of a full table.
+    bytes_when_full: u64,
+    arithmetic: Vec<String>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Rule<'a> {
+    /// `drops-invalid`, `rejects-invalid`, `accepts-invalid`, `sends-invalid`, `untracks`, `source-nat`, `masquerades` or
+    /// `destination-nat`.
+    does: &'static str,
+    backend: &'static str,
+    family: &'static str,
+    table: &'a str,
+    chain: &'a str,
+    handle: Option<u64>,
+    number: Option<u32>,
+    /// The netfilter hooks that lead to it.
+    hooks: Vec<&'static str>,
+    /// What it translates to, or the chain that it sends packets to.
+    to: Option<String>,
+    output: Option<&'a str>,
+    packets: Option<u64>,
+    /// Whether all that it asks of a packet is understood.
+    complete: bool,
+    text: &'a str,
+    /// The command that shows it in its chain.
+    shown_by: String,
+}
+
+impl<'a> Doctor<'a> {
+    fn new(facts: &'a Facts, findings: &'a [Finding]) -> Self {
+        let Facts { host, tracing, namespaces } = facts;
+        Self {
+            schema: SCHEMA,
+            tool: types::Tool { name: "whyrst", version: env!("CARGO_PKG_VERSION") },
+            host: Host {
+                hostname: &host.hostname,
+                kernel: &host.kernel,
+                era: host.era.map(tracer_model::conntrack::log_format::Era::name),
+                memory_bytes: host.memory,
+                entry_bytes: host.entry_bytes,
+            },
+            tracing: Tracing {
+                possible: tracing.possible(),
+                obstacles: tracing
+                    .obstacles
+                    .iter()
+                    .map(|obstacle| Obstacle { id: obstacle.id, what: &obstacle.what, fix: &obstacle.fix })
+                    .collect(),
+                hooks: tracing.hooks.iter().map(|(hook, state)| planned(*hook, state)).collect(),
+                missing_fields: &tracing.missing_fields,
+            },
+            namespaces: namespaces.iter().map(|namespace| Namespace::new(namespace, facts)).collect(),
+            findings: findings.iter().map(finding).collect(),
+        }
+    }
+}
+
+fn planned(hook: tracer_common::Hook, state: &HookState) -> Hook<'_> {
+    let spec = hook.spec();
+    let (state, because) = match state {
+        HookState::Attached => ("available", None),
+        HookState::Waiting { module } => ("waiting", Some(module.as_str())),
+        HookState::Unavailable { because } => ("unavailable", Some(because.as_str())),
+    };
+    Hook { name: spec.name, target: spec.symbol, method: spec.method.name(), state, because }
+}
+
+impl<'a> Namespace<'a> {
+    fn new(namespace: &'a health::Namespace, facts: &'a Facts) -> Self {
+        let max = namespace.max();
+        let buckets = namespace.number("nf_conntrack_buckets");
+        let sizing = facts.host.memory.zip(max).map(|(memory, max)| {
+            let sizing = Sizing::of(memory, facts.host.entry_bytes);
+            Size {
+                max_by_rule: sizing.by_rule,
+                max_by_kernel: sizing.by_kernel,
+                bytes_when_full: sizing.bytes(max, buckets.unwrap_or(0)),
+                arithmetic: sizing.shown(max, buckets),
+            }
+        });
+        let audit = namespace.audit.as_ref();
+        let problems = audit.into_iter().flat_map(|audit| &audit.problems);
+        Self {
+            netns: namespace.inode,
+            name: namespace.place.name.as_deref(),
+            prefix: namespace.place.prefix(),
+            entries: namespace.entries(),
+            max,
+            buckets,
+            entries_per_s: namespace.trend(),
+            interval_s: namespace.seconds(),
+            expectations: namespace.after.expectations,
+            counters: Counter::ALL.into_iter().filter_map(|counter| count(namespace, counter)).collect(),
+            table: namespace.table.as_ref().map(holders),
+            nat_ports: namespace.table.iter().flat_map(|table| &table.ports).map(ports).collect(),
+            sysctls: ALL
+                .iter()
+                .filter_map(|sysctl| {
+                    let value = namespace.sysctl(sysctl.name)?;
+                    Some(Sysctl { name: sysctl.name, value, meaning: sysctl.says(value) })
+                })
+                .collect(),
+            sizing,
+            rules: audit
+                .into_iter()
+                .flat_map(|audit| &audit.noted)
+                .map(|noted| rule(noted, namespace, facts))
+                .collect(),
+            unread: namespace.unread.iter().chain(problems).map(String::as_str).collect(),
+        }
+    }
+}
+
+fn count(namespace: &health::Namespace, counter: Counter) -> Option<(&'static str, Count)> {
+    let total = namespace.total(counter)?;
+    let of_cpu = |cpu: &health::counters::PerCpu| Some((cpu.cpu, cpu.get(counter).filter(|count| *count > 0)?));
+    let by_cpu = namespace.after.counters.iter().filter_map(of_cpu).collect();
+    Some((counter.name(), Count { total, per_s: namespace.rate(counter), by_cpu }))
+}
+
+fn holders(table: &Table) -> Holders<'_> {
+    fn list<T: ToString>(counts: &[(T, u64)]) -> Vec<Holder> {
+        counts.iter().map(|(what, entries)| Holder { what: what.to_string(), entries: *entries }).collect()
+    }
+    let Census { entries, problem, sources, services, .. } = &table.census;
+    Holders {
+        counted: *entries,
+        partial: problem.as_deref(),
+        top_sources: list(sources),
+        top_services: list(services),
+        protocols: table.protocols.iter().map(|(number, count)| (protocol(*number), *count)).collect(),
+        tcp_states: table.states.iter().map(|(state, count)| (state.to_string(), *count)).collect(),
+        unreplied: table.unreplied,
+        assured: table.assured,
+        translated: table.translated,
+    }
+}
+
+fn ports(usage: &PortUse) -> Ports {
+    let destination = usage.destination;
+    Ports {
+        nat: destination.nat.to_string(),
+        destination: destination.address.to_string(),
+        port: destination.port,
+        protocol: protocol(destination.protocol),
+        zone: destination.zone,
+        used: usage.used,
+        usable: usage.usable(),
+        first: *usage.range.start(),
+        last: *usage.range.end(),
+    }
+}
+
+fn rule<'a>(noted: &'a Noted, namespace: &health::Namespace, facts: &Facts) -> Rule<'a> {
+    let rule = &noted.rule;
+    let translation = noted.does.translation();
+    Rule {
+        does: noted.does.name(),
+        backend: rule.backend.name(),
+        family: rule.family.name(),
+        table: &rule.table,
+        chain: &rule.chain,
+        handle: rule.handle,
+        number: rule.number,
+        hooks: rule.hooks.names(),
+        to: match &noted.does {
+            Does::SendsInvalid { to } => Some(to.clone()),
+            _ => translation.map(ToString::to_string).filter(|to| !to.is_empty()),
+        },
+        output: translation.and_then(|translation| translation.output.as_deref()),
+        packets: rule.packets,
+        complete: rule.complete,
+        text: &rule.text,
+        shown_by: namespace.place.command(&facts.host.shows(rule)),
+    }
+}

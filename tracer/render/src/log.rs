@@ -1,0 +1,154 @@
+//! What a kernel log says, for eyes.
+
+use std::fmt::{self, Write as _};
+
+use tracer_advice::explain::{Group, LogReport};
+use tracer_model::cause::{Diagnosis, Reason};
+use tracer_model::conntrack::Verdict;
+use tracer_model::conntrack::log_format::Era;
+
+use super::plain::Plain;
+use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
+use super::words::{counted, grouped};
+
+/// Flows that are listed of a group, unless all are wanted.
+const LISTED: usize = 10;
+
+/// The explanation.
+pub fn render(report: &LogReport, look: Look, verbose: bool) -> String {
+    let mut text = String::new();
+    // Writing to a String does not fail.
+    let _infallible = write(&mut text, report, look, verbose);
+    text
+}
+
+fn write(to: &mut String, report: &LogReport, look: Look, verbose: bool) -> fmt::Result {
+    let dot = look.dot();
+    writeln!(
+        to,
+        "{FAINT}kernel log {dot} {} {dot} {} of conntrack {dot} {}{FAINT:#}",
+        counted(report.lines, "line", "lines"),
+        grouped(report.of_conntrack),
+        wording(report.era)
+    )?;
+    if report.of_conntrack == 0 {
+        writeln!(to, "\n{GOOD}conntrack has said nothing here.{GOOD:#}")?;
+        return writeln!(
+            to,
+            "  It speaks of refused packets only where net.netfilter.nf_conntrack_log_invalid is 6 or 255."
+        );
+    }
+    for group in &report.groups {
+        self::group(to, group, look, verbose)?;
+    }
+    for (netns, dropped) in &report.table_full {
+        let whose = netns.map_or_else(String::new, |netns| format!(" in network namespace {netns}"));
+        let packets = counted(*dropped, "packet of a new connection", "packets of new connections");
+        writeln!(to, "\n{BAD}table full{BAD:#}  {packets} dropped{whose}, at least: the kernel limits these lines")?;
+        writeln!(to, "  no RST is sent: the client waits and tries again. More: whyrst explain table-full")?;
+    }
+    if report.expectation_table_full > 0 {
+        let times = counted(report.expectation_table_full, "time", "times");
+        writeln!(to, "\n{WARN}expectation table full{WARN:#}  {times}")?;
+        writeln!(to, "  not the table of connections: that of helpers (FTP, SIP), whose data connections then fail")?;
+    }
+    if report.own_resets > 0 {
+        let resets = counted(report.own_resets, "RST", "RSTs");
+        writeln!(
+            to,
+            "\n{FAINT}{resets} of this host on their way out, logged as invalid: effects, not causes{FAINT:#}"
+        )?;
+    }
+    if report.remarks > 0 {
+        let remarks = counted(report.remarks, "line is a remark", "lines are remarks");
+        writeln!(to, "\n{FAINT}{remarks} on packets that another line is about{FAINT:#}")?;
+    }
+    if report.strange > 0 {
+        let lines = counted(report.strange, "line of conntrack was", "lines of conntrack were");
+        writeln!(to, "\n{WARN}{lines} not understood{WARN:#}")?;
+        for words in &report.strange_words {
+            writeln!(to, "  {}", Plain(words))?;
+        }
+    }
+    Ok(())
+}
+
+fn wording(era: Option<Era>) -> &'static str {
+    match era {
+        Some(Era::E1 | Era::E2) => "words of Linux up to 6.0",
+        Some(Era::E3 | Era::E4) => "words of Linux 6.1 or later",
+        Some(Era::Unknown) | None => "words of any Linux",
+    }
+}
+
+fn group(to: &mut String, group: &Group, look: Look, verbose: bool) -> fmt::Result {
+    let (style, verdict) = match group.verdict {
+        Verdict::Invalid => (BAD, "INVALID"),
+        Verdict::Ignored => (GOOD, "accepted"),
+        Verdict::Unknown => (WARN, "unclear"),
+    };
+    let packets = counted(group.packets, "packet", "packets");
+    let Diagnosis { cause, reason } = group.diagnosis;
+    let what = reason.map_or_else(|| cause.to_string(), |reason| format!("{cause} {} {reason}", look.dot()));
+    writeln!(to, "\n{style}{verdict}{style:#}  {STRONG}{packets}{STRONG:#}  {what}")?;
+    let meaning = match (group.verdict, reason) {
+        (Verdict::Invalid, _) => {
+            "refused, not translated; where it is for this host's own address, its TCP stack answers with a RST"
+        }
+        (Verdict::Ignored, _) => {
+            "these lines do not mean INVALID: the kernel let the packets pass, translated as usual, and nothing was reset"
+        }
+        (Verdict::Unknown, Some(Reason::Overshot)) => {
+            "late 5.15 and 6.0 refuse such a packet, 6.1 and later let it pass: --era tells which kernel it was"
+        }
+        (Verdict::Unknown, _) => "the words do not say what became of the packets",
+    };
+    writeln!(to, "  {meaning}")?;
+    let listed = if verbose { group.flows.len() } else { LISTED };
+    for ((src, dst), count) in group.flows.iter().take(listed) {
+        writeln!(to, "  {src} {} {dst}  {FAINT}{}{FAINT:#}", look.arrow(), counted(*count, "packet", "packets"))?;
+    }
+    if let more @ 1.. = group.flows.len().saturating_sub(listed) {
+        writeln!(to, "  {FAINT}and {more} more flows; --verbose lists all{FAINT:#}")?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_advice::explain::LogReader;
+
+    use super::{Look, render};
+
+    #[test]
+    fn what_is_accepted_is_called_so() {
+        let mut reader = LogReader::default();
+        let packet = "IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 SPT=443 DPT=34567";
+        for words in [
+            "SEQ is under lower bound 7 (already ACKed data retransmitted) ",
+            "SEQ is over upper bound 7 (over the window of the receiver) ",
+            "a message from the future\u{1b}[31m ",
+        ] {
+            reader.line(&format!("gw kernel: nf_ct_proto_6: {words}{packet}"));
+        }
+        reader.line("kernel: nf_conntrack: nf_conntrack: table full, dropping packet");
+        let text = anstream::adapter::strip_str(&render(&reader.finish(None), Look::default(), false)).to_string();
+        insta::assert_snapshot!(text, @r#"
+        kernel log · 4 lines · 4 of conntrack · words of Linux 6.1 or later
+
+        INVALID  1 packet  out-of-window · seq-over
+          refused, not translated; where it is for this host's own address, its TCP stack answers with a RST
+          192.0.2.2:443 → 192.0.2.1:34567  1 packet
+
+        accepted  1 packet  out-of-window · seq-under
+          these lines do not mean INVALID: the kernel let the packets pass, translated as usual, and nothing was reset
+          192.0.2.2:443 → 192.0.2.1:34567  1 packet
+
+        table full  1 packet of a new connection dropped, at least: the kernel limits these lines
+          no RST is sent: the client waits and tries again. More: whyrst explain table-full
+
+        1 line of conntrack was not understood
+          a message from the future [31m
+        "#);
+    }
+}

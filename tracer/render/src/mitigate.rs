@@ -1,0 +1,127 @@
+//! What `whyrst mitigate` says on a terminal.
+
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use tracer_model::mitigation::Mitigation;
+use tracer_model::mitigation::watched::{Verdict, Window, compare};
+
+use super::cures;
+use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
+use super::words::{counted, grouped};
+
+/// A cure, and whether it can help here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The cure.
+    pub mitigation: Mitigation,
+    /// Why it does not apply here, if it does not.
+    pub not_because: Option<String>,
+}
+
+/// What was done with a cure.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcome {
+    /// `applied` or `undone`.
+    pub state: &'static str,
+    /// The journal's file.
+    pub entry: String,
+    /// The commands that were run.
+    pub commands: Vec<String>,
+    /// What was counted before and after, where it was.
+    pub watched: Option<(Window, Window)>,
+    /// What is not as it should be all the same.
+    pub remarks: Vec<String>,
+}
+
+/// All cures, a line each.
+pub fn list(offers: &[Offer], look: Look) -> String {
+    let mut text = String::new();
+    for Offer { mitigation, not_because } in offers {
+        let (style, mark) = match not_because {
+            None => (GOOD, look.pick("✓", "+")),
+            Some(_) => (FAINT, look.pick("·", "-")),
+        };
+        let id = mitigation.id.name();
+        // A String takes any write.
+        let _infallible = writeln!(text, "{style}{mark}{style:#} {STRONG}{id:20}{STRONG:#} {}", mitigation.title);
+        if let Some(because) = not_because {
+            let _infallible = writeln!(text, "{FAINT}{:22} not here: {because}{FAINT:#}", "");
+        }
+    }
+    let _infallible =
+        writeln!(text, "\nwhyrst mitigate ID prints the commands; --apply runs those that can be undone.");
+    text
+}
+
+/// One cure.
+pub fn one(offer: &Offer, look: Look) -> String {
+    let mut text = String::new();
+    let _infallible = write_one(&mut text, offer, look);
+    text.trim_start().to_owned()
+}
+
+fn write_one(to: &mut String, offer: &Offer, look: Look) -> fmt::Result {
+    cures::write(to, &offer.mitigation, look)?;
+    let cures: Vec<&str> = offer.mitigation.cures.iter().map(|reason| reason.name()).collect();
+    if !cures.is_empty() {
+        writeln!(to, "  {FAINT}cures:   {}{FAINT:#}", cures.join(", "))?;
+    }
+    match &offer.not_because {
+        Some(because) => writeln!(to, "\n{WARN}not here: {because}{WARN:#}"),
+        None if offer.mitigation.can_be_applied() => {
+            writeln!(
+                to,
+                "\nwhyrst mitigate {0} --apply runs it; whyrst mitigate {0} --undo takes it back",
+                offer.mitigation.id
+            )
+        }
+        None => writeln!(to, "\nwhyrst does not do this by itself: it has no undo"),
+    }
+}
+
+/// What was done.
+pub fn outcome(outcome: &Outcome) -> String {
+    let mut text = String::new();
+    let _infallible = write_outcome(&mut text, outcome);
+    text
+}
+
+fn write_outcome(to: &mut String, outcome: &Outcome) -> fmt::Result {
+    let style = if outcome.remarks.is_empty() { GOOD } else { WARN };
+    match outcome.commands.len() {
+        0 => writeln!(to, "{style}{}{style:#}: everything is as it was before already", outcome.state)?,
+        many => writeln!(to, "{style}{}{style:#}: {}", outcome.state, counted(many as u64, "command", "commands"))?,
+    }
+    for remark in &outcome.remarks {
+        writeln!(to, "  {BAD}{remark}{BAD:#}")?;
+    }
+    writeln!(to, "  journal: {}", outcome.entry)?;
+    let Some((before, after)) = &outcome.watched else { return Ok(()) };
+    writeln!(to, "\n{:32}{:>16}{:>16}", "", "before", "after")?;
+    for (name, counts) in rates(before, after) {
+        let Some((first, second)) = counts else {
+            writeln!(to, "{name:32}{:>16}{:>16}   could not be read", "?", "?")?;
+            continue;
+        };
+        let verdict = match compare((first, before.time), (second, after.time)) {
+            Verdict::TooLittle => "too little traffic to tell",
+            Verdict::Fell => "fell",
+            Verdict::Rose => "rose",
+            Verdict::Unclear => "no clear change",
+        };
+        let shown = |count: u64, time: Duration| format!("{} in {:.1} s", grouped(count), time.as_secs_f64());
+        writeln!(to, "{name:32}{:>16}{:>16}   {verdict}", shown(first, before.time), shown(second, after.time))?;
+    }
+    writeln!(to, "{FAINT}the kernel's counters of all connections; RSTs of REJECT rules are not among them{FAINT:#}")
+}
+
+/// The counters that were watched, with both counts.
+pub(super) fn rates(before: &Window, after: &Window) -> [(&'static str, Option<(u64, u64)>); 3] {
+    let (one, two) = (&before.counts, &after.counts);
+    [
+        ("packets that conntrack refused", one.invalid.zip(two.invalid)),
+        ("RSTs sent by the TCP stack", one.out_rsts.zip(two.out_rsts)),
+        ("own connections that were reset", one.estab_resets.zip(two.estab_resets)),
+    ]
+}

@@ -1,0 +1,80 @@
+//! A flow, step by step.
+
+use std::fmt;
+
+use anstyle::Style;
+
+use tracer_advice::report::FlowReport;
+use tracer_model::cause::Confidence;
+
+use super::Text;
+use crate::style::{BAD, GOOD, WARN};
+use crate::words::{Mark, TIED, kernel_reason, steps};
+
+impl Text<'_> {
+    pub(super) fn flow(&mut self, number: usize, report: &FlowReport) -> fmt::Result {
+        let flow = &report.flow;
+        let path = self.path(flow);
+        let diagnosis = flow.story.diagnosis;
+        let dot = self.look.dot();
+        let reason = diagnosis.reason.map(|reason| reason.name().to_owned());
+        let what = match reason.or_else(|| kernel_reason(flow, &self.report.host)) {
+            Some(reason) => format!("{} {dot} {reason}", diagnosis.cause),
+            None => diagnosis.cause.to_string(),
+        };
+        let sure = match flow.story.confidence {
+            Confidence::Proven => GOOD,
+            Confidence::Inferred => WARN,
+        };
+        let sure = (sure, flow.story.confidence.to_string());
+        self.heading(number, &path, &[(Style::new(), what), sure, (Style::new(), self.place(report))])?;
+        for step in steps(report, &self.report.host, self.look) {
+            self.row(&step.time, step.who, &self.symbol(step.mark), &step.text)?;
+        }
+        self.below(report)
+    }
+
+    /// The flow's namespace, where the report tells of more than one: addresses do not say which.
+    fn place(&self, report: &FlowReport) -> String {
+        match (&report.netns_name, report.flow.key.netns) {
+            _ if !self.several => String::new(),
+            (Some(name), _) => format!("in {name}"),
+            (None, Some(inode)) => format!("in netns {inode}"),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// The symbol of a step.
+    fn symbol(&self, mark: Mark) -> String {
+        let look = self.look;
+        let (style, symbol) = match mark {
+            Mark::More => return " ".to_owned(),
+            Mark::Segment => return look.pick("▸", ">").to_owned(),
+            Mark::Back => return look.pick("←", "<").to_owned(),
+            Mark::Entry => return look.pick("·", "-").to_owned(),
+            Mark::Unknown => return "?".to_owned(),
+            Mark::Bad => (BAD, look.pick("✗", "x")),
+            Mark::Good => (GOOD, look.pick("✓", "ok")),
+            Mark::Unsure => (WARN, "?"),
+        };
+        format!("{style}{symbol}{style:#}")
+    }
+
+    /// What it was not, and what would cure it.
+    fn below(&mut self, report: &FlowReport) -> fmt::Result {
+        let dot = self.look.dot();
+        if !report.excluded.is_empty() {
+            let parts: Vec<String> = report
+                .excluded
+                .iter()
+                .map(|exclusion| format!("{} ({})", exclusion.cause, exclusion.because))
+                .collect();
+            self.labelled("not the cause: ", &parts.join(&format!("{TIED}{dot} ")))?;
+        }
+        if !report.mitigations.is_empty() {
+            let names: Vec<&str> = report.mitigations.iter().map(|id| id.name()).collect();
+            self.labelled("cures: ", &names.join(&format!("{TIED}{dot} ")))?;
+        }
+        Ok(())
+    }
+}

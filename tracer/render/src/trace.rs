@@ -1,0 +1,170 @@
+//! One line per event, for eyes and grep.
+//!
+//! A line is: time, hook, verdict, cause and reason, the segment as tcpdump would print it, then `key=value` pairs. What is
+//! not known is left out; nothing ever spans two lines.
+
+use std::collections::BTreeSet;
+use std::fmt::{self, Write as _};
+
+use tracer_engine::engine::{Kind, Observed};
+use tracer_engine::flow::Reset;
+use tracer_engine::session::Session;
+use tracer_model::cause::{Cause, Confidence, ResetBy};
+use tracer_model::conntrack::{Tuple, Verdict};
+use tracer_model::event::Event;
+use tracer_model::packet::Flags;
+
+use super::plain::{Plain, Value};
+use super::style::{BAD, FAINT, GOOD, Look, WARN};
+use super::words;
+
+/// How lines are drawn.
+#[derive(Debug, Clone, Default)]
+pub struct Lines {
+    /// Symbols and times.
+    pub look: Look,
+    /// Names of network namespaces that are known beforehand, by inode number.
+    pub names: BTreeSet<(u32, String)>,
+}
+
+impl Lines {
+    /// The line for an observation, without a line end; `None` for events that the filter does not want.
+    pub fn line(&self, observed: &Observed, session: &Session) -> Option<String> {
+        let event = match &observed.kind {
+            Kind::Unwanted => return None,
+            Kind::Refusal(refusal, _) => &refusal.event,
+            Kind::Reset(reset, ..) => &reset.event,
+            Kind::Remark(event) | Kind::Departure(event) | Kind::PeerReset(event) | Kind::Arrival(event) => event,
+        };
+        let mut line = String::new();
+        // Writing to a String does not fail.
+        let _infallible = self.write(&mut line, observed, event, session);
+        Some(line)
+    }
+
+    fn write(&self, line: &mut String, observed: &Observed, event: &Event, session: &Session) -> fmt::Result {
+        let host = session.host();
+        let at = host.clock.wall(event.at);
+        let (time, offset) = (self.look.local(at), self.look.offset(at));
+        write!(line, "{FAINT}{}{offset}{FAINT:#} {:<12} ", time.strftime("%H:%M:%S%.6f"), event.hook.name())?;
+        match &observed.kind {
+            Kind::Unwanted => {}
+            Kind::Refusal(refusal, diagnosis) => {
+                let (style, verdict) = match refusal.verdict {
+                    Verdict::Invalid => (BAD, "INVALID"),
+                    Verdict::Ignored => (GOOD, "ignored"),
+                    Verdict::Unknown => (WARN, "unclear"),
+                };
+                write!(line, "{style}{verdict}{style:#} {diagnosis} ")?;
+                segment(line, event)?;
+                if let Some(window) = &refusal.window {
+                    write!(line, " off_by={}", window.distance)?;
+                }
+            }
+            Kind::Remark(_) => {
+                write!(line, "remark  - ")?;
+                segment(line, event)?;
+            }
+            Kind::Reset(reset, diagnosis, confidence) => {
+                let style = if reset.effect.may_have_killed() { BAD } else { WARN };
+                write!(line, "{style}RST{style:#}     {diagnosis} ")?;
+                answer(line, reset)?;
+                write!(line, " by={} effect={}", reset.by, reset.effect.name())?;
+                if *confidence == Confidence::Inferred {
+                    line.push_str(" inferred");
+                }
+                if let Some(reason) = event.reset_reason.and_then(|value| host.reset_reason(value)) {
+                    write!(line, " kernel_reason={}", Value(reason))?;
+                }
+                if let Some(process) = event.process() {
+                    write!(line, " pid={} comm={}", process.pid, Value(process.comm.as_str()))?;
+                }
+            }
+            Kind::Departure(_) => {
+                write!(line, "left    - ")?;
+                segment(line, event)?;
+            }
+            Kind::PeerReset(_) if event.packet.is_none() => {
+                let own = event.tuple().map(Tuple::reversed);
+                let ends = own.map_or_else(String::new, |own| format!(" {} > {} [R.]", own.src, own.dst));
+                write!(line, "by-peer -{ends}")?;
+            }
+            Kind::PeerReset(_) => {
+                write!(line, "by-peer - answers ")?;
+                segment(line, event)?;
+            }
+            Kind::Arrival(_) => {
+                write!(line, "{WARN}RST{WARN:#}     {} ", Cause::PeerReset)?;
+                segment(line, event)?;
+                write!(line, " by={}", ResetBy::Peer)?;
+            }
+        }
+        if let Some(interface) = event.input {
+            write!(line, " in={}", Value(&interface.to_string()))?;
+        }
+        if let Some(interface) = event.output {
+            write!(line, " out={}", Value(&interface.to_string()))?;
+        }
+        if let Some(entry) = &event.entry {
+            write!(line, " state={}", entry.state)?;
+        }
+        if let Some(flow) = observed.flow.and_then(|id| session.flow(id)) {
+            write!(line, " client={}", flow.key.client())?;
+            if let Some(nat) = flow.key.nat() {
+                write!(line, " nat={nat}")?;
+            }
+            write!(line, " server={}", flow.key.server())?;
+            if let Some(service) = flow.key.service() {
+                write!(line, " service={service}")?;
+            }
+        }
+        if let Some(netns) = event.netns {
+            write!(line, " netns={netns}")?;
+            if let Some(name) = session.netns_name(netns).or_else(|| self.name(netns)) {
+                write!(line, " netns_name={}", Value(name))?;
+            }
+        }
+        if let Some(text) = &event.words {
+            write!(line, " \"{}\"", Plain(&text.to_string()))?;
+        }
+        if event.notes.incomplete {
+            line.push_str(" incomplete");
+        }
+        Ok(())
+    }
+
+    /// The name of a namespace, where it is known beforehand.
+    fn name(&self, inode: u32) -> Option<&str> {
+        self.names.iter().find(|(known, _)| *known == inode).map(|(_, name)| name.as_str())
+    }
+}
+
+fn segment(line: &mut String, event: &Event) -> fmt::Result {
+    let Some(packet) = event.packet else { return write!(line, "(headers out of reach)") };
+    write!(line, "{} > {} [{}] seq {}:{}", packet.src, packet.dst, packet.flags, packet.seq, packet.end())?;
+    if packet.flags.has(Flags::ACK) {
+        write!(line, " ack {}", packet.ack)?;
+    }
+    write!(line, " win {} len {} ttl {}", packet.window, packet.payload_len, packet.ttl)?;
+    for (index, (left, right)) in packet.options.sack_blocks().enumerate() {
+        write!(line, "{}{left}:{right}", if index == 0 { " sack " } else { "," })?;
+    }
+    Ok(())
+}
+
+fn answer(line: &mut String, reset: &Reset) -> fmt::Result {
+    let (Some(tuple), Some(answer)) = (reset.event.tuple(), reset.answer) else {
+        return write!(line, "(headers out of reach)");
+    };
+    let flags = if answer.ack.is_some() { "R." } else { "R" };
+    write!(line, "{} > {} [{flags}] seq {}", tuple.dst, tuple.src, answer.seq)?;
+    if let Some(ack) = answer.ack {
+        write!(line, " ack {ack}")?;
+    }
+    Ok(())
+}
+
+/// What a progress line says.
+pub fn progress(events: u64, resets: u64) -> String {
+    format!("{}, {}", words::counted(events, "event", "events"), words::counted(resets, "reset", "resets"))
+}
