@@ -149,7 +149,7 @@ impl Output {
             Hook::ResetV6,
             Hook::RejectV4,
             Hook::RejectV6,
-            Hook::EntryGone,
+            Hook::EntryDestroyed,
             Hook::TableFull,
             Hook::ActiveReset,
         ];

@@ -26,8 +26,8 @@ const RULES: &[Rule] = &[
         words: &["aya::", "aya_log::"],
         except: &[
             "tracer/host/src/live.rs",
-            "tracer/host/src/live/gone_maps.rs",
-            "tracer/host/src/live/held_back.rs",
+            "tracer/host/src/live/destroyed_maps.rs",
+            "tracer/host/src/live/suppressed.rs",
             "tracer/host/src/live/mapped.rs",
             "tracer/host/src/live/ring.rs",
             "tracer/host/src/live/tap.rs",

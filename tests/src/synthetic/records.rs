@@ -153,10 +153,10 @@ impl Connection {
             }
             Kind::Expired => {
                 let mut reset = self.of_server(self.stack(), at, times, 0, 0);
-                let gone = &mut reset.0.gone;
+                let gone = &mut reset.0.destroyed;
                 (gone.time_ns, gone.left, gone.caller) = (at.saturating_sub(40_000_000_000), -1, caller::GC_WORKER);
                 gone.ct = self.conntrack();
-                reset.0.present |= present::GONE | present::RESET_REASON;
+                reset.0.present |= present::DESTROYED | present::RESET_REASON;
                 (reset.0.reset_reason, reset.0.class) = (2, 2);
                 vec![reset]
             }

@@ -149,7 +149,7 @@ impl Engine {
             | Hook::ResetTracepoint => self.reset(event),
             Hook::PacketTap | Hook::TcxTap => self.arrival(event),
             // Ended entries come with the packets that miss them, never by themselves.
-            Hook::EntryGone | Hook::TableFull => Observed { flow: None, kind: Kind::Unwanted },
+            Hook::EntryDestroyed | Hook::TableFull => Observed { flow: None, kind: Kind::Unwanted },
         }
     }
 

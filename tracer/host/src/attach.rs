@@ -234,7 +234,7 @@ fn needs(hook: Hook, field: &str) -> bool {
     const SOCKET: [&str; 6] = ["sk_family", "sk_rcv_saddr", "sk_daddr", "inet_sport", "sk_dport", "net_inum"];
     let own: &[&str] = match hook {
         Hook::CtInvalid => &ENTRY,
-        Hook::EntryGone => return ENTRY.contains(&field) || ["net_inum", "ct_net", "ct_status"].contains(&field),
+        Hook::EntryDestroyed => return ENTRY.contains(&field) || ["net_inum", "ct_net", "ct_status"].contains(&field),
         Hook::TableFull => return field == "net_inum",
         Hook::ResetV4 => &["skb_refdst", "rt_type", "skb_nfct"],
         Hook::ResetV6 => &["skb_refdst", "rt6_flags", "skb_nfct"],

@@ -3,13 +3,13 @@
 //! The only module, with `attach`, that knows aya.
 
 mod counters;
-mod gone_maps;
-mod held_back;
+mod destroyed_maps;
 mod mapped;
 mod missed;
 mod modules;
 mod rights;
 mod ring;
+mod suppressed;
 mod tap;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,12 +31,12 @@ use tracer_common::{counter, layout, wire};
 use tracer_model::capture::{Counters, HookState, HookStatus, Item, Request};
 
 use self::counters::CounterMap;
-use self::gone_maps::GoneMaps;
-use self::held_back::HeldBackMaps;
+use self::destroyed_maps::DestroyedMaps;
 use self::mapped::Mapped;
 use self::modules::{Modules, is_loaded};
 use self::rights::Rights;
 use self::ring::Ring;
+use self::suppressed::SuppressedMaps;
 use self::tap::Tap;
 use crate::attach::{Choice, Kernel};
 use crate::netns::{Asker, now};
@@ -63,8 +63,8 @@ const FIRST: [Hook; 2] = [Hook::CtInvalid, Hook::ResetV4];
 const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
-/// How often it is read what was counted instead of being told: every flow of a flood is in it.
-const READ_HELD_BACK: Duration = Duration::from_secs(10);
+/// How often the suppressed events are read: every flow of a flood is in them.
+const READ_SUPPRESSED: Duration = Duration::from_secs(10);
 /// How often the programs' own debug lines are passed on, where they are wanted.
 const FLUSH_LOG: Duration = Duration::from_millis(100);
 
@@ -112,13 +112,13 @@ pub struct Live {
     tap: Tap,
     asker: Asker,
     answers: mpsc::UnboundedReceiver<Item>,
-    gone: GoneMaps,
-    held_back: HeldBackMaps,
+    destroyed: DestroyedMaps,
+    suppressed: SuppressedMaps,
     rights: Rights,
     queue: VecDeque<Item>,
     module_timer: Interval,
     counter_timer: Interval,
-    held_back_timer: Interval,
+    suppressed_timer: Interval,
     log_timer: Interval,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -140,11 +140,11 @@ impl Live {
         let log = if log { start_log(&mut ebpf) } else { None };
         let ring = take_map(&mut ebpf, wire::MAP, RingBuf::try_from)?;
         let counters = CounterMap { array: map_array(&mut ebpf, counter::MAP, CounterMap::words(cpus))?, cpus };
-        let gone = GoneMaps::take(&mut ebpf)?;
+        let destroyed = DestroyedMaps::take(&mut ebpf)?;
         let callers = take_map(&mut ebpf, wire::CALLERS, Array::try_from)?;
         // Looked at before the hooks are attached: what changes in between is seen the next time.
         let modules = Modules::of(&choice.hooks(&kernel).collect::<Vec<Hook>>());
-        let held_back = timed("places", || HeldBackMaps::take(&mut ebpf))?;
+        let suppressed = timed("slots", || SuppressedMaps::take(&mut ebpf))?;
         let (answer, answers) = mpsc::unbounded_channel();
         let asker = Asker::start(move |item| {
             // Nobody listens any more once the capture has ended.
@@ -172,13 +172,13 @@ impl Live {
             choice,
             asker,
             answers,
-            gone,
-            held_back,
+            destroyed,
+            suppressed,
             rights: Rights::default(),
             queue: VecDeque::new(),
             module_timer: timer(LOOK_FOR_MODULES),
             counter_timer: timer(READ_COUNTERS),
-            held_back_timer: timer(READ_HELD_BACK),
+            suppressed_timer: timer(READ_SUPPRESSED),
             log_timer: timer(FLUSH_LOG),
             log,
         };
@@ -202,7 +202,7 @@ impl Live {
     pub fn give_up(&mut self, files: &[Needed<'_>]) -> io::Result<()> {
         let later = self.later();
         // Before 5.19 reading a map takes CAP_BPF where unprivileged BPF is switched off (`__sys_bpf`).
-        self.rights.give_up(files, later, || self.gone.are_readable())
+        self.rights.give_up(files, later, || self.destroyed.are_readable())
     }
 
     /// What hooks that are attached later will take.
@@ -248,7 +248,7 @@ impl Live {
                     self.follow_interfaces();
                     return Item::Counters(self.read_counters());
                 }
-                _ = self.held_back_timer.tick() => self.queue.extend(self.held_back.read(now())),
+                _ = self.suppressed_timer.tick() => self.queue.extend(self.suppressed.read(now())),
                 _ = self.log_timer.tick(), if self.log.is_some() => {
                     if let Some(log) = &mut self.log {
                         log.flush();
@@ -282,7 +282,7 @@ impl Live {
         }
         let mut items: Vec<Item> = self.queue.drain(..).collect();
         items.extend(self.ring.finish().await.into_iter().map(Item::Record));
-        items.extend(self.held_back.read(now()));
+        items.extend(self.suppressed.read(now()));
         items.push(Item::Counters(self.read_counters()));
         items
     }
@@ -307,8 +307,8 @@ impl Live {
     /// Adds to an answer what the kernel side remembers. Nothing is looked up where it cannot remember anything: that would
     /// keep programs from running on this CPU.
     fn completed(&self, answer: Item) -> Item {
-        let remembered = self.counters.sum(Hook::EntryGone, counter::EMITTED);
-        if remembered == 0 { answer } else { self.gone.complete(answer) }
+        let remembered = self.counters.sum(Hook::EntryDestroyed, counter::EMITTED);
+        if remembered == 0 { answer } else { self.destroyed.complete(answer) }
     }
 
     fn attach_all(&mut self, symbols: &Symbols) -> Result<(), StartError> {
@@ -490,7 +490,7 @@ impl Live {
             counts.0[counter::HITS] += missed;
             counts.0[counter::LOST] += missed;
         }
-        Counters { at: now(), hooks, lost_on, table_full: self.held_back.table_full() }
+        Counters { at: now(), hooks, lost_on, table_full: self.suppressed.table_full() }
     }
 }
 

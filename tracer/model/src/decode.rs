@@ -64,7 +64,7 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         packet: has(present::L3 | present::L4).then(|| packet(record)).flatten(),
         nfct: (has(present::NFCT) && !taken_away).then(|| Nfct::from_raw(record.nfct)),
         entry: has(present::CONNTRACK).then(|| entry(&record.ct)).flatten(),
-        gone: (has(present::GONE) && !taken_away).then(|| gone(&record.gone)).flatten().map(Box::new),
+        gone: (has(present::DESTROYED) && !taken_away).then(|| gone(&record.destroyed)).flatten().map(Box::new),
         words: has(present::TEXT).then(|| words(record)),
         socket,
         reset_reason: has(present::RESET_REASON).then_some(record.reset_reason),
@@ -149,7 +149,7 @@ fn entry(ct: &wire::Conntrack) -> Option<Entry> {
 }
 
 /// An ended entry; `None` where its addresses are of no known family.
-pub fn gone(gone: &wire::Gone) -> Option<Gone> {
+pub fn gone(gone: &wire::Destroyed) -> Option<Gone> {
     let by = match gone.caller {
         _ if gone.portid != 0 => EndedBy::UserSpace { pid: gone.pid, comm: Text::new(&gone.comm) },
         caller::EARLY_DROP => EndedBy::EarlyDrop,

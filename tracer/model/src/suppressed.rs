@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tracer_common::Hook;
-use tracer_common::flood::Key;
+use tracer_common::ratelimit::Key;
 
 use crate::capture::SuppressedEvents;
 use crate::conntrack::Tuple;

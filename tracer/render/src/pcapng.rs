@@ -209,7 +209,7 @@ impl<'r, W: Write> PcapNg<'r, W> {
 
 /// Whether a hook's records are of packets.
 const fn gives_packets(hook: Hook) -> bool {
-    !matches!(hook, Hook::EntryGone | Hook::TableFull)
+    !matches!(hook, Hook::EntryDestroyed | Hook::TableFull)
 }
 
 /// What it means that a packet was seen at a hook.
@@ -224,7 +224,7 @@ const fn meaning(hook: Hook) -> &'static str {
         }
         Hook::ActiveReset => "a socket of this host resets its connection of its own accord",
         Hook::PacketTap | Hook::TcxTap => "a RST arrives",
-        Hook::EntryGone => "a conntrack entry ends",
+        Hook::EntryDestroyed => "a conntrack entry ends",
         Hook::TableFull => "the conntrack table is full",
     }
 }

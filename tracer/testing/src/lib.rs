@@ -125,7 +125,7 @@ impl Build {
     #[must_use]
     pub fn gone(mut self, time_ns: u64, state: u8, left: i32, caller: u32, portid: u32) -> Self {
         let with_entry = self.entry(REPLY, 3_271_668_047, 2_102_471_179);
-        let gone = &mut self.record.gone;
+        let gone = &mut self.record.destroyed;
         gone.ct = with_entry.record.ct;
         gone.ct.state = state;
         (gone.time_ns, gone.left, gone.caller, gone.portid) = (time_ns, left, caller, portid);
@@ -133,7 +133,7 @@ impl Build {
             gone.pid = 4_711;
             gone.comm[..9].copy_from_slice(b"conntrack");
         }
-        self.record.present |= present::GONE;
+        self.record.present |= present::DESTROYED;
         self
     }
 

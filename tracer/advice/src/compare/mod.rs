@@ -146,7 +146,7 @@ impl Side {
             Cause::RejectRule => any(&[Hook::RejectV4, Hook::RejectV6]),
             Cause::OutOfWindow | Cause::InvalidState | Cause::Malformed => any(&[Hook::CtInvalid]),
             Cause::TableFull => any(&[Hook::TableFull]),
-            Cause::NoEntry => any(&[Hook::EntryGone]),
+            Cause::NoEntry => any(&[Hook::EntryDestroyed]),
             Cause::LocalSocket => any(&[Hook::ActiveReset]),
             Cause::NoListener | Cause::NotTracked | Cause::Unknown => {
                 any(&[Hook::ResetV4, Hook::ResetV6, Hook::ResetTracepoint])

@@ -140,7 +140,7 @@ impl Engine {
             (Hook::CtInvalid | Hook::CtMalformed | Hook::NewRefused, None) => (unknown, Unit::Undecided),
             (Hook::PacketTap | Hook::TcxTap, None) => (Diagnosis::plain(Cause::PeerReset), Unit::Forwarded),
             (hook, None) if hook.is_reject() => (Diagnosis::plain(Cause::RejectRule), Unit::Reset),
-            (Hook::EntryGone | Hook::TableFull, None) => (unknown, Unit::Nothing),
+            (Hook::EntryDestroyed | Hook::TableFull, None) => (unknown, Unit::Nothing),
             (_, None) => (unknown, Unit::Reset),
         }
     }

@@ -3,7 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use tracer_common::Hook;
-use tracer_common::flood::Key;
+use tracer_common::ratelimit::Key;
 use tracer_model::capture::{Suppressed, SuppressedEvents};
 use tracer_model::suppressed;
 use tracer_model::time::Instant;

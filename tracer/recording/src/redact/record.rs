@@ -6,7 +6,7 @@ use bytes::Bytes;
 use zerocopy::{FromZeros, IntoBytes};
 
 use tracer_common::Hook;
-use tracer_common::wire::{self, ARGS, Conntrack, Gone, OLDEST, OwnSocket, RECORD_SIZE, Record, Tuple, VERSION};
+use tracer_common::wire::{self, ARGS, Conntrack, Destroyed, OLDEST, OwnSocket, RECORD_SIZE, Record, Tuple, VERSION};
 use tracer_model::decode::trimmed;
 
 use super::Redactor;
@@ -68,7 +68,7 @@ impl Redactor {
             format: self.kernel_text(&record.format),
             text: self.kernel_text(&record.text),
             class: self.class(record.class),
-            gone: self.gone(&record.gone),
+            destroyed: self.destroyed(&record.destroyed),
             own: self.own(&record.own),
         }
     }
@@ -102,9 +102,9 @@ impl Redactor {
         Conntrack { tuples: [self.wire_tuple(original), self.wire_tuple(reply)], reserved: 0, ..*ct }
     }
 
-    fn gone(&mut self, gone: &Gone) -> Gone {
-        let Gone { time_ns, portid, left, caller, pid, comm, ct } = gone;
-        Gone {
+    fn destroyed(&mut self, destroyed: &Destroyed) -> Destroyed {
+        let Destroyed { time_ns, portid, left, caller, pid, comm, ct } = destroyed;
+        Destroyed {
             time_ns: *time_ns,
             portid: *portid,
             left: *left,

@@ -1,4 +1,4 @@
-//! The entries that a hook has seen end, as the kernel side remembers them: they complete look-ups that come too late.
+//! The maps of destroyed entries: they complete the answer to a look-up that found no entry.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -6,33 +6,34 @@ use aya::Ebpf;
 use aya::maps::{HashMap, MapData, MapError};
 use zerocopy::{FromBytes, IntoBytes};
 
-use tracer_common::wire::{self, GoneKey};
+use tracer_common::wire::{self, DestroyedKey};
 use tracer_model::capture::{Item, LookUp, Outcome, Was};
 use tracer_model::decode;
 
 use super::{StartError, take_map};
 
-/// aya asks for types that it knows to be plain: bytes.
-type Key = [u8; size_of::<GoneKey>()];
-type Value = [u8; size_of::<wire::Gone>()];
+/// As bytes: aya takes only types that it knows to be plain.
+type Key = [u8; size_of::<DestroyedKey>()];
+type Value = [u8; size_of::<wire::Destroyed>()];
 
-/// The two maps: of connections that were open, and of those that were closed.
-pub(super) struct GoneMaps([HashMap<MapData, Key, Value>; 2]);
+/// The two maps: entries of open connections, and of closed ones.
+pub(super) struct DestroyedMaps([HashMap<MapData, Key, Value>; 2]);
 
-impl GoneMaps {
+impl DestroyedMaps {
+    /// Takes the maps.
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, StartError> {
         Ok(Self([
-            take_map(ebpf, wire::GONE_MAPS[0], HashMap::try_from)?,
-            take_map(ebpf, wire::GONE_MAPS[1], HashMap::try_from)?,
+            take_map(ebpf, wire::DESTROYED_MAPS[0], HashMap::try_from)?,
+            take_map(ebpf, wire::DESTROYED_MAPS[1], HashMap::try_from)?,
         ]))
     }
 
-    /// Whether the kernel lets this thread read them.
+    /// Whether this thread may read them.
     pub(super) fn are_readable(&self) -> bool {
         self.0.iter().all(|map| !matches!(map.get(&[0; _], 0), Err(MapError::SyscallError(_))))
     }
 
-    /// Adds to the answer that there is no entry which one there was.
+    /// Adds the destroyed entry to the answer that there is no entry.
     pub(super) fn complete(&self, mut item: Item) -> Item {
         if let Item::LookedUp(answer) = &mut item
             && let Outcome::Gone { was } = &mut answer.outcome
@@ -44,13 +45,13 @@ impl GoneMaps {
 
     fn find(&self, look_up: LookUp) -> Option<Was> {
         let key = key(look_up)?;
-        let gone = |map: &HashMap<MapData, Key, Value>| {
+        let destroyed = |map: &HashMap<MapData, Key, Value>| {
             let value = map.get(&key, 0).ok()?;
-            decode::gone(&wire::Gone::read_from_bytes(&value).ok()?)
+            decode::gone(&wire::Destroyed::read_from_bytes(&value).ok()?)
         };
-        // The same endpoints may have had a connection before.
-        let gone = self.0.iter().filter_map(gone).max_by_key(|gone| gone.at)?;
-        Some(Was { ended: gone.at, original: gone.entry.original, reply: gone.entry.reply })
+        // Of several connections with the same endpoints, the last.
+        let last = self.0.iter().filter_map(destroyed).max_by_key(|destroyed| destroyed.at)?;
+        Some(Was { ended: last.at, original: last.entry.original, reply: last.entry.reply })
     }
 }
 
@@ -64,7 +65,7 @@ fn key(look_up: LookUp) -> Option<Key> {
         bytes
     };
     let LookUp { netns, tuple, .. } = look_up;
-    let key = GoneKey {
+    let key = DestroyedKey {
         src: address(tuple.src),
         dst: address(tuple.dst),
         sport: tuple.src.port().to_be_bytes(),

@@ -1,20 +1,17 @@
-//! A record in the making, in the ring buffer's own memory, and the counters that tell what became of every call.
+//! The ring buffer: a reservation is memory of the ring buffer itself, in which a hook fills in its record.
 
 use core::ptr;
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
 use aya_ebpf::helpers::generated::{bpf_get_smp_processor_id, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::map;
+use aya_ebpf::maps::RingBuf;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use aya_ebpf::maps::{Array, RingBuf};
-use tracer_common::counter;
-use tracer_common::hook::{self, Hook};
+use tracer_common::hook::Hook;
 use tracer_common::wire::{RECORD_SIZE, Record, VERSION, present};
 
-use crate::Skipped;
 use crate::conntrack;
-use crate::flood::Case;
-use crate::gone;
+use crate::counters::count_incomplete;
+use crate::destroyed;
 use crate::kernel::{Address, Failed, offset};
 use crate::log_call::LogCall;
 use crate::packet::Skb;
@@ -23,120 +20,77 @@ use crate::socket;
 /// Bytes of the ring buffer: room for about 5,000 records.
 const RING_BYTES: u32 = 4 << 20;
 
-/// Of these, what is kept for the answers to packets that have been told of: one for each CPU, of some hundreds.
+/// Of these, the bytes for RSTs that answer packets with a record: one RST for each of some hundred CPUs.
 const HEADROOM: u32 = 256 << 10;
 
+/// The records for user space.
 #[map]
 static EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// The loader makes it as large as there are CPUs.
-#[map]
-static COUNTERS: Array<[u64; counter::PLACES]> = Array::with_max_entries(hook::COUNT as u32, BPF_F_MMAPABLE);
-
-#[inline(always)]
-fn count(hook: Hook, which: usize) {
-    // SAFETY: the helper takes no arguments.
-    let cpu = unsafe { bpf_get_smp_processor_id() };
-    if let Some(counters) = COUNTERS.get_ptr_mut(counter::index(cpu, hook.index())) {
-        // SAFETY: the value belongs to this CPU alone, and `which` is below the array's length.
-        unsafe { (*counters)[which] += 1 };
-    }
-}
-
-/// Counts a call of the hooked function.
-#[inline(always)]
-pub(crate) fn count_hit(hook: Hook) {
-    count(hook, counter::HITS);
-}
-
-/// Counts a call that is not an event.
-#[inline(always)]
-pub(crate) fn count_passed(hook: Hook) {
-    count(hook, counter::PASSED);
-}
-
-/// Counts a record handed to user space.
-#[inline(always)]
-pub(crate) fn count_emitted(hook: Hook) {
-    count(hook, counter::EMITTED);
-}
-
-/// Counts an event that is counted with its flow instead of being told.
-#[inline(always)]
-pub(crate) fn count_suppressed(hook: Hook) {
-    count(hook, counter::SUPPRESSED);
-}
-
-/// Whether the ring buffer has room only for what belongs to records that are in it already.
+/// Whether only the headroom is left, for RSTs that answer packets with a record.
 #[inline(always)]
 pub(crate) fn is_nearly_full() -> bool {
     const BPF_RB_AVAIL_DATA: u64 = 0;
     EVENTS.query(BPF_RB_AVAIL_DATA) > u64::from(RING_BYTES - HEADROOM)
 }
 
-/// Counts an event lost.
-#[inline(always)]
-pub(crate) fn count_lost(hook: Hook) {
-    count(hook, counter::LOST);
-}
-
-/// A reserved place in the ring buffer. It must end in [`Slot::submit`]: the verifier refuses a program that drops it.
-pub(crate) struct Slot {
+/// Reserved memory of the ring buffer. It must end in [`Reservation::submit`]: the verifier rejects a program that drops it.
+pub(crate) struct Reservation {
     entry: RingBufEntry<Record>,
 }
 
-impl Slot {
-    /// Reserves a place and fills in what every record has.
+impl Reservation {
+    /// Reserves memory and fills in the fields that every record has; `None` where the ring buffer is full.
     #[inline(always)]
-    pub(crate) fn reserve(hook: Hook, case: &Case) -> Result<Self, Skipped> {
-        let Some(mut entry) = EVENTS.reserve::<Record>(0) else { return Err(case.give_up()) };
+    pub(crate) fn new(hook: Hook, class: u32) -> Option<Self> {
+        let mut entry = EVENTS.reserve::<Record>(0)?;
         let words: *mut u64 = entry.as_mut_ptr().cast();
         for word in 0..RECORD_SIZE / size_of::<u64>() {
             // SAFETY: the record is a whole number of words long.
-            let place = unsafe { words.add(word) };
+            let word = unsafe { words.add(word) };
             // SAFETY: the ring buffer aligns the record to eight bytes. The write is volatile so that it stays a plain
             // store; a call of memset would cost a subprogram.
-            unsafe { ptr::write_volatile(place, 0) };
+            unsafe { ptr::write_volatile(word, 0) };
         }
-        let mut slot = Self { entry };
-        let record = slot.record();
+        let mut reservation = Self { entry };
+        let record = reservation.record();
         // SAFETY: the helper takes no arguments.
         record.time_ns = unsafe { bpf_ktime_get_boot_ns() };
         record.version = VERSION;
         record.hook = hook as u16;
-        record.class = case.class;
+        record.class = class;
         // SAFETY: the helper takes no arguments.
         record.cpu = unsafe { bpf_get_smp_processor_id() };
-        Ok(slot)
+        Some(reservation)
     }
 
     /// The record.
     #[inline(always)]
     pub(crate) fn record(&mut self) -> &mut Record {
-        // SAFETY: `reserve` has written every byte, and every bit pattern is a valid record.
+        // SAFETY: `new` has written every byte, and every bit pattern is a valid record.
         unsafe { self.entry.assume_init_mut() }
     }
 
-    /// Hands the record to user space.
+    /// Emits the record.
     #[inline(always)]
     pub(crate) fn submit(mut self) {
         let record = self.record();
         if record.present & present::INCOMPLETE != 0
             && let Some(hook) = Hook::from_number(record.hook)
         {
-            count(hook, counter::INCOMPLETE);
+            count_incomplete(hook);
         }
         self.entry.submit(0);
     }
 
-    /// The packet's headers, lengths and marks.
+    /// Fills in the packet's headers, lengths and marks.
     #[inline(always)]
     pub(crate) fn packet(&mut self, skb: &Skb) {
         let failed = skb.write(self.record());
         self.note(failed);
     }
 
-    /// The interface that the packet came in by, where it is known. The index alone was there before.
+    /// Fills in the input interface, where it is known; `packet` fills in its index alone.
     #[inline(always)]
     pub(crate) fn interface_in(&mut self, device: Address) {
         let record = self.record();
@@ -145,7 +99,7 @@ impl Slot {
         }
     }
 
-    /// Hook number, interfaces and namespace from a `nf_hook_state`.
+    /// Fills in hook number, interfaces and namespace from a `nf_hook_state`.
     #[inline(always)]
     pub(crate) fn hook_state(&mut self, state: Address) {
         // Little-endian: the low byte comes first whether the field has one byte or four.
@@ -154,13 +108,13 @@ impl Slot {
         let record = self.record();
         record.in_index = input.read(offset!(dev_ifindex));
         record.out_index = output.read(offset!(dev_ifindex));
-        // Names of interfaces that are not there become empty.
+        // The name of an absent interface becomes empty.
         let _empty = input.load(offset!(dev_name), &mut record.in_name);
         let _empty = output.load(offset!(dev_name), &mut record.out_name);
         self.netns(state.follow(offset!(state_net)));
     }
 
-    /// The segment that the TCP stack answers with a RST, with the socket that does, or null.
+    /// Fills in the segment that the TCP stack answers with a RST, and the socket that answers, which may be null.
     #[inline(always)]
     pub(crate) fn answered(&mut self, skb: &Skb, sk: Address) {
         self.packet(skb);
@@ -173,7 +127,7 @@ impl Slot {
         }
     }
 
-    /// The netfilter hook.
+    /// Fills in the netfilter hook.
     #[inline(always)]
     pub(crate) fn nf_hook(&mut self, hook: u8) {
         let record = self.record();
@@ -181,7 +135,7 @@ impl Slot {
         record.present |= present::NF_HOOK;
     }
 
-    /// The network namespace.
+    /// Fills in the network namespace.
     #[inline(always)]
     pub(crate) fn netns(&mut self, net: Address) {
         let record = self.record();
@@ -192,7 +146,7 @@ impl Slot {
         self.note(failed);
     }
 
-    /// The conntrack entry; a packet may have none.
+    /// Fills in the conntrack entry; a packet may have none.
     #[inline(always)]
     pub(crate) fn conntrack(&mut self, ct: Address) {
         if ct.is_null() {
@@ -206,21 +160,21 @@ impl Slot {
         self.note(failed);
     }
 
-    /// The kernel's own words.
+    /// Fills in the kernel's log message.
     #[inline(always)]
     pub(crate) fn log_call(&mut self, call: &LogCall) {
         let failed = call.write(self.record());
         self.note(failed);
     }
 
-    /// The entry that ended before the packet came, where the packet has none.
+    /// Fills in the destroyed entry that the packet would have belonged to, where the packet has none.
     #[inline(always)]
-    pub(crate) fn entry_gone(&mut self) {
-        let failed = gone::recall(self.record());
+    pub(crate) fn destroyed_entry(&mut self) {
+        let failed = destroyed::find_for(self.record());
         self.note(failed);
     }
 
-    /// The socket that answers.
+    /// Fills in the socket that answers.
     #[inline(always)]
     pub(crate) fn socket(&mut self, sk: Address) {
         let record = self.record();
@@ -231,7 +185,7 @@ impl Slot {
         self.netns(sk.follow(offset!(sk_net)));
     }
 
-    /// The socket's own endpoints and numbers, and the process, where the function that is returned to works for one.
+    /// Fills in the socket's own endpoints and numbers, and the process if the calling function acts on behalf of one.
     #[inline(always)]
     pub(crate) fn own_socket(&mut self, sk: Address, returns_to: Address) {
         let record = self.record();
@@ -242,7 +196,7 @@ impl Slot {
         self.note(failed);
     }
 
-    /// Takes back `_nfct`: conntrack has not looked at the packet yet.
+    /// Clears `_nfct`, which has no meaning before conntrack has seen the packet.
     #[inline(always)]
     pub(crate) fn before_conntrack(&mut self) {
         let record = self.record();
@@ -250,7 +204,7 @@ impl Slot {
         record.nfct = 0;
     }
 
-    /// Why the stack says it resets.
+    /// Fills in the stack's reset reason.
     #[inline(always)]
     pub(crate) fn reset_reason(&mut self, reason: Address) {
         let record = self.record();
@@ -266,7 +220,7 @@ impl Slot {
     }
 }
 
-/// Read by the loader and by the kernel: the programs call helpers that are for GPL-compatible programs only.
+/// The loader and the kernel read it: the programs call helpers that are for GPL-compatible programs only.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
