@@ -1,7 +1,7 @@
 //! A kernel log.
 
 use tracer_advice::explain::LogReader;
-use tracer_render::style::Look;
+use tracer_render::style::TextStyle;
 use tracer_render::{json, log};
 
 use crate::outputs;
@@ -18,7 +18,7 @@ pub(crate) fn kernel_log(data: &[u8]) {
         assert!(flows <= group.packets, "{flows} packets of flows, {} in all", group.packets);
         assert!(group.packets <= report.of_conntrack);
     }
-    outputs::text(&log::render(&report, Look { width: Some(100), ..Look::default() }, true));
+    outputs::text(&log::render(&report, TextStyle { width: Some(100), ..TextStyle::default() }, true));
     let mut bytes = Vec::new();
     json::write_log(&report, &mut bytes).expect("a Vec takes any write");
     outputs::json(&bytes);

@@ -16,16 +16,16 @@ use tracer_model::filter::Filter;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::PcapNg;
 use tracer_render::plain::is_obeyed;
-use tracer_render::style::Look;
+use tracer_render::style::TextStyle;
 use tracer_render::{compare as comparisons, csv as tables, html, json, text as texts, trace};
 
-const LOOK: Look = Look { width: Some(100), symbols: true, zone: &tracer_render::style::UTC };
+const STYLE: TextStyle = TextStyle { width: Some(100), symbols: true, zone: &tracer_render::style::UTC };
 
 /// Tells of a capture in every format. `items` gives the same items each time.
 pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
     let mut first = items();
     let mut session = Session::new(first.host().clone(), Filter::default());
-    let lines = trace::Lines { look: LOOK, ..trace::Lines::default() };
+    let lines = trace::Lines { style: STYLE, ..trace::Lines::default() };
     let (mut count, mut events, mut told, mut counted) = (0, 0, 0, false);
     while let Some(item) = first.read().expect("items in memory can be read") {
         count += 1;
@@ -55,7 +55,7 @@ pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
     if !counted {
         counts(&report, events);
     }
-    let all_at_once = text(&texts::render(&report, LOOK, true));
+    let all_at_once = text(&texts::render(&report, STYLE, true));
     let mut bytes = Vec::new();
     json::write(&report, &mut bytes).expect("a Vec takes any write");
     let document = json(&bytes);
@@ -85,7 +85,7 @@ pub(crate) fn side<I: Items>(items: impl Fn() -> I) -> Side {
 /// Compares two captures.
 pub(crate) fn compare(before: Side, after: Side) {
     let comparison = Comparison::new(before, after);
-    text(&comparisons::render(&comparison, LOOK, true));
+    text(&comparisons::render(&comparison, STYLE, true));
     let mut bytes = Vec::new();
     json::write_comparison(&comparison, &mut bytes).expect("a Vec takes any write");
     json(&bytes);

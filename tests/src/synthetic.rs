@@ -17,7 +17,7 @@ use tracer_model::capture::{
     Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, Suppressed,
     SuppressedEvents,
 };
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState};
 use tracer_model::time::{ClockOffset, Instant};
 use tracer_recording::Writer;
@@ -132,7 +132,7 @@ impl Output {
         let host = Host {
             hostname: "gateway".to_owned(),
             kernel: "7.2.0-synthetic".to_owned(),
-            era: Era::E4,
+            log_format: LogFormat::E4,
             clock: ClockOffset(1_700_000_000_000_000_000),
             started: Instant(START),
             reset_reasons: vec![(2, "SK_RST_REASON_NO_SOCKET".to_owned())],

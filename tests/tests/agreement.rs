@@ -18,7 +18,7 @@ use tracer_model::filter::Filter;
 use tracer_recording::Reader;
 use tracer_render::json::{self, JsonLines};
 use tracer_render::pcapng::{PcapNg, Written};
-use tracer_render::style::Look;
+use tracer_render::style::TextStyle;
 use tracer_render::{html, text, trace};
 
 /// Members of a step that text and page have in other words, or not at all: codes that a sentence stands for, where a hook ran,
@@ -89,7 +89,7 @@ impl Formats {
         Self {
             json: parse(&document),
             // Nothing is wrapped: a row is a line.
-            text: plain(&text::render(&report, Look::default(), true)),
+            text: plain(&text::render(&report, TextStyle::default(), true)),
             page: String::from_utf8(page).unwrap(),
             trace: events,
             export: str::from_utf8(&lines).unwrap().lines().map(|line| parse(line.as_bytes())).collect(),

@@ -13,7 +13,7 @@ use tracer_model::filter::Filter;
 use tracer_recording::{Reader, Writer};
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::PcapNg;
-use tracer_render::step::Told;
+use tracer_render::step::AnnotatedEvent;
 use tracer_render::{csv as table, json};
 
 fn read(path: &Path) -> (Session, Reader) {
@@ -28,7 +28,7 @@ fn report(path: &Path) -> Report {
 }
 
 /// Hands out every event of a recording with what its flow came to.
-fn events(path: &Path, report: &Report, each: impl FnMut(Told<'_>) -> io::Result<()>) {
+fn events(path: &Path, report: &Report, each: impl FnMut(AnnotatedEvent<'_>) -> io::Result<()>) {
     annotate::events(&mut Reader::open(path).unwrap(), report, u64::MAX, &Filter::default(), each).unwrap();
 }
 
@@ -163,7 +163,7 @@ fn names_from_outside_do_no_harm() {
     other.report.host.hostname = "gw-1".to_owned();
     other.background.namespaces.values_mut().for_each(|netns| netns.sysctls.clear());
     let comparison = tracer_advice::compare::Comparison::new(side(), other);
-    let text = tracer_render::compare::render(&comparison, tracer_render::style::Look::default(), true);
+    let text = tracer_render::compare::render(&comparison, tracer_render::style::TextStyle::default(), true);
     // Its own colours are all that there is of escapes.
     let coloured = text.matches('\u{1b}').count();
     let plain = anstream::adapter::strip_str(&text).to_string();

@@ -18,7 +18,7 @@ use tracer_engine::session::replay;
 use tracer_model::capture::Origin;
 use tracer_model::filter::Filter;
 use tracer_recording::Reader;
-use tracer_render::style::Look;
+use tracer_render::style::TextStyle;
 use tracer_render::{html, json, text, trace};
 
 /// Recordings whose reports are kept in full: together they have every cause, author and kind of step that any recording has.
@@ -186,8 +186,8 @@ fn reports_in_full() {
         let (mut bytes, mut page) = (Vec::new(), Vec::new());
         json::write(&report, &mut bytes).unwrap();
         html::write(&report, &mut page).unwrap();
-        let look = Look { width: Some(100), ..Look::default() };
-        let text = text::render(&report, look, true);
+        let style = TextStyle { width: Some(100), ..TextStyle::default() };
+        let text = text::render(&report, style, true);
         insta::with_settings!({ snapshot_suffix => name.replace('/', "-"), omit_expression => true }, {
             insta::assert_snapshot!("json", String::from_utf8(bytes).unwrap());
             insta::assert_snapshot!("text", plain(&format!("{text}\n{}", lines.join("\n"))));
@@ -248,16 +248,16 @@ fn trace_lines_fit_their_schema() {
 #[test]
 fn folded() {
     let (report, _) = replayed(&golden("7/many-flows"));
-    let look = Look { width: Some(80), ..Look::default() };
-    insta::assert_snapshot!(plain(&text::render(&report, look, false)));
+    let style = TextStyle { width: Some(80), ..TextStyle::default() };
+    insta::assert_snapshot!(plain(&text::render(&report, style, false)));
 }
 
 /// A terminal without UTF-8 and a narrow one get the same report in other clothes.
 #[test]
 fn narrow_and_ascii() {
     let (report, _) = replayed(&golden("5.10/late-retransmission"));
-    let look = Look { width: Some(60), symbols: false, ..Look::default() };
-    let narrow = plain(&text::render(&report, look, false));
+    let style = TextStyle { width: Some(60), symbols: false, ..TextStyle::default() };
+    let narrow = plain(&text::render(&report, style, false));
     assert!(narrow.is_ascii(), "{narrow}");
     let commands = |line: &&str| line.contains("nft ") || line.contains("sysctl ");
     let too_long: Vec<&str> = narrow.lines().filter(|line| line.len() > 60 && !commands(line)).collect();

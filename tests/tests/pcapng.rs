@@ -17,7 +17,7 @@ use tracer_model::filter::Filter;
 use tracer_recording::Reader;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::{PcapNg, Written};
-use tracer_render::step::Told;
+use tracer_render::step::AnnotatedEvent;
 
 /// What tshark is asked for, in this order.
 const FIELDS: [&str; 17] = [
@@ -99,7 +99,7 @@ fn packets(file: &Path) -> Vec<Shown> {
 }
 
 /// Hands out every event of a recording with what its flow came to.
-fn events(path: &Path, report: &Report, each: impl FnMut(Told<'_>) -> io::Result<()>) {
+fn events(path: &Path, report: &Report, each: impl FnMut(AnnotatedEvent<'_>) -> io::Result<()>) {
     annotate::events(&mut Reader::open(path).unwrap(), report, u64::MAX, &Filter::default(), each).unwrap();
 }
 
@@ -141,7 +141,7 @@ fn recordings() -> Vec<PathBuf> {
 fn tshark_shows_what_the_recordings_hold() {
     let directory = std::env::temp_dir().join(format!("whyrst-pcapng-{}", std::process::id()));
     fs::create_dir_all(&directory).unwrap();
-    let (mut captured, mut truncated, mut departures) = (0, 0, 0);
+    let (mut captured, mut truncated, mut resets_output) = (0, 0, 0);
     for recording in recordings() {
         let name = recording.display();
         let report = report(&recording);
@@ -166,10 +166,10 @@ fn tshark_shows_what_the_recordings_hold() {
             truncated += usize::from(length > here);
         }
         captured += compare(&recording, &shown, &lines);
-        departures += reconstructions(&recording, &shown, &lines);
+        resets_output += reconstructions(&recording, &shown, &lines);
     }
     fs::remove_dir_all(&directory).unwrap();
-    assert!(captured > 300 && truncated > 50 && departures > 20, "{captured} {truncated} {departures}");
+    assert!(captured > 300 && truncated > 50 && resets_output > 20, "{captured} {truncated} {resets_output}");
 }
 
 /// Packets with headers are those of the events, in every number.
@@ -238,9 +238,9 @@ fn reconstructions(recording: &Path, shown: &[Shown], lines: &[Value]) -> usize 
     let left = |packet: &&&Shown| packet.get("frame.comment").starts_with("step=reset-left ");
     let all: Vec<&Shown> = shown.iter().collect();
     let left: Vec<_> = all.iter().filter(left).collect();
-    for departure in &left {
-        let same = |packet: &&&Shown| packet.segment() == departure.segment();
-        assert!(computed.iter().any(|packet| same(&packet)), "{name}: {:?} was not foreseen", departure.segment());
+    for reset_output in &left {
+        let same = |packet: &&&Shown| packet.segment() == reset_output.segment();
+        assert!(computed.iter().any(|packet| same(&packet)), "{name}: {:?} was not foreseen", reset_output.segment());
     }
     left.len()
 }

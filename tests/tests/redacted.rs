@@ -10,7 +10,7 @@ use serde_json::Value;
 use tracer_advice::report::Report;
 use tracer_engine::session::replay;
 use tracer_model::capture::{Host, Item, Items, Origin, Outcome};
-use tracer_model::conntrack::{Gone, Tuple};
+use tracer_model::conntrack::{DestroyedEntry, Tuple};
 use tracer_model::decode::decode;
 use tracer_model::event::Event;
 use tracer_model::filter::Filter;
@@ -18,7 +18,7 @@ use tracer_recording::compress::Compression;
 use tracer_recording::format::MAGIC;
 use tracer_recording::redact::{Key, Redacted, Redactor};
 use tracer_recording::{Reader, Writer};
-use tracer_render::style::Look;
+use tracer_render::style::TextStyle;
 use tracer_render::{json, text, trace};
 
 fn redactor() -> Redactor {
@@ -27,15 +27,15 @@ fn redactor() -> Redactor {
 
 /// Everything that is written of a capture.
 #[derive(Default)]
-struct Told {
+struct AnnotatedEvent {
     json: Value,
     text: String,
     lines: String,
     recording: Vec<u8>,
 }
 
-fn tell(mut items: impl Items) -> Told {
-    let mut told = Told::default();
+fn tell(mut items: impl Items) -> AnnotatedEvent {
+    let mut told = AnnotatedEvent::default();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("copy");
     let mut writer = Writer::create(&path, items.host(), Compression::None).unwrap();
@@ -59,7 +59,7 @@ fn tell(mut items: impl Items) -> Told {
     let mut bytes = Vec::new();
     json::write(&report, &mut bytes).unwrap();
     told.json = serde_json::from_slice(&bytes).unwrap();
-    told.text = text::render(&report, Look { width: Some(100), ..Look::default() }, true);
+    told.text = text::render(&report, TextStyle { width: Some(100), ..TextStyle::default() }, true);
     told
 }
 
@@ -115,13 +115,15 @@ impl Whom {
                     whom.tuple(answer.look_up.tuple);
                     match answer.outcome {
                         Outcome::Found { original, reply, .. } => [original, reply].map(|tuple| whom.tuple(tuple)),
-                        Outcome::Gone { was: Some(was) } => [was.original, was.reply].map(|tuple| whom.tuple(tuple)),
-                        Outcome::Gone { was: None } | Outcome::Failed { .. } => continue,
+                        Outcome::NotFound { was: Some(was) } => {
+                            [was.original, was.reply].map(|tuple| whom.tuple(tuple))
+                        }
+                        Outcome::NotFound { was: None } | Outcome::Failed { .. } => continue,
                     };
                 }
-                Item::Census(census) => {
-                    whom.addresses.extend(census.sources.iter().map(|(source, _)| source));
-                    whom.addresses.extend(census.services.iter().map(|(service, _)| service.address));
+                Item::TableUsage(table_usage) => {
+                    whom.addresses.extend(table_usage.sources.iter().map(|(source, _)| source));
+                    whom.addresses.extend(table_usage.services.iter().map(|(service, _)| service.address));
                 }
                 _ => {}
             }
@@ -135,7 +137,7 @@ impl Whom {
     fn event(&mut self, event: &Event) {
         let packet = event.packet.map(|packet| packet.tuple());
         packet.into_iter().chain(event.tuple()).for_each(|tuple| self.tuple(tuple));
-        let entries = event.entry.iter().chain(event.gone.as_deref().map(|gone: &Gone| &gone.entry));
+        let entries = event.entry.iter().chain(event.gone.as_deref().map(|gone: &DestroyedEntry| &gone.entry));
         entries.for_each(|entry| [entry.original, entry.reply].into_iter().for_each(|tuple| self.tuple(tuple)));
         let interfaces = event.input.iter().chain(&event.output);
         self.interfaces.extend(interfaces.map(|interface| interface.name.to_string()).filter(|name| name != "lo"));
@@ -272,7 +274,7 @@ fn they_tell_the_same() {
         let (before, after) =
             (tell(Reader::open(&path).unwrap()), tell(Redacted::new(Reader::open(&path).unwrap(), redactor())));
         let empty = Vec::new();
-        let flows = |told: &Told| told.json["flows"].as_array().unwrap_or(&empty).clone();
+        let flows = |told: &AnnotatedEvent| told.json["flows"].as_array().unwrap_or(&empty).clone();
         assert_eq!(flows(&before).len(), flows(&after).len(), "{name}");
         for (before, after) in flows(&before).iter().zip(&flows(&after)) {
             for place in SAME {
@@ -291,7 +293,7 @@ fn they_tell_the_same() {
         {
             assert_eq!(before.json.pointer(place), after.json.pointer(place), "{name}: {place}");
         }
-        let ids = |told: &Told| {
+        let ids = |told: &AnnotatedEvent| {
             told.json["findings"]
                 .as_array()
                 .into_iter()

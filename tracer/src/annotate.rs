@@ -9,7 +9,7 @@ use tracer_engine::flow::{Flow, FlowId};
 use tracer_engine::session;
 use tracer_model::capture::{Item, Items};
 use tracer_model::filter::Filter;
-use tracer_render::step::{Told, event};
+use tracer_render::step::{AnnotatedEvent, event};
 
 /// Hands out the events of a recording that the filter wants. `report` is what the same recording came to with the same
 /// filter, and `items` how many items that was made of: a recording that grows meanwhile is read no further.
@@ -18,7 +18,7 @@ pub fn events<E: From<io::Error>>(
     report: &Report,
     items: u64,
     filter: &Filter,
-    mut each: impl FnMut(Told<'_>) -> Result<(), E>,
+    mut each: impl FnMut(AnnotatedEvent<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let settled: HashMap<FlowId, &Flow> = report.flows.iter().map(|flow| (flow.flow.id, &*flow.flow)).collect();
     let mut seen = 0;
@@ -30,7 +30,7 @@ pub fn events<E: From<io::Error>>(
         let (Some(event), Item::Record(record)) = (event(observed), item) else { return Ok(()) };
         let told = observed.flow.and_then(|id| settled.get(&id).copied());
         let flow = told.or_else(|| observed.flow.and_then(|id| session.flow(id)));
-        each(Told { observed, event, record, flow, settled: told.is_some(), host: session.host() })
+        each(AnnotatedEvent { observed, event, record, flow, settled: told.is_some(), host: session.host() })
     })
     .map(drop)
 }

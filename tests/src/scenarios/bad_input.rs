@@ -56,7 +56,7 @@ pub(super) fn no_conntrack(context: &Context<'_>) -> Result<()> {
     capture.wait_for("listening to")?;
     let captured = capture.stop()?;
     let mut expect = Expect::new();
-    expect.is(&captured.report, "/host/era", context.era);
+    expect.is(&captured.report, "/host/era", context.log_format);
     expect.verdict()
 }
 

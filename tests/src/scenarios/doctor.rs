@@ -87,7 +87,7 @@ pub(super) fn healthy(context: &Context<'_>) -> Result<()> {
     expect.that(urgent.is_empty(), || format!("{urgent:#?}"));
     let document = &found.0;
     expect.is(document, "/schema", "whyrst.doctor.v1");
-    expect.is(document, "/host/era", context.era);
+    expect.is(document, "/host/era", context.log_format);
     expect.is(document, "/tracing/possible", true);
     expect.is(document, "/namespaces/0/name", lab.gateway.name());
     expect.is(document, "/namespaces/0/netns", lab.gateway.inode()?);

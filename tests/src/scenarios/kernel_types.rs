@@ -103,7 +103,9 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let symbols = symbols().context("/proc/kallsyms")?;
     let kernel = Kernel::inspect_with(&btf, &symbols)?;
     let mut expect = Expect::new();
-    expect.that(kernel.era.name() == context.era, || format!("the era is {}, not {}", kernel.era, context.era));
+    expect.that(kernel.log_format.name() == context.log_format, || {
+        format!("the era is {}, not {}", kernel.log_format, context.log_format)
+    });
 
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let of_series = OFFSETS.iter().filter(|(series, _)| release.starts_with(series)).flat_map(|(_, offsets)| *offsets);
@@ -127,7 +129,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
         let Some(prototype) = types.prototype(spec.symbol) else {
             // 5.10 does not describe its modules, and on arm64 not every static function of its image.
             let left_out = spec.module.is_some() || cfg!(target_arch = "aarch64");
-            expect.that(left_out && context.era == "e1", || format!("{} is not described", spec.symbol));
+            expect.that(left_out && context.log_format == "e1", || format!("{} is not described", spec.symbol));
             continue;
         };
         described += 1;

@@ -47,7 +47,7 @@ use crate::protocol::Message;
 /// What a scenario is run with.
 pub struct Context<'a> {
     /// The era that the kernel is expected to be of.
-    pub era: &'a str,
+    pub log_format: &'a str,
     /// Where it may leave files.
     pub artifacts: PathBuf,
     report: &'a dyn Fn(Message),
@@ -61,12 +61,13 @@ impl Context<'_> {
 
     /// Whether this kernel says why its TCP stack resets (`enum sk_rst_reason`, 6.10 and later).
     pub fn names_reset_reasons(&self) -> bool {
-        !matches!(self.era, "e1" | "e2" | "e3") && !rustix::system::uname().release().to_bytes().starts_with(b"6.1.")
+        !matches!(self.log_format, "e1" | "e2" | "e3")
+            && !rustix::system::uname().release().to_bytes().starts_with(b"6.1.")
     }
 
     /// Whether this kernel refuses every segment out of the window, as 5.10 and 5.15 do.
     pub fn refuses_everything(&self) -> bool {
-        matches!(self.era, "e1" | "e2")
+        matches!(self.log_format, "e1" | "e2")
     }
 }
 
@@ -109,10 +110,10 @@ pub enum Named {
 }
 
 /// Runs a scenario and tells how it ended; true if it passed.
-pub fn run(scenario: &Scenario, era: &str, artifacts: &Path, report: &dyn Fn(Message)) -> bool {
+pub fn run(scenario: &Scenario, log_format: &str, artifacts: &Path, report: &dyn Fn(Message)) -> bool {
     report(Message::Start { scenario: scenario.name.to_owned() });
     let started = Instant::now();
-    let context = Context { era, artifacts: artifacts.join(scenario.name), report };
+    let context = Context { log_format, artifacts: artifacts.join(scenario.name), report };
     let result = fs::create_dir_all(&context.artifacts).map_err(anyhow::Error::from).and_then(|()| {
         catch_unwind(AssertUnwindSafe(|| (scenario.run)(&context))).unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str);

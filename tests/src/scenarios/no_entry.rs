@@ -150,7 +150,7 @@ fn check(context: &Context<'_>, how: How, loose: bool, reason: &str) -> Result<(
         expect.is(report, "/flows/0/nat", connection.nat_address.to_string());
         expect.is(report, "/flows/0/server", connection.server_address.to_string());
         expect.is(report, "/flows/0/service", Value::Null);
-        expect.is(report, "/flows/0/chain/0/step", "entry-ended");
+        expect.is(report, "/flows/0/chain/0/step", "entry-destroyed");
         expect.is(report, "/flows/0/chain/0/how", reason);
         expect.is(report, "/flows/0/chain/1/step", "nat-skipped");
         expect.is(report, "/flows/0/chain/1/nfct", if loose { "new" } else { "none" });

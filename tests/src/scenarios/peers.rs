@@ -13,7 +13,7 @@ use socket2::SockRef;
 
 use super::Context;
 use super::connection::Connection;
-use super::reject::refusal;
+use super::reject::logged;
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, server};
 use crate::whyrst::{Capture, Captured};
@@ -24,7 +24,7 @@ pub(super) fn server_refuses(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let at_server = Tap::open(&lab.server, "s0")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
-    let error = refusal(&lab.client, server(4_433))?;
+    let error = logged(&lab.client, server(4_433))?;
     context.step(format!("connecting to {}: {error}", server(4_433)));
     at_server.wait("the server's RST", |segments| {
         segments.iter().any(|segment| segment.src == server(4_433) && segment.has(flag::RST)).then_some(())

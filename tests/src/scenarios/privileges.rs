@@ -90,7 +90,7 @@ fn told(captured: &Captured) -> Expect {
 /// What the threads still have of what was given: nothing has an effect but in the thread that asks. A kernel before 5.19
 /// lets nobody read maps without `CAP_BPF`, where unprivileged BPF is switched off as it is in Debian.
 fn kept(context: &Context<'_>, capture: &Capture, given: u64) -> Result<()> {
-    let reading = if context.era == "e1" { BPF } else { 0 };
+    let reading = if context.log_format == "e1" { BPF } else { 0 };
     let mut expect = Expect::new();
     let threads = capture.capabilities("CapEff")?;
     context.step(format!("in effect: {threads:x?}"));

@@ -41,10 +41,10 @@ pub fn table() -> Result<BTreeMap<String, Programs>> {
 }
 
 /// What a kernel is called in the table: its series and era. Those of arm64, whose programs are others, are not in it.
-pub fn key(release: &str, era: &str) -> String {
+pub fn key(release: &str, log_format: &str) -> String {
     let series: Vec<&str> = release.split('.').take(2).collect();
     let arch = if release.ends_with("-arm64") { " arm64" } else { "" };
-    format!("{} {era}{arch}", series.join("."))
+    format!("{} {log_format}{arch}", series.join("."))
 }
 
 /// The file with what was found, and the one with what whyrst said of its start, which has a number.
@@ -74,14 +74,14 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     }
     let counted = found.values().filter(|program| program.verified.is_some()).count();
     context.step(format!("{} programs, the verifier's work is known of {counted}", found.len()));
-    compare(context.era, &found)
+    compare(context.log_format, &found)
 }
 
 /// Compares with the table.
-fn compare(era: &str, found: &Programs) -> Result<()> {
+fn compare(log_format: &str, found: &Programs) -> Result<()> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let table = table()?;
-    let key = key(&release, era);
+    let key = key(&release, log_format);
     let mut expect = Expect::new();
     let Some(known) = table.get(&key) else {
         // A kernel that came out since: its verifier may walk other paths, but not twice as many as the worst that is known.

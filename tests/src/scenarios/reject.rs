@@ -99,7 +99,7 @@ fn tried_by(
     tool.reject(&lab.gateway, hook, target.port())?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let cut = connection.client_learns()?;
-    let refused = refusal(&lab.client, target)?;
+    let refused = logged(&lab.client, target)?;
     context.step(format!("the established connection: {cut}; a new one: {refused}"));
     let told = at_client.wait("two RSTs", |segments| {
         let resets: Vec<SocketAddr> =
@@ -175,7 +175,7 @@ pub(super) fn by_icmp(context: &Context<'_>) -> Result<()> {
     filter_rule(&lab.gateway, "forward", "tcp dport 443 reject with icmpx type port-unreachable")?;
     xtables(&lab.gateway, "iptables-nft", "forward", "--dport 8443", "icmp-port-unreachable")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
-    let refused = [refusal(&lab.client, server(443))?, refusal(&lab.client, server(8_443))?];
+    let refused = [logged(&lab.client, server(443))?, logged(&lab.client, server(8_443))?];
     context.step(format!("nft: {}; iptables: {}", refused[0], refused[1]));
     let captured = capture.stop()?;
 
@@ -190,7 +190,7 @@ pub(super) fn by_icmp(context: &Context<'_>) -> Result<()> {
 }
 
 /// Connects to where it must fail, and gives the error.
-pub(super) fn refusal(client: &Namespace, target: SocketAddr) -> Result<ErrorKind> {
+pub(super) fn logged(client: &Namespace, target: SocketAddr) -> Result<ErrorKind> {
     match client.enter(|| TcpStream::connect(target))? {
         Err(error) => Ok(error.kind()),
         Ok(_) => bail!("{target} accepts connections"),

@@ -114,7 +114,7 @@ pub(super) fn reject_on_bridge(context: &Context<'_>) -> Result<()> {
     expect.that(server_error == ErrorKind::ConnectionReset, || format!("the server saw {server_error}"));
     let report = &captured.report;
     let flows = report["flows"].as_array().map_or(0, Vec::len);
-    if context.era == "e1" {
+    if context.log_format == "e1" {
         expect.that(flows == 0, || format!("{flows} flows are named"));
         return expect.verdict();
     }

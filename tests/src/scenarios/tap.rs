@@ -106,7 +106,7 @@ fn by_peer(expect: &mut Expect, report: &Value, end: &str, interface: &str) {
     expect.is(report, "/flows/0/confidence", "proven");
     expect.is(report, "/flows/0/resets", 0);
     expect.is(report, "/flows/0/peer_resets", 1);
-    expect.is(report, "/flows/0/chain/0/step", "peer-reset-arrived");
+    expect.is(report, "/flows/0/chain/0/step", "peer-reset-received");
     expect.is(report, "/flows/0/chain/0/from", end);
     expect.is(report, "/flows/0/chain/0/in", interface);
     expect.is(report, "/summary/resets_sent", 0);

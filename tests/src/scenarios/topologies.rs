@@ -344,7 +344,7 @@ pub(super) fn unload_conntrack() -> Result<()> {
 pub(super) fn unload(module: &str) -> Result<()> {
     let loaded = Path::new("/sys/module").join(module);
     let start = Instant::now();
-    let mut refusal = String::new();
+    let mut logged = String::new();
     // The namespaces of earlier labs are taken down in the background.
     while start.elapsed() < PATIENCE {
         if !loaded.exists() {
@@ -361,9 +361,9 @@ pub(super) fn unload(module: &str) -> Result<()> {
         });
         for module in unused {
             if let Err(error) = command::run("/sbin/modprobe", &["-r", module]) {
-                refusal = error.to_string();
+                logged = error.to_string();
             }
         }
     }
-    bail!("{module} stays: {refusal}")
+    bail!("{module} stays: {logged}")
 }

@@ -100,8 +100,8 @@ pub(super) fn seq_over_during(context: &Context<'_>, lab: &Lab, address: SocketA
     expect.is(report, "/flows/0/window/receiver/td_end", traffic.client_end);
     expect.is(report, "/flows/0/reset_effect", "kills");
     // On a machine that is none of the matrix's nobody says beforehand which era its kernel is of.
-    if !context.era.is_empty() {
-        expect.is(report, "/host/era", context.era);
+    if !context.log_format.is_empty() {
+        expect.is(report, "/host/era", context.log_format);
     }
     expect.is(report, "/flows/0/chain/0/packet/seq", segment.seq);
     expect.is(report, "/flows/0/chain/0/packet/payload_len", 700);

@@ -138,10 +138,10 @@ impl Connection {
             Kind::SeqOver => self.refused(at, times, SEQ_OVER, 1_000_000, 0),
             Kind::AckOver => self.refused(at, times, ACK_OVER, 0, 1_000_000),
             Kind::AckUnder => {
-                let mut refusal = self.of_server(Hook::CtInvalid, at, times, 0, 0_u32.wrapping_sub(400_000));
-                self.entry(&mut refusal);
-                words(&mut refusal, ACK_UNDER, "", self.base(1).wrapping_sub(66_000));
-                vec![refusal]
+                let mut logged = self.of_server(Hook::CtInvalid, at, times, 0, 0_u32.wrapping_sub(400_000));
+                self.entry(&mut logged);
+                words(&mut logged, ACK_UNDER, "", self.base(1).wrapping_sub(66_000));
+                vec![logged]
             }
             Kind::Rejected => {
                 let hook = if self.ipv6 { Hook::RejectV6 } else { Hook::RejectV4 };
@@ -191,9 +191,9 @@ impl Connection {
 
     /// A refusal, the RST of the stack, and the RST on its way out, as 6.9 and later tell of it.
     fn refused(&self, at: u64, times: u32, format: &str, seq: u32, ack: u32) -> Vec<Made> {
-        let mut refusal = self.of_server(Hook::CtInvalid, at, times, seq, ack);
-        self.entry(&mut refusal);
-        words(&mut refusal, format, "", self.base(0).wrapping_add(WINDOW + 1));
+        let mut logged = self.of_server(Hook::CtInvalid, at, times, seq, ack);
+        self.entry(&mut logged);
+        words(&mut logged, format, "", self.base(0).wrapping_add(WINDOW + 1));
         let mut reset = self.of_server(self.stack(), at + 19_000, times, seq, ack);
         reset.0.nfct = 0;
         reset.0.present |= present::RESET_REASON;
@@ -208,7 +208,7 @@ impl Connection {
         leaving.0.skb ^= 0x100_0000;
         words(&mut leaving, "%s", "invalid new", 0);
         leaving.0.nf_hook = LOCAL_OUT;
-        vec![refusal, reset, leaving]
+        vec![logged, reset, leaving]
     }
 
     const fn stack(&self) -> Hook {

@@ -32,9 +32,9 @@ fn named(name: &str) -> Report {
     for flow in &mut report.flows {
         flow.netns_name = Some(name.to_owned());
         set(flow.excluded.iter_mut().map(|exclusion| &mut exclusion.because).collect());
-        let rules = flow.suspects.iter_mut().flat_map(|suspects| &mut suspects.rules);
+        let rules = flow.candidates.iter_mut().flat_map(|candidates| &mut candidates.rules);
         set(rules.flat_map(|rule| [&mut rule.table, &mut rule.chain, &mut rule.text]).collect());
-        for fate in &mut flow.flow.fates {
+        for fate in &mut flow.flow.entry_statuses {
             fate.outcome = Outcome::Failed { because: name.to_owned() };
         }
     }

@@ -3,7 +3,7 @@
 mod access;
 mod browser;
 mod hostile;
-mod look;
+mod style;
 mod use_it;
 
 use std::path::{Path, PathBuf};
@@ -121,14 +121,15 @@ async fn shows(browser: &Browser, report: &Report, path: &Path) {
     let flows = report.flows.len();
     assert_eq!([&found["rows"], &found["flows"], &found["diagrams"]], [flows; 3], "{name}");
     assert_eq!(found["json"]["flows"].as_array().map(Vec::len), Some(flows), "{name}");
-    let windows = report.flows.iter().flat_map(|flow| flow.flow.story.follows.iter().chain(&flow.flow.story.refusal));
-    assert_eq!(found["windows"], windows.filter(|refusal| refusal.window.is_some()).count(), "{name}");
+    let windows =
+        report.flows.iter().flat_map(|flow| flow.flow.incident.follows.iter().chain(&flow.flow.incident.logged));
+    assert_eq!(found["windows"], windows.filter(|logged| logged.window.is_some()).count(), "{name}");
     assert_eq!(found["drawn"], true, "{name}");
     for (flow, shown) in report.flows.iter().zip(found["numbers"].as_array().unwrap()) {
         let shown = shown.as_str().unwrap();
-        let story = &flow.flow.story;
-        let numbers = story.reset.iter().filter_map(|reset| Some(reset.answer?.seq.0));
-        let bounds = story.refusal.iter().filter_map(|refusal| Some(refusal.window?.bound.0));
+        let incident = &flow.flow.incident;
+        let numbers = incident.reset.iter().filter_map(|reset| Some(reset.answer?.seq.0));
+        let bounds = incident.logged.iter().filter_map(|logged| Some(logged.window?.bound.0));
         for number in numbers.chain(bounds) {
             assert!(shown.contains(&number.to_string()), "{name}: {number} is not there");
         }

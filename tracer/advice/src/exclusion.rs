@@ -19,19 +19,19 @@ pub struct Exclusion {
 
 /// The causes that are excluded for a flow that this host sent a RST to.
 pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) -> Vec<Exclusion> {
-    let Some(reset) = &flow.story.reset else { return Vec::new() };
-    let itself = flow.story.diagnosis.cause;
+    let Some(reset) = &flow.incident.reset else { return Vec::new() };
+    let itself = flow.incident.diagnosis.cause;
     [
         reject_rule(flow, hooks, reset.event.tuple().is_some_and(|tuple| tuple.src.is_ipv4())),
-        (had_an_entry(flow) || flow.story.gone().is_some()).then(|| Exclusion {
+        (had_an_entry(flow) || flow.incident.gone().is_some()).then(|| Exclusion {
             cause: Cause::NoListener,
-            because: if flow.story.gone().is_some() {
+            because: if flow.incident.gone().is_some() {
                 "the segment belongs to a connection that conntrack knew; it opens none".to_owned()
             } else {
                 "the segment belongs to a connection that conntrack knows; it opens none".to_owned()
             },
         }),
-        flow.story.entry().filter(|_| had_an_entry(flow)).map(|entry| Exclusion {
+        flow.incident.entry().filter(|_| had_an_entry(flow)).map(|entry| Exclusion {
             cause: Cause::NoEntry,
             because: format!(
                 "the packet had an entry: {}{}",
@@ -59,14 +59,14 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
 
 /// Whether the packet belonged to an entry that was there before it.
 fn had_an_entry(flow: &Flow) -> bool {
-    let Some(event) = flow.story.trigger() else { return false };
+    let Some(event) = flow.incident.trigger() else { return false };
     event.entry.is_some() && event.nfct != Some(Nfct::Entry(CtInfo::New))
 }
 
 fn reject_rule(flow: &Flow, hooks: &[HookLine], ipv4: bool) -> Option<Exclusion> {
     let hook = if ipv4 { Hook::RejectV4 } else { Hook::RejectV6 };
     let line = hooks.iter().find(|line| line.hook == hook)?;
-    let reset = flow.story.reset.as_ref()?;
+    let reset = flow.incident.reset.as_ref()?;
     let because = match &line.state {
         HookState::Attached if line.since <= reset.event.at => [hook.spec().symbol, " was not called for it"].concat(),
         HookState::Waiting { module } if line.since <= reset.event.at => format!("module {module} is not loaded"),
@@ -78,7 +78,7 @@ fn reject_rule(flow: &Flow, hooks: &[HookLine], ipv4: bool) -> Option<Exclusion>
 
 /// How long the entry would have lived, from a look-up that found it as it was before the RST.
 fn time_left(flow: &Flow, before: TcpState) -> String {
-    let found = flow.fates.iter().find_map(|fate| match fate.outcome {
+    let found = flow.entry_statuses.iter().find_map(|fate| match fate.outcome {
         Outcome::Found { state: Some(state), timeout_s: Some(seconds), .. } if state == before => Some(seconds),
         _ => None,
     });

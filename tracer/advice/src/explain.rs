@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use tracer_model::cause::Diagnosis;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::window::Failure;
 use tracer_model::conntrack::{Message, Verdict};
 use tracer_model::kernel_log::{Line, parse};
@@ -25,7 +25,7 @@ pub struct LogReport {
     /// Lines of conntrack.
     pub of_conntrack: u64,
     /// The era whose words these are, or that was said to be.
-    pub era: Option<Era>,
+    pub log_format: Option<LogFormat>,
     /// Packets that conntrack spoke of.
     pub groups: Vec<Group>,
     /// RSTs of this host on their way out: effects, not causes.
@@ -121,7 +121,7 @@ impl LogReader {
                         self.saw_old_words |= !new;
                         Class::Window(failure, new)
                     }
-                    other => Class::State(other.verdict(Era::Unknown)),
+                    other => Class::State(other.verdict(LogFormat::Unknown)),
                 };
                 let (packets, flows) = self.counts.entry((class, Diagnosis::of_message(logged.message))).or_default();
                 add(packets, times);
@@ -137,26 +137,26 @@ impl LogReader {
     }
 
     /// What the log says. `era` is that of the kernel, where it is known better than by its words.
-    pub fn finish(mut self, era: Option<Era>) -> LogReport {
+    pub fn finish(mut self, log_format: Option<LogFormat>) -> LogReport {
         // The bound in the message came with 6.1, and so did the verdict.
         let by_words = match (self.saw_old_words, self.saw_new_words) {
-            (false, true) => Some(Era::E4),
-            (true, false) => Some(Era::E1),
+            (false, true) => Some(LogFormat::E4),
+            (true, false) => Some(LogFormat::E1),
             _ => None,
         };
-        self.report.era = era.or(by_words);
-        let for_overshot = self.report.era.unwrap_or(Era::Unknown);
+        self.report.log_format = log_format.or(by_words);
+        let for_overshot = self.report.log_format.unwrap_or(LogFormat::Unknown);
         let mut groups: Vec<Group> = Vec::new();
         for ((class, diagnosis), (packets, flows)) in self.counts {
             let verdict = match class {
                 Class::State(verdict) => verdict,
                 Class::Window(Failure::Overshot, _) => {
                     // 5.10 has no such words: old words beside them are those of a late 5.15 or 6.0.
-                    let era = if for_overshot == Era::E1 { Era::E2 } else { for_overshot };
-                    Message::Window { failure: Failure::Overshot, logged: Some(0) }.verdict(era)
+                    let log_format = if for_overshot == LogFormat::E1 { LogFormat::E2 } else { for_overshot };
+                    Message::Window { failure: Failure::Overshot, logged: Some(0) }.verdict(log_format)
                 }
                 Class::Window(failure, bound) => {
-                    Message::Window { failure, logged: bound.then_some(0) }.verdict(Era::Unknown)
+                    Message::Window { failure, logged: bound.then_some(0) }.verdict(LogFormat::Unknown)
                 }
             };
             let mut flows: Vec<(Endpoints, u64)> = flows.into_iter().collect();
@@ -178,7 +178,7 @@ const fn add(sum: &mut u64, times: u64) {
 mod tests {
     use tracer_model::cause::Reason;
     use tracer_model::conntrack::Verdict;
-    use tracer_model::conntrack::log_format::Era;
+    use tracer_model::conntrack::log_format::LogFormat;
 
     use super::{LogReader, LogReport};
 
@@ -187,16 +187,16 @@ mod tests {
     const NEW: &str = "nf_ct_proto_6: SEQ is under lower bound 77 (already ACKed data retransmitted) ";
     const OVERSHOT: &str = "nf_ct_proto_6: 99 bytes more than expected ";
 
-    fn read(lines: &[&str], era: Option<Era>) -> LogReport {
+    fn read(lines: &[&str], log_format: Option<LogFormat>) -> LogReport {
         let mut reader = LogReader::default();
         for line in lines {
             reader.line(&if line.contains("nf_ct_proto_6") { format!("{line}{PACKET}") } else { (*line).to_owned() });
         }
-        reader.finish(era)
+        reader.finish(log_format)
     }
 
-    fn verdicts(lines: &[&str], era: Option<Era>) -> Vec<(Verdict, Option<Reason>, u64)> {
-        let report = read(lines, era);
+    fn verdicts(lines: &[&str], log_format: Option<LogFormat>) -> Vec<(Verdict, Option<Reason>, u64)> {
+        let report = read(lines, log_format);
         report.groups.iter().map(|group| (group.verdict, group.diagnosis.reason, group.packets)).collect()
     }
 
@@ -214,8 +214,8 @@ mod tests {
     fn words_that_two_eras_share() {
         let overshot = |verdict| [(verdict, Some(Reason::Overshot), 1)];
         assert_eq!(verdicts(&[OVERSHOT], None), overshot(Verdict::Unknown));
-        assert_eq!(verdicts(&[OVERSHOT], Some(Era::E2)), overshot(Verdict::Invalid));
-        assert_eq!(verdicts(&[OVERSHOT], Some(Era::E3)), overshot(Verdict::Ignored));
+        assert_eq!(verdicts(&[OVERSHOT], Some(LogFormat::E2)), overshot(Verdict::Invalid));
+        assert_eq!(verdicts(&[OVERSHOT], Some(LogFormat::E3)), overshot(Verdict::Ignored));
         assert_eq!(verdicts(&[OVERSHOT, OLD], None)[0], (Verdict::Invalid, Some(Reason::SeqUnder), 1));
         assert_eq!(verdicts(&[OVERSHOT, OLD], None)[1], overshot(Verdict::Invalid)[0]);
         assert_eq!(verdicts(&[OVERSHOT, NEW], None).len(), 2);

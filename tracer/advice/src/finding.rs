@@ -9,7 +9,7 @@ use tracer_engine::flow::{Flow, Tally};
 use tracer_model::capture::{Gap, GapReason, HookState, Netns, Origin, TableFull};
 use tracer_model::finding::{Finding, Severity};
 use tracer_model::shell::word;
-use tracer_model::table_usage::Census;
+use tracer_model::table_usage::TableUsage;
 use tracer_model::time::Instant;
 
 use crate::report::Report;
@@ -20,7 +20,7 @@ use crate::report::Report;
 pub fn findings(
     report: &Report,
     namespaces: &BTreeMap<u32, Netns>,
-    censuses: &BTreeMap<u32, Census>,
+    table_usages: &BTreeMap<u32, TableUsage>,
     totals: &Totals,
     of_endpoints: &[Box<Flow>],
 ) -> Vec<Finding> {
@@ -29,8 +29,8 @@ pub fn findings(
         namespaces.values().filter(|facts| full(facts.inode).is_none()).filter_map(table).collect();
     found.extend(report.table_full.iter().map(|full| {
         let mut finding = table_was_full(full, namespaces.get(&full.netns));
-        if let Some(census) = censuses.get(&full.netns) {
-            holders(census, &mut finding);
+        if let Some(table_usage) = table_usages.get(&full.netns) {
+            backends(table_usage, &mut finding);
         }
         finding
     }));
@@ -115,23 +115,24 @@ fn table_was_full(full: &TableFull, facts: Option<&Netns>) -> Finding {
 }
 
 /// Who held the entries when the capture ended.
-fn holders(census: &Census, finding: &mut Finding) {
+fn backends(table_usage: &TableUsage, finding: &mut Finding) {
     fn list<T: Display>(counts: &[(T, u64)]) -> String {
         let counts: Vec<String> = counts.iter().map(|(what, count)| format!("{what} ({count})")).collect();
         counts.join(", ")
     }
-    finding.evidence.push(("counted".to_owned(), census.entries.to_string()));
-    if let (Some((source, of_source)), Some((service, to_service))) = (census.sources.first(), census.services.first())
+    finding.evidence.push(("counted".to_owned(), table_usage.entries.to_string()));
+    if let (Some((source, of_source)), Some((service, to_service))) =
+        (table_usage.sources.first(), table_usage.services.first())
     {
-        finding.evidence.push(("top_sources".to_owned(), list(&census.sources)));
-        finding.evidence.push(("top_services".to_owned(), list(&census.services)));
+        finding.evidence.push(("top_sources".to_owned(), list(&table_usage.sources)));
+        finding.evidence.push(("top_services".to_owned(), list(&table_usage.services)));
         let advice = format!(
             "of {} entries at the end of the capture {of_source} were of {source}, and {to_service} went to {service}",
-            census.entries
+            table_usage.entries
         );
         finding.advice.insert(0, advice);
     }
-    if let Some(problem) = &census.problem {
+    if let Some(problem) = &table_usage.problem {
         finding.evidence.push(("count_is_partial".to_owned(), problem.clone()));
     }
 }
@@ -327,7 +328,7 @@ mod tests {
     use tracer_engine::engine::Engine;
     use tracer_engine::session::Session;
     use tracer_model::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, Netns, Origin, TableFull};
-    use tracer_model::conntrack::Era;
+    use tracer_model::conntrack::LogFormat;
     use tracer_model::filter::Filter;
     use tracer_model::table_usage::{Counting, Service};
     use tracer_model::time::Instant;
@@ -370,7 +371,7 @@ mod tests {
 
     #[test]
     fn the_name_of_a_namespace_is_quoted_in_advice() {
-        let mut engine = Engine::new(Era::E1, Limits::default(), Filter::default());
+        let mut engine = Engine::new(LogFormat::E1, Limits::default(), Filter::default());
         engine.event(Build::from_server(Hook::ResetV4, 1, 1, 1_000, 2_000).event());
         let name = Some("$(reboot)".to_owned());
         let facts = Netns {
@@ -394,9 +395,9 @@ mod tests {
         for (source, port) in [("10.0.0.3", 80), ("10.0.0.2", 443), ("10.0.0.2", 80)] {
             counting.add(Some(source.parse().unwrap()), Some(service(port)));
         }
-        let census = counting.finish(GATEWAY, Instant(2), Some("cut".to_owned()));
+        let table_usage = counting.finish(GATEWAY, Instant(2), Some("cut".to_owned()));
         let counters = Counters { table_full: vec![full], ..lost(&[]) };
-        let findings = findings([Item::Counters(counters), Item::Census(census)]);
+        let findings = findings([Item::Counters(counters), Item::TableUsage(table_usage)]);
         let finding = &findings["conntrack-table-full"];
         let evidence: BTreeMap<&str, &str> = finding.evidence.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
         assert_eq!(evidence["top_sources"], "10.0.0.2 (2), 10.0.0.3 (1)");

@@ -7,13 +7,13 @@ use crate as diagnosis;
 use tracer_common::Hook;
 use tracer_engine::conclusion::{Conclusion, HookLine};
 use tracer_engine::engine::Totals;
-use tracer_engine::flow::{Flow, Strength, Tally};
+use tracer_engine::flow::{EvidenceRank, Flow, Tally};
 use tracer_model::capture::{Gap, Host, Origin, TableFull};
 use tracer_model::cause::{Cause, Diagnosis};
 use tracer_model::filter::Filter;
 use tracer_model::finding::Finding;
 use tracer_model::mitigation::{Mitigation, MitigationId};
-use tracer_model::ruleset::{Looks, Suspects};
+use tracer_model::ruleset::{Candidates, Snapshots};
 use tracer_model::time::Instant;
 
 use crate::{Exclusion, Known};
@@ -39,7 +39,7 @@ pub struct FlowReport {
     /// The namespace's name, where it has one.
     pub netns_name: Option<String>,
     /// The rules that can have rejected it, where a rule did and the ruleset was looked at.
-    pub suspects: Option<Suspects>,
+    pub candidates: Option<Candidates>,
     /// Competing causes, and why they are excluded.
     pub excluded: Vec<Exclusion>,
     /// What would cure it.
@@ -89,11 +89,11 @@ impl Report {
     /// Puts a report together.
     pub fn new(concluded: Conclusion) -> Self {
         let Conclusion { host, origin, ended, hooks, counters, namespaces, rulesets, .. } = concluded;
-        let Conclusion { censuses, surroundings, gaps, undecodable, flows, of_endpoints, totals, filter, .. } =
+        let Conclusion { table_usages, host_context, gaps, undecodable, flows, of_endpoints, totals, filter, .. } =
             concluded;
         let namespace = |flow: &Flow| flow.key.netns.and_then(|inode| namespaces.get(&inode));
         let (wanted, hidden): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
-            flows.into_iter().partition(|flow| filter.matches_cause(flow.story.diagnosis.cause));
+            flows.into_iter().partition(|flow| filter.matches_cause(flow.incident.diagnosis.cause));
         let table_full: Vec<TableFull> = counters.as_ref().map_or_else(Vec::new, |counters| {
             let wanted = |full: &&TableFull| filter.matches_netns(full.netns);
             counters.table_full.iter().filter(wanted).copied().collect()
@@ -104,26 +104,26 @@ impl Report {
             .into_iter()
             .map(|flow| {
                 let facts = namespace(&flow);
-                let suspects = suspects(&flow, &rulesets);
-                let around = flow.key.netns.and_then(|inode| surroundings.get(&inode));
-                let known = Known { facts, around };
+                let candidates = candidates(&flow, &rulesets);
+                let context = flow.key.netns.and_then(|inode| host_context.get(&inode));
+                let known = Known { facts, context };
                 FlowReport {
                     netns_name: facts.and_then(|facts| facts.name.clone()),
                     excluded: diagnosis::exclusions(&flow, &hooks, facts),
-                    mitigations: diagnosis::mitigations_for(&flow, host.era, &known, suspects.as_ref()),
-                    suspects,
+                    mitigations: diagnosis::mitigations_for(&flow, host.log_format, &known, candidates.as_ref()),
+                    candidates,
                     flow,
                 }
             })
             .collect();
         // With the keys beside each other: those of 65,536 flows are in as many places.
         flows.sort_by_cached_key(|report| {
-            (std::cmp::Reverse(report.flow.story.strength()), report.flow.first, report.flow.id)
+            (std::cmp::Reverse(report.flow.incident.rank()), report.flow.first, report.flow.id)
         });
         let lost = hooks.iter().map(|line| line.counters.lost()).sum();
         let suppressed = hooks.iter().map(|line| line.counters.suppressed()).sum();
         let full = table_full.iter().map(|full| full.netns);
-        let mitigations = diagnosis::mitigations(&flows, full, &namespaces, &surroundings);
+        let mitigations = diagnosis::mitigations(&flows, full, &namespaces, &host_context);
         let mut report = Self {
             started: host.started,
             host,
@@ -144,7 +144,7 @@ impl Report {
             findings: Vec::new(),
             mitigations,
         };
-        report.findings = diagnosis::findings(&report, &namespaces, &censuses, &totals, &of_endpoints);
+        report.findings = diagnosis::findings(&report, &namespaces, &table_usages, &totals, &of_endpoints);
         report
     }
 
@@ -159,9 +159,9 @@ const fn events_of(tally: Tally) -> u64 {
 }
 
 /// The rules that can have rejected a flow.
-fn suspects(flow: &Flow, rulesets: &BTreeMap<u32, Looks>) -> Option<Suspects> {
-    let reset = flow.story.reset.as_ref().filter(|_| flow.story.diagnosis.cause == Cause::RejectRule)?;
-    Some(rulesets.get(&reset.event.netns?)?.suspects(&reset.event))
+fn candidates(flow: &Flow, rulesets: &BTreeMap<u32, Snapshots>) -> Option<Candidates> {
+    let reset = flow.incident.reset.as_ref().filter(|_| flow.incident.diagnosis.cause == Cause::RejectRule)?;
+    Some(rulesets.get(&reset.event.netns?)?.candidates(&reset.event))
 }
 
 fn summarise(flows: &[Box<Flow>], totals: &Totals, filter: &Filter) -> Summary {
@@ -173,14 +173,14 @@ fn summarise(flows: &[Box<Flow>], totals: &Totals, filter: &Filter) -> Summary {
         }
     };
     for flow in flows {
-        let named = flow.story.strength() > Strength::Ignored;
-        count(flow.story.diagnosis, 1, flow.tally(), named);
+        let named = flow.incident.rank() > EvidenceRank::Ignored;
+        count(flow.incident.diagnosis, 1, flow.tally(), named);
     }
     let mut reset = flows.iter().filter(|flow| flow.was_reset()).count() as u64;
-    for ((diagnosis, strength), (flows, tally)) in &totals.forgotten.causes {
+    for ((diagnosis, rank), (flows, tally)) in &totals.forgotten.causes {
         if filter.matches_cause(diagnosis.cause) {
-            count(*diagnosis, *flows, *tally, *strength > Strength::Ignored);
-            reset += if *strength == Strength::Killed { *flows } else { 0 };
+            count(*diagnosis, *flows, *tally, *rank > EvidenceRank::Ignored);
+            reset += if *rank == EvidenceRank::Killed { *flows } else { 0 };
         }
     }
     if filter.causes.is_empty() {

@@ -10,9 +10,9 @@ use tracer_model::capture::{Counters, Gap, HookCounters, HookState, HookStatus, 
 use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::Nfct;
 use tracer_model::filter::Filter;
-use tracer_model::host_context::Surroundings;
-use tracer_model::ruleset::Looks;
-use tracer_model::table_usage::Census;
+use tracer_model::host_context::HostContext;
+use tracer_model::ruleset::Snapshots;
+use tracer_model::table_usage::TableUsage;
 use tracer_model::time::Instant;
 
 use crate::Limits;
@@ -63,11 +63,11 @@ pub struct Conclusion {
     /// The last facts about every namespace.
     pub namespaces: BTreeMap<u32, Netns>,
     /// What was seen of rulesets that reject, per namespace.
-    pub rulesets: BTreeMap<u32, Looks>,
+    pub rulesets: BTreeMap<u32, Snapshots>,
     /// Who held the entries of tables that were full, per namespace.
-    pub censuses: BTreeMap<u32, Census>,
+    pub table_usages: BTreeMap<u32, TableUsage>,
     /// What there was around the conntrack of each namespace.
-    pub surroundings: BTreeMap<u32, Surroundings>,
+    pub host_context: BTreeMap<u32, HostContext>,
     /// What is missing of the capture's time.
     pub gaps: Vec<Gap>,
     /// Records that could not be decoded.
@@ -99,7 +99,7 @@ impl Conclusion {
         for flow in &mut flows {
             if unseen(flow, &self.gaps) {
                 flow.settle(Diagnosis::plain(Cause::Unknown));
-                flow.story.confidence = Confidence::Inferred;
+                flow.incident.confidence = Confidence::Inferred;
             } else if let Some(diagnosis) = explain_silence(flow, &self.hooks, namespace(flow)) {
                 flow.settle(diagnosis);
             }
@@ -112,12 +112,12 @@ impl Conclusion {
 /// is the refusal of a segment that is known to have been refused, or what an end answers with a RST of its own.
 fn unseen(flow: &Flow, gaps: &[Gap]) -> bool {
     let patience = Limits::default().patience;
-    let (silent, at) = match &flow.story.reset {
+    let (silent, at) = match &flow.incident.reset {
         Some(reset) => {
             let refused = reset.by == ResetBy::GatewayStack && reset.event.nfct == Some(Nfct::None);
-            (refused && flow.story.refusal.is_none() && reset.event.gone.is_none(), reset.event.at)
+            (refused && flow.incident.logged.is_none() && reset.event.gone.is_none(), reset.event.at)
         }
-        None => (flow.story.diagnosis.cause == Cause::PeerReset, flow.first),
+        None => (flow.incident.diagnosis.cause == Cause::PeerReset, flow.first),
     };
     // Records that were on their way when a file ended are older than the next one.
     let after = |gap: &Gap| {

@@ -14,7 +14,7 @@ use tracer_common::Hook;
 use tracer_model::capture::{LookUp, LookedUp, Outcome, Request};
 use tracer_model::cause::{Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::entry::CtInfo;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{End, Message, Nfct, Seq, Tuple, Verdict};
 use tracer_model::event::{Event, SocketState};
 use tracer_model::filter::Filter;
@@ -22,13 +22,15 @@ use tracer_model::time::Instant;
 
 use super::Limits;
 use super::effect::{self, Effect};
-use super::flow::{Departure, Flow, FlowId, PeerReset, PeerSeen, Refusal, Reset, Story, Strength, Tally};
-use super::follow::Follow;
-use super::past::{Brief, Past};
+use super::evicted::{EvictedFlow, EvictedFlows};
+use super::flow::{
+    ConntrackVerdict, EvidenceRank, Flow, FlowId, Incident, PeerReset, PeerSeen, Reset, ResetOutput, Tally,
+};
 use super::pending::Pending;
+use super::poller::EntryPoller;
 use super::table::FlowTable;
 
-use flows::Turn;
+use flows::EvictionKey;
 use judge::{diagnosis_of, direction, explain, is_own_reset, key_of_entry, message_of, of_message, of_reset, opens};
 
 pub use totals::{Forgotten, Totals};
@@ -46,17 +48,17 @@ pub struct Observed {
 #[derive(Debug, Clone)]
 pub enum Kind {
     /// conntrack refused a packet, or let it pass with a remark.
-    Refusal(Arc<Refusal>, Diagnosis),
+    ConntrackVerdict(Arc<ConntrackVerdict>, Diagnosis),
     /// A further remark on a packet that is already accounted for.
     Remark(Box<Event>),
     /// This host sent a RST.
     Reset(Arc<Reset>, Diagnosis, Confidence),
     /// A RST of this host on its way out: an effect, not a cause.
-    Departure(Box<Event>),
+    ResetOutput(Box<Event>),
     /// One of the flow's ends lives on this host too and sends a RST: an effect, not a cause.
     PeerReset(Box<Event>),
     /// A RST of one of the flow's ends arrives.
-    Arrival(Box<Event>),
+    ResetReceived(Box<Event>),
     /// The filter does not want its flow.
     Unwanted,
 }
@@ -74,18 +76,18 @@ struct Sent {
 /// The engine.
 #[derive(Debug)]
 pub struct Engine {
-    era: Era,
+    log_format: LogFormat,
     limits: Limits,
     filter: Filter,
     flows: FlowTable,
     /// Order in which stories are forgotten. A flow is once in it, not behind its place: it is put there when its turn comes.
-    idle: BinaryHeap<Reverse<Turn>>,
+    idle: BinaryHeap<Reverse<EvictionKey>>,
     /// Flows whose stories were forgotten.
-    past: Past,
+    past: EvictedFlows,
     next_id: u64,
     pending: Pending,
     sent: VecDeque<Sent>,
-    follow: Follow,
+    poller: EntryPoller,
     namespaces: BTreeSet<u32>,
     new_namespaces: Vec<u32>,
     /// Namespaces where a rule rejected something.
@@ -97,17 +99,17 @@ pub struct Engine {
 
 impl Engine {
     /// An engine for events of a kernel of this era.
-    pub fn new(era: Era, limits: Limits, filter: Filter) -> Self {
+    pub fn new(log_format: LogFormat, limits: Limits, filter: Filter) -> Self {
         Self {
-            era,
+            log_format,
             filter,
             flows: FlowTable::new(),
             idle: BinaryHeap::new(),
-            past: Past::new(limits.past),
+            past: EvictedFlows::new(limits.past),
             next_id: 0,
             pending: Pending::new(limits.waiting, limits.patience),
             sent: VecDeque::new(),
-            follow: Follow::default(),
+            poller: EntryPoller::default(),
             namespaces: BTreeSet::new(),
             new_namespaces: Vec::new(),
             rejecting: BTreeSet::new(),
@@ -137,7 +139,7 @@ impl Engine {
 
     fn observe(&mut self, event: Box<Event>) -> Observed {
         match event.hook {
-            Hook::CtInvalid | Hook::CtMalformed => self.refusal(event),
+            Hook::CtInvalid | Hook::CtMalformed => self.logged(event),
             Hook::NewRefused => self.new_refused(event),
             Hook::ResetV4
             | Hook::ResetV6
@@ -167,7 +169,7 @@ impl Engine {
         match &outcome {
             Outcome::Found { original, reply, .. } => self.adopt(id, *original, *reply),
             // One that ended before is not this flow's.
-            Outcome::Gone { was: Some(was) } if self.flow(id).is_some_and(|flow| was.ended >= flow.first) => {
+            Outcome::NotFound { was: Some(was) } if self.flow(id).is_some_and(|flow| was.ended >= flow.first) => {
                 self.adopt(id, was.original, was.reply);
             }
             _ => {}
@@ -175,7 +177,7 @@ impl Engine {
         let Some(flow) = self.flows.get_mut(id) else { return };
         arrival::confirm(flow, &outcome);
         if flow.learn(at, outcome) {
-            self.follow.stop(id);
+            self.poller.stop(id);
         }
     }
 
@@ -184,19 +186,19 @@ impl Engine {
         // The rules first: the longer it takes, the more they may have changed.
         let rules = std::mem::take(&mut self.new_rejecting).into_iter().map(Request::Rules);
         let namespaces = std::mem::take(&mut self.new_namespaces).into_iter().map(Request::Netns);
-        let due = self.follow.due(now);
+        let due = self.poller.due(now);
         rules.chain(namespaces).chain(due.into_iter().filter_map(|id| self.look_up(id))).collect()
     }
 
     /// When it will next want to know something, if nothing happens before.
     pub fn next_request(&self) -> Option<Instant> {
         let at_once = !self.new_namespaces.is_empty() || !self.new_rejecting.is_empty();
-        if at_once { Some(Instant(0)) } else { self.follow.next() }
+        if at_once { Some(Instant(0)) } else { self.poller.next() }
     }
 
     /// What it wants to know before the capture ends: the entries whose end it has not seen, and the namespaces.
     pub fn last_requests(&mut self) -> Vec<Request> {
-        let flows: Vec<FlowId> = self.follow.flows().collect();
+        let flows: Vec<FlowId> = self.poller.flows().collect();
         let look_ups = flows.into_iter().filter_map(|id| self.look_up(id));
         let rules = self.rejecting.iter().copied().map(Request::Rules);
         self.namespaces.iter().copied().map(Request::Netns).chain(rules).chain(look_ups).collect()
@@ -204,7 +206,7 @@ impl Engine {
 
     /// The namespaces in which packets were refused or RSTs sent.
     pub fn harmed(&self) -> BTreeSet<u32> {
-        let harmed = |flow: &&Flow| flow.story.strength() > Strength::Ignored && !flow.is_untracked_here();
+        let harmed = |flow: &&Flow| flow.incident.rank() > EvidenceRank::Ignored && !flow.is_untracked_here();
         self.flows.iter().filter(harmed).filter_map(|flow| flow.key.netns).collect()
     }
 
@@ -234,7 +236,7 @@ impl Engine {
         let (mut flows, others): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
             self.flows.into_flows().partition(|flow| flow.is_whole());
         for flow in others {
-            self.totals.forgotten.add(&Brief::of(&flow));
+            self.totals.forgotten.add(&EvictedFlow::of(&flow));
         }
         flows.sort_unstable_by_key(|flow| flow.id);
         (flows, self.totals)
@@ -248,38 +250,38 @@ impl Engine {
     }
 
     /// conntrack's log functions ran.
-    fn refusal(&mut self, event: Box<Event>) -> Observed {
+    fn logged(&mut self, event: Box<Event>) -> Observed {
         let message = message_of(&event);
         if message.is_remark() {
             return self.remark(event);
         }
         if is_own_reset(&event) {
-            return self.departure(event);
+            return self.reset_output(event);
         }
         let diagnosis = of_message(message, &event);
-        let verdict = message.verdict(self.era);
+        let verdict = message.verdict(self.log_format);
         // A packet that opens nothing belongs to no connection that it could have a direction in.
         let direction = direction(&event).filter(|_| message != Message::InvalidNew);
-        let window = explain(&event, message, direction, self.era);
-        let refusal = Arc::new(Refusal { event, verdict, direction, window });
+        let window = explain(&event, message, direction, self.log_format);
+        let logged = Arc::new(ConntrackVerdict { event, verdict, direction, window });
         let tally = match verdict {
             Verdict::Invalid => Tally { invalid: 1, ..Tally::default() },
             Verdict::Ignored => Tally { ignored: 1, ..Tally::default() },
             Verdict::Unknown => Tally { undecided: 1, ..Tally::default() },
         };
-        let story = || Story::of_refusal(diagnosis, Arc::clone(&refusal));
-        let flow = self.account(&refusal.event, diagnosis, tally, story());
+        let incident = || Incident::of_logged(diagnosis, Arc::clone(&logged));
+        let flow = self.account(&logged.event, diagnosis, tally, incident());
         if let Some(id) = flow {
-            self.pending.insert(id, Arc::clone(&refusal));
+            self.pending.insert(id, Arc::clone(&logged));
             if let Some(flow) = self.flows.get_mut(id) {
-                flow.last_refusal = Some(Arc::clone(&refusal));
-                if flow.story.peer.is_some() {
-                    arrival::take_back(flow, story());
+                flow.last_logged = Some(Arc::clone(&logged));
+                if flow.incident.peer.is_some() {
+                    arrival::take_back(flow, incident());
                 }
-                flow.remember(&refusal);
+                flow.remember(&logged);
             }
         }
-        let kind = if flow.is_some() { Kind::Refusal(refusal, diagnosis) } else { Kind::Unwanted };
+        let kind = if flow.is_some() { Kind::ConntrackVerdict(logged, diagnosis) } else { Kind::Unwanted };
         Observed { flow, kind }
     }
 
@@ -287,17 +289,17 @@ impl Engine {
     fn remark(&mut self, event: Box<Event>) -> Observed {
         let flow = event.entry.and_then(|entry| self.flows.of_key(&key_of_entry(&event, &entry)));
         if let Some(flow) = flow.and_then(|id| self.flows.get_mut(id)) {
-            let same = flow.story.refusal.as_ref().is_some_and(|refusal| refusal.event.skb == event.skb);
+            let same = flow.incident.logged.as_ref().is_some_and(|logged| logged.event.skb == event.skb);
             if same {
-                flow.story.remark = event.words.clone().map(Box::new);
+                flow.incident.remark = event.words.clone().map(Box::new);
             }
         }
         Observed { flow, kind: Kind::Remark(event) }
     }
 
     /// A RST of this host is seen leaving: conntrack knows no such flow, because it carries the gateway's own address.
-    fn departure(&mut self, event: Box<Event>) -> Observed {
-        self.totals.departures += 1;
+    fn reset_output(&mut self, event: Box<Event>) -> Observed {
+        self.totals.resets_output += 1;
         let sent = event.packet.and_then(|packet| {
             let answers = |sent: &Sent| {
                 sent.netns == event.netns
@@ -309,12 +311,12 @@ impl Engine {
         });
         let flow = sent.map(|sent| sent.flow);
         if let Some(flow) = flow.and_then(|id| self.flows.get_mut(id))
-            && flow.story.reset.is_some()
-            && flow.story.departure.is_none()
+            && flow.incident.reset.is_some()
+            && flow.incident.reset_output.is_none()
         {
-            flow.story.departure = Some(Departure { at: event.at, output: event.output });
+            flow.incident.reset_output = Some(ResetOutput { at: event.at, output: event.output });
         }
-        Observed { flow, kind: Kind::Departure(event) }
+        Observed { flow, kind: Kind::ResetOutput(event) }
     }
 
     /// This host sends a RST.
@@ -332,14 +334,14 @@ impl Engine {
         }
         let (mut diagnosis, mut confidence) = of_reset(&event);
         if by == ResetBy::GatewayStack
-            && let Some((_, refusal, certainty)) = &refused
+            && let Some((_, logged, certainty)) = &refused
         {
-            diagnosis = diagnosis_of(refusal);
+            diagnosis = diagnosis_of(logged);
             confidence = *certainty;
         }
-        let refusal = refused.as_ref().map(|(_, refusal, _)| refusal);
-        let entry = refusal.and_then(|refusal| refusal.event.connection()).or(event.connection());
-        let side = refusal.map_or_else(|| direction(&event), |refusal| refusal.direction);
+        let logged = refused.as_ref().map(|(_, logged, _)| logged);
+        let entry = logged.and_then(|logged| logged.event.connection()).or(event.connection());
+        let side = logged.map_or_else(|| direction(&event), |logged| logged.direction);
         let closed = event.gone.as_ref().is_some_and(|gone| gone.end() == End::Closed);
         let is_attempt = event.socket.as_ref().is_some_and(|socket| socket.state == SocketState::SYN_SENT);
         let effect = match &event.packet {
@@ -352,14 +354,14 @@ impl Engine {
         };
         let doubtful = by == ResetBy::GatewayStack && event.packet.is_some_and(|packet| packet.options.signed());
         let reset = Arc::new(Reset { answer: event.answer(), event, by, effect, doubtful });
-        let story = Story::of_reset(diagnosis, confidence, refusal.cloned(), Arc::clone(&reset));
+        let incident = Incident::of_reset(diagnosis, confidence, logged.cloned(), Arc::clone(&reset));
         let tally = Tally { resets: u64::from(!doubtful), ..Tally::default() };
         let flow = match refused {
             Some((flow, ..)) => {
-                self.update(flow, &reset.event, diagnosis, tally, story);
+                self.update(flow, &reset.event, diagnosis, tally, incident);
                 Some(flow)
             }
-            None => self.account(&reset.event, diagnosis, tally, story),
+            None => self.account(&reset.event, diagnosis, tally, incident),
         };
         if let Some(flow) = flow {
             if by == ResetBy::GatewayRejectRule
@@ -370,7 +372,7 @@ impl Engine {
                 self.new_rejecting.push(netns);
             }
             self.remember_sent(flow, &reset);
-            self.follow.start(flow, reset.event.at, self.limits.followed);
+            self.poller.start(flow, reset.event.at, self.limits.followed);
         }
         let kind = if flow.is_some() { Kind::Reset(reset, diagnosis, confidence) } else { Kind::Unwanted };
         Observed { flow, kind }
@@ -381,17 +383,17 @@ impl Engine {
     /// conntrack takes the entry away from a packet that it refuses. One that still has an entry, or is untracked, was
     /// let pass: whatever was said about it is not why it was answered. One that has none was refused, whatever this
     /// program took the message to mean. Of one that a full socket answers that is not known: the message alone counts.
-    fn refused_before(&mut self, event: &Event) -> Option<(FlowId, Arc<Refusal>, Confidence)> {
+    fn refused_before(&mut self, event: &Event) -> Option<(FlowId, Arc<ConntrackVerdict>, Confidence)> {
         let taken = self.pending.take(event.netns, event.skb, event.packet.as_ref(), event.at);
         if !matches!(event.nfct, Some(Nfct::None) | None) {
             return None;
         }
-        let (flow, refusal, confidence) = if let Some(refused) = taken {
-            (refused.flow, refused.refusal, Confidence::Proven)
+        let (flow, logged, confidence) = if let Some(refused) = taken {
+            (refused.flow, refused.logged, Confidence::Proven)
         } else {
             let packet = event.packet.as_ref()?;
             let id = self.flows.of_packet(event.netns, packet.tuple())?;
-            let last = self.flows.get_mut(id)?.last_refusal.take()?;
+            let last = self.flows.get_mut(id)?.last_logged.take()?;
             let recent = event.at - last.event.at <= self.limits.patience;
             let same = last.event.packet.is_some_and(|refused| refused.same_segment(packet));
             if !recent || !same {
@@ -400,12 +402,12 @@ impl Engine {
             (id, last, Confidence::Inferred)
         };
         let known = self.flows.get_mut(flow)?;
-        known.last_refusal = None;
-        if refusal.verdict == Verdict::Invalid || event.nfct.is_none() {
-            return Some((flow, refusal, confidence));
+        known.last_logged = None;
+        if logged.verdict == Verdict::Invalid || event.nfct.is_none() {
+            return Some((flow, logged, confidence));
         }
-        known.correct(diagnosis_of(&refusal), refusal.verdict);
-        let proven = Refusal { verdict: Verdict::Invalid, ..Refusal::clone(&refusal) };
+        known.correct(diagnosis_of(&logged), logged.verdict);
+        let proven = ConntrackVerdict { verdict: Verdict::Invalid, ..ConntrackVerdict::clone(&logged) };
         Some((flow, Arc::new(proven), confidence))
     }
 
@@ -432,7 +434,7 @@ impl Engine {
             [only] if !known && gap(&only).is_none() => only,
             _ => {
                 // An end that tracks its connections has reasons of its own, unless the gateway has reset it.
-                let was_reset = |id: &FlowId| self.flows.get(*id).is_some_and(|flow| flow.story.reset.is_some());
+                let was_reset = |id: &FlowId| self.flows.get(*id).is_some_and(|flow| flow.incident.reset.is_some());
                 let near = |id: FlowId| Some((gap(&id).filter(|gap| gap.small)?.bytes, id));
                 candidates.into_iter().filter(|id| !known || was_reset(id)).filter_map(near).min()?.1
             }

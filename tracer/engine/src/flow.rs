@@ -7,8 +7,8 @@ use tracer_common::Hook;
 use tracer_model::capture::Outcome;
 use tracer_model::cause::{Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::window::{Explanation, Failure};
-use tracer_model::conntrack::{Direction, Entry, Gone, Nfct, Seq, TcpState, Tuple, Verdict};
-use tracer_model::event::{Event, Interface, Words};
+use tracer_model::conntrack::{DestroyedEntry, Direction, Entry, Nfct, Seq, TcpState, Tuple, Verdict};
+use tracer_model::event::{Event, Interface, LogMessage};
 use tracer_model::flow_key::FlowKey;
 use tracer_model::packet::{Packet, ResetSegment};
 use tracer_model::time::Instant;
@@ -92,7 +92,7 @@ pub(super) struct Sample {
 
 /// What conntrack said of a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
+pub struct ConntrackVerdict {
     /// The event.
     pub event: Box<Event>,
     /// What conntrack did with the packet.
@@ -120,7 +120,7 @@ pub struct Reset {
 
 /// The gateway's own RST seen again, leaving un-NATed through conntrack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Departure {
+pub struct ResetOutput {
     /// When.
     pub at: Instant,
     /// By which interface.
@@ -168,7 +168,7 @@ pub(super) struct Gap {
 
 /// How far a story goes; the furthest is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Strength {
+pub enum EvidenceRank {
     /// A packet was remarked on and let pass.
     Ignored,
     /// A packet was remarked on, and what became of it is not known.
@@ -187,85 +187,85 @@ pub enum Strength {
 
 /// What happened to a flow: the packet, conntrack's refusal, the RST.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Story {
+pub struct Incident {
     /// Why.
     pub diagnosis: Diagnosis,
     /// How sure that is.
     pub confidence: Confidence,
-    strength: Strength,
+    rank: EvidenceRank,
     /// What conntrack said of the packet.
-    pub refusal: Option<Arc<Refusal>>,
+    pub logged: Option<Arc<ConntrackVerdict>>,
     /// Packets that were let pass before, and that the refusal follows from; oldest first.
-    pub follows: Vec<Arc<Refusal>>,
+    pub follows: Vec<Arc<ConntrackVerdict>>,
     /// Remarks of conntrack on the same packet.
-    pub remark: Option<Box<Words>>,
+    pub remark: Option<Box<LogMessage>>,
     /// The RST that answered it.
     pub reset: Option<Arc<Reset>>,
     /// The RST on its way out.
-    pub departure: Option<Departure>,
+    pub reset_output: Option<ResetOutput>,
     /// The RST of one of the ends, where it is the story.
     pub peer: Option<Box<PeerReset>>,
 }
 
-impl Story {
+impl Incident {
     /// A story of which nothing is known but why, as of events that were only counted.
     pub(super) const fn new(diagnosis: Diagnosis, confidence: Confidence) -> Self {
         Self {
             diagnosis,
             confidence,
-            strength: Strength::Counted,
-            refusal: None,
+            rank: EvidenceRank::Counted,
+            logged: None,
             follows: Vec::new(),
             remark: None,
             reset: None,
-            departure: None,
+            reset_output: None,
             peer: None,
         }
     }
 
     /// A packet was refused, or remarked on.
-    pub(super) fn of_refusal(diagnosis: Diagnosis, refusal: Arc<Refusal>) -> Self {
-        let strength = match refusal.verdict {
-            Verdict::Invalid => Strength::Refused,
-            Verdict::Unknown => Strength::Undecided,
-            Verdict::Ignored => Strength::Ignored,
+    pub(super) fn of_logged(diagnosis: Diagnosis, logged: Arc<ConntrackVerdict>) -> Self {
+        let rank = match logged.verdict {
+            Verdict::Invalid => EvidenceRank::Refused,
+            Verdict::Unknown => EvidenceRank::Undecided,
+            Verdict::Ignored => EvidenceRank::Ignored,
         };
-        Self { strength, refusal: Some(refusal), ..Self::new(diagnosis, Confidence::Proven) }
+        Self { rank, logged: Some(logged), ..Self::new(diagnosis, Confidence::Proven) }
     }
 
     /// A RST was sent, for a packet that was refused or for another reason.
     pub(super) fn of_reset(
         diagnosis: Diagnosis,
         confidence: Confidence,
-        refusal: Option<Arc<Refusal>>,
+        logged: Option<Arc<ConntrackVerdict>>,
         reset: Arc<Reset>,
     ) -> Self {
-        let strength = if reset.effect.may_have_killed() { Strength::Killed } else { Strength::Answered };
-        Self { strength, refusal, reset: Some(reset), ..Self::new(diagnosis, confidence) }
+        let rank = if reset.effect.may_have_killed() { EvidenceRank::Killed } else { EvidenceRank::Answered };
+        Self { rank, logged, reset: Some(reset), ..Self::new(diagnosis, confidence) }
     }
 
     /// A RST of one of the ends arrived.
     pub(super) fn of_arrival(diagnosis: Diagnosis, peer: PeerReset) -> Self {
-        let strength = Strength::Forwarded;
+        let rank = EvidenceRank::Forwarded;
         // Until a look-up shows that conntrack knows the connection.
-        Self { strength, peer: Some(Box::new(peer)), ..Self::new(diagnosis, Confidence::Inferred) }
+        Self { rank, peer: Some(Box::new(peer)), ..Self::new(diagnosis, Confidence::Inferred) }
     }
 
     /// How far it goes.
-    pub const fn strength(&self) -> Strength {
-        self.strength
+    pub const fn rank(&self) -> EvidenceRank {
+        self.rank
     }
 
     /// When it began.
     pub fn began(&self) -> Option<Instant> {
-        let refused = self.refusal.as_ref().map(|refusal| refusal.event.at);
+        let refused = self.logged.as_ref().map(|logged| logged.event.at);
         let reset = || self.reset.as_ref().map(|reset| reset.event.at);
         refused.or_else(reset).or_else(|| self.peer.as_ref().map(|peer| peer.at))
     }
 
     /// The event that tells most of the packet: the refusal, else the reset.
     pub fn trigger(&self) -> Option<&Event> {
-        self.refusal.as_ref().map(|refusal| &*refusal.event).or_else(|| self.reset.as_ref().map(|reset| &*reset.event))
+        self.logged.as_ref().map(|logged| &*logged.event).or_else(|| self.reset.as_ref().map(|reset| &*reset.event))
     }
 
     /// The entry as it was when the story began.
@@ -274,15 +274,15 @@ impl Story {
     }
 
     /// The entry that the packet would have belonged to, where it had ended before.
-    pub fn gone(&self) -> Option<&Gone> {
+    pub fn gone(&self) -> Option<&DestroyedEntry> {
         let of_reset = || self.reset.as_ref().and_then(|reset| reset.event.gone.as_deref());
-        self.refusal.as_ref().and_then(|refusal| refusal.event.gone.as_deref()).or_else(of_reset)
+        self.logged.as_ref().and_then(|logged| logged.event.gone.as_deref()).or_else(of_reset)
     }
 }
 
 /// What a look-up found, when it differs from what was known before.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fate {
+pub struct EntryStatus {
     /// When the kernel answered.
     pub at: Instant,
     /// When the previous answer, the one that differs, was given.
@@ -297,9 +297,9 @@ pub struct Fate {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LetPass {
     /// The last overshot: its end became this end's `td_end`, although the other end has no use for it.
-    overshot: Option<Arc<Refusal>>,
+    overshot: Option<Arc<ConntrackVerdict>>,
     /// The one that reaches furthest beyond this end's `td_end`: payload that was not recorded.
-    unrecorded: Option<Arc<Refusal>>,
+    unrecorded: Option<Arc<ConntrackVerdict>>,
 }
 
 impl LetPass {
@@ -331,13 +331,13 @@ pub struct Flow {
     /// Counts per cause, in the order of appearance.
     pub causes: Vec<(Diagnosis, Tally)>,
     /// The story that goes furthest; the earliest of those.
-    pub story: Story,
+    pub incident: Incident,
     /// The last packet that was refused.
-    pub last_refusal: Option<Arc<Refusal>>,
+    pub last_logged: Option<Arc<ConntrackVerdict>>,
     /// What was let pass of each end, by the direction's index.
     pub let_pass: [LetPass; 2],
     /// What became of the entry, each change once.
-    pub fates: Vec<Fate>,
+    pub entry_statuses: Vec<EntryStatus>,
     /// When the last look-up was answered.
     pub looked_up: Option<Instant>,
     /// The first RST of one of its ends.
@@ -345,14 +345,14 @@ pub struct Flow {
     /// The last one that arrived.
     pub last_arrival: Option<Box<PeerReset>>,
     /// What it had come to before its story was forgotten.
-    pub(super) earlier: Option<(Strength, Diagnosis)>,
+    pub(super) earlier: Option<(EvidenceRank, Diagnosis)>,
     /// What its events were, by which those that were only counted are understood.
     pub(super) samples: Vec<Sample>,
 }
 
 impl Flow {
     /// A flow of which nothing is known but who it is and what made it known.
-    pub(super) const fn new(id: FlowId, key: FlowKey, known: bool, at: Instant, story: Story) -> Self {
+    pub(super) const fn new(id: FlowId, key: FlowKey, known: bool, at: Instant, incident: Incident) -> Self {
         Self {
             id,
             key,
@@ -363,10 +363,10 @@ impl Flow {
             first: at,
             last: at,
             causes: Vec::new(),
-            story,
-            last_refusal: None,
+            incident,
+            last_logged: None,
             let_pass: [LetPass::NOTHING; 2],
-            fates: Vec::new(),
+            entry_statuses: Vec::new(),
             looked_up: None,
             peer_reset: None,
             last_arrival: None,
@@ -377,7 +377,7 @@ impl Flow {
 
     /// Whether its story can be told: none was forgotten, or none that went further than the one there is.
     pub(super) fn is_whole(&self) -> bool {
-        self.earlier.is_none_or(|(strength, _)| !self.is_only_counted() && strength <= self.story.strength())
+        self.earlier.is_none_or(|(rank, _)| !self.is_only_counted() && rank <= self.incident.rank())
     }
 
     /// Whether nothing but RSTs are known of it, for segments that conntrack is not known to have looked at. In a namespace
@@ -390,9 +390,9 @@ impl Flow {
                 && event.connection().is_none()
                 && (event.nfct == Some(Nfct::None) || unknown)
         };
-        self.last_refusal.is_none()
-            && self.story.refusal.is_none()
-            && self.story.reset.as_ref().is_some_and(|reset| untracked(reset))
+        self.last_logged.is_none()
+            && self.incident.logged.is_none()
+            && self.incident.reset.as_ref().is_some_and(|reset| untracked(reset))
     }
 
     /// How far a segment that one of its ends has sent, with these endpoints and this sequence number, is from where that end
@@ -403,8 +403,8 @@ impl Flow {
     pub(super) fn gap_to(&self, segment: Tuple, seq: Seq) -> Option<Gap> {
         /// The least that conntrack takes for a window (`MAXACKWINCONST`).
         const WINDOW: u32 = 66_000;
-        let reset = self.story.reset.as_ref();
-        let entry = self.story.trigger().and_then(Event::connection);
+        let reset = self.incident.reset.as_ref();
+        let entry = self.incident.trigger().and_then(Event::connection);
         // The RST took its number from the peer, who had it from the other end: there that end goes on.
         let answered = reset.and_then(|reset| Some((reset.event.packet?, reset.answer?)));
         let of_reset = answered
@@ -423,7 +423,7 @@ impl Flow {
 
     /// Whether none of its events was told: they were only counted.
     pub fn is_only_counted(&self) -> bool {
-        self.story.trigger().is_none() && self.story.peer.is_none()
+        self.incident.trigger().is_none() && self.incident.peer.is_none()
     }
 
     /// All its counts.
@@ -437,13 +437,13 @@ impl Flow {
 
     /// Whether it may have died of a RST of this host.
     pub fn was_reset(&self) -> bool {
-        self.story.strength() == Strength::Killed
+        self.incident.rank() == EvidenceRank::Killed
     }
 
     /// Who reset it.
     pub fn reset_by(&self) -> Option<ResetBy> {
-        let peer = || (self.story.strength() == Strength::Forwarded).then_some(ResetBy::Peer);
-        self.story.reset.as_ref().map(|reset| reset.by).or_else(peer)
+        let peer = || (self.incident.rank() == EvidenceRank::Forwarded).then_some(ResetBy::Peer);
+        self.incident.reset.as_ref().map(|reset| reset.by).or_else(peer)
     }
 
     /// Which end an address is.
@@ -481,34 +481,34 @@ impl Flow {
     }
 
     /// Remembers a packet that was let pass, where the entry does not account for it as for others.
-    pub(super) fn remember(&mut self, refusal: &Arc<Refusal>) {
-        let (Verdict::Ignored, Some(window), Some(packet)) = (refusal.verdict, refusal.window, refusal.event.packet)
+    pub(super) fn remember(&mut self, logged: &Arc<ConntrackVerdict>) {
+        let (Verdict::Ignored, Some(window), Some(packet)) = (logged.verdict, logged.window, logged.event.packet)
         else {
             return;
         };
         let side = &mut self.let_pass[window.direction.index()];
         if window.failure == Failure::Overshot {
-            side.overshot = Some(Arc::clone(refusal));
+            side.overshot = Some(Arc::clone(logged));
             return;
         }
         let known = side.unrecorded.as_ref().and_then(|known| known.event.packet).map(|known| known.end());
         if packet.end().after(known.unwrap_or(window.sender.td_end)) {
-            side.unrecorded = Some(Arc::clone(refusal));
+            side.unrecorded = Some(Arc::clone(logged));
         }
     }
 
     /// The packets that a refusal follows from: it acknowledges what was let pass without being recorded, and that was not
     /// recorded because an overshot had moved `td_end` so far that all acknowledgements had become too old.
-    pub(super) fn follows(&self, refusal: &Refusal) -> Vec<Arc<Refusal>> {
-        let Some(window) = refusal.window.filter(|window| window.failure == Failure::AckOver) else {
+    pub(super) fn follows(&self, logged: &ConntrackVerdict) -> Vec<Arc<ConntrackVerdict>> {
+        let Some(window) = logged.window.filter(|window| window.failure == Failure::AckOver) else {
             return Vec::new();
         };
         let Some(unrecorded) = &self.let_pass[window.direction.other().index()].unrecorded else { return Vec::new() };
         let reaches = unrecorded.event.packet.is_some_and(|packet| !packet.end().before(window.value));
-        if !reaches || unrecorded.event.at > refusal.event.at {
+        if !reaches || unrecorded.event.at > logged.event.at {
             return Vec::new();
         }
-        let moved = |overshot: &&Arc<Refusal>| {
+        let moved = |overshot: &&Arc<ConntrackVerdict>| {
             let end = overshot.event.packet.map(|packet| packet.end());
             unrecorded.window.is_some_and(|old| old.failure == Failure::AckUnder && Some(old.receiver.td_end) == end)
         };
@@ -519,37 +519,37 @@ impl Flow {
     /// Takes a diagnosis that follows from what became known after the flow's last event.
     pub fn settle(&mut self, diagnosis: Diagnosis) {
         for (known, _) in &mut self.causes {
-            if *known == self.story.diagnosis {
+            if *known == self.incident.diagnosis {
                 *known = diagnosis;
             }
         }
-        self.story.diagnosis = diagnosis;
+        self.incident.diagnosis = diagnosis;
     }
 
     /// Takes a story that goes further than the one it has.
-    pub(super) fn tell(&mut self, story: Story) {
+    pub(super) fn tell(&mut self, incident: Incident) {
         let forgotten = self.earlier.is_some() && self.is_only_counted();
-        if forgotten || story.strength() > self.story.strength() {
-            let follows = story.refusal.as_ref().map(|refusal| self.follows(refusal)).unwrap_or_default();
-            self.story = Story { follows, ..story };
+        if forgotten || incident.rank() > self.incident.rank() {
+            let follows = incident.logged.as_ref().map(|logged| self.follows(logged)).unwrap_or_default();
+            self.incident = Incident { follows, ..incident };
         }
     }
 
     /// Takes the answer to a look-up; tells whether the entry's end is known now.
     pub(super) fn learn(&mut self, at: Instant, outcome: Outcome) -> bool {
         let ended = match &outcome {
-            Outcome::Gone { .. } => true,
+            Outcome::NotFound { .. } => true,
             Outcome::Found { state, .. } => *state == Some(TcpState::Close),
             Outcome::Failed { .. } => false,
         };
         let essence = |outcome: &Outcome| match outcome {
             Outcome::Found { state, .. } => (0, *state),
-            Outcome::Gone { .. } => (1, None),
+            Outcome::NotFound { .. } => (1, None),
             Outcome::Failed { .. } => (2, None),
         };
-        let changed = self.fates.last().is_none_or(|last| essence(&last.outcome) != essence(&outcome));
-        if changed && self.fates.len() < FATES {
-            self.fates.push(Fate { at, not_before: self.looked_up, outcome });
+        let changed = self.entry_statuses.last().is_none_or(|last| essence(&last.outcome) != essence(&outcome));
+        if changed && self.entry_statuses.len() < FATES {
+            self.entry_statuses.push(EntryStatus { at, not_before: self.looked_up, outcome });
         }
         self.looked_up = Some(at);
         ended

@@ -8,11 +8,11 @@
 pub mod conclusion;
 pub mod effect;
 pub mod engine;
+mod evicted;
 pub mod flow;
-mod follow;
 mod index;
-mod past;
 mod pending;
+mod poller;
 pub mod session;
 pub mod silence;
 mod table;

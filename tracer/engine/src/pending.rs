@@ -10,13 +10,13 @@ use tracer_model::event::SkbId;
 use tracer_model::packet::Packet;
 use tracer_model::time::Instant;
 
-use super::flow::{FlowId, Refusal};
+use super::flow::{ConntrackVerdict, FlowId};
 
 /// A refused packet.
 #[derive(Debug, Clone)]
 pub(super) struct Refused {
     pub(super) flow: FlowId,
-    pub(super) refusal: Arc<Refusal>,
+    pub(super) logged: Arc<ConntrackVerdict>,
 }
 
 /// A bounded map from buffers to refused packets, oldest out first.
@@ -36,20 +36,20 @@ impl Pending {
     }
 
     /// Remembers a refused packet; an older one in the same buffer is forgotten.
-    pub(super) fn insert(&mut self, flow: FlowId, refusal: Arc<Refusal>) {
-        let at = refusal.event.at;
-        let key = (refusal.event.netns, refusal.event.skb);
+    pub(super) fn insert(&mut self, flow: FlowId, logged: Arc<ConntrackVerdict>) {
+        let at = logged.event.at;
+        let key = (logged.event.netns, logged.event.skb);
         while let Some((then, oldest)) = self.order.front().copied() {
             if self.order.len() < self.capacity && at - then <= self.patience {
                 break;
             }
             self.order.pop_front();
-            if self.by_buffer.get(&oldest).is_some_and(|refused| refused.refusal.event.at == then) {
+            if self.by_buffer.get(&oldest).is_some_and(|refused| refused.logged.event.at == then) {
                 self.by_buffer.remove(&oldest);
             }
         }
         self.order.push_back((at, key));
-        self.by_buffer.insert(key, Refused { flow, refusal });
+        self.by_buffer.insert(key, Refused { flow, logged });
     }
 
     /// The flow of the refused packet in this buffer, if it is the same segment and not too old. It stays.
@@ -61,7 +61,7 @@ impl Pending {
         now: Instant,
     ) -> Option<FlowId> {
         let refused = self.by_buffer.get(&(netns, skb))?;
-        let event = &refused.refusal.event;
+        let event = &refused.logged.event;
         let same = event.packet.as_ref().zip(segment).is_some_and(|(refused, now)| refused.same_segment(now));
         (same && now - event.at <= self.patience).then_some(refused.flow)
     }
@@ -76,7 +76,7 @@ impl Pending {
     ) -> Option<Refused> {
         let key = (netns, skb);
         let refused = self.by_buffer.get(&key)?;
-        let event = &refused.refusal.event;
+        let event = &refused.logged.event;
         let same = match (event.packet.as_ref(), segment) {
             (Some(refused), Some(answered)) => refused.same_segment(answered),
             // The headers were out of reach at one of the two hooks; the entry's tuple is what is left to compare.

@@ -10,9 +10,9 @@ use tracer_model::capture::{
 };
 use tracer_model::decode::decode;
 use tracer_model::filter::Filter;
-use tracer_model::host_context::Surroundings;
-use tracer_model::ruleset::{Looks, Rules};
-use tracer_model::table_usage::Census;
+use tracer_model::host_context::HostContext;
+use tracer_model::ruleset::{Rules, Snapshots};
+use tracer_model::table_usage::TableUsage;
 use tracer_model::time::Instant;
 
 use crate::Limits;
@@ -21,9 +21,9 @@ use crate::engine::{Engine, Observed};
 use crate::flow::{Flow, FlowId};
 
 /// Most full tables whose entries are counted.
-const CENSUSES: usize = 4;
+const TABLE_USAGES: usize = 4;
 /// Most namespaces whose surroundings are looked at.
-const SURROUNDINGS: usize = 16;
+const HOST_CONTEXTS: usize = 16;
 
 /// Most stretches of time that are remembered to be missing.
 const GAPS: usize = 256;
@@ -50,9 +50,9 @@ pub struct Session {
     hooks: Vec<HookStatus>,
     counters: Option<Counters>,
     namespaces: BTreeMap<u32, Netns>,
-    rulesets: BTreeMap<u32, Looks>,
-    censuses: BTreeMap<u32, Census>,
-    surroundings: BTreeMap<u32, Surroundings>,
+    rulesets: BTreeMap<u32, Snapshots>,
+    table_usages: BTreeMap<u32, TableUsage>,
+    host_context: BTreeMap<u32, HostContext>,
     gaps: Vec<Gap>,
     undecodable: u64,
     last: Instant,
@@ -66,7 +66,7 @@ impl Session {
     /// A session for a capture of this host.
     pub fn new(host: Host, filter: Filter) -> Self {
         Self {
-            engine: Engine::new(host.era, Limits::default(), filter.clone()),
+            engine: Engine::new(host.log_format, Limits::default(), filter.clone()),
             last: host.started,
             host,
             filter,
@@ -74,8 +74,8 @@ impl Session {
             counters: None,
             namespaces: BTreeMap::new(),
             rulesets: BTreeMap::new(),
-            censuses: BTreeMap::new(),
-            surroundings: BTreeMap::new(),
+            table_usages: BTreeMap::new(),
+            host_context: BTreeMap::new(),
             gaps: Vec::new(),
             undecodable: 0,
             resets: 0,
@@ -91,8 +91,10 @@ impl Session {
 
     /// Takes an item; a record gives an observation.
     pub fn item(&mut self, item: &Item) -> Option<Observed> {
-        if matches!(item, Item::LookedUp(_) | Item::Netns(_) | Item::Rules(_) | Item::Census(_) | Item::Surroundings(_))
-        {
+        if matches!(
+            item,
+            Item::LookedUp(_) | Item::Netns(_) | Item::Rules(_) | Item::TableUsage(_) | Item::HostContext(_)
+        ) {
             self.answered += 1;
         }
         match item {
@@ -130,17 +132,17 @@ impl Session {
             Item::Rules(rules) => {
                 self.last = self.last.max(rules.at);
                 match self.rulesets.entry(rules.netns) {
-                    Entry::Vacant(place) => drop(place.insert(Looks::new(rules.clone()))),
-                    Entry::Occupied(mut looks) => looks.get_mut().again(rules.clone()),
+                    Entry::Vacant(place) => drop(place.insert(Snapshots::new(rules.clone()))),
+                    Entry::Occupied(mut snapshots) => snapshots.get_mut().again(rules.clone()),
                 }
             }
-            Item::Census(census) => {
-                self.last = self.last.max(census.at);
-                self.censuses.insert(census.netns, census.clone());
+            Item::TableUsage(table_usage) => {
+                self.last = self.last.max(table_usage.at);
+                self.table_usages.insert(table_usage.netns, table_usage.clone());
             }
-            Item::Surroundings(around) => {
-                self.last = self.last.max(around.at);
-                self.surroundings.insert(around.netns, Surroundings::clone(around));
+            Item::HostContext(context) => {
+                self.last = self.last.max(context.at);
+                self.host_context.insert(context.netns, HostContext::clone(context));
             }
             Item::LookedUp(answer) => {
                 self.last = self.last.max(answer.at);
@@ -181,12 +183,12 @@ impl Session {
         full.sort_by_key(|full| std::cmp::Reverse(full.dropped + full.made_room));
         // First: the table changes, and there may be many entries to be looked up.
         let mut requests: Vec<Request> =
-            full.into_iter().take(CENSUSES).map(|full| Request::Census(full.netns)).collect();
+            full.into_iter().take(TABLE_USAGES).map(|full| Request::TableUsage(full.netns)).collect();
         requests.extend(self.engine.last_requests());
         let tables = self.counters.iter().flat_map(|counters| &counters.table_full);
         let tables = tables.map(|full| full.netns).filter(|netns| self.filter.matches_netns(*netns));
         let harmed: BTreeSet<u32> = self.engine.harmed().into_iter().chain(tables).collect();
-        requests.extend(harmed.into_iter().take(SURROUNDINGS).map(Request::Surroundings));
+        requests.extend(harmed.into_iter().take(HOST_CONTEXTS).map(Request::HostContext));
         self.asked += requests.len();
         requests
     }
@@ -218,7 +220,7 @@ impl Session {
 
     /// What a comparison needs besides the report.
     pub fn background(&self) -> Background {
-        let latest = self.rulesets.iter().map(|(netns, looks)| (*netns, looks.latest().clone()));
+        let latest = self.rulesets.iter().map(|(netns, snapshots)| (*netns, snapshots.latest().clone()));
         Background {
             namespaces: self.namespaces.clone(),
             rulesets: latest.collect(),
@@ -237,8 +239,8 @@ impl Session {
             counters: self.counters,
             namespaces: self.namespaces,
             rulesets: self.rulesets,
-            censuses: self.censuses,
-            surroundings: self.surroundings,
+            table_usages: self.table_usages,
+            host_context: self.host_context,
             gaps: self.gaps,
             undecodable: self.undecodable,
             flows,
@@ -306,21 +308,21 @@ mod tests {
         let last = |filter: Filter| {
             let mut session = Session::new(Host::nobody(), filter);
             session.item(&Item::Counters(counters.clone()));
-            assert!(!session.requests(Instant(1)).iter().any(|request| matches!(request, Request::Census(_))));
+            assert!(!session.requests(Instant(1)).iter().any(|request| matches!(request, Request::TableUsage(_))));
             session.last_requests()
         };
         let all = last(Filter::default());
-        assert_eq!(all[..4], [9, 8, 7, 6].map(Request::Census));
-        assert!(!all[4..].iter().any(|request| matches!(request, Request::Census(_))));
+        assert_eq!(all[..4], [9, 8, 7, 6].map(Request::TableUsage));
+        assert!(!all[4..].iter().any(|request| matches!(request, Request::TableUsage(_))));
         let one = last(Filter { netns: vec![3], ..Filter::default() });
-        assert_eq!(one[0], Request::Census(3));
+        assert_eq!(one[0], Request::TableUsage(3));
         assert!(matches!(one[1], Request::Netns(_)));
     }
 
     #[test]
     fn a_census_answers_too() {
         let mut session = Session::new(Host::nobody(), Filter::default());
-        session.item(&Item::Census(Counting::default().finish(GATEWAY, Instant(9), None)));
+        session.item(&Item::TableUsage(Counting::default().finish(GATEWAY, Instant(9), None)));
         assert_eq!(session.outstanding(), 0, "a recording answers what nobody asked");
     }
 }

@@ -15,9 +15,9 @@ use crate::flow::Flow;
 
 /// The diagnosis of a flow whose RST answers a packet that was refused in silence; `None` where the evidence does not say.
 pub fn explain_silence(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) -> Option<Diagnosis> {
-    let reset = flow.story.reset.as_ref()?;
-    let silent = flow.story.diagnosis.cause == Cause::Unknown
-        && flow.story.refusal.is_none()
+    let reset = flow.incident.reset.as_ref()?;
+    let silent = flow.incident.diagnosis.cause == Cause::Unknown
+        && flow.incident.logged.is_none()
         && reset.by == ResetBy::GatewayStack
         && reset.event.nfct == Some(Nfct::None);
     if !silent || !listening(hooks) {

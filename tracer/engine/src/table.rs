@@ -216,7 +216,7 @@ mod tests {
     use tracer_model::time::Instant;
 
     use super::FlowTable;
-    use crate::flow::{Flow, FlowId, Story};
+    use crate::flow::{Flow, FlowId, Incident};
 
     const NETNS: Option<u32> = Some(7);
 
@@ -230,8 +230,8 @@ mod tests {
     }
 
     fn flow(id: u64, key: FlowKey, known: bool) -> Box<Flow> {
-        let story = Story::new(Diagnosis::plain(Cause::Unknown), Confidence::Inferred);
-        Box::new(Flow::new(FlowId(id), key, known, Instant(id), story))
+        let incident = Incident::new(Diagnosis::plain(Cause::Unknown), Confidence::Inferred);
+        Box::new(Flow::new(FlowId(id), key, known, Instant(id), incident))
     }
 
     #[test]

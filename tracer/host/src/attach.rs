@@ -9,7 +9,7 @@ use tracer_common::layout::ABSENT;
 use tracer_common::wire::{CALLER_RANGES, caller};
 use tracer_common::{Hook, Layout};
 use tracer_model::capture::HookState;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 
 use crate::btf::{BtfError, KernelBtf};
 use crate::symbols::Symbols;
@@ -68,7 +68,7 @@ impl Choice {
 /// What is known of the running kernel before anything is loaded into it.
 pub struct Kernel {
     /// The era of conntrack's logging code.
-    pub era: Era,
+    pub log_format: LogFormat,
     /// Offsets of everything the programs read.
     pub layout: Layout,
     /// Addresses of [`PAGE_BASES`], 0 where they are not known.
@@ -146,7 +146,7 @@ impl Kernel {
         };
         let address = |name: &str| symbols.get(name).map_or(0, |symbol| symbol.address);
         Ok(Self {
-            era: layout::era(tracker),
+            log_format: layout::log_format(tracker),
             layout: layout::resolve(btf, tracker.unwrap_or_else(|| btf.image())),
             page_bases: PAGE_BASES.map(address),
             has_tcx: btf.image().has_type("tcx_entry"),

@@ -187,7 +187,7 @@ fn invalid(message: Message<'_>) -> io::Result<u64> {
 pub fn interpret(answer: &[u8]) -> Outcome {
     let failed = |because: String| Outcome::Failed { because };
     match message(answer) {
-        Err(error) if error.raw_os_error() == Some(NOT_FOUND) => Outcome::Gone { was: None },
+        Err(error) if error.raw_os_error() == Some(NOT_FOUND) => Outcome::NotFound { was: None },
         Err(error) if error.raw_os_error() == Some(0) => {
             failed("ctnetlink answered with an acknowledgement only".to_owned())
         }
@@ -312,7 +312,7 @@ mod tests {
         // NLMSG_ERROR with -ENOENT and the request's header.
         let mut answer = [&36u32.to_ne_bytes()[..], &2u16.to_ne_bytes(), &[0; 10], &(-2i32).to_ne_bytes()].concat();
         answer.extend([0; 16]);
-        assert_eq!(interpret(&answer), Outcome::Gone { was: None });
+        assert_eq!(interpret(&answer), Outcome::NotFound { was: None });
     }
 
     #[test]

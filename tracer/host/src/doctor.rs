@@ -78,7 +78,7 @@ pub fn begin(inode: u32, place: Place) -> Begun {
 
 impl Begun {
     /// Reads the rules, and then the table.
-    pub fn look(&mut self) {
+    pub fn style(&mut self) {
         let inode = self.inode;
         let rules = netns::enter(inode, || audit_here(inode, Instant::now() + RULES));
         let Ok(audit) = rules else { return };

@@ -12,7 +12,7 @@ use std::{env, fs};
 use nix::ifaddrs::getifaddrs;
 
 use tracer_model::event::NfHook;
-use tracer_model::host_context::{Dropping, FilterChain, Keeper, Limits, Manager, Surroundings, Translation, Way};
+use tracer_model::host_context::{Dropping, FilterChain, HostContext, Limits, Manager, Persistence, Translation, Way};
 use tracer_model::ruleset::audit::{Audit, Does, Noted};
 use tracer_model::ruleset::{Backend, Family, Hooks, Key, Rule, Test};
 
@@ -42,8 +42,8 @@ const NFTABLES_FILES: [&str; 2] = ["/etc/nftables.conf", "/etc/sysconfig/nftable
 const MOST: usize = 256;
 
 /// Reads what there is around the namespace that the calling thread is in.
-pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -> Surroundings {
-    let mut found = Surroundings { initial, ..Surroundings::unknown(netns, now(), way) };
+pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -> HostContext {
+    let mut found = HostContext { initial, ..HostContext::unknown(netns, now(), way) };
     found.tools = TOOLS.iter().filter(|tool| find(tool).is_some()).map(|tool| (*tool).to_owned()).collect();
     found.iptables = find("iptables").and_then(|path| variant(&path));
     found.memory = memory();
@@ -53,7 +53,7 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
     // Both belong to the host's own namespace: what they own, and what is loaded at boot.
     if found.way == Way::Here && found.initial == Way::Here {
         found.manager = manager(Path::new("/"));
-        found.keepers = keepers(Path::new("/"), &found.tools);
+        found.persistence = persistence(Path::new("/"), &found.tools);
     }
     found.xtables = if nftables::is_there() { nftables::tables(deadline).unwrap_or_default() } else { Vec::new() };
     let mut legacy = false;
@@ -72,7 +72,7 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
         Backend::IptablesLegacy => legacy,
         of_nftables => chains.iter().any(|chain| (of_nftables == Backend::IptablesNft) == chain.of_iptables()),
     };
-    found.holders = Backend::ALL.into_iter().filter(|backend| held(*backend)).collect();
+    found.backends = Backend::ALL.into_iter().filter(|backend| held(*backend)).collect();
     let made = chains.iter().filter(|chain| chain.of_iptables()).map(|chain| &chain.shape);
     found.xchains = made.map(|chain| (chain.family, chain.table.clone(), chain.name.clone())).collect();
     let filters = chains.iter().filter(|chain| chain.filters && !chain.of_iptables());
@@ -203,7 +203,7 @@ fn manager(root: &Path) -> Option<Manager> {
 }
 
 /// What brings rules back after a reboot, by what is below `root`.
-fn keepers(root: &Path, tools: &[String]) -> Vec<Keeper> {
+fn persistence(root: &Path, tools: &[String]) -> Vec<Persistence> {
     let below = |path: &str| root.join(path.trim_start_matches('/'));
     let enabled = |unit: &str| {
         let systemd = below("/etc/systemd/system");
@@ -217,13 +217,13 @@ fn keepers(root: &Path, tools: &[String]) -> Vec<Keeper> {
     if enabled("nftables.service")
         && let Some(file) = NFTABLES_FILES.iter().find(|file| below(file).exists())
     {
-        found.push(Keeper::Nftables { file: (*file).to_owned() });
+        found.push(Persistence::Nftables { file: (*file).to_owned() });
     }
     if tools.iter().any(|tool| tool == "netfilter-persistent") {
-        found.push(Keeper::NetfilterPersistent);
+        found.push(Persistence::NetfilterPersistent);
     }
     if enabled("iptables.service") {
-        found.push(Keeper::IptablesServices);
+        found.push(Persistence::IptablesServices);
     }
     found
 }
@@ -291,10 +291,10 @@ pub(super) fn base(family: Family, table: String, name: String, hook: u32, filte
 mod tests {
     use std::fs;
 
-    use tracer_model::host_context::Keeper;
+    use tracer_model::host_context::Persistence;
     use tracer_model::ruleset::Backend;
 
-    use super::{Manager, keepers, manager, variant};
+    use super::{Manager, manager, persistence, variant};
 
     fn write(root: &std::path::Path, path: &str, text: &str) {
         let path = root.join(path);
@@ -320,10 +320,10 @@ mod tests {
     fn what_brings_rules_back() {
         let root = tempfile::tempdir().unwrap();
         write(root.path(), "etc/nftables.conf", "flush ruleset\n");
-        assert_eq!(keepers(root.path(), &[]), [], "the file alone is loaded by nobody");
+        assert_eq!(persistence(root.path(), &[]), [], "the file alone is loaded by nobody");
         write(root.path(), "etc/systemd/system/sysinit.target.wants/nftables.service", "");
-        assert_eq!(keepers(root.path(), &[]), [Keeper::Nftables { file: "/etc/nftables.conf".to_owned() }]);
-        let both = keepers(root.path(), &["netfilter-persistent".to_owned()]);
+        assert_eq!(persistence(root.path(), &[]), [Persistence::Nftables { file: "/etc/nftables.conf".to_owned() }]);
+        let both = persistence(root.path(), &["netfilter-persistent".to_owned()]);
         assert_eq!(both.len(), 2);
     }
 

@@ -2,7 +2,7 @@
 
 use tracer_common::Layout;
 use tracer_common::layout::{ABSENT, format_argument};
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 
 use super::btf::{KernelBtf, Prototype, Types};
 
@@ -116,16 +116,16 @@ fn format_position(prototype: Option<Prototype>) -> u32 {
 ///
 /// 5.10 describes no module at all. There the absence is the evidence, and the programs confirm it by what the
 /// arguments point to ([`tracer_common::wire::present::FORMAT_AFTER_STATE`]).
-pub fn era(tracker: Option<Types<'_>>) -> Era {
-    let Some(types) = tracker else { return Era::E1 };
-    let Some(prototype) = types.prototype("nf_ct_l4proto_log_invalid") else { return Era::Unknown };
+pub fn log_format(tracker: Option<Types<'_>>) -> LogFormat {
+    let Some(types) = tracker else { return LogFormat::E1 };
+    let Some(prototype) = types.prototype("nf_ct_l4proto_log_invalid") else { return LogFormat::Unknown };
     if !prototype.parameters.iter().any(|parameter| parameter == "state") {
-        Era::E1
+        LogFormat::E1
     } else if types.has_type("nf_tcp_invalid_log") {
-        Era::E4
+        LogFormat::E4
     } else if types.has_type("nf_ct_tcp_action") {
-        Era::E3
+        LogFormat::E3
     } else {
-        Era::E2
+        LogFormat::E2
     }
 }

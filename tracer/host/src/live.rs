@@ -39,7 +39,7 @@ use self::rights::Rights;
 use self::ring::Ring;
 use self::tap::Tap;
 use crate::attach::{Choice, Kernel};
-use crate::netns::{Asker, now};
+use crate::netns::{NetnsWorker, now};
 use crate::preflight::chain;
 use crate::privileges::Needed;
 use crate::symbols::Symbols;
@@ -110,7 +110,7 @@ pub struct Live {
     links: BTreeMap<Hook, Vec<(&'static str, KProbeLinkId)>>,
     modules: Modules,
     tap: Tap,
-    asker: Asker,
+    asker: NetnsWorker,
     answers: mpsc::UnboundedReceiver<Item>,
     gone: GoneMaps,
     held_back: HeldBackMaps,
@@ -146,7 +146,7 @@ impl Live {
         let modules = Modules::of(&choice.hooks(&kernel).collect::<Vec<Hook>>());
         let held_back = timed("places", || HeldBackMaps::take(&mut ebpf))?;
         let (answer, answers) = mpsc::unbounded_channel();
-        let asker = Asker::start(move |item| {
+        let asker = NetnsWorker::start(move |item| {
             // Nobody listens any more once the capture has ended.
             if answer.send(item).is_err() {
                 tracing::trace!("an answer came too late");

@@ -13,10 +13,10 @@ use std::{io, thread};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use tracer_model::capture::{Item, LookUp, LookedUp, Netns, Outcome, Request};
-use tracer_model::host_context::{Surroundings, Way};
+use tracer_model::host_context::{HostContext, Way};
 use tracer_model::ruleset::Rules;
 use tracer_model::ruleset::audit::{Audit, Found};
-use tracer_model::table_usage::{Census, Counting};
+use tracer_model::table_usage::{Counting, TableUsage};
 use tracer_model::time::Instant;
 
 use super::ctnetlink::{self, Ctnetlink};
@@ -78,22 +78,22 @@ pub fn now() -> Instant {
 }
 
 /// A path through which the namespace can be entered, and its name if it has one.
-struct Door {
+struct NetnsHandle {
     path: PathBuf,
     name: Option<String>,
 }
 
 /// Finds a namespace: by its name, or through a process that is in it.
-fn find(wanted: u32) -> Option<Door> {
+fn find(wanted: u32) -> Option<NetnsHandle> {
     let named = fs::read_dir(NAMED).into_iter().flatten().flatten().find_map(|entry| {
         let found = inode(&entry.path()).is_ok_and(|inode| inode == wanted);
-        found.then(|| Door { path: entry.path(), name: Some(entry.file_name().to_string_lossy().into_owned()) })
+        found.then(|| NetnsHandle { path: entry.path(), name: Some(entry.file_name().to_string_lossy().into_owned()) })
     });
     named.or_else(|| {
         fs::read_dir("/proc").into_iter().flatten().flatten().find_map(|entry| {
             let is_process = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
             let path = entry.path().join("ns/net");
-            (is_process && inode(&path).is_ok_and(|inode| inode == wanted)).then_some(Door { path, name: None })
+            (is_process && inode(&path).is_ok_and(|inode| inode == wanted)).then_some(NetnsHandle { path, name: None })
         })
     })
 }
@@ -115,13 +115,13 @@ pub fn enter<T: Send>(netns: u32, question: impl FnOnce() -> T + Send) -> io::Re
 }
 
 /// A thread that enters network namespaces and asks the kernel there, so that the rest of the program stays where it is.
-pub struct Asker {
+pub struct NetnsWorker {
     requests: mpsc::Sender<Vec<Request>>,
     /// The thread ends when this does, whatever is still to be asked.
     _wanted: Arc<()>,
 }
 
-impl Asker {
+impl NetnsWorker {
     /// Starts the thread. It hands every answer to `answer` and ends when the asker is dropped.
     pub fn start(answer: impl Fn(Item) + Send + 'static) -> io::Result<Self> {
         let (requests, inbox) = mpsc::channel::<Vec<Request>>();
@@ -199,9 +199,9 @@ fn ask(
                 }
                 Request::Netns(inode) => Item::Netns(facts(inode, name.clone())),
                 Request::Rules(inode) => Item::Rules(rules_here(inode)),
-                Request::Census(inode) => Item::Census(census_here(inode)),
-                Request::Surroundings(inode) => {
-                    Item::Surroundings(Box::new(surroundings_here(inode, way.clone(), home_inode)))
+                Request::TableUsage(inode) => Item::TableUsage(table_usage_here(inode)),
+                Request::HostContext(inode) => {
+                    Item::HostContext(Box::new(host_context_here(inode, way.clone(), home_inode)))
                 }
             })
         })
@@ -228,10 +228,10 @@ fn unanswered(request: Request, because: &str, way: &Way, name: Option<String>) 
             Item::LookedUp(Box::new(LookedUp { look_up, at: now(), outcome: Outcome::Failed { because } }))
         }
         Request::Rules(netns) => Item::Rules(Rules { problems: vec![because], ..no_rules(netns) }),
-        Request::Census(netns) => Item::Census(Counting::default().finish(netns, now(), Some(because))),
-        Request::Surroundings(netns) => {
-            let unknown = Surroundings::unknown(netns, now(), way.clone());
-            Item::Surroundings(Box::new(Surroundings { problems: vec![because], ..unknown }))
+        Request::TableUsage(netns) => Item::TableUsage(Counting::default().finish(netns, now(), Some(because))),
+        Request::HostContext(netns) => {
+            let unknown = HostContext::unknown(netns, now(), way.clone());
+            Item::HostContext(Box::new(HostContext { problems: vec![because], ..unknown }))
         }
         Request::Netns(inode) => {
             tracing::debug!("{because}");
@@ -241,7 +241,7 @@ fn unanswered(request: Request, because: &str, way: &Way, name: Option<String>) 
 }
 
 /// Runs `question` inside a namespace and comes back.
-fn inside<T>(door: Option<&Door>, at_home: bool, home: &File, question: impl FnOnce() -> T) -> io::Result<T> {
+fn inside<T>(door: Option<&NetnsHandle>, at_home: bool, home: &File, question: impl FnOnce() -> T) -> io::Result<T> {
     if at_home {
         return Ok(question());
     }
@@ -254,9 +254,9 @@ fn inside<T>(door: Option<&Door>, at_home: bool, home: &File, question: impl FnO
 }
 
 /// How a command that is started where this program was comes to run behind a door.
-fn way(door: Option<&Door>, at_home: bool) -> Way {
+fn way(door: Option<&NetnsHandle>, at_home: bool) -> Way {
     match door {
-        Some(Door { name: Some(name), .. }) => Way::Named(name.clone()),
+        Some(NetnsHandle { name: Some(name), .. }) => Way::Named(name.clone()),
         _ if at_home => Way::Here,
         Some(door) => {
             let pid = door.path.iter().nth(2).and_then(|pid| pid.to_str()?.parse().ok());
@@ -278,15 +278,15 @@ pub fn leads_to(way: &Way) -> io::Result<u32> {
 /// Runs `question` inside the namespace that a path leads to and comes back; the calling thread is in any namespace.
 pub(super) fn visit<T>(path: &Path, question: impl FnOnce() -> T) -> io::Result<T> {
     let here = File::open("/proc/thread-self/ns/net")?;
-    let door = Door { path: path.to_path_buf(), name: None };
+    let door = NetnsHandle { path: path.to_path_buf(), name: None };
     inside(Some(&door), false, &here, question)
 }
 
 /// Reads what there is around the conntrack of the namespace that the calling thread is in.
-fn surroundings_here(netns: u32, way: Way, home: u32) -> Surroundings {
+fn host_context_here(netns: u32, way: Way, home: u32) -> HostContext {
     let at_home = inode(Path::new("/proc/1/ns/net")).map_or(true, |initial| initial == home);
     let initial = if at_home { Way::Here } else { Way::Process(1) };
-    let deadline = std::time::Instant::now() + Request::Surroundings(netns).patience();
+    let deadline = std::time::Instant::now() + Request::HostContext(netns).patience();
     host_context::read_here(netns, way, initial, deadline)
 }
 
@@ -359,8 +359,8 @@ fn no_rules(netns: u32) -> Rules {
 }
 
 /// Counts who holds the entries of the namespace that the calling thread is in.
-fn census_here(netns: u32) -> Census {
-    let counted = ctnetlink::count(Request::Census(netns).patience());
+fn table_usage_here(netns: u32) -> TableUsage {
+    let counted = ctnetlink::count(Request::TableUsage(netns).patience());
     let (counting, problem) =
         counted.unwrap_or_else(|error| (Counting::default(), Some(format!("ctnetlink: {error}"))));
     counting.finish(netns, now(), problem)
@@ -415,13 +415,13 @@ mod tests {
         let here = home().unwrap();
         let facts = asked(&[Request::Netns(here), Request::Rules(here), Request::Netns(here)], usize::MAX);
         assert!(matches!(&facts[..], [Item::Netns(_), Item::Rules(_), Item::Netns(_)]), "{facts:?}");
-        let requests = [look_up(1), look_up(2), Request::Census(NOWHERE), look_up(3)];
+        let requests = [look_up(1), look_up(2), Request::TableUsage(NOWHERE), look_up(3)];
         let nowhere = asked(&requests, usize::MAX);
         let of = |item: &Item| match item {
             Item::LookedUp(answer) if matches!(answer.outcome, Outcome::Failed { .. }) => {
                 Request::LookUp(answer.look_up)
             }
-            Item::Census(census) => Request::Census(census.netns),
+            Item::TableUsage(table_usage) => Request::TableUsage(table_usage.netns),
             other => panic!("{other:?}"),
         };
         assert_eq!(nowhere.iter().map(of).collect::<Vec<_>>(), requests);

@@ -8,11 +8,11 @@ use bytes::Bytes;
 
 use tracer_common::{Hook, counter};
 
-use crate::conntrack::log_format::Era;
+use crate::conntrack::log_format::LogFormat;
 use crate::conntrack::{Status, TcpState, Tuple};
-use crate::host_context::Surroundings;
+use crate::host_context::HostContext;
 use crate::ruleset::Rules;
-use crate::table_usage::Census;
+use crate::table_usage::TableUsage;
 use crate::time::{ClockOffset, Instant};
 
 /// The host a capture was taken on, fixed when the capture starts.
@@ -23,7 +23,7 @@ pub struct Host {
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
     /// The era of conntrack's logging code.
-    pub era: Era,
+    pub log_format: LogFormat,
     /// How boot time becomes wall-clock time.
     pub clock: ClockOffset,
     /// When the capture started.
@@ -46,7 +46,7 @@ impl Host {
         Self {
             hostname: String::new(),
             kernel: String::new(),
-            era: Era::Unknown,
+            log_format: LogFormat::Unknown,
             clock: ClockOffset(0),
             started: Instant(0),
             reset_reasons: Vec::new(),
@@ -308,9 +308,9 @@ pub enum Outcome {
         status: Status,
     },
     /// There is no such entry.
-    Gone {
+    NotFound {
         /// The one that there was, where a hook has seen it end.
-        was: Option<Was>,
+        was: Option<DestroyedTuples>,
     },
     /// It could not be asked for.
     Failed {
@@ -321,7 +321,7 @@ pub enum Outcome {
 
 /// An entry that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Was {
+pub struct DestroyedTuples {
     /// When it ended.
     pub ended: Instant,
     /// The tuple of the direction that opened the connection.
@@ -373,9 +373,9 @@ pub enum Item {
     /// The rules of a namespace that can answer with a RST: the first time soon after one did, and when the capture ends.
     Rules(Rules),
     /// Who holds the entries of a table that was full, when the capture ends.
-    Census(Census),
+    TableUsage(TableUsage),
     /// What there is around a namespace's conntrack, when the capture ends.
-    Surroundings(Box<Surroundings>),
+    HostContext(Box<HostContext>),
     /// Something is missing.
     Gap(Gap),
     /// The capture ended here, in good order.
@@ -393,8 +393,8 @@ impl Item {
             Self::Netns(netns) => Some(netns.at),
             Self::LookedUp(answer) => Some(answer.at),
             Self::Rules(rules) => Some(rules.at),
-            Self::Census(census) => Some(census.at),
-            Self::Surroundings(around) => Some(around.at),
+            Self::TableUsage(table_usage) => Some(table_usage.at),
+            Self::HostContext(context) => Some(context.at),
             Self::Gap(gap) => gap.until.or(gap.from),
             Self::Ended(at) => Some(*at),
         }
@@ -420,9 +420,9 @@ pub enum Request {
     /// The rules of this namespace that can answer with a RST.
     Rules(u32),
     /// Who holds the entries of this namespace's table. It takes a while: never while packets are captured.
-    Census(u32),
+    TableUsage(u32),
     /// What there is around this namespace's conntrack that remedies depend on.
-    Surroundings(u32),
+    HostContext(u32),
 }
 
 impl Request {
@@ -430,7 +430,7 @@ impl Request {
     pub const fn netns(&self) -> u32 {
         match self {
             Self::LookUp(look_up) => look_up.netns,
-            Self::Netns(netns) | Self::Rules(netns) | Self::Census(netns) | Self::Surroundings(netns) => *netns,
+            Self::Netns(netns) | Self::Rules(netns) | Self::TableUsage(netns) | Self::HostContext(netns) => *netns,
         }
     }
 
@@ -438,8 +438,8 @@ impl Request {
     pub const fn patience(self) -> Duration {
         match self {
             Self::LookUp(_) | Self::Netns(_) => Duration::ZERO,
-            Self::Rules(_) | Self::Surroundings(_) => Duration::from_secs(2),
-            Self::Census(_) => Duration::from_secs(5),
+            Self::Rules(_) | Self::HostContext(_) => Duration::from_secs(2),
+            Self::TableUsage(_) => Duration::from_secs(5),
         }
     }
 }

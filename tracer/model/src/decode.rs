@@ -8,9 +8,9 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use tracer_common::Hook;
 use tracer_common::wire::{self, OLDEST, RECORD_SIZE, Record, VERSION, caller, present};
 
-use crate::conntrack::{Direction, EndedBy, Entry, Gone, Message, Nfct, Seen, Seq, Status, TcpState, Tuple};
+use crate::conntrack::{DestroyedEntry, Direction, EndedBy, Entry, Message, Nfct, Seen, Seq, Status, TcpState, Tuple};
 use crate::event::{
-    Event, Interface, NfHook, Notes, OwnSocket, Process, SkbId, Socket, SocketState, Text, Wording, Words,
+    Event, Interface, LogMessage, LogText, NfHook, OwnSocket, Process, RecordFlags, SkbId, Socket, SocketState, Text,
 };
 use crate::packet::{Flags, Options, Packet};
 use crate::time::Instant;
@@ -68,7 +68,7 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         words: has(present::TEXT).then(|| words(record)),
         socket,
         reset_reason: has(present::RESET_REASON).then_some(record.reset_reason),
-        notes: Notes {
+        flags: RecordFlags {
             incomplete: has(present::INCOMPLETE),
             from_fragment: has(present::FROM_FRAGMENT),
             va_format: has(present::VA_FORMAT),
@@ -95,10 +95,10 @@ fn interface(index: u32, name: &[u8; wire::NAME_SIZE]) -> Option<Interface> {
     (index != 0).then(|| Interface { index, name: Text::new(name) })
 }
 
-fn words(record: &Record) -> Words {
-    let (format, text) = (Wording::new(&record.format), Wording::new(&record.text));
+fn words(record: &Record) -> LogMessage {
+    let (format, text) = (LogText::new(&record.format), LogText::new(&record.text));
     let message = Message::recognise(format.as_str(), text.as_str(), record.args[0]);
-    Words { message, format, text, args: record.args }
+    LogMessage { message, format, text, args: record.args }
 }
 
 fn packet(record: &Record) -> Option<Packet> {
@@ -149,7 +149,7 @@ fn entry(ct: &wire::Conntrack) -> Option<Entry> {
 }
 
 /// An ended entry; `None` where its addresses are of no known family.
-pub fn gone(gone: &wire::Gone) -> Option<Gone> {
+pub fn gone(gone: &wire::Gone) -> Option<DestroyedEntry> {
     let by = match gone.caller {
         _ if gone.portid != 0 => EndedBy::UserSpace { pid: gone.pid, comm: Text::new(&gone.comm) },
         caller::EARLY_DROP => EndedBy::EarlyDrop,
@@ -159,7 +159,7 @@ pub fn gone(gone: &wire::Gone) -> Option<Gone> {
         caller::TRACKER => EndedBy::Tracker,
         _ => EndedBy::Kernel,
     };
-    Some(Gone { at: Instant(gone.time_ns), entry: entry(&gone.ct)?, by })
+    Some(DestroyedEntry { at: Instant(gone.time_ns), entry: entry(&gone.ct)?, by })
 }
 
 fn tuple(tuple: &wire::Tuple) -> Option<Tuple> {

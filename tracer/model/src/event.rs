@@ -6,7 +6,7 @@ use std::fmt;
 
 use tracer_common::Hook;
 
-use crate::conntrack::{Entry, Gone, Message, Nfct, Seq, Tuple};
+use crate::conntrack::{DestroyedEntry, Entry, Message, Nfct, Seq, Tuple};
 use crate::packet::{Packet, ResetSegment};
 use crate::time::Instant;
 
@@ -38,15 +38,15 @@ pub struct Event {
     /// The packet's conntrack entry.
     pub entry: Option<Entry>,
     /// The entry that it would have belonged to, and how that one ended; only where the packet has none, or a new one.
-    pub gone: Option<Box<Gone>>,
+    pub gone: Option<Box<DestroyedEntry>>,
     /// The kernel's own words.
-    pub words: Option<Words>,
+    pub words: Option<LogMessage>,
     /// The socket that answers.
     pub socket: Option<Socket>,
     /// `enum sk_rst_reason`.
     pub reset_reason: Option<u32>,
     /// What is known of how the record was made.
-    pub notes: Notes,
+    pub flags: RecordFlags,
     /// What events of its hook are counted by when they are not told; 0 in recordings of before they were.
     pub class: u32,
 }
@@ -235,18 +235,18 @@ impl fmt::Display for SocketState {
 
 /// The kernel's own words about a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Words {
+pub struct LogMessage {
     /// What they mean.
     pub message: Message,
     /// The format string.
-    pub format: Wording,
+    pub format: LogText,
     /// The string argument.
-    pub text: Wording,
+    pub text: LogText,
     /// The numeric arguments; meaningless in the place of a string.
     pub args: [u32; 3],
 }
 
-impl fmt::Display for Words {
+impl fmt::Display for LogMessage {
     /// As the kernel would print them: `%s`, `%u` and `%d` replaced by the arguments.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut args = self.args.iter();
@@ -269,9 +269,9 @@ impl fmt::Display for Words {
 
 /// A text of conntrack's, printable as [`Text`] is. Those that kernels are known to have take no memory of their own.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Wording(Cow<'static, str>);
+pub struct LogText(Cow<'static, str>);
 
-impl Wording {
+impl LogText {
     /// The text before the first NUL.
     pub fn new(bytes: &[u8]) -> Self {
         let text = CStr::from_bytes_until_nul(bytes).map_or(bytes, CStr::to_bytes);
@@ -287,13 +287,13 @@ impl Wording {
     }
 }
 
-impl fmt::Display for Wording {
+impl fmt::Display for LogText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
 }
 
-impl fmt::Debug for Wording {
+impl fmt::Debug for LogText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.as_str(), f)
     }
@@ -302,7 +302,7 @@ impl fmt::Debug for Wording {
 /// How a record was made.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Notes {
+pub struct RecordFlags {
     /// A field that the hook needs could not be read.
     pub incomplete: bool,
     /// The headers were not in the linear part of the skb.

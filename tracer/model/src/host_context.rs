@@ -12,7 +12,7 @@ use crate::time::Instant;
 
 /// What there is around a network namespace's conntrack.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Surroundings {
+pub struct HostContext {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// When this was read.
@@ -28,9 +28,9 @@ pub struct Surroundings {
     /// What owns the host's firewall; only where that is this namespace's.
     pub manager: Option<Manager>,
     /// What brings rules back after a reboot; only of the host's own namespace.
-    pub keepers: Vec<Keeper>,
+    pub persistence: Vec<Persistence>,
     /// What holds rules here.
-    pub holders: Vec<Backend>,
+    pub backends: Vec<Backend>,
     /// Rules that change the source of what leaves.
     pub translations: Vec<Translation>,
     /// Rules that drop what conntrack refused, where packets for this host come by.
@@ -87,7 +87,7 @@ pub enum Manager {
 
 /// What brings rules back after a reboot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Keeper {
+pub enum Persistence {
     /// nftables.service, which loads this file.
     Nftables {
         /// Its path.
@@ -150,7 +150,7 @@ impl Manager {
     }
 }
 
-impl Surroundings {
+impl HostContext {
     /// Of a namespace of which nothing is known but the way there.
     pub fn unknown(netns: u32, at: Instant, way: Way) -> Self {
         Self {
@@ -161,8 +161,8 @@ impl Surroundings {
             tools: Vec::new(),
             iptables: None,
             manager: None,
-            keepers: Vec::new(),
-            holders: Vec::new(),
+            persistence: Vec::new(),
+            backends: Vec::new(),
             translations: Vec::new(),
             drops: Vec::new(),
             chains: Vec::new(),
@@ -199,7 +199,7 @@ impl Surroundings {
     /// what is installed.
     pub fn firewall(&self, ipv4: bool) -> Option<Backend> {
         let translating = self.translations.iter().filter(|rule| rule.family.sees(ipv4)).map(|rule| rule.backend);
-        let holding = self.holders.iter().copied();
+        let holding = self.backends.iter().copied();
         let installed = [Some(Backend::Nftables), self.iptables].into_iter().flatten();
         translating.chain(holding).chain(installed).find(|backend| self.tool(*backend, ipv4).is_some())
     }

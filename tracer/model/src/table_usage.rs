@@ -14,7 +14,7 @@ const COUNTED: usize = 65_536;
 
 /// Who held the entries of a namespace's table at a point in time.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Census {
+pub struct TableUsage {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// When counting ended.
@@ -89,11 +89,11 @@ impl Counting {
     }
 
     /// The result.
-    pub fn finish(self, netns: u32, at: Instant, problem: Option<String>) -> Census {
+    pub fn finish(self, netns: u32, at: Instant, problem: Option<String>) -> TableUsage {
         let rough = self.sources.rough || self.services.rough;
         let too_many =
             || "there are more sources or services than are counted: the numbers are lower bounds".to_owned();
-        Census {
+        TableUsage {
             netns,
             at,
             entries: self.entries,
@@ -167,12 +167,12 @@ mod tests {
             }
         }
         counting.add(None, None);
-        let census = counting.finish(1, Instant(2), None);
-        assert_eq!((census.entries, census.problem), (30 * 31 / 2 + 1, None));
-        assert_eq!(census.sources.len(), NAMED);
-        assert_eq!(census.sources[0], (address(29), 30));
-        assert_eq!(census.services[0].0.to_string(), "tcp 10.0.0.99:0");
-        assert_eq!(census.services[0].1, 30);
+        let table_usage = counting.finish(1, Instant(2), None);
+        assert_eq!((table_usage.entries, table_usage.problem), (30 * 31 / 2 + 1, None));
+        assert_eq!(table_usage.sources.len(), NAMED);
+        assert_eq!(table_usage.sources[0], (address(29), 30));
+        assert_eq!(table_usage.services[0].0.to_string(), "tcp 10.0.0.99:0");
+        assert_eq!(table_usage.services[0].1, 30);
     }
 
     /// With more keys than are counted the frequent ones are still found, whenever they come.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tracer_common::Hook;
 use tracer_common::wire::{RECORD_SIZE, VERSION, present};
 use tracer_model::conntrack::entry::CtInfo;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::window::Failure;
 use tracer_model::conntrack::{Message, Nfct, Seq, TcpState, Verdict};
 use tracer_model::decode::{DecodeError, decode, trimmed};
@@ -40,8 +40,8 @@ fn record_of_e1() {
     assert!(entry.status.assured());
     let words = event.words.unwrap();
     assert_eq!(words.to_string(), text);
-    assert_eq!(words.message.verdict(Era::E1), Verdict::Invalid);
-    assert!(!event.notes.format_after_state);
+    assert_eq!(words.message.verdict(LogFormat::E1), Verdict::Invalid);
+    assert!(!event.flags.format_after_state);
 }
 
 /// 5.15: the words of 5.10 behind a hook state. Debian ships no such kernel.
@@ -51,10 +51,10 @@ fn record_of_e2() {
     let mut build = late_retransmission().words("%s", text, 0).at(0);
     build.record.present |= present::FORMAT_AFTER_STATE;
     let event = build.event();
-    assert!(event.notes.format_after_state);
+    assert!(event.flags.format_after_state);
     let words = event.words.unwrap();
     assert_eq!(words.message, Message::Window { failure: Failure::AckOver, logged: None });
-    assert_eq!(words.message.verdict(Era::E2), Verdict::Invalid);
+    assert_eq!(words.message.verdict(LogFormat::E2), Verdict::Invalid);
 }
 
 /// Late 5.15 and 6.0: a number where 5.10 has none, and a verdict that 6.1 no longer gives.
@@ -65,8 +65,8 @@ fn overshot_of_e2() {
     let words = build.event().words.unwrap();
     assert_eq!(words.to_string(), "1449 bytes more than expected");
     assert_eq!(words.message, Message::Window { failure: Failure::Overshot, logged: Some(1_449) });
-    assert_eq!(words.message.verdict(Era::E2), Verdict::Invalid);
-    assert_eq!(words.message.verdict(Era::E3), Verdict::Ignored);
+    assert_eq!(words.message.verdict(LogFormat::E2), Verdict::Invalid);
+    assert_eq!(words.message.verdict(LogFormat::E3), Verdict::Ignored);
 }
 
 /// The state table's words of 5.15 and later: two numbers and a string.
@@ -76,7 +76,7 @@ fn state_message_of_e2() {
     build.record.args[1] = 1;
     let words = build.event().words.unwrap();
     assert_eq!(words.to_string(), "packet (index 1) in dir 1 ignored, state ESTABLISHED");
-    assert_eq!(words.message.verdict(Era::E2), Verdict::Ignored);
+    assert_eq!(words.message.verdict(LogFormat::E2), Verdict::Ignored);
 }
 
 /// 6.1 and later: the bound is in the message.
@@ -86,10 +86,10 @@ fn record_of_e3() {
     let mut build = late_retransmission().words(format, "", 3_271_635_925).at(0);
     build.record.present |= present::FORMAT_AFTER_STATE | present::VA_FORMAT;
     let event = build.event();
-    assert!(event.notes.va_format);
+    assert!(event.flags.va_format);
     let words = event.words.unwrap();
     assert_eq!(words.to_string(), "SEQ is under lower bound 3271635925 (already ACKed data retransmitted)");
-    assert_eq!(words.message.verdict(Era::E3), Verdict::Ignored);
+    assert_eq!(words.message.verdict(LogFormat::E3), Verdict::Ignored);
 }
 
 #[test]

@@ -19,22 +19,22 @@ use serde::{Deserialize, Serialize};
 
 use tracer_common::Hook;
 use tracer_model::capture::{
-    Counters, Gap, GapReason, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome,
-    TableFull, Was,
+    Counters, DestroyedTuples, Gap, GapReason, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp,
+    Netns, Outcome, TableFull,
 };
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState, Tuple};
-use tracer_model::host_context::Surroundings;
+use tracer_model::host_context::HostContext;
 use tracer_model::ruleset::Rules;
-use tracer_model::table_usage::{Census, Service};
+use tracer_model::table_usage::{Service, TableUsage};
 use tracer_model::time::{ClockOffset, Instant};
 
+use self::host_context::SurroundingsDto;
 use self::rules::RulesDto;
-use self::surroundings::SurroundingsDto;
 
+mod host_context;
 mod rules;
 mod suppressed;
-mod surroundings;
 
 /// How a recording starts. The line ends and the 0x1a show a transfer that mangled it, as in PNG.
 pub const MAGIC: &[u8; 12] = b"whyrst\r\n\x1a\n\0\0";
@@ -72,7 +72,7 @@ pub mod kind {
     /// Who holds the entries of a table.
     pub const CENSUS: u8 = 9;
     /// What there is around a namespace's conntrack.
-    pub const SURROUNDINGS: u8 = 10;
+    pub const HOST_CONTEXTS: u8 = 10;
     /// The counters as they were when this file of several began. What is before it repeats what the reader of the file
     /// before knows.
     pub const BASELINE: u8 = 11;
@@ -105,8 +105,8 @@ pub fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
         Item::Netns(netns) => (kind::NETNS, serde_json::to_vec(&NetnsDto::from(netns))?),
         Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(&**answer))?),
         Item::Rules(rules) => (kind::RULES, serde_json::to_vec(&RulesDto::from(rules))?),
-        Item::Census(census) => (kind::CENSUS, serde_json::to_vec(&CensusDto::from(census))?),
-        Item::Surroundings(around) => (kind::SURROUNDINGS, serde_json::to_vec(&SurroundingsDto::from(&**around))?),
+        Item::TableUsage(table_usage) => (kind::CENSUS, serde_json::to_vec(&CensusDto::from(table_usage))?),
+        Item::HostContext(context) => (kind::HOST_CONTEXTS, serde_json::to_vec(&SurroundingsDto::from(&**context))?),
         Item::Gap(gap) => (kind::GAP, serde_json::to_vec(&GapDto::from(gap))?),
         Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&EndedDto { at_ns: at.0, continued: false })?),
     })
@@ -140,10 +140,10 @@ pub fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Frame>> {
             Some(Frame::Item(Item::LookedUp(Box::new(answer))))
         }
         kind::RULES => Some(Frame::Item(Item::Rules(Rules::from(serde_json::from_slice::<RulesDto>(payload)?)))),
-        kind::CENSUS => Some(Frame::Item(Item::Census(serde_json::from_slice::<CensusDto>(payload)?.into()))),
-        kind::SURROUNDINGS => {
-            let around = Surroundings::from(serde_json::from_slice::<SurroundingsDto>(payload)?);
-            Some(Frame::Item(Item::Surroundings(Box::new(around))))
+        kind::CENSUS => Some(Frame::Item(Item::TableUsage(serde_json::from_slice::<CensusDto>(payload)?.into()))),
+        kind::HOST_CONTEXTS => {
+            let context = HostContext::from(serde_json::from_slice::<SurroundingsDto>(payload)?);
+            Some(Frame::Item(Item::HostContext(Box::new(context))))
         }
         kind::BASELINE => Some(Frame::Baseline(serde_json::from_slice::<CountersDto>(payload)?.into())),
         kind::GAP => serde_json::from_slice::<GapDto>(payload)?.into_gap().map(Item::Gap).map(Frame::Item),
@@ -160,7 +160,8 @@ struct HostDto {
     tool: String,
     hostname: String,
     kernel: String,
-    era: String,
+    #[serde(rename = "era")]
+    log_format: String,
     /// Nanoseconds of `CLOCK_BOOTTIME`.
     started_ns: u64,
     /// Unix time minus boot time, nanoseconds.
@@ -186,7 +187,7 @@ impl From<&Host> for HostDto {
             tool: host.tool.clone(),
             hostname: host.hostname.clone(),
             kernel: host.kernel.clone(),
-            era: host.era.name().to_owned(),
+            log_format: host.log_format.name().to_owned(),
             started_ns: host.started.0,
             clock_offset_ns: host.clock.0,
             byte_order: BYTE_ORDER.to_owned(),
@@ -205,7 +206,7 @@ impl From<HostDto> for Host {
             tool: dto.tool,
             hostname: dto.hostname,
             kernel: dto.kernel,
-            era: Era::from_name(&dto.era).unwrap_or(Era::Unknown),
+            log_format: LogFormat::from_name(&dto.log_format).unwrap_or(LogFormat::Unknown),
             clock: ClockOffset(dto.clock_offset_ns),
             started: Instant(dto.started_ns),
             reset_reasons: dto.reset_reasons,
@@ -412,7 +413,8 @@ enum OutcomeDto {
         timeout_s: Option<u32>,
         status: u32,
     },
-    Gone {
+    #[serde(rename = "gone")]
+    NotFound {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         was: Option<WasDto>,
     },
@@ -428,13 +430,13 @@ struct WasDto {
     reply: TupleDto,
 }
 
-impl From<Was> for WasDto {
-    fn from(was: Was) -> Self {
+impl From<DestroyedTuples> for WasDto {
+    fn from(was: DestroyedTuples) -> Self {
         Self { ended_ns: was.ended.0, original: was.original.into(), reply: was.reply.into() }
     }
 }
 
-impl From<WasDto> for Was {
+impl From<WasDto> for DestroyedTuples {
     fn from(dto: WasDto) -> Self {
         Self { ended: Instant(dto.ended_ns), original: dto.original.into(), reply: dto.reply.into() }
     }
@@ -455,7 +457,7 @@ impl From<&LookedUp> for LookedUpDto {
                     timeout_s: *timeout_s,
                     status: status.0,
                 },
-                Outcome::Gone { was } => OutcomeDto::Gone { was: was.map(Into::into) },
+                Outcome::NotFound { was } => OutcomeDto::NotFound { was: was.map(Into::into) },
                 Outcome::Failed { because } => OutcomeDto::Failed { because: because.clone() },
             },
         }
@@ -475,7 +477,7 @@ impl From<LookedUpDto> for LookedUp {
                     timeout_s,
                     status: Status(status),
                 },
-                OutcomeDto::Gone { was } => Outcome::Gone { was: was.map(Into::into) },
+                OutcomeDto::NotFound { was } => Outcome::NotFound { was: was.map(Into::into) },
                 OutcomeDto::Failed { because } => Outcome::Failed { because },
             },
         }
@@ -501,22 +503,22 @@ struct ServiceDto {
     port: Option<u16>,
 }
 
-impl From<&Census> for CensusDto {
-    fn from(census: &Census) -> Self {
+impl From<&TableUsage> for CensusDto {
+    fn from(table_usage: &TableUsage) -> Self {
         let service =
             |service: Service| ServiceDto { protocol: service.protocol, address: service.address, port: service.port };
         Self {
-            netns: census.netns,
-            at_ns: census.at.0,
-            entries: census.entries,
-            problem: census.problem.clone(),
-            sources: census.sources.clone(),
-            services: census.services.iter().map(|(of, count)| (service(*of), *count)).collect(),
+            netns: table_usage.netns,
+            at_ns: table_usage.at.0,
+            entries: table_usage.entries,
+            problem: table_usage.problem.clone(),
+            sources: table_usage.sources.clone(),
+            services: table_usage.services.iter().map(|(of, count)| (service(*of), *count)).collect(),
         }
     }
 }
 
-impl From<CensusDto> for Census {
+impl From<CensusDto> for TableUsage {
     fn from(dto: CensusDto) -> Self {
         let service = |dto: ServiceDto| Service { protocol: dto.protocol, address: dto.address, port: dto.port };
         Self {

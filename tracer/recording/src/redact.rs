@@ -8,19 +8,19 @@
 //! Pure: keys come from outside.
 
 mod address;
+mod host_context;
 mod key;
 mod names;
 mod packet;
 mod record;
 mod rules;
-mod surroundings;
 mod text;
 
 use std::io;
 
 use ipnet::IpNet;
 
-use tracer_model::capture::{GapReason, HookState, Host, Item, Items, LookUp, LookedUp, Outcome, Was};
+use tracer_model::capture::{DestroyedTuples, GapReason, HookState, Host, Item, Items, LookUp, LookedUp, Outcome};
 use tracer_model::conntrack::Tuple;
 use tracer_model::filter::Filter;
 use tracer_model::table_usage::Service;
@@ -44,11 +44,11 @@ impl Redactor {
 
     /// A host under another name.
     pub fn host(&mut self, host: &Host) -> Host {
-        let Host { hostname, kernel, era, clock, started, reset_reasons, tool, boot, capture, part } = host;
+        let Host { hostname, kernel, log_format, clock, started, reset_reasons, tool, boot, capture, part } = host;
         Host {
             hostname: self.names.whole("host", hostname),
             kernel: kernel.clone(),
-            era: *era,
+            log_format: *log_format,
             clock: *clock,
             started: *started,
             reset_reasons: reset_reasons.clone(),
@@ -80,15 +80,15 @@ impl Redactor {
             }
             Item::LookedUp(answer) => Item::LookedUp(Box::new(self.looked_up(*answer))),
             Item::Rules(rules) => Item::Rules(self.rules(rules)),
-            Item::Census(mut census) => {
-                for (source, _) in &mut census.sources {
+            Item::TableUsage(mut table_usage) => {
+                for (source, _) in &mut table_usage.sources {
                     *source = self.addresses.pseudonym(*source);
                 }
-                for (Service { address, .. }, _) in &mut census.services {
+                for (Service { address, .. }, _) in &mut table_usage.services {
                     *address = self.addresses.pseudonym(*address);
                 }
-                census.problem = census.problem.map(|problem| self.text(&problem));
-                Item::Census(census)
+                table_usage.problem = table_usage.problem.map(|problem| self.text(&problem));
+                Item::TableUsage(table_usage)
             }
             Item::Suppressed(mut suppressed) => {
                 for events in &mut suppressed.events {
@@ -104,7 +104,7 @@ impl Redactor {
                 }
                 Item::Gap(gap)
             }
-            Item::Surroundings(around) => Item::Surroundings(Box::new(self.surroundings(*around))),
+            Item::HostContext(context) => Item::HostContext(Box::new(self.host_context(*context))),
             Item::Counters(_) | Item::Ended(_) => item,
         }
     }
@@ -141,8 +141,8 @@ impl Redactor {
             Outcome::Found { original, reply, state, timeout_s, status } => {
                 Outcome::Found { original: self.tuple(original), reply: self.tuple(reply), state, timeout_s, status }
             }
-            Outcome::Gone { was } => Outcome::Gone {
-                was: was.map(|Was { ended, original, reply }| Was {
+            Outcome::NotFound { was } => Outcome::NotFound {
+                was: was.map(|DestroyedTuples { ended, original, reply }| DestroyedTuples {
                     ended,
                     original: self.tuple(original),
                     reply: self.tuple(reply),

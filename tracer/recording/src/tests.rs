@@ -12,11 +12,11 @@ use tracer_model::capture::{
     Counters, Gap, GapReason, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome,
     TableFull,
 };
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState, Tuple};
 use tracer_model::decode::trimmed;
 use tracer_model::ruleset::{Backend, Family, Hooks, Key, Rule, Rules, Test};
-use tracer_model::table_usage::{Census, Service};
+use tracer_model::table_usage::{Service, TableUsage};
 use tracer_model::time::{ClockOffset, Instant};
 use tracer_testing::{Build, GATEWAY, REPLY};
 
@@ -28,7 +28,7 @@ fn host() -> Host {
     Host {
         hostname: "gw-1".to_owned(),
         kernel: "5.10.0-32-cloud-amd64".to_owned(),
-        era: Era::E1,
+        log_format: LogFormat::E1,
         clock: ClockOffset(1_700_000_000_000_000_000),
         started: Instant(5),
         reset_reasons: vec![(1, "SK_RST_REASON_NO_SOCKET".to_owned())],
@@ -75,7 +75,7 @@ fn items() -> Vec<Item> {
             sysctls: vec![("nf_conntrack_tcp_be_liberal".to_owned(), 0)],
         }),
         Item::Rules(rules()),
-        Item::Census(Census {
+        Item::TableUsage(TableUsage {
             netns: GATEWAY,
             at: Instant(9),
             entries: 7,
@@ -87,7 +87,7 @@ fn items() -> Vec<Item> {
             ],
         }),
         Item::LookedUp(Box::new(LookedUp { look_up, at: Instant(9), outcome: found })),
-        Item::LookedUp(Box::new(LookedUp { look_up, at: Instant(10), outcome: Outcome::Gone { was: None } })),
+        Item::LookedUp(Box::new(LookedUp { look_up, at: Instant(10), outcome: Outcome::NotFound { was: None } })),
         Item::LookedUp(Box::new(LookedUp {
             look_up,
             at: Instant(11),

@@ -7,7 +7,7 @@ use tracer_advice::compare::{Changed, Comparison, Count, Route, Row, Side, Verdi
 use tracer_model::cause::Diagnosis;
 
 use super::plain;
-use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
+use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
 use super::words::{counted, grouped};
 
 /// Lines of a table, unless all are wanted.
@@ -20,8 +20,8 @@ const LABEL: usize = 35;
 const LIMIT: usize = 256;
 
 /// The comparison.
-pub fn render(comparison: &Comparison, look: Look, verbose: bool) -> String {
-    let mut writer = Writer { to: String::new(), comparison, look, verbose };
+pub fn render(comparison: &Comparison, style: TextStyle, verbose: bool) -> String {
+    let mut writer = Writer { to: String::new(), comparison, style, verbose };
     // Writing to a String does not fail.
     let _infallible = writer.all();
     writer.to
@@ -30,7 +30,7 @@ pub fn render(comparison: &Comparison, look: Look, verbose: bool) -> String {
 struct Writer<'a> {
     to: String,
     comparison: &'a Comparison,
-    look: Look,
+    style: TextStyle,
     verbose: bool,
 }
 
@@ -51,7 +51,7 @@ impl Writer<'_> {
     }
 
     fn side(&mut self, name: &str, side: &Side) -> fmt::Result {
-        let (report, dot) = (&side.report, self.look.dot());
+        let (report, dot) = (&side.report, self.style.dot());
         let host = &report.host;
         let start = host.clock.wall(report.started).strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
         writeln!(
@@ -72,22 +72,22 @@ impl Writer<'_> {
         let counts = format!("{} before, {} after", grouped(before), grouped(after));
         writeln!(self.to)?;
         match total.reset {
-            Verdict::Told(Difference::Fewer(p)) => {
+            Verdict::AnnotatedEvent(Difference::Fewer(p)) => {
                 writeln!(
                     self.to,
                     "{GOOD}Fewer connections per minute were reset after ({counts}, {}).{GOOD:#}",
                     chance(p)
                 )
             }
-            Verdict::Told(Difference::More(p)) => {
+            Verdict::AnnotatedEvent(Difference::More(p)) => {
                 writeln!(self.to, "{BAD}More connections per minute were reset after ({counts}, {}).{BAD:#}", chance(p))
             }
-            Verdict::Told(Difference::None(p)) => writeln!(
+            Verdict::AnnotatedEvent(Difference::None(p)) => writeln!(
                 self.to,
                 "{STRONG}No difference is shown in how many connections were reset ({counts}, {}).{STRONG:#}",
                 chance(p)
             ),
-            Verdict::Told(Difference::TooFew) => writeln!(
+            Verdict::AnnotatedEvent(Difference::TooFew) => writeln!(
                 self.to,
                 "{STRONG}Too few connections were reset to tell anything ({counts}): capture for longer.{STRONG:#}"
             ),
@@ -179,7 +179,7 @@ impl Writer<'_> {
         let listed = if self.verbose { routes.len() } else { NAMED };
         for row in routes.iter().take(listed) {
             let Route { client, server, diagnosis } = row.of;
-            let (arrow, count) = (self.look.arrow(), count(row));
+            let (arrow, count) = (self.style.arrow(), count(row));
             let connections = counted(count.reset + count.not_reset, "connection", "connections");
             writeln!(
                 self.to,
@@ -204,7 +204,7 @@ impl Writer<'_> {
                 Some((inode, None)) => format!("  {FAINT}netns {inode}{FAINT:#}"),
                 None => String::new(),
             };
-            let (what, arrow) = (plain::line(&change.what, LIMIT), self.look.arrow());
+            let (what, arrow) = (plain::line(&change.what, LIMIT), self.style.arrow());
             writeln!(self.to, "  {what}: {} {arrow} {}{netns}", value(&change.before), value(&change.after))?;
         }
         Ok(())
@@ -222,7 +222,7 @@ impl Writer<'_> {
         let caveats = self.comparison.caveats.iter().map(String::as_str);
         for caveat in std::iter::once(test.as_str()).chain(caveats) {
             let caveat = plain::line(caveat, 4 * LIMIT);
-            let lines = match self.look.width {
+            let lines = match self.style.width {
                 Some(width) => {
                     let options = textwrap::Options::new(width).initial_indent("  - ").subsequent_indent("    ");
                     textwrap::fill(&caveat, options)
@@ -249,9 +249,9 @@ const fn empty(count: Count) -> bool {
 
 const fn style(verdict: Verdict) -> anstyle::Style {
     match verdict {
-        Verdict::Told(Difference::Fewer(_)) => GOOD,
-        Verdict::Told(Difference::More(_)) => BAD,
-        Verdict::Told(Difference::None(_) | Difference::TooFew) => FAINT,
+        Verdict::AnnotatedEvent(Difference::Fewer(_)) => GOOD,
+        Verdict::AnnotatedEvent(Difference::More(_)) => BAD,
+        Verdict::AnnotatedEvent(Difference::None(_) | Difference::TooFew) => FAINT,
         Verdict::Lost | Verdict::NotWatched => WARN,
     }
 }
@@ -259,10 +259,10 @@ const fn style(verdict: Verdict) -> anstyle::Style {
 /// A verdict in a few words.
 fn told(verdict: Verdict) -> String {
     match verdict {
-        Verdict::Told(Difference::Fewer(p)) => format!("fewer, {}", chance(p)),
-        Verdict::Told(Difference::More(p)) => format!("more, {}", chance(p)),
-        Verdict::Told(Difference::None(p)) => format!("may be chance, {}", chance(p)),
-        Verdict::Told(Difference::TooFew) => "too few to tell".to_owned(),
+        Verdict::AnnotatedEvent(Difference::Fewer(p)) => format!("fewer, {}", chance(p)),
+        Verdict::AnnotatedEvent(Difference::More(p)) => format!("more, {}", chance(p)),
+        Verdict::AnnotatedEvent(Difference::None(p)) => format!("may be chance, {}", chance(p)),
+        Verdict::AnnotatedEvent(Difference::TooFew) => "too few to tell".to_owned(),
         Verdict::Lost => "too many events are missing to tell".to_owned(),
         Verdict::NotWatched => "not watched in both".to_owned(),
     }

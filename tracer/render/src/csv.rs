@@ -5,7 +5,7 @@
 use std::io;
 
 use tracer_advice::report::{FlowReport, Report};
-use tracer_engine::flow::Story;
+use tracer_engine::flow::Incident;
 use tracer_model::conntrack::window::Explanation;
 
 use super::json::rfc3339;
@@ -32,24 +32,26 @@ const COLUMNS: [Column; 32] = [
     ("zone", |report, _| Some(report.flow.key.zone.to_string())),
     ("tcp_state", |report, _| Some(report.flow.state?.to_string())),
     ("assured", |report, _| Some(report.flow.assured?.to_string())),
-    ("cause", |report, _| Some(report.flow.story.diagnosis.cause.to_string())),
+    ("cause", |report, _| Some(report.flow.incident.diagnosis.cause.to_string())),
     ("reason", reason),
-    ("confidence", |report, _| Some(report.flow.story.confidence.to_string())),
+    ("confidence", |report, _| Some(report.flow.incident.confidence.to_string())),
     ("reset_by", |report, _| Some(report.flow.reset_by()?.to_string())),
-    ("reset_effect", |report, _| Some(report.flow.story.reset.as_ref()?.effect.name().to_string())),
+    ("reset_effect", |report, _| Some(report.flow.incident.reset.as_ref()?.effect.name().to_string())),
     ("killed", |report, _| Some(report.flow.was_reset().to_string())),
-    ("failed", |report, _| Some(window(&report.flow.story)?.failure.inequality().to_string())),
-    ("bound", |report, _| Some(window(&report.flow.story)?.bound.to_string())),
-    ("value", |report, _| Some(window(&report.flow.story)?.value.to_string())),
-    ("distance_bytes", |report, _| Some(window(&report.flow.story)?.distance.to_string())),
+    ("failed", |report, _| Some(window(&report.flow.incident)?.failure.inequality().to_string())),
+    ("bound", |report, _| Some(window(&report.flow.incident)?.bound.to_string())),
+    ("value", |report, _| Some(window(&report.flow.incident)?.value.to_string())),
+    ("distance_bytes", |report, _| Some(window(&report.flow.incident)?.distance.to_string())),
     ("invalid_packets", |report, _| Some(report.flow.tally().invalid.to_string())),
     ("ignored_packets", |report, _| Some(report.flow.tally().ignored.to_string())),
     ("resets", |report, _| Some(report.flow.tally().resets.to_string())),
     ("peer_resets", |report, _| Some(report.flow.tally().forwarded.to_string())),
     ("first", |report, whole| Some(rfc3339(whole.host.clock, report.flow.first))),
     ("last", |report, whole| Some(rfc3339(whole.host.clock, report.flow.last))),
-    ("kernel_text", |report, _| Some(harmless(&report.flow.story.refusal.as_ref()?.event.words.as_ref()?.to_string()))),
-    ("rule", |report, _| Some(harmless(&report.suspects.as_ref()?.only()?.to_string()))),
+    ("kernel_text", |report, _| {
+        Some(harmless(&report.flow.incident.logged.as_ref()?.event.words.as_ref()?.to_string()))
+    }),
+    ("rule", |report, _| Some(harmless(&report.candidates.as_ref()?.only()?.to_string()))),
     ("mitigations", |report, _| Some(names(report))),
 ];
 
@@ -64,12 +66,12 @@ pub fn write(report: &Report, to: &mut dyn io::Write) -> io::Result<()> {
 }
 
 fn reason(report: &FlowReport, whole: &Report) -> Option<String> {
-    let word = report.flow.story.diagnosis.reason.map(|reason| reason.to_string());
+    let word = report.flow.incident.diagnosis.reason.map(|reason| reason.to_string());
     word.or_else(|| words::kernel_reason(&report.flow, &whole.host).map(|reason| harmless(&reason)))
 }
 
-fn window(story: &Story) -> Option<Explanation> {
-    story.refusal.as_ref()?.window
+fn window(incident: &Incident) -> Option<Explanation> {
+    incident.logged.as_ref()?.window
 }
 
 fn names(report: &FlowReport) -> String {

@@ -7,21 +7,21 @@ use textwrap::Options;
 use tracer_model::mitigation::Mitigation;
 
 use super::plain::Plain;
-use super::style::{FAINT, Look, STRONG};
+use super::style::{FAINT, STRONG, TextStyle};
 
 /// Columns that a label takes, so that all texts begin in one place.
 const LABEL: usize = 9;
 
 /// Writes one cure.
-pub(super) fn write(to: &mut String, mitigation: &Mitigation, look: Look) -> fmt::Result {
+pub(super) fn write(to: &mut String, mitigation: &Mitigation, style: TextStyle) -> fmt::Result {
     writeln!(to, "\n{STRONG}{}{STRONG:#}", mitigation.id.name())?;
-    text(to, "what", mitigation.title, look)?;
+    text(to, "what", mitigation.title, style)?;
     commands(to, "run", &mitigation.commands)?;
     for note in &mitigation.notes {
-        text(to, "note", note, look)?;
+        text(to, "note", note, style)?;
     }
     for effect in &mitigation.side_effects {
-        text(to, "price", effect, look)?;
+        text(to, "price", effect, style)?;
     }
     commands(to, "undo", &mitigation.undo)?;
     commands(to, "keep", &mitigation.persist)?;
@@ -33,8 +33,8 @@ fn commands(to: &mut String, label: &str, lines: &[String]) -> fmt::Result {
     lines.iter().try_for_each(|line| writeln!(to, "  {FAINT}{:LABEL$}{FAINT:#}{}", format!("{label}:"), Plain(line)))
 }
 
-fn text(to: &mut String, label: &str, text: &str, look: Look) -> fmt::Result {
-    let width = look.width.and_then(|width| width.checked_sub(2 + LABEL)).filter(|width| *width >= 20);
+fn text(to: &mut String, label: &str, text: &str, style: TextStyle) -> fmt::Result {
+    let width = style.width.and_then(|width| width.checked_sub(2 + LABEL)).filter(|width| *width >= 20);
     let text = &Plain(text).to_string();
     let lines = match width {
         Some(width) => textwrap::wrap(text, Options::new(width).break_words(false)),

@@ -18,7 +18,7 @@ use tracer_model::health::{Facts, Namespace};
 use tracer_model::ruleset::audit::{Audit, Does};
 
 use super::plain::Plain;
-use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
+use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
 use super::words::{counted, grouped};
 
 /// Holders and destinations that are listed unless all are asked for.
@@ -49,17 +49,17 @@ fn is_command(advice: &str) -> bool {
 }
 
 /// Renders what was found.
-pub fn render(facts: &Facts, findings: &[Finding], look: Look, all: bool) -> String {
+pub fn render(facts: &Facts, findings: &[Finding], style: TextStyle, all: bool) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
-    let _infallible = Text { to: &mut text, facts, look, all }.whole(findings);
+    let _infallible = Text { to: &mut text, facts, style, all }.whole(findings);
     text
 }
 
 struct Text<'a> {
     to: &'a mut String,
     facts: &'a Facts,
-    look: Look,
+    style: TextStyle,
     all: bool,
 }
 
@@ -84,14 +84,14 @@ impl Text<'_> {
 
     fn header(&mut self) -> fmt::Result {
         let host = &self.facts.host;
-        let dot = self.look.dot();
+        let dot = self.style.dot();
         let version = env!("CARGO_PKG_VERSION");
         let memory = host.memory.map_or_else(String::new, |bytes| format!(" {dot} {} MiB", grouped(bytes >> 20)));
-        let era = host.era.map_or_else(String::new, |era| format!(" {dot} era {era}"));
+        let log_format = host.log_format.map_or_else(String::new, |log_format| format!(" {dot} era {log_format}"));
         let (hostname, kernel) = (Plain(&host.hostname), Plain(&host.kernel));
         writeln!(
             self.to,
-            "{FAINT}whyrst {version} doctor {dot} {hostname} {dot} Linux {kernel}{era}{memory}{FAINT:#}\n"
+            "{FAINT}whyrst {version} doctor {dot} {hostname} {dot} Linux {kernel}{log_format}{memory}{FAINT:#}\n"
         )
     }
 
@@ -144,7 +144,7 @@ impl Text<'_> {
             return writeln!(self.to, "    {STRONG}{advice}{STRONG:#}");
         }
         let mut lines = self.wrap(advice, 5).into_iter();
-        writeln!(self.to, "  {} {}", self.look.pick("→", "->"), lines.next().unwrap_or_default())?;
+        writeln!(self.to, "  {} {}", self.style.pick("→", "->"), lines.next().unwrap_or_default())?;
         lines.try_for_each(|line| writeln!(self.to, "    {line}"))
     }
 
@@ -192,14 +192,14 @@ impl Text<'_> {
     }
 
     fn table(&mut self, table: &Table) -> fmt::Result {
-        let total = table.census.entries;
+        let total = table.table_usage.entries;
         let share = |part: u64| (part * 100).checked_div(total).unwrap_or(0);
         if total == 0 {
             return Ok(());
         }
         let most = if self.all { usize::MAX } else { LISTED };
-        self.holders("sources", &table.census.sources, most)?;
-        self.holders("services", &table.census.services, most)?;
+        self.backends("sources", &table.table_usage.sources, most)?;
+        self.backends("services", &table.table_usage.services, most)?;
         let protocols: BTreeMap<String, u64> =
             table.protocols.iter().map(|(number, count)| (protocol(*number), *count)).collect();
         self.histogram("protocols", &protocols)?;
@@ -230,15 +230,15 @@ impl Text<'_> {
             );
             self.row(if index == 0 { "nat ports" } else { "" }, &text)?;
         }
-        match &table.census.problem {
+        match &table.table_usage.problem {
             Some(problem) => self.row("", &Plain(problem).to_string()),
             None => Ok(()),
         }
     }
 
-    fn holders<T: Display>(&mut self, name: &str, holders: &[(T, u64)], most: usize) -> fmt::Result {
+    fn backends<T: Display>(&mut self, name: &str, backends: &[(T, u64)], most: usize) -> fmt::Result {
         let listed: Vec<String> =
-            holders.iter().take(most).map(|(what, count)| format!("{what} {}", grouped(*count))).collect();
+            backends.iter().take(most).map(|(what, count)| format!("{what} {}", grouped(*count))).collect();
         self.row(name, &listed.join(", "))
     }
 
@@ -293,7 +293,7 @@ impl Text<'_> {
         let folded = audit.noted.len().saturating_sub(most) as u64;
         if folded > 0 {
             let more = counted(folded, "rule", "rules");
-            self.row("", &format!("{} and {more}; --verbose lists all", self.look.pick("…", "...")))?;
+            self.row("", &format!("{} and {more}; --verbose lists all", self.style.pick("…", "...")))?;
         }
         Ok(())
     }
@@ -324,7 +324,7 @@ impl Text<'_> {
     }
 
     fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
-        match self.look.width {
+        match self.style.width {
             Some(width) => {
                 let options = Options::new(width.saturating_sub(indent).max(20)).break_words(false);
                 textwrap::wrap(text, options).into_iter().map(std::borrow::Cow::into_owned).collect()
@@ -340,11 +340,11 @@ mod tests {
     use tracer_testing::doctor::healthy;
 
     use super::render;
-    use crate::style::Look;
+    use crate::style::TextStyle;
 
     fn text(facts: &tracer_model::health::Facts, all: bool) -> String {
-        let look = Look { width: Some(80), symbols: false, ..Look::default() };
-        anstream::adapter::strip_str(&render(facts, &diagnose(facts), look, all)).to_string()
+        let style = TextStyle { width: Some(80), symbols: false, ..TextStyle::default() };
+        anstream::adapter::strip_str(&render(facts, &diagnose(facts), style, all)).to_string()
     }
 
     #[test]
@@ -386,8 +386,12 @@ mod tests {
         for does in [tracer_model::ruleset::audit::Does::Untracks, tracer_model::ruleset::audit::Does::RejectsInvalid] {
             audit.noted.push(tracer_model::ruleset::audit::Noted { does, ..noted.clone() });
         }
-        let drawn =
-            render(&facts, &diagnose(&facts), Look { width: Some(80), symbols: false, ..Look::default() }, true);
+        let drawn = render(
+            &facts,
+            &diagnose(&facts),
+            TextStyle { width: Some(80), symbols: false, ..TextStyle::default() },
+            true,
+        );
         assert!(!drawn.contains("\u{1b}[2J") && !drawn.contains('\u{202e}'), "{drawn:?}");
         assert!(!drawn.contains("\nfine: y"), "{drawn}");
     }

@@ -5,31 +5,31 @@ use std::fmt::{self, Write as _};
 use tracer_advice::explain::{Group, LogReport};
 use tracer_model::cause::{Diagnosis, Reason};
 use tracer_model::conntrack::Verdict;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 
 use super::plain::Plain;
-use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
+use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
 use super::words::{counted, grouped};
 
 /// Flows that are listed of a group, unless all are wanted.
 const LISTED: usize = 10;
 
 /// The explanation.
-pub fn render(report: &LogReport, look: Look, verbose: bool) -> String {
+pub fn render(report: &LogReport, style: TextStyle, verbose: bool) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
-    let _infallible = write(&mut text, report, look, verbose);
+    let _infallible = write(&mut text, report, style, verbose);
     text
 }
 
-fn write(to: &mut String, report: &LogReport, look: Look, verbose: bool) -> fmt::Result {
-    let dot = look.dot();
+fn write(to: &mut String, report: &LogReport, style: TextStyle, verbose: bool) -> fmt::Result {
+    let dot = style.dot();
     writeln!(
         to,
         "{FAINT}kernel log {dot} {} {dot} {} of conntrack {dot} {}{FAINT:#}",
         counted(report.lines, "line", "lines"),
         grouped(report.of_conntrack),
-        wording(report.era)
+        wording(report.log_format)
     )?;
     if report.of_conntrack == 0 {
         writeln!(to, "\n{GOOD}conntrack has said nothing here.{GOOD:#}")?;
@@ -39,7 +39,7 @@ fn write(to: &mut String, report: &LogReport, look: Look, verbose: bool) -> fmt:
         );
     }
     for group in &report.groups {
-        self::group(to, group, look, verbose)?;
+        self::group(to, group, style, verbose)?;
     }
     for (netns, dropped) in &report.table_full {
         let whose = netns.map_or_else(String::new, |netns| format!(" in network namespace {netns}"));
@@ -73,24 +73,24 @@ fn write(to: &mut String, report: &LogReport, look: Look, verbose: bool) -> fmt:
     Ok(())
 }
 
-fn wording(era: Option<Era>) -> &'static str {
-    match era {
-        Some(Era::E1 | Era::E2) => "words of Linux up to 6.0",
-        Some(Era::E3 | Era::E4) => "words of Linux 6.1 or later",
-        Some(Era::Unknown) | None => "words of any Linux",
+fn wording(log_format: Option<LogFormat>) -> &'static str {
+    match log_format {
+        Some(LogFormat::E1 | LogFormat::E2) => "words of Linux up to 6.0",
+        Some(LogFormat::E3 | LogFormat::E4) => "words of Linux 6.1 or later",
+        Some(LogFormat::Unknown) | None => "words of any Linux",
     }
 }
 
-fn group(to: &mut String, group: &Group, look: Look, verbose: bool) -> fmt::Result {
-    let (style, verdict) = match group.verdict {
+fn group(to: &mut String, group: &Group, style: TextStyle, verbose: bool) -> fmt::Result {
+    let (color, verdict) = match group.verdict {
         Verdict::Invalid => (BAD, "INVALID"),
         Verdict::Ignored => (GOOD, "accepted"),
         Verdict::Unknown => (WARN, "unclear"),
     };
     let packets = counted(group.packets, "packet", "packets");
     let Diagnosis { cause, reason } = group.diagnosis;
-    let what = reason.map_or_else(|| cause.to_string(), |reason| format!("{cause} {} {reason}", look.dot()));
-    writeln!(to, "\n{style}{verdict}{style:#}  {STRONG}{packets}{STRONG:#}  {what}")?;
+    let what = reason.map_or_else(|| cause.to_string(), |reason| format!("{cause} {} {reason}", style.dot()));
+    writeln!(to, "\n{color}{verdict}{color:#}  {STRONG}{packets}{STRONG:#}  {what}")?;
     let meaning = match (group.verdict, reason) {
         (Verdict::Invalid, _) => {
             "refused, not translated; where it is for this host's own address, its TCP stack answers with a RST"
@@ -106,7 +106,7 @@ fn group(to: &mut String, group: &Group, look: Look, verbose: bool) -> fmt::Resu
     writeln!(to, "  {meaning}")?;
     let listed = if verbose { group.flows.len() } else { LISTED };
     for ((src, dst), count) in group.flows.iter().take(listed) {
-        writeln!(to, "  {src} {} {dst}  {FAINT}{}{FAINT:#}", look.arrow(), counted(*count, "packet", "packets"))?;
+        writeln!(to, "  {src} {} {dst}  {FAINT}{}{FAINT:#}", style.arrow(), counted(*count, "packet", "packets"))?;
     }
     if let more @ 1.. = group.flows.len().saturating_sub(listed) {
         writeln!(to, "  {FAINT}and {more} more flows; --verbose lists all{FAINT:#}")?;
@@ -118,7 +118,7 @@ fn group(to: &mut String, group: &Group, look: Look, verbose: bool) -> fmt::Resu
 mod tests {
     use tracer_advice::explain::LogReader;
 
-    use super::{Look, render};
+    use super::{TextStyle, render};
 
     #[test]
     fn what_is_accepted_is_called_so() {
@@ -132,7 +132,7 @@ mod tests {
             reader.line(&format!("gw kernel: nf_ct_proto_6: {words}{packet}"));
         }
         reader.line("kernel: nf_conntrack: nf_conntrack: table full, dropping packet");
-        let text = anstream::adapter::strip_str(&render(&reader.finish(None), Look::default(), false)).to_string();
+        let text = anstream::adapter::strip_str(&render(&reader.finish(None), TextStyle::default(), false)).to_string();
         insta::assert_snapshot!(text, @r#"
         kernel log · 4 lines · 4 of conntrack · words of Linux 6.1 or later
 

@@ -7,7 +7,7 @@ use tracer_model::mitigation::Mitigation;
 use tracer_model::mitigation::watched::{Verdict, Window, compare};
 
 use super::cures;
-use super::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
+use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
 use super::words::{counted, grouped};
 
 /// A cure, and whether it can help here.
@@ -35,12 +35,12 @@ pub struct Outcome {
 }
 
 /// All cures, a line each.
-pub fn list(offers: &[Offer], look: Look) -> String {
+pub fn list(offers: &[Offer], style: TextStyle) -> String {
     let mut text = String::new();
     for Offer { mitigation, not_because } in offers {
         let (style, mark) = match not_because {
-            None => (GOOD, look.pick("✓", "+")),
-            Some(_) => (FAINT, look.pick("·", "-")),
+            None => (GOOD, style.pick("✓", "+")),
+            Some(_) => (FAINT, style.pick("·", "-")),
         };
         let id = mitigation.id.name();
         // A String takes any write.
@@ -55,14 +55,14 @@ pub fn list(offers: &[Offer], look: Look) -> String {
 }
 
 /// One cure.
-pub fn one(offer: &Offer, look: Look) -> String {
+pub fn one(offer: &Offer, style: TextStyle) -> String {
     let mut text = String::new();
-    let _infallible = write_one(&mut text, offer, look);
+    let _infallible = write_one(&mut text, offer, style);
     text.trim_start().to_owned()
 }
 
-fn write_one(to: &mut String, offer: &Offer, look: Look) -> fmt::Result {
-    cures::write(to, &offer.mitigation, look)?;
+fn write_one(to: &mut String, offer: &Offer, style: TextStyle) -> fmt::Result {
+    cures::write(to, &offer.mitigation, style)?;
     let cures: Vec<&str> = offer.mitigation.cures.iter().map(|reason| reason.name()).collect();
     if !cures.is_empty() {
         writeln!(to, "  {FAINT}cures:   {}{FAINT:#}", cures.join(", "))?;

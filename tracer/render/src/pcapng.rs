@@ -29,7 +29,7 @@ use tracer_model::evidence::{Frame, Way};
 use tracer_model::time::{ClockOffset, Instant};
 
 use super::plain;
-use super::step::Told;
+use super::step::AnnotatedEvent;
 use super::words::counted;
 
 /// Packets that wait to be put in order. Records of two CPUs change places over microseconds.
@@ -93,7 +93,7 @@ impl<'r, W: Write> PcapNg<'r, W> {
     }
 
     /// Adds an event.
-    pub fn event(&mut self, told: Told<'_>) -> io::Result<()> {
+    pub fn event(&mut self, told: AnnotatedEvent<'_>) -> io::Result<()> {
         let event = told.event;
         match evidence::captured(told.record) {
             Some(frame) => {
@@ -146,7 +146,7 @@ impl<'r, W: Write> PcapNg<'r, W> {
         Ok(self.written)
     }
 
-    fn push(&mut self, told: Told<'_>, frame: Frame, way: Way, mut comments: Vec<String>) -> io::Result<()> {
+    fn push(&mut self, told: AnnotatedEvent<'_>, frame: Frame, way: Way, mut comments: Vec<String>) -> io::Result<()> {
         let at = told.event.at;
         if since_epoch(self.report.host.clock, at).1 {
             comments.push(format!("time out of range: it is {}", self.report.host.clock.wall(at)));
@@ -237,7 +237,7 @@ fn section(report: &Report) -> SectionHeaderBlock<'static> {
     let host = &report.host;
     let wall = |at: Instant| host.clock.wall(at);
     let mut lines = vec![
-        format!("host {}, Linux {}, conntrack logging of era {}", host.hostname, host.kernel, host.era),
+        format!("host {}, Linux {}, conntrack logging of era {}", host.hostname, host.kernel, host.log_format),
         format!("captured from {:.6} to {:.6} by whyrst {}", wall(report.started), wall(report.ended), host.tool),
         format!(
             "{}, {} lost, {} not understood",

@@ -17,7 +17,7 @@ const LIMIT: usize = 2_048;
 
 /// An event, with what the whole capture says of its flow.
 #[derive(Clone, Copy)]
-pub struct Told<'a> {
+pub struct AnnotatedEvent<'a> {
     /// What the event was when it came.
     pub observed: &'a Observed,
     /// The event.
@@ -36,35 +36,35 @@ pub struct Told<'a> {
 pub fn event(observed: &Observed) -> Option<&Event> {
     Some(match &observed.kind {
         Kind::Unwanted => return None,
-        Kind::Refusal(refusal, _) => &refusal.event,
+        Kind::ConntrackVerdict(logged, _) => &logged.event,
         Kind::Reset(reset, ..) => &reset.event,
-        Kind::Remark(event) | Kind::Departure(event) | Kind::PeerReset(event) | Kind::Arrival(event) => event,
+        Kind::Remark(event) | Kind::ResetOutput(event) | Kind::PeerReset(event) | Kind::ResetReceived(event) => event,
     })
 }
 
-impl Told<'_> {
+impl AnnotatedEvent<'_> {
     /// The step, in the words of the JSON.
     pub(super) fn step(&self) -> &'static str {
         match &self.observed.kind {
             Kind::Unwanted => "unwanted",
-            Kind::Refusal(refusal, _) => match refusal.verdict {
+            Kind::ConntrackVerdict(logged, _) => match logged.verdict {
                 Verdict::Invalid => "conntrack-invalid",
                 Verdict::Ignored => "conntrack-ignored",
                 Verdict::Unknown => "conntrack-undecided",
             },
             Kind::Remark(_) => "conntrack-remark",
             Kind::Reset(..) => "reset-sent",
-            Kind::Departure(_) => "reset-left",
+            Kind::ResetOutput(_) => "reset-output",
             Kind::PeerReset(_) => "peer-reset-sent",
-            Kind::Arrival(_) => "peer-reset-arrived",
+            Kind::ResetReceived(_) => "peer-reset-received",
         }
     }
 
     /// The cause that the event itself speaks for.
     const fn diagnosis(&self) -> Option<Diagnosis> {
         match &self.observed.kind {
-            Kind::Refusal(_, diagnosis) | Kind::Reset(_, diagnosis, _) => Some(*diagnosis),
-            Kind::Arrival(_) => Some(Diagnosis::plain(Cause::PeerReset)),
+            Kind::ConntrackVerdict(_, diagnosis) | Kind::Reset(_, diagnosis, _) => Some(*diagnosis),
+            Kind::ResetReceived(_) => Some(Diagnosis::plain(Cause::PeerReset)),
             _ => None,
         }
     }
@@ -87,9 +87,9 @@ impl Told<'_> {
             }
         }
         match &self.observed.kind {
-            Kind::Refusal(refusal, _) => {
-                write!(line, " verdict={}", refusal.verdict.name())?;
-                if let Some(window) = &refusal.window {
+            Kind::ConntrackVerdict(logged, _) => {
+                write!(line, " verdict={}", logged.verdict.name())?;
+                if let Some(window) = &logged.window {
                     write!(line, " failed={} distance_bytes={}", window.failure.inequality(), window.distance)?;
                 }
             }
@@ -125,10 +125,10 @@ impl Told<'_> {
         if let Some(text) = &event.words {
             write!(line, " kernel_text={}", Value(&text.to_string()))?;
         }
-        if event.notes.incomplete {
+        if event.flags.incomplete {
             line.push_str(" incomplete");
         }
-        if event.notes.from_fragment {
+        if event.flags.from_fragment {
             line.push_str(" headers_from=fragment");
         }
         Ok(())
@@ -152,19 +152,19 @@ impl Told<'_> {
         if !self.settled {
             return Ok(());
         }
-        let Diagnosis { cause, reason } = flow.story.diagnosis;
+        let Diagnosis { cause, reason } = flow.incident.diagnosis;
         write!(line, " flow_cause={cause}")?;
         if let Some(reason) = reason {
             write!(line, " flow_reason={reason}")?;
         }
-        write!(line, " flow_confidence={}", flow.story.confidence)?;
+        write!(line, " flow_confidence={}", flow.incident.confidence)?;
         flow.reset_by().map_or(Ok(()), |by| write!(line, " reset_by={by}"))
     }
 
     /// What the event means, for eyes.
     pub(super) fn sentence(&self) -> Option<String> {
         let text = match &self.observed.kind {
-            Kind::Refusal(refusal, _) => words::window(&refusal.window?),
+            Kind::ConntrackVerdict(logged, _) => words::window(&logged.window?),
             Kind::Reset(reset, ..) => words::effect(reset, words::peer(self.flow, reset)),
             _ => return None,
         };

@@ -9,7 +9,7 @@ pub static UTC: TimeZone = TimeZone::UTC;
 
 /// How text is drawn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Look {
+pub struct TextStyle {
     /// Columns to wrap at; `None` does not wrap.
     pub width: Option<usize>,
     /// Symbols beyond ASCII.
@@ -18,13 +18,13 @@ pub struct Look {
     pub zone: &'static TimeZone,
 }
 
-impl Default for Look {
+impl Default for TextStyle {
     fn default() -> Self {
         Self { width: None, symbols: true, zone: &UTC }
     }
 }
 
-impl Look {
+impl TextStyle {
     /// The symbol, or its ASCII stand-in.
     pub(super) const fn pick<'a>(self, symbol: &'a str, ascii: &'a str) -> &'a str {
         if self.symbols { symbol } else { ascii }

@@ -15,14 +15,14 @@ use tracer_model::event::Event;
 use tracer_model::packet::Flags;
 
 use super::plain::{Plain, Value};
-use super::style::{BAD, FAINT, GOOD, Look, WARN};
+use super::style::{BAD, FAINT, GOOD, TextStyle, WARN};
 use super::words;
 
 /// How lines are drawn.
 #[derive(Debug, Clone, Default)]
 pub struct Lines {
     /// Symbols and times.
-    pub look: Look,
+    pub style: TextStyle,
     /// Names of network namespaces that are known beforehand, by inode number.
     pub names: BTreeSet<(u32, String)>,
 }
@@ -32,9 +32,11 @@ impl Lines {
     pub fn line(&self, observed: &Observed, session: &Session) -> Option<String> {
         let event = match &observed.kind {
             Kind::Unwanted => return None,
-            Kind::Refusal(refusal, _) => &refusal.event,
+            Kind::ConntrackVerdict(logged, _) => &logged.event,
             Kind::Reset(reset, ..) => &reset.event,
-            Kind::Remark(event) | Kind::Departure(event) | Kind::PeerReset(event) | Kind::Arrival(event) => event,
+            Kind::Remark(event) | Kind::ResetOutput(event) | Kind::PeerReset(event) | Kind::ResetReceived(event) => {
+                event
+            }
         };
         let mut line = String::new();
         // Writing to a String does not fail.
@@ -45,19 +47,19 @@ impl Lines {
     fn write(&self, line: &mut String, observed: &Observed, event: &Event, session: &Session) -> fmt::Result {
         let host = session.host();
         let at = host.clock.wall(event.at);
-        let (time, offset) = (self.look.local(at), self.look.offset(at));
+        let (time, offset) = (self.style.local(at), self.style.offset(at));
         write!(line, "{FAINT}{}{offset}{FAINT:#} {:<12} ", time.strftime("%H:%M:%S%.6f"), event.hook.name())?;
         match &observed.kind {
             Kind::Unwanted => {}
-            Kind::Refusal(refusal, diagnosis) => {
-                let (style, verdict) = match refusal.verdict {
+            Kind::ConntrackVerdict(logged, diagnosis) => {
+                let (style, verdict) = match logged.verdict {
                     Verdict::Invalid => (BAD, "INVALID"),
                     Verdict::Ignored => (GOOD, "ignored"),
                     Verdict::Unknown => (WARN, "unclear"),
                 };
                 write!(line, "{style}{verdict}{style:#} {diagnosis} ")?;
                 segment(line, event)?;
-                if let Some(window) = &refusal.window {
+                if let Some(window) = &logged.window {
                     write!(line, " off_by={}", window.distance)?;
                 }
             }
@@ -80,7 +82,7 @@ impl Lines {
                     write!(line, " pid={} comm={}", process.pid, Value(process.comm.as_str()))?;
                 }
             }
-            Kind::Departure(_) => {
+            Kind::ResetOutput(_) => {
                 write!(line, "left    - ")?;
                 segment(line, event)?;
             }
@@ -93,7 +95,7 @@ impl Lines {
                 write!(line, "by-peer - answers ")?;
                 segment(line, event)?;
             }
-            Kind::Arrival(_) => {
+            Kind::ResetReceived(_) => {
                 write!(line, "{WARN}RST{WARN:#}     {} ", Cause::PeerReset)?;
                 segment(line, event)?;
                 write!(line, " by={}", ResetBy::Peer)?;
@@ -127,7 +129,7 @@ impl Lines {
         if let Some(text) = &event.words {
             write!(line, " \"{}\"", Plain(&text.to_string()))?;
         }
-        if event.notes.incomplete {
+        if event.flags.incomplete {
             line.push_str(" incomplete");
         }
         Ok(())

@@ -8,14 +8,14 @@ use std::time::Duration;
 use tracer_advice::report::Report;
 use tracer_common::Hook;
 use tracer_engine::effect::Effect;
-use tracer_engine::flow::{Flow, PeerSeen, Refusal, Reset};
+use tracer_engine::flow::{ConntrackVerdict, Flow, PeerSeen, Reset};
 use tracer_model::capture::Host;
 use tracer_model::cause::{Cause, Reason};
 use tracer_model::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
-use tracer_model::conntrack::{Direction, End, EndedBy, Gone, Message, Nfct, Verdict};
+use tracer_model::conntrack::{DestroyedEntry, Direction, End, EndedBy, Message, Nfct, Verdict};
 use tracer_model::event::OwnSocket;
 use tracer_model::packet::Flags;
-use tracer_model::ruleset::Suspects;
+use tracer_model::ruleset::Candidates;
 use tracer_model::time::Instant;
 
 pub(super) use headlines::{Headline, Weight, headlines};
@@ -101,9 +101,9 @@ pub(super) fn window(window: &Explanation) -> String {
 }
 
 /// What follows from a packet that was let pass in spite of the window check.
-pub(super) fn unaccounted(refusal: &Refusal) -> Option<String> {
-    let window = refusal.window?;
-    let end = refusal.event.packet?.end();
+pub(super) fn unaccounted(logged: &ConntrackVerdict) -> Option<String> {
+    let window = logged.window?;
+    let end = logged.event.packet?.end();
     let (sender, receiver) = match window.direction {
         Direction::Original => ("client", "server"),
         Direction::Reply => ("server", "client"),
@@ -120,10 +120,10 @@ pub(super) fn unaccounted(refusal: &Refusal) -> Option<String> {
 
 /// Why nobody answers a packet of the server's that was refused, where that is known without asking the rules: being addressed
 /// to the gateway, it comes to the gateway's own stack.
-pub(super) fn unanswered(flow: &Flow, refusal: &Refusal) -> Option<String> {
-    let words = refusal.event.words.as_ref()?;
-    let to_gateway = refusal.direction == Some(Direction::Reply) && flow.key.nat().is_some();
-    if refusal.verdict != Verdict::Invalid || !to_gateway {
+pub(super) fn unanswered(flow: &Flow, logged: &ConntrackVerdict) -> Option<String> {
+    let words = logged.event.words.as_ref()?;
+    let to_gateway = logged.direction == Some(Direction::Reply) && flow.key.nat().is_some();
+    if logged.verdict != Verdict::Invalid || !to_gateway {
         return None;
     }
     match words.message {
@@ -131,7 +131,7 @@ pub(super) fn unanswered(flow: &Flow, refusal: &Refusal) -> Option<String> {
             "the gateway's own stack throws such a packet away without an answer: to the connection it is lost"
                 .to_owned(),
         ),
-        _ if refusal.event.packet?.flags.has(Flags::RST) => Some(format!(
+        _ if logged.event.packet?.flags.has(Flags::RST) => Some(format!(
             "a RST is never answered, and this one does not reach {}: the client is not told and goes on waiting",
             flow.key.client()
         )),
@@ -180,16 +180,16 @@ pub(super) fn peer(flow: Option<&Flow>, reset: &Reset) -> &'static str {
 
 /// The kernel's own reason for the RST of a socket, in the form of all other reasons: `tcp-abort-on-linger`.
 pub(super) fn kernel_reason(flow: &Flow, host: &Host) -> Option<String> {
-    if flow.story.diagnosis.cause != Cause::LocalSocket {
+    if flow.incident.diagnosis.cause != Cause::LocalSocket {
         return None;
     }
-    let reason = host.reset_reason(flow.story.reset.as_ref()?.event.reset_reason?)?;
+    let reason = host.reset_reason(flow.incident.reset.as_ref()?.event.reset_reason?)?;
     Some(reason.to_ascii_lowercase().replace('_', "-"))
 }
 
 /// What a RST that arrived is about: who sent it and by which interface it came.
 pub(super) fn arrived(flow: &Flow) -> Option<String> {
-    let peer = flow.story.peer.as_ref()?;
+    let peer = flow.incident.peer.as_ref()?;
     let PeerSeen::Arrived { input, packet } = peer.seen else { return None };
     let who = flow.end(packet.src).map_or_else(|| packet.src.to_string(), |end| format!("the {end}"));
     let by = input.map_or_else(String::new, |input| format!(" by {input}"));
@@ -198,10 +198,10 @@ pub(super) fn arrived(flow: &Flow) -> Option<String> {
 }
 
 /// Which rule rejected: the only one that can have, or those that can, or that none was found.
-pub(super) fn suspects(suspects: &Suspects) -> String {
+pub(super) fn candidates(candidates: &Candidates) -> String {
     let rules = |number: usize| counted(number as u64, "rule", "rules");
-    let of = suspects.of;
-    let mut text = match (suspects.rules.as_slice(), suspects.count) {
+    let of = candidates.of;
+    let mut text = match (candidates.rules.as_slice(), candidates.count) {
         ([], _) if of == 0 => "no rule that answers with a RST was found".to_owned(),
         ([], _) => format!("none of {} that can answer with a RST fits this packet", rules(of)),
         ([rule], 1) => format!("REJECT rule {rule} (inferred: the only one of {} that can): {}", rules(of), rule.text),
@@ -212,7 +212,7 @@ pub(super) fn suspects(suspects: &Suspects) -> String {
             format!("one of {count} REJECT rules (inferred, of {}): {}{more}", rules(of), names.join("; "))
         }
     };
-    for problem in &suspects.problems {
+    for problem in &candidates.problems {
         text.push_str("; there may be others: ");
         text.push_str(problem);
     }
@@ -220,7 +220,7 @@ pub(super) fn suspects(suspects: &Suspects) -> String {
 }
 
 /// How the entry ended that a packet came too late for.
-pub(super) fn ended(gone: &Gone, packet: Instant) -> String {
+pub(super) fn ended(gone: &DestroyedEntry, packet: Instant) -> String {
     let ago = interval(packet - gone.at);
     let state = gone.entry.state;
     let assured = if gone.entry.status.assured() { ", ASSURED" } else { "" };
@@ -274,8 +274,8 @@ pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
 }
 
 /// What happened to a flow that this host reset, in one sentence.
-pub(super) fn story(flow: &Flow) -> String {
-    let what = match flow.story.diagnosis.reason {
+pub(super) fn incident(flow: &Flow) -> String {
+    let what = match flow.incident.diagnosis.reason {
         Some(Reason::SeqUnder) => "a late retransmission",
         Some(Reason::SeqOver) => "a segment beyond the receiver's window",
         Some(Reason::Overshot) => "a segment slightly beyond the receiver's window",
@@ -287,13 +287,13 @@ pub(super) fn story(flow: &Flow) -> String {
         Some(Reason::Truncated) => "a truncated segment",
         _ => "a segment that does not fit the connection's state",
     };
-    match flow.story.diagnosis.cause {
+    match flow.incident.diagnosis.cause {
         Cause::OutOfWindow | Cause::InvalidState | Cause::Malformed => {
             let way = if flow.key.nat().is_some() { ", so it was not reverse-NATed" } else { "" };
             format!("conntrack took {what} for INVALID{way}; the local TCP stack got it and answered RST.")
         }
         Cause::NoEntry => {
-            let entry = match flow.story.diagnosis.reason {
+            let entry = match flow.incident.diagnosis.reason {
                 Some(Reason::Expired) => "the connection's conntrack entry had expired",
                 Some(Reason::Closed) => "the connection's conntrack entry had ended with the connection",
                 Some(Reason::Evicted) => "the connection's conntrack entry had been evicted from a full table",
@@ -320,12 +320,12 @@ pub(super) fn story(flow: &Flow) -> String {
 
 /// Whether the RST is known by the tracepoint alone, for a segment that had no entry.
 fn without_kprobes(flow: &Flow) -> bool {
-    let event = flow.story.reset.as_ref().map(|reset| &reset.event);
+    let event = flow.incident.reset.as_ref().map(|reset| &reset.event);
     event.is_some_and(|event| event.hook == Hook::ResetTracepoint && event.nfct == Some(Nfct::None))
 }
 
 fn local_socket(flow: &Flow) -> String {
-    match flow.story.reset.as_ref().and_then(|reset| reset.event.own_socket()) {
+    match flow.incident.reset.as_ref().and_then(|reset| reset.event.own_socket()) {
         Some(OwnSocket { process: Some(process), .. }) => {
             format!("{process} on the gateway itself ended its connection.")
         }

@@ -12,7 +12,7 @@ use tokio::time::{Instant as Deadline, sleep_until};
 use tracer_advice::report;
 use tracer_common::Hook;
 use tracer_engine::engine::{Kind, Observed};
-use tracer_engine::flow::Strength;
+use tracer_engine::flow::EvidenceRank;
 use tracer_engine::session;
 use tracer_engine::session::Session;
 use tracer_host::attach::{Choice, InspectError, Kernel};
@@ -24,7 +24,7 @@ use tracer_host::symbols::Symbols;
 use tracer_host::{attach, boot_id, hostname, netns, preflight, privileges, timed};
 use tracer_model::capture::{HookState, HookStatus, Host, Item, Items, Origin};
 use tracer_model::cause::Cause;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_model::health::Obstacle;
 use tracer_model::time::ClockOffset;
@@ -37,7 +37,7 @@ use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFo
 use super::netns::Names;
 use super::recorder::Recorder;
 use super::signals::{EndSignals, HangUp};
-use super::stage::Stage;
+use super::stage::Pipeline;
 use super::{FOUND, Stop, compare, output};
 
 /// How long the kernel has to answer what is asked at the end of a capture, beyond what single questions may take.
@@ -75,7 +75,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     if let [before, after] = arguments.compare.as_slice() {
         return compare::run(arguments, before, after, global);
     }
-    let look = output::look(arguments.output.is_some(), global)?;
+    let style = output::style(arguments.output.is_some(), global)?;
     if arguments.source.from.is_empty() {
         output::expect_writable(arguments.output.as_deref())?;
     }
@@ -100,7 +100,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
         ReportFormat::Json => output::deliver_document(path, |to| json::write(&report, to)),
         ReportFormat::Html => output::deliver_document(path, |to| html::write(&report, to)),
         ReportFormat::Text => {
-            output::deliver(path, global, |to| to.write_all(text::render(&report, look, arguments.verbose).as_bytes()))
+            output::deliver(path, global, |to| to.write_all(text::render(&report, style, arguments.verbose).as_bytes()))
         }
     };
     let delivered = deliver(arguments.output.as_deref());
@@ -123,14 +123,14 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
 /// Whether one of the causes that the user asked about was found.
 pub(super) fn exit_status(report: &report::Report, fail_on: &[Cause]) -> ExitCode {
     let found = report.flows.iter().any(|flow| {
-        flow.flow.story.strength() > Strength::Ignored && fail_on.contains(&flow.flow.story.diagnosis.cause)
+        flow.flow.incident.rank() > EvidenceRank::Ignored && fail_on.contains(&flow.flow.incident.diagnosis.cause)
     });
     let full = report.summary.table_full_drops > 0 && fail_on.contains(&Cause::TableFull);
     if found || full { ExitCode::from(FOUND) } else { ExitCode::SUCCESS }
 }
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {
-    let look = output::look(false, global)?;
+    let style = output::style(false, global)?;
     let from = &arguments.source.from;
     let names = if from.is_empty() { netns::names() } else { names_in(from, arguments.format)? };
     let key = arguments.redaction.key(global)?;
@@ -138,7 +138,7 @@ pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop
         Some(mut redactor) => names.into_iter().map(|(inode, name)| (inode, redactor.netns(&name))).collect(),
         None => names,
     };
-    let lines = Lines { look, names };
+    let lines = Lines { style, names };
     let mut printer =
         Printer { to: output::stdout(global), format: arguments.format, lines, filter: Filter::default() };
     let (_, origin) = work(&arguments.source, &[], &arguments.filter, key.as_ref(), global, |_, filter| {
@@ -250,7 +250,7 @@ fn live<'s>(
         for field in kernel.missing_fields() {
             tracing::info!("this kernel's BTF has no {field}");
         }
-        let (era, reset_reasons) = (kernel.era, kernel.reset_reasons.clone());
+        let (log_format, reset_reasons) = (kernel.log_format, kernel.reset_reasons.clone());
         let choice = Choice {
             tap: tapped(arguments, &filter)?,
             new_refused: arguments.new_refused,
@@ -259,8 +259,8 @@ fn live<'s>(
         let mut live =
             Live::start(kernel, &symbols, choice, output::wants_bpf_log()).map_err(|error| untraceable(&error))?;
         // The capture starts when everything is attached.
-        let session = Session::new(host(era, reset_reasons), filter.clone());
-        let mut stage = Stage::new(session, &filter, redactor, sinks)?;
+        let session = Session::new(host(log_format, reset_reasons), filter.clone());
+        let mut stage = Pipeline::new(session, &filter, redactor, sinks)?;
         live.give_up(files).context("giving up capabilities")?;
         for item in live.begin() {
             stage.offer(&item)?;
@@ -279,7 +279,7 @@ fn live<'s>(
 /// Until the deadline or a signal.
 async fn capture(
     live: &mut Live,
-    stage: &mut Stage<'_>,
+    stage: &mut Pipeline<'_>,
     deadline: Option<Deadline>,
     end: &mut EndSignals,
     progress: &ProgressBar,
@@ -325,7 +325,7 @@ async fn capture(
 }
 
 /// Takes the hooks off, works off what is left, and asks the last questions.
-async fn finish(live: &mut Live, stage: &mut Stage<'_>) -> anyhow::Result<()> {
+async fn finish(live: &mut Live, stage: &mut Pipeline<'_>) -> anyhow::Result<()> {
     let rest = live.stop().await;
     for item in &rest {
         stage.offer(item)?;
@@ -436,14 +436,14 @@ fn untraceable(error: &StartError) -> Stop {
     Stop::Untraceable(vec![Obstacle { id: "not-attached", what: preflight::chain(error), fix }])
 }
 
-fn host(era: Era, reset_reasons: Vec<(u32, String)>) -> Host {
+fn host(log_format: LogFormat, reset_reasons: Vec<(u32, String)>) -> Host {
     let uname = rustix::system::uname();
     let started = now();
     let wall = jiff::Timestamp::now().as_nanosecond();
     Host {
         hostname: hostname(),
         kernel: uname.release().to_string_lossy().into_owned(),
-        era,
+        log_format,
         clock: ClockOffset(i64::try_from(wall - i128::from(started.0)).unwrap_or(0)),
         started,
         reset_reasons,
@@ -545,8 +545,8 @@ impl<W: Write> Printer<W> {
 pub(super) fn wanted(observed: &Observed, filter: &Filter) -> bool {
     match &observed.kind {
         Kind::Unwanted => false,
-        Kind::Refusal(_, diagnosis) | Kind::Reset(_, diagnosis, _) => filter.matches_cause(diagnosis.cause),
-        Kind::Arrival(_) => filter.matches_cause(Cause::PeerReset),
-        Kind::Remark(_) | Kind::Departure(_) | Kind::PeerReset(_) => filter.is_empty() || observed.flow.is_some(),
+        Kind::ConntrackVerdict(_, diagnosis) | Kind::Reset(_, diagnosis, _) => filter.matches_cause(diagnosis.cause),
+        Kind::ResetReceived(_) => filter.matches_cause(Cause::PeerReset),
+        Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) => filter.is_empty() || observed.flow.is_some(),
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Glob
     if arguments.format == ReportFormat::Html {
         return Err(anyhow!("--compare has no HTML: --format text or json").into());
     }
-    let look = output::look(arguments.output.is_some(), global)?;
+    let style = output::style(arguments.output.is_some(), global)?;
     let resolve = |recording: &Path| arguments.filter.resolve(&[recording.to_owned()]);
     // A name is looked up in each: the numbers of namespaces change with every boot.
     let (of_before, of_after) = (resolve(before)?, resolve(after)?);
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Glob
     match arguments.format {
         ReportFormat::Json => output::deliver_document(path, |to| json::write_comparison(&comparison, to)),
         ReportFormat::Text | ReportFormat::Html => output::deliver(path, global, |to| {
-            to.write_all(text::render(&comparison, look, arguments.verbose).as_bytes())
+            to.write_all(text::render(&comparison, style, arguments.verbose).as_bytes())
         }),
     }?;
     Ok(status)

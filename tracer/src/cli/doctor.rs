@@ -17,25 +17,25 @@ use super::capture::obstacles;
 use super::{FOUND, Stop, netns, output};
 
 pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop> {
-    let look = output::look(arguments.output.is_some(), global)?;
+    let style = output::style(arguments.output.is_some(), global)?;
     let selected = selected(arguments)?;
     let (machine, tracing) = host::read(obstacles(false)).context("/proc/kallsyms")?;
     let began = Instant::now();
-    let mut looks: Vec<Begun> = Vec::new();
+    let mut snapshots: Vec<Begun> = Vec::new();
     // Without conntrack there is nothing to look at, and asking would load it.
     if tracing.conntrack {
-        looks.extend(selected.into_iter().map(|(inode, place)| begin(inode, place)));
-        looks.iter_mut().for_each(Begun::look);
+        snapshots.extend(selected.into_iter().map(|(inode, place)| begin(inode, place)));
+        snapshots.iter_mut().for_each(Begun::style);
         wait(arguments.interval.saturating_sub(began.elapsed()))?;
     }
-    let namespaces = looks.into_iter().map(Begun::finish).collect();
+    let namespaces = snapshots.into_iter().map(Begun::finish).collect();
     let facts = Facts { host: machine, tracing, namespaces };
     let findings = diagnose(&facts);
     let path = arguments.output.as_deref();
     match arguments.format {
         Format::Json => output::deliver_document(path, |to| json::doctor::write(&facts, &findings, to)),
         Format::Text => output::deliver(path, global, |to| {
-            to.write_all(text::render(&facts, &findings, look, arguments.verbose).as_bytes())
+            to.write_all(text::render(&facts, &findings, style, arguments.verbose).as_bytes())
         }),
     }?;
     let worst = findings.iter().map(|finding| finding.severity).min();

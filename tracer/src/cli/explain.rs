@@ -45,12 +45,12 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
             lines(&mut BufReader::new(file), &mut reader).with_context(|| format!("reading {path}"))?;
         }
     }
-    let report = reader.finish(arguments.era);
-    let look = output::look(false, global)?;
+    let report = reader.finish(arguments.log_format);
+    let style = output::style(false, global)?;
     match arguments.format {
         Format::Json => output::deliver_document(None, |to| json::write_log(&report, to)),
         Format::Text => {
-            output::deliver(None, global, |to| to.write_all(log::render(&report, look, arguments.verbose).as_bytes()))
+            output::deliver(None, global, |to| to.write_all(log::render(&report, style, arguments.verbose).as_bytes()))
         }
     }?;
     Ok(ExitCode::SUCCESS)

@@ -21,7 +21,7 @@ use tracer_recording::{Reader, Recordings};
 use tracer_render::csv;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::PcapNg;
-use tracer_render::step::Told;
+use tracer_render::step::AnnotatedEvent;
 
 use super::args::{Export, ExportFormat, Global};
 use super::capture::{refuse_overwriting, warn_of_damage};
@@ -153,7 +153,7 @@ impl<'a> Recording<'a> {
         report: &Report,
         items: u64,
         filter: &Filter,
-        each: impl FnMut(Told<'_>) -> anyhow::Result<()>,
+        each: impl FnMut(AnnotatedEvent<'_>) -> anyhow::Result<()>,
     ) -> anyhow::Result<()> {
         let mut recordings = self.recordings()?;
         match &self.key {

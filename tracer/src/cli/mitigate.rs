@@ -19,7 +19,7 @@ use tracer_host::mitigate::{apply, live};
 use tracer_host::netns::{inode_of_name, leads_to};
 use tracer_host::{attach, hostname};
 use tracer_model::capture::Origin;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_model::host_context::Way;
 use tracer_model::mitigation::watched::Window;
@@ -37,7 +37,7 @@ const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
 pub(super) fn run(arguments: &Mitigate, global: &Global) -> Result<ExitCode, Stop> {
     let Some(id) = arguments.id else {
         let offers = offers(arguments)?;
-        deliver(arguments, global, &offers, None, |look| text::list(&offers, look))?;
+        deliver(arguments, global, &offers, None, |style| text::list(&offers, style))?;
         return Ok(ExitCode::SUCCESS);
     };
     if let Some(entry) = &arguments.undo {
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Mitigate, global: &Global) -> Result<ExitCode, Sto
     let (offer, places) = offer(id, arguments)?;
     if !arguments.apply {
         let offers = [offer];
-        deliver(arguments, global, &offers, None, |look| text::one(&offers[0], look))?;
+        deliver(arguments, global, &offers, None, |style| text::one(&offers[0], style))?;
         return Ok(ExitCode::SUCCESS);
     }
     let outcome = apply(&offer.mitigation, places, arguments, global)?;
@@ -61,13 +61,13 @@ fn deliver(
     global: &Global,
     offers: &[Offer],
     outcome: Option<&Outcome>,
-    as_text: impl FnOnce(tracer_render::style::Look) -> String,
+    as_text: impl FnOnce(tracer_render::style::TextStyle) -> String,
 ) -> anyhow::Result<()> {
     let path = arguments.output.as_deref();
-    let look = output::look(path.is_some(), global)?;
+    let style = output::style(path.is_some(), global)?;
     match arguments.format {
         Format::Json => output::deliver_document(path, |to| json::write_mitigate(offers, outcome, to)),
-        Format::Text => output::deliver(path, global, |to| to.write_all(as_text(look).as_bytes())),
+        Format::Text => output::deliver(path, global, |to| to.write_all(as_text(style).as_bytes())),
     }
 }
 
@@ -78,16 +78,16 @@ fn offers(arguments: &Mitigate) -> Result<Vec<Offer>, Stop> {
         return Ok(MitigationId::ALL.into_iter().map(|id| recorded(&report, id)).collect());
     }
     let seen = see(arguments)?;
-    let era = era();
-    Ok(MitigationId::ALL.into_iter().map(|id| here(id, &place(&seen, arguments), era)).collect())
+    let log_format = log_format();
+    Ok(MitigationId::ALL.into_iter().map(|id| here(id, &place(&seen, arguments), log_format)).collect())
 }
 
 /// One cure, and the namespaces that it is for.
 fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way)>), Stop> {
     let Some(path) = &arguments.from else {
         let seen = see(arguments)?;
-        let places = vec![(seen.facts.inode, seen.around.way.clone())];
-        return Ok((here(id, &place(&seen, arguments), era()), places));
+        let places = vec![(seen.facts.inode, seen.context.way.clone())];
+        return Ok((here(id, &place(&seen, arguments), log_format()), places));
     };
     let report = report(path)?;
     if !arguments.apply {
@@ -124,10 +124,10 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way
         };
         seen.1.push(flow);
     }
-    let places: Vec<(u32, Way)> = all.iter().map(|(inode, (seen, _))| (*inode, seen.around.way.clone())).collect();
+    let places: Vec<(u32, Way)> = all.iter().map(|(inode, (seen, _))| (*inode, seen.context.way.clone())).collect();
     let described: Vec<Place<'_>> = all
         .values()
-        .map(|(seen, flows)| wanted(Place::new(Some(&seen.facts), Some(&seen.around), None), flows))
+        .map(|(seen, flows)| wanted(Place::new(Some(&seen.facts), Some(&seen.context), None), flows))
         .collect();
     let mitigation = describe(id, &described);
     let not_because = apply::obstacle(&mitigation).map(|obstacle| obstacle.to_string());
@@ -149,16 +149,16 @@ fn recorded(report: &Report, id: MitigationId) -> Offer {
 }
 
 /// A cure on this host, without an incident.
-fn here(id: MitigationId, place: &Place<'_>, era: Era) -> Offer {
+fn here(id: MitigationId, place: &Place<'_>, log_format: LogFormat) -> Offer {
     let mitigation = describe(id, std::slice::from_ref(place));
     let not_because = match id {
-        MitigationId::UpgradeKernel => matches!(era, Era::E3 | Era::E4)
-            .then(|| format!("this kernel lets such packets pass already (era {})", era.name())),
+        MitigationId::UpgradeKernel => matches!(log_format, LogFormat::E3 | LogFormat::E4)
+            .then(|| format!("this kernel lets such packets pass already (era {})", log_format.name())),
         MitigationId::Keepalive => None,
         MitigationId::ReviewRejectRule => {
             place.rules.is_empty().then(|| "no rule that rejects with a RST was found".to_owned())
         }
-        MitigationId::IgnoreInvalidRst if era == Era::E1 => {
+        MitigationId::IgnoreInvalidRst if log_format == LogFormat::E1 => {
             Some("this kernel does not have it (5.15 and later)".to_owned())
         }
         _ if mitigation.steps.is_empty() => Some(mitigation.notes.join("; ")),
@@ -170,16 +170,16 @@ fn here(id: MitigationId, place: &Place<'_>, era: Era) -> Offer {
 fn see(arguments: &Mitigate) -> Result<Seen, Stop> {
     let netns = arguments.netns()?;
     let seen = live::see(netns).context("looking at the network namespace")?;
-    if netns.is_some() && seen.facts.sysctls.is_empty() && !seen.around.problems.is_empty() {
-        return Err(anyhow!("--netns: {}", seen.around.problems.join("; ")).into());
+    if netns.is_some() && seen.facts.sysctls.is_empty() && !seen.context.problems.is_empty() {
+        return Err(anyhow!("--netns: {}", seen.context.problems.join("; ")).into());
     }
     Ok(seen)
 }
 
 /// What is wanted here: what was given, else what this host translates.
 fn place<'a>(seen: &'a Seen, arguments: &Mitigate) -> Place<'a> {
-    let mut place = Place::new(Some(&seen.facts), Some(&seen.around), None);
-    place.targets = live::targets(&seen.around, &arguments.address, arguments.interface.as_deref());
+    let mut place = Place::new(Some(&seen.facts), Some(&seen.context), None);
+    place.targets = live::targets(&seen.context, &arguments.address, arguments.interface.as_deref());
     place.services = arguments.service.iter().copied().collect();
     place.timeouts = [TIMEOUT].into();
     place.rules.clone_from(&seen.rejecting);
@@ -187,10 +187,10 @@ fn place<'a>(seen: &'a Seen, arguments: &Mitigate) -> Place<'a> {
 }
 
 /// What this kernel does; unknown where it may not be looked at.
-fn era() -> Era {
+fn log_format() -> LogFormat {
     let found =
         attach::symbols().map_err(anyhow::Error::from).and_then(|symbols| Ok(attach::Kernel::inspect(&symbols)?));
-    found.map_or(Era::Unknown, |kernel| kernel.era)
+    found.map_or(LogFormat::Unknown, |kernel| kernel.log_format)
 }
 
 fn report(path: &Path) -> Result<Report, Stop> {

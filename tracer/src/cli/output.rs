@@ -14,7 +14,7 @@ use tracing_subscriber::EnvFilter;
 
 use tracer_model::health::Obstacle;
 use tracer_render::plain::Plain;
-use tracer_render::style::{Look, UTC};
+use tracer_render::style::{TextStyle, UTC};
 
 use super::args::{Global, Time};
 
@@ -70,7 +70,7 @@ pub(super) fn complain_of_obstacles(obstacles: &[Obstacle]) {
 }
 
 /// How to draw on standard output, or into a file.
-pub(super) fn look(to_file: bool, global: &Global) -> anyhow::Result<Look> {
+pub(super) fn style(to_file: bool, global: &Global) -> anyhow::Result<TextStyle> {
     let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let terminal = || {
         let stdout = io::stdout();
@@ -86,7 +86,7 @@ pub(super) fn look(to_file: bool, global: &Global) -> anyhow::Result<Look> {
         let locale = locale.to_ascii_uppercase();
         locale.contains("UTF-8") || locale.contains("UTF8")
     });
-    Ok(Look { width: Some(columns.or_else(terminal).unwrap_or(WIDTH)), symbols, zone: zone(global.time)? })
+    Ok(TextStyle { width: Some(columns.or_else(terminal).unwrap_or(WIDTH)), symbols, zone: zone(global.time)? })
 }
 
 /// The zone of `--time`: that of `TZ`, else of /etc/localtime.

@@ -114,7 +114,7 @@ impl Sink for Recorder {
             Item::LookedUp(answer) => !self.filter.is_empty() && !session.knows(&answer.look_up),
             Item::Netns(netns) => !self.filter.matches_netns(netns.inode),
             Item::Rules(rules) => !self.filter.matches_netns(rules.netns),
-            Item::Census(census) => !self.filter.matches_netns(census.netns),
+            Item::TableUsage(table_usage) => !self.filter.matches_netns(table_usage.netns),
             _ => observed.is_some_and(|observed| !wanted(observed, &self.filter)),
         };
         if unwanted || self.failed.is_some() {

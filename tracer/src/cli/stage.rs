@@ -11,13 +11,13 @@ use super::capture::Sink;
 ///
 /// What is redacted is worked off twice: as it is, so that the kernel is asked about the connections that there are, and as
 /// it is shown.
-pub(super) struct Stage<'s> {
+pub(super) struct Pipeline<'s> {
     session: Session,
     shown: Option<(Redactor, Session)>,
     sinks: Vec<&'s mut dyn Sink>,
 }
 
-impl<'s> Stage<'s> {
+impl<'s> Pipeline<'s> {
     /// A stage for a session; `sinks` are told what is shown.
     pub(super) fn new(
         session: Session,

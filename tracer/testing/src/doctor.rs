@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tracer_common::Hook;
 use tracer_model::capture::HookState;
 use tracer_model::conntrack::Status;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::health::counters::{Counter, PerCpu};
 use tracer_model::health::ports::Ranges;
 use tracer_model::health::sysctls::{ALL, Kind};
@@ -100,7 +100,7 @@ pub fn healthy() -> Facts {
     let host = Machine {
         hostname: "gw-1".to_owned(),
         kernel: "6.1.0".to_owned(),
-        era: Some(Era::E4),
+        log_format: Some(LogFormat::E4),
         memory: Some(8 << 30),
         entry_bytes: Some(256),
         programs: vec!["nft"],

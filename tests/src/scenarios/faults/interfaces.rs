@@ -43,8 +43,8 @@ pub(in super::super) fn changed(context: &Context<'_>) -> Result<()> {
         expect.that(interface_of(report, refused, "conntrack-invalid") == *interface, || {
             format!("{refused} was refused on {}", interface_of(report, refused, "conntrack-invalid"))
         });
-        expect.that(interface_of(report, aborted, "peer-reset-arrived") == *interface, || {
-            format!("the RST to {aborted} came by {}", interface_of(report, aborted, "peer-reset-arrived"))
+        expect.that(interface_of(report, aborted, "peer-reset-received") == *interface, || {
+            format!("the RST to {aborted} came by {}", interface_of(report, aborted, "peer-reset-received"))
         });
     }
     expect.is(report, "/summary/flows_reset", 3);

@@ -30,7 +30,7 @@ pub(super) fn changes(before: &Side, after: &Side) -> (Vec<Changed>, Vec<Changed
     };
     host("host", one.hostname.clone(), other.hostname.clone());
     host("kernel", one.kernel.clone(), other.kernel.clone());
-    host("era of conntrack's logging code", one.era.to_string(), other.era.to_string());
+    host("era of conntrack's logging code", one.log_format.to_string(), other.log_format.to_string());
     host("whyrst", one.tool.clone(), other.tool.clone());
     for (first, second) in pairs(&before.background.namespaces, &after.background.namespaces) {
         let netns = Some((second.inode, second.name.clone()));

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use tracer_common::Hook;
-use tracer_engine::flow::{Flow, Strength};
+use tracer_engine::flow::{EvidenceRank, Flow};
 use tracer_engine::session::Background;
 use tracer_model::capture::{HookState, Origin};
 use tracer_model::cause::{Cause, Diagnosis};
@@ -39,9 +39,9 @@ pub struct Count {
 
 impl Count {
     fn add(&mut self, flow: &Flow) {
-        let strength = flow.story.strength();
-        self.reset += u64::from(strength == Strength::Killed);
-        self.not_reset += u64::from(strength > Strength::Ignored && strength < Strength::Killed);
+        let rank = flow.incident.rank();
+        self.reset += u64::from(rank == EvidenceRank::Killed);
+        self.not_reset += u64::from(rank > EvidenceRank::Ignored && rank < EvidenceRank::Killed);
         let tally = flow.tally();
         self.invalid += tally.invalid;
         self.ignored += tally.ignored;
@@ -53,7 +53,7 @@ impl Count {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
     /// By the numbers alone.
-    Told(Difference),
+    AnnotatedEvent(Difference),
     /// They differ, but not if what was lost, not understood or forgotten had been one connection each.
     Lost,
     /// One of the captures did not watch what such connections are seen by.
@@ -64,10 +64,10 @@ impl Verdict {
     /// The word used for it in every output.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::Told(Difference::Fewer(_)) => "fewer",
-            Self::Told(Difference::More(_)) => "more",
-            Self::Told(Difference::None(_)) => "no-difference-shown",
-            Self::Told(Difference::TooFew) => "too-few",
+            Self::AnnotatedEvent(Difference::Fewer(_)) => "fewer",
+            Self::AnnotatedEvent(Difference::More(_)) => "more",
+            Self::AnnotatedEvent(Difference::None(_)) => "no-difference-shown",
+            Self::AnnotatedEvent(Difference::TooFew) => "too-few",
             Self::Lost => "lost-events",
             Self::NotWatched => "not-watched",
         }
@@ -80,7 +80,7 @@ impl Verdict {
     /// The probability of such a difference by chance alone, where it was computed.
     pub const fn p(self) -> Option<f64> {
         match self {
-            Self::Told(Difference::Fewer(p) | Difference::More(p) | Difference::None(p)) => Some(p),
+            Self::AnnotatedEvent(Difference::Fewer(p) | Difference::More(p) | Difference::None(p)) => Some(p),
             _ => None,
         }
     }
@@ -216,12 +216,12 @@ impl Comparison {
         let all = Doubt { reset: resets_alike, not_reset: resets_alike && alike(Cause::PeerReset), more };
         let of = |cause: Cause| Doubt { reset: alike(cause), not_reset: alike(cause), more };
         let total = row((), everything(&before), everything(&after), pair, Doubt { more: missing, ..all });
-        let by_cause = counted(pair, |flow| flow.story.diagnosis, |diagnosis| of(diagnosis.cause));
+        let by_cause = counted(pair, |flow| flow.incident.diagnosis, |diagnosis| of(diagnosis.cause));
         let by_server = counted(pair, |flow| flow.key.server(), |_| all);
         let route = |flow: &Flow| Route {
             client: flow.key.client().ip(),
             server: flow.key.server(),
-            diagnosis: flow.story.diagnosis,
+            diagnosis: flow.incident.diagnosis,
         };
         let routes = counted(pair, route, |route| of(route.diagnosis.cause));
         let (changed, load) = background::changes(&before, &after);
@@ -260,7 +260,7 @@ fn row<K>(of: K, first: Count, second: Count, (before, after): (&Side, &Side), d
         match (comparable, stands) {
             (false, _) => Verdict::NotWatched,
             (true, false) => Verdict::Lost,
-            (true, true) => Verdict::Told(found),
+            (true, true) => Verdict::AnnotatedEvent(found),
         }
     };
     Row {

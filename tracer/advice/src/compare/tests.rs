@@ -8,7 +8,7 @@ use tracer_common::Hook;
 use tracer_engine::session::Session;
 use tracer_model::capture::{Counters, HookCounters, HookState, HookStatus, Host, Item, Netns, Origin};
 use tracer_model::cause::Cause;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_model::time::Instant;
 use tracer_testing::{Build, GATEWAY, REPLY};
@@ -39,7 +39,7 @@ impl Capture {
     }
 
     fn side(self) -> Side {
-        let host = Host { era: Era::E1, hostname: "gw-1".to_owned(), ..Host::nobody() };
+        let host = Host { log_format: LogFormat::E1, hostname: "gw-1".to_owned(), ..Host::nobody() };
         let mut session = Session::new(host, Filter::default());
         for hook in self.hooks {
             session.item(&Item::Hook(HookStatus { hook, since: Instant(0), state: HookState::Attached }));
@@ -169,6 +169,6 @@ fn settings_are_compared_by_namespace() {
 #[test]
 fn the_same_capture_twice_is_called_so() {
     let comparison = compared(Capture::new(60, 9), Capture::new(60, 9));
-    assert_eq!(comparison.total.reset, Verdict::Told(Difference::None(1.0)));
+    assert_eq!(comparison.total.reset, Verdict::AnnotatedEvent(Difference::None(1.0)));
     assert!(comparison.caveats.contains(&"this is the same capture twice".to_owned()));
 }

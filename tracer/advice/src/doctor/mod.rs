@@ -10,7 +10,7 @@ mod tracing;
 
 use std::fmt::Display;
 
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::finding::{Finding, Severity};
 use tracer_model::health::{Facts, Machine, Namespace};
 use tracer_model::mitigation::MitigationId;
@@ -28,7 +28,7 @@ pub fn diagnose(facts: &Facts) -> Vec<Finding> {
         found.extend(idle(&one));
         found.extend(unread(&one));
     }
-    found.extend(era(&facts.host));
+    found.extend(log_format(&facts.host));
     if !facts.host.unread.is_empty() {
         let mut finding = Finding {
             id: "not-read",
@@ -148,27 +148,27 @@ fn unread(one: &One<'_>) -> Option<Finding> {
 }
 
 /// What the era of the kernel's logging code means for the packets that are refused.
-fn era(host: &Machine) -> Option<Finding> {
-    let era = host.era?;
-    let (title, advice) = match era {
-        Era::E1 | Era::E2 => (
+fn log_format(host: &Machine) -> Option<Finding> {
+    let log_format = host.log_format?;
+    let (title, advice) = match log_format {
+        LogFormat::E1 | LogFormat::E2 => (
             "this kernel refuses every segment out of the window, late retransmissions too",
             "from Linux 6.1 on conntrack lets old segments and acknowledgements pass instead (upgrade-kernel)",
         ),
-        Era::E3 | Era::E4 => (
+        LogFormat::E3 | LogFormat::E4 => (
             "this kernel lets old segments and acknowledgements pass, and refuses those beyond the window",
             "lines of its log that say `SEQ is under` or `ACK under` tell of packets that were accepted",
         ),
-        Era::Unknown => (
+        LogFormat::Unknown => (
             "conntrack's logging code has a shape that is not known: verdicts of logged packets are called undecided",
             "tell the makers of whyrst which kernel this is",
         ),
     };
     let finding = Finding {
         id: "kernel-era",
-        severity: if era == Era::Unknown { Severity::Warning } else { Severity::Info },
+        severity: if log_format == LogFormat::Unknown { Severity::Warning } else { Severity::Info },
         title: title.to_owned(),
-        evidence: vec![("era".to_owned(), era.to_string()), ("kernel".to_owned(), host.kernel.clone())],
+        evidence: vec![("era".to_owned(), log_format.to_string()), ("kernel".to_owned(), host.kernel.clone())],
         advice: vec![advice.to_owned()],
     };
     Some(finding)

@@ -29,7 +29,7 @@ pub(super) fn findings(one: &One<'_>) -> Option<Finding> {
             format!("{}: {} of {} ({}.{} %)", usage.destination, usage.used, usage.usable(), share / 10, share % 10);
         builder = builder.number(&format!("towards_{}", index + 1), text);
     }
-    if table.ports_rough || table.census.problem.is_some() {
+    if table.ports_rough || table.table_usage.problem.is_some() {
         builder = builder.number("count_is_partial", "the numbers are lower bounds");
     }
     builder = builder

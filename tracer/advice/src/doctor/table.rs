@@ -49,7 +49,7 @@ fn full(one: &One<'_>) -> Option<Finding> {
         .number("percent", used)
         .maybe("drop", namespace.total(Counter::Drop))
         .maybe("early_drop", namespace.total(Counter::EarlyDrop));
-    builder = holders(one, builder);
+    builder = backends(one, builder);
     let buckets = namespace.number("nf_conntrack_buckets");
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let Some(growth) = Growth::of(signed(max), buckets.map(signed), one.host.memory) else {
@@ -76,32 +76,33 @@ fn full(one: &One<'_>) -> Option<Finding> {
 }
 
 /// Who holds the entries.
-fn holders(one: &One<'_>, builder: Builder) -> Builder {
+fn backends(one: &One<'_>, builder: Builder) -> Builder {
     fn list<T: Display>(counts: &[(T, u64)]) -> String {
         let counts: Vec<String> = counts.iter().map(|(what, count)| format!("{what} ({count})")).collect();
         counts.join(", ")
     }
     let Some(table) = &one.namespace.table else { return builder };
-    let census = &table.census;
+    let table_usage = &table.table_usage;
     let mut builder = builder
-        .number("counted", census.entries)
-        .number("top_sources", list(&census.sources))
-        .number("top_services", list(&census.services))
+        .number("counted", table_usage.entries)
+        .number("top_sources", list(&table_usage.sources))
+        .number("top_services", list(&table_usage.services))
         .number("unreplied", table.unreplied)
         .number("assured", table.assured)
-        .maybe("count_is_partial", census.problem.as_ref());
-    if let (Some((source, of_source)), Some((service, to_service))) = (census.sources.first(), census.services.first())
+        .maybe("count_is_partial", table_usage.problem.as_ref());
+    if let (Some((source, of_source)), Some((service, to_service))) =
+        (table_usage.sources.first(), table_usage.services.first())
     {
         // Where they go everywhere, the first of many says nothing.
-        let to = if to_service * 10 >= census.entries {
+        let to = if to_service * 10 >= table_usage.entries {
             format!(", and {to_service} go to {service}")
         } else {
             String::new()
         };
-        builder = builder.advice(format!("of {} entries {of_source} are of {source}{to}", census.entries));
+        builder = builder.advice(format!("of {} entries {of_source} are of {source}{to}", table_usage.entries));
         builder = builder.advice(one.command(&format!("conntrack -L -s {source}")));
     }
-    if table.unreplied * 2 > census.entries {
+    if table.unreplied * 2 > table_usage.entries {
         builder = builder.advice(format!(
             "{} of them were never answered: a scan or a flood, or answers that take another way",
             table.unreplied
@@ -125,7 +126,7 @@ fn filling(one: &One<'_>) -> Option<Finding> {
             .number("entries", entries)
             .number("max", max)
             .number("entries_per_s", format!("{trend:.1}"));
-        holders(one, builder).remedy(MitigationId::RaiseTableSize).done()
+        backends(one, builder).remedy(MitigationId::RaiseTableSize).done()
     })
 }
 

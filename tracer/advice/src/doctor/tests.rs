@@ -235,7 +235,7 @@ fn without_conntrack_that_is_all() {
     let mut facts = healthy();
     facts.namespaces.clear();
     facts.tracing.conntrack = false;
-    facts.host.era = None;
+    facts.host.log_format = None;
     let ids: Vec<&str> = diagnose(&facts).iter().map(|finding| finding.id).collect();
     assert_eq!(ids, ["conntrack-not-loaded"]);
 }

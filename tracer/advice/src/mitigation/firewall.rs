@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tracer_model::host_context::{Keeper, Manager, Surroundings, Way};
+use tracer_model::host_context::{HostContext, Manager, Persistence, Way};
 use tracer_model::mitigation::{Probe, Shows, Step};
 use tracer_model::ruleset::{Backend, Family, Rule};
 use tracer_model::shell::word;
@@ -28,15 +28,15 @@ pub(super) enum Tool {
 
 /// What a rule for this version of IP is written with in a place. Where nothing is known of it, with nft.
 pub(super) fn tool(place: &Place<'_>, ipv4: bool) -> Option<Tool> {
-    let Some(around) = place.around else { return Some(Tool::Nft) };
-    match around.manager {
+    let Some(context) = place.context else { return Some(Tool::Nft) };
+    match context.manager {
         Some(Manager::Firewalld) => return Some(Tool::Firewalld),
         // ufw is made of iptables, and leaves alone what is ahead of its own chains.
         Some(Manager::Ufw) => return Some(Tool::Xtables(if ipv4 { "iptables" } else { "ip6tables" }.to_owned())),
         None => {}
     }
-    let backend = around.firewall(ipv4)?;
-    let tool = around.tool(backend, ipv4)?;
+    let backend = context.firewall(ipv4)?;
+    let tool = context.tool(backend, ipv4)?;
     Some(if backend == Backend::Nftables { Tool::Nft } else { Tool::Xtables(tool) })
 }
 
@@ -45,7 +45,7 @@ pub(super) fn drop_invalid(place: &Place<'_>) -> Plan {
     let mut plan = Plan::default();
     let (mut of_nft, mut of_others) = (Vec::new(), Vec::new());
     for (interface, address) in &place.targets {
-        if let Some(rule) = place.around.and_then(|around| around.dropped_by(interface.as_deref(), *address)) {
+        if let Some(rule) = place.context.and_then(|context| context.dropped_by(interface.as_deref(), *address)) {
             plan.note(format!("for {address} on {} this is in force already: {}", place.title(), rule.rule));
             continue;
         }
@@ -129,20 +129,20 @@ pub(super) fn what_stays(
     ipv4: bool,
     plan: &mut Plan,
 ) {
-    let (Tool::Xtables(program), Some(around)) = (tool, place.around) else { return };
+    let (Tool::Xtables(program), Some(context)) = (tool, place.context) else { return };
     let family = if ipv4 { Family::Ip } else { Family::Ip6 };
     let stays = "here yet; an empty one remains when this is undone";
-    if !around.xtables.contains(&(family, table.to_owned())) {
+    if !context.xtables.contains(&(family, table.to_owned())) {
         plan.note(format!("{program} has no table {table} {stays}"));
         return;
     }
-    let plain_is_nft = around.iptables == Some(Backend::IptablesNft) && !program.ends_with("-legacy");
+    let plain_is_nft = context.iptables == Some(Backend::IptablesNft) && !program.ends_with("-legacy");
     if !plain_is_nft && !program.ends_with("-nft") {
         // A legacy table has all its chains from the start.
         return;
     }
     for chain in chains {
-        if !around.xchains.contains(&(family, table.to_owned(), (*chain).to_owned())) {
+        if !context.xchains.contains(&(family, table.to_owned(), (*chain).to_owned())) {
             plan.note(format!("{program} has no chain {chain} in its table {table} {stays}"));
         }
     }
@@ -214,10 +214,10 @@ fn scope(interface: Option<&str>, written: impl Fn(&str) -> Option<String>, plan
 
 /// Why the rules are written with this tool.
 fn explain(place: &Place<'_>, plan: &mut Plan) {
-    let Some(around) = place.around.filter(|_| !plan.steps.is_empty()) else { return };
-    let of = |backend: Backend| around.translations.iter().any(|rule| rule.backend == backend);
+    let Some(context) = place.context.filter(|_| !plan.steps.is_empty()) else { return };
+    let of = |backend: Backend| context.translations.iter().any(|rule| rule.backend == backend);
     let translating: Vec<&str> = Backend::ALL.into_iter().filter(|it| of(*it)).map(Backend::name).collect();
-    match around.manager {
+    match context.manager {
         Some(manager) => plan.note(format!("{} owns the rules of {}", manager.name(), place.title())),
         None if !translating.is_empty() => {
             plan.note(format!(
@@ -240,14 +240,14 @@ fn keep(
     if plan.steps.is_empty() {
         return;
     }
-    let keepers = place.around.map(|around| around.keepers.as_slice()).unwrap_or_default();
+    let persistence = place.context.map(|context| context.persistence.as_slice()).unwrap_or_default();
     if place.way != Way::Here {
         plan.note("no service loads rules into this namespace at boot: have whoever makes it run the commands too");
         return;
     }
     let mut kept = true;
     if !of_nft.is_empty() {
-        kept &= keep_table(TABLE, keepers, plan);
+        kept &= keep_table(TABLE, persistence, plan);
     }
     let mut saved = false;
     for (tool, interface, address) in others {
@@ -259,13 +259,13 @@ fn keep(
                 plan.persist.extend(all(Verb::Keep));
                 plan.unpersist.extend(all(Verb::Forget));
             }
-            _ if place.around.is_some_and(|around| around.manager == Some(Manager::Ufw)) => {
+            _ if place.context.is_some_and(|context| context.manager == Some(Manager::Ufw)) => {
                 plan.note("ufw: to keep it, put the rule into /etc/ufw/before.rules, ahead of COMMIT");
             }
             _ if saved => {}
             _ => {
                 saved = true;
-                kept &= keep_saved(keepers, plan);
+                kept &= keep_saved(persistence, plan);
             }
         }
     }
@@ -278,9 +278,9 @@ fn keep(
 }
 
 /// Has the file that is loaded at boot load a table too.
-pub(super) fn keep_table(table: &str, keepers: &[Keeper], plan: &mut Plan) -> bool {
-    let file = keepers.iter().find_map(|keeper| match keeper {
-        Keeper::Nftables { file } => Some(file),
+pub(super) fn keep_table(table: &str, persistence: &[Persistence], plan: &mut Plan) -> bool {
+    let file = persistence.iter().find_map(|keeper| match keeper {
+        Persistence::Nftables { file } => Some(file),
         _ => None,
     });
     let Some(file) = file else { return false };
@@ -302,11 +302,11 @@ pub(super) fn keep_table(table: &str, keepers: &[Keeper], plan: &mut Plan) -> bo
 }
 
 /// Has the rules saved that iptables holds.
-pub(super) fn keep_saved(keepers: &[Keeper], plan: &mut Plan) -> bool {
-    let save = keepers.iter().find_map(|keeper| match keeper {
-        Keeper::NetfilterPersistent => Some("netfilter-persistent save"),
-        Keeper::IptablesServices => Some("service iptables save"),
-        Keeper::Nftables { .. } => None,
+pub(super) fn keep_saved(persistence: &[Persistence], plan: &mut Plan) -> bool {
+    let save = persistence.iter().find_map(|keeper| match keeper {
+        Persistence::NetfilterPersistent => Some("netfilter-persistent save"),
+        Persistence::IptablesServices => Some("service iptables save"),
+        Persistence::Nftables { .. } => None,
     });
     let Some(save) = save else { return false };
     plan.note(format!("`{save}` saves all rules that are in force, not only these"));
@@ -337,6 +337,6 @@ pub(super) fn change_of(rule: &Rule) -> Option<Vec<String>> {
 }
 
 /// What owns the rules of a place, and would forget ours.
-pub(super) fn owner(around: Option<&Surroundings>) -> Option<Manager> {
-    around.and_then(|around| around.manager)
+pub(super) fn owner(context: Option<&HostContext>) -> Option<Manager> {
+    context.and_then(|context| context.manager)
 }

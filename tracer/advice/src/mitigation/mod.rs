@@ -10,7 +10,7 @@ mod untrack;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tracer_model::capture::Netns;
-use tracer_model::host_context::Surroundings;
+use tracer_model::host_context::HostContext;
 use tracer_model::mitigation::{Mitigation, MitigationId, Step};
 
 use crate::report::FlowReport;
@@ -62,13 +62,13 @@ pub fn mitigations(
     flows: &[FlowReport],
     full_tables: impl Iterator<Item = u32>,
     namespaces: &BTreeMap<u32, Netns>,
-    surroundings: &BTreeMap<u32, Surroundings>,
+    host_context: &BTreeMap<u32, HostContext>,
 ) -> Vec<Mitigation> {
     let mut places: BTreeMap<MitigationId, BTreeMap<Option<u32>, Place<'_>>> = BTreeMap::new();
     let place = |inode: Option<u32>, name: Option<&String>| {
-        let of = |inode: u32| (namespaces.get(&inode), surroundings.get(&inode));
-        let (facts, around) = inode.map_or((None, None), of);
-        Place::new(facts, around, name)
+        let of = |inode: u32| (namespaces.get(&inode), host_context.get(&inode));
+        let (facts, context) = inode.map_or((None, None), of);
+        Place::new(facts, context, name)
     };
     for flow in flows {
         for id in &flow.mitigations {

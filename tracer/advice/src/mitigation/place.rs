@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use tracer_model::capture::Netns;
-use tracer_model::host_context::{Surroundings, Way};
+use tracer_model::host_context::{HostContext, Way};
 use tracer_model::ruleset::Rule;
 
 use super::rank;
@@ -18,7 +18,7 @@ pub struct Place<'a> {
     /// What is known of it.
     pub facts: Option<&'a Netns>,
     /// What there is around its conntrack.
-    pub around: Option<&'a Surroundings>,
+    pub context: Option<&'a HostContext>,
     /// Addresses that refused packets are for, each with the interface that they come in by.
     pub targets: BTreeSet<(Option<String>, IpAddr)>,
     /// Services that are to be exempt from tracking.
@@ -31,13 +31,13 @@ pub struct Place<'a> {
 
 impl<'a> Place<'a> {
     /// A place that nothing is wanted in yet. The name is what is left to go by where nothing else is known.
-    pub fn new(facts: Option<&'a Netns>, around: Option<&'a Surroundings>, name: Option<&String>) -> Self {
+    pub fn new(facts: Option<&'a Netns>, context: Option<&'a HostContext>, name: Option<&String>) -> Self {
         let name = name.or_else(|| facts?.name.as_ref());
         let by_name = || name.map_or(Way::Here, |name| Way::Named(name.clone()));
         Self {
-            way: around.map_or_else(by_name, |around| around.way.clone()),
+            way: context.map_or_else(by_name, |context| context.way.clone()),
             facts,
-            around,
+            context,
             targets: BTreeSet::new(),
             services: BTreeSet::new(),
             timeouts: BTreeSet::new(),
@@ -50,7 +50,7 @@ impl<'a> Place<'a> {
         self.targets.extend(rank::target(&flow.flow));
         self.services.extend(rank::untranslated_service(&flow.flow));
         self.timeouts.extend(rank::timeout(&flow.flow));
-        let rules = flow.suspects.iter().flat_map(|suspects| &suspects.rules);
+        let rules = flow.candidates.iter().flat_map(|candidates| &candidates.rules);
         self.rules.extend(rules.cloned());
     }
 

@@ -2,15 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use tracer_engine::flow::{Flow, Refusal, Strength};
+use tracer_engine::flow::{ConntrackVerdict, EvidenceRank, Flow};
 use tracer_model::capture::Netns;
 use tracer_model::cause::{Cause, Reason, ResetBy};
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{TcpState, Verdict};
 use tracer_model::health::sysctls::{RFC_ESTABLISHED, RFC_TRANSITORY};
-use tracer_model::host_context::Surroundings;
+use tracer_model::host_context::HostContext;
 use tracer_model::mitigation::MitigationId;
-use tracer_model::ruleset::Suspects;
+use tracer_model::ruleset::Candidates;
 
 use super::sysctl::TIMEOUT_ESTABLISHED;
 use super::{IGNORE_INVALID_RST, LIBERAL};
@@ -24,24 +24,29 @@ pub struct Known<'a> {
     /// Its facts.
     pub facts: Option<&'a Netns>,
     /// What there is around its conntrack.
-    pub around: Option<&'a Surroundings>,
+    pub context: Option<&'a HostContext>,
 }
 
 /// The cures for a flow, the most thorough first. What is in force already and what cannot work here is left out.
-pub fn mitigations_for(flow: &Flow, era: Era, known: &Known<'_>, suspects: Option<&Suspects>) -> Vec<MitigationId> {
-    if flow.story.strength() <= Strength::Ignored {
+pub fn mitigations_for(
+    flow: &Flow,
+    log_format: LogFormat,
+    known: &Known<'_>,
+    candidates: Option<&Candidates>,
+) -> Vec<MitigationId> {
+    if flow.incident.rank() <= EvidenceRank::Ignored {
         return Vec::new();
     }
-    let diagnosis = flow.story.diagnosis;
+    let diagnosis = flow.incident.diagnosis;
     let mut ids = Vec::new();
-    if suspects.is_some_and(|suspects| suspects.count > 0) {
+    if candidates.is_some_and(|candidates| candidates.count > 0) {
         ids.push(MitigationId::ReviewRejectRule);
     }
-    let refusal = refused(flow);
-    let window = refusal.is_some_and(|refusal| refusal.window.is_some()) || diagnosis.cause == Cause::OutOfWindow;
+    let logged = refused(flow);
+    let window = logged.is_some_and(|logged| logged.window.is_some()) || diagnosis.cause == Cause::OutOfWindow;
     let reason = diagnosis.reason;
     let lenient_later = matches!(reason, Some(Reason::SeqUnder | Reason::AckUnder | Reason::Overshot));
-    if diagnosis.cause == Cause::OutOfWindow && lenient_later && matches!(era, Era::E1 | Era::E2) {
+    if diagnosis.cause == Cause::OutOfWindow && lenient_later && matches!(log_format, LogFormat::E1 | LogFormat::E2) {
         ids.push(MitigationId::UpgradeKernel);
     }
     let liberal = window && known.sysctl(LIBERAL).is_none_or(|value| value == 0);
@@ -59,8 +64,11 @@ pub fn mitigations_for(flow: &Flow, era: Era, known: &Known<'_>, suspects: Optio
     }
     ids.extend(both);
     let rst = known.sysctl(IGNORE_INVALID_RST);
-    let may_ignore =
-        if known.facts.is_some_and(|facts| !facts.sysctls.is_empty()) { rst == Some(0) } else { era != Era::E1 };
+    let may_ignore = if known.facts.is_some_and(|facts| !facts.sysctls.is_empty()) {
+        rst == Some(0)
+    } else {
+        log_format != LogFormat::E1
+    };
     if reason == Some(Reason::InvalidRst) && may_ignore {
         ids.push(MitigationId::IgnoreInvalidRst);
     }
@@ -87,32 +95,32 @@ impl Known<'_> {
 
     /// A tool to write NOTRACK rules with must be there. Where nothing is known of the host, nft is assumed.
     fn may_untrack(&self) -> bool {
-        self.around.is_none_or(|around| around.manager.is_none() && around.firewall(true).is_some())
+        self.context.is_none_or(|context| context.manager.is_none() && context.firewall(true).is_some())
     }
 }
 
 /// What conntrack said of the flow's packet, unless it let that pass: there is nothing to cure of a packet that was accepted.
-fn refused(flow: &Flow) -> Option<&Refusal> {
-    flow.story.refusal.as_deref().filter(|refusal| refusal.verdict != Verdict::Ignored)
+fn refused(flow: &Flow) -> Option<&ConntrackVerdict> {
+    flow.incident.logged.as_deref().filter(|logged| logged.verdict != Verdict::Ignored)
 }
 
 /// Whether it helps that the gateway's stack does not get the packet. Where the refusal follows from data that went
 /// unrecorded, whatever the sender says from now on acknowledges that data and is refused: to drop all of it leaves the
 /// connection hanging.
 fn drop_helps(flow: &Flow) -> bool {
-    flow.reset_by() == Some(ResetBy::GatewayStack) && refused(flow).is_some() && flow.story.follows.is_empty()
+    flow.reset_by() == Some(ResetBy::GatewayStack) && refused(flow).is_some() && flow.incident.follows.is_empty()
 }
 
 fn drop_is_possible(flow: &Flow, known: &Known<'_>) -> bool {
-    let (Some(around), Some((interface, address))) = (known.around, target(flow)) else { return true };
-    let owned = around.manager.is_some();
-    let written = owned || around.firewall(address.is_ipv4()).is_some();
-    written && around.dropped_by(interface.as_deref(), address).is_none()
+    let (Some(context), Some((interface, address))) = (known.context, target(flow)) else { return true };
+    let owned = context.manager.is_some();
+    let written = owned || context.firewall(address.is_ipv4()).is_some();
+    written && context.dropped_by(interface.as_deref(), address).is_none()
 }
 
 /// The interface that the refused packet came in by, and the address that it was for.
 pub(super) fn target(flow: &Flow) -> Option<(Option<String>, IpAddr)> {
-    let event = flow.story.trigger()?;
+    let event = flow.incident.trigger()?;
     let address = event.packet?.dst.ip();
     let interface = event.input.filter(|interface| !interface.name.is_empty());
     Some((interface.map(|interface| interface.name.to_string()), address))
@@ -127,10 +135,10 @@ pub(super) fn untranslated_service(flow: &Flow) -> Option<SocketAddr> {
 
 /// The sysctl of the timeout that ran out, where it is one that a NAT must not set too short.
 pub(super) fn timeout(flow: &Flow) -> Option<&'static str> {
-    if flow.story.diagnosis.reason != Some(Reason::Expired) {
+    if flow.incident.diagnosis.reason != Some(Reason::Expired) {
         return None;
     }
-    match flow.story.gone()?.entry.state {
+    match flow.incident.gone()?.entry.state {
         TcpState::Established => Some(TIMEOUT_ESTABLISHED),
         TcpState::FinWait => Some("nf_conntrack_tcp_timeout_fin_wait"),
         TcpState::CloseWait => Some("nf_conntrack_tcp_timeout_close_wait"),

@@ -130,13 +130,13 @@ pub(super) fn table_size(places: &[Place<'_>]) -> Plan {
         buckets: place.sysctl("nf_conntrack_buckets"),
         own: None,
     };
-    let limits = first.around.map_or_else(|| seen(first), |around| around.limits);
-    let initial = first.around.map_or(&Way::Here, |around| &around.initial);
+    let limits = first.context.map_or_else(|| seen(first), |context| context.limits);
+    let initial = first.context.map_or(&Way::Here, |context| &context.initial);
     let Some(max) = limits.max.filter(|max| *max > 0) else {
         plan.note("nf_conntrack_max could not be read: no command is given");
         return plan;
     };
-    let memory = first.around.and_then(|around| around.memory);
+    let memory = first.context.and_then(|context| context.memory);
     let growth = Growth::of(max, limits.buckets, memory);
     let mut lasting = Vec::new();
     if let Some(growth) = growth {
@@ -149,7 +149,7 @@ pub(super) fn table_size(places: &[Place<'_>]) -> Plan {
     }
     let to = growth.map_or_else(|| room(max, memory), |growth| growth.max);
     for place in places {
-        let own = place.around.and_then(|around| around.limits.own).filter(|own| *own < to);
+        let own = place.context.and_then(|context| context.limits.own).filter(|own| *own < to);
         plan.steps.extend(own.and_then(|own| change(&place.way, "nf_conntrack_max", own, to)));
     }
     if plan.steps.is_empty() {

@@ -11,10 +11,10 @@ use tracer_engine::Limits;
 use tracer_engine::engine::Engine;
 use tracer_engine::flow::Flow;
 use tracer_model::capture::Netns;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_model::host_context::{
-    Dropping, FilterChain, Keeper, Limits as TableLimits, Manager, Surroundings, Translation, Way,
+    Dropping, FilterChain, HostContext, Limits as TableLimits, Manager, Persistence, Translation, Way,
 };
 use tracer_model::mitigation::{Mitigation, MitigationId};
 use tracer_model::ruleset::{Backend, Family, Hooks, Rule};
@@ -30,9 +30,9 @@ const UNDER: &str = "SEQ is under the lower bound (already ACKed data retransmit
 const OVER: &str = "SEQ is over the upper bound (over the window of the receiver)";
 
 /// The words of the same message on a kernel of this era.
-fn words(build: &Build, era: Era, text: &str) -> Build {
-    match (era, text) {
-        (Era::E1 | Era::E2, text) => build.words("%s", text, 0),
+fn words(build: &Build, log_format: LogFormat, text: &str) -> Build {
+    match (log_format, text) {
+        (LogFormat::E1 | LogFormat::E2, text) => build.words("%s", text, 0),
         (_, OVER) => {
             build.words("SEQ is over upper bound %u (over the window of the receiver)", "", SERVER_END + 32_122)
         }
@@ -43,13 +43,13 @@ fn words(build: &Build, era: Era, text: &str) -> Build {
 }
 
 /// A segment that was refused `times` times for this reason, and answered.
-fn reset(era: Era, text: &str, times: u64) -> Flow {
+fn reset(log_format: LogFormat, text: &str, times: u64) -> Flow {
     let seq = if text == OVER { SERVER_END + 100_000 } else { SERVER_END - 900_000 };
-    let mut engine = Engine::new(era, Limits::default(), Filter::default());
+    let mut engine = Engine::new(log_format, Limits::default(), Filter::default());
     for skb in 1..=times {
         let of = |hook: Hook, time: u64| Build::from_server(hook, skb, time, seq, CLIENT_END);
         let refused = of(Hook::CtInvalid, 1_000 * skb).entry(REPLY, SERVER_END, CLIENT_END);
-        engine.event(words(&refused, era, text).event());
+        engine.event(words(&refused, log_format, text).event());
         engine.event(of(Hook::ResetV4, 1_000 * skb + 100).event());
     }
     let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
@@ -58,7 +58,7 @@ fn reset(era: Era, text: &str, times: u64) -> Flow {
 
 /// A connection whose entry expired in this state of the tracker.
 fn expired(state: u8) -> Flow {
-    let mut engine = Engine::new(Era::E1, Limits::default(), Filter::default());
+    let mut engine = Engine::new(LogFormat::E1, Limits::default(), Filter::default());
     let late = Build::from_server(Hook::ResetV4, 1, 9_000, SERVER_END, CLIENT_END);
     let mut late = late.gone(1_000, state, 0, 0, 0);
     late.record.nfct = 0;
@@ -81,12 +81,12 @@ const DEFAULTS: [(&str, i64); 5] = [
 ];
 
 /// A host that translates to 192.0.2.1 on s0 with this.
-fn host(backend: Backend) -> Surroundings {
+fn host(backend: Backend) -> HostContext {
     let tools = ["nft", "iptables", "ip6tables", "iptables-legacy", "ip6tables-legacy", "sysctl"];
-    Surroundings {
+    HostContext {
         tools: tools.map(str::to_owned).to_vec(),
         iptables: Some(Backend::IptablesNft),
-        holders: vec![backend],
+        backends: vec![backend],
         translations: vec![Translation {
             backend,
             family: Family::Ip,
@@ -98,40 +98,44 @@ fn host(backend: Backend) -> Surroundings {
         xtables: vec![(Family::Ip, "filter".to_owned()), (Family::Ip, "raw".to_owned())],
         xchains: ["INPUT", "FORWARD", "OUTPUT"].map(|it| (Family::Ip, "filter".to_owned(), it.to_owned())).to_vec(),
         limits: TableLimits { max: Some(65_536), buckets: Some(16_384), own: None },
-        ..Surroundings::unknown(GATEWAY, Instant(1), Way::Here)
+        ..HostContext::unknown(GATEWAY, Instant(1), Way::Here)
     }
 }
 
-fn names(flow: &Flow, era: Era, facts: &Netns, around: Option<&Surroundings>) -> String {
-    let known = Known { facts: Some(facts), around };
-    let ids = mitigations_for(flow, era, &known, None);
+fn names(flow: &Flow, log_format: LogFormat, facts: &Netns, context: Option<&HostContext>) -> String {
+    let known = Known { facts: Some(facts), context };
+    let ids = mitigations_for(flow, log_format, &known, None);
     ids.iter().map(|id| id.name()).collect::<Vec<_>>().join(" ")
 }
 
 #[rstest]
-#[case::late_copy_on_5_10(Era::E1, UNDER, 1, "upgrade-kernel drop-invalid-input be-liberal")]
-#[case::late_copy_on_5_15(Era::E2, UNDER, 1, "upgrade-kernel drop-invalid-input be-liberal")]
-#[case::far_ahead_on_5_10(Era::E1, OVER, 1, "drop-invalid-input be-liberal")]
-#[case::far_ahead_on_6_1(Era::E4, OVER, 1, "drop-invalid-input be-liberal")]
-#[case::half_of_a_connection(Era::E4, OVER, 3, "be-liberal drop-invalid-input")]
-#[case::late_copies_are_no_half(Era::E1, UNDER, 3, "upgrade-kernel drop-invalid-input be-liberal")]
-fn the_order_of_cures(#[case] era: Era, #[case] text: &str, #[case] times: u64, #[case] expected: &str) {
-    let flow = reset(era, text, times);
-    assert_eq!(names(&flow, era, &facts(&DEFAULTS), Some(&host(Backend::Nftables))), expected);
-    assert_eq!(names(&flow, era, &facts(&DEFAULTS), None), expected, "of a recording that does not know the host");
+#[case::late_copy_on_5_10(LogFormat::E1, UNDER, 1, "upgrade-kernel drop-invalid-input be-liberal")]
+#[case::late_copy_on_5_15(LogFormat::E2, UNDER, 1, "upgrade-kernel drop-invalid-input be-liberal")]
+#[case::far_ahead_on_5_10(LogFormat::E1, OVER, 1, "drop-invalid-input be-liberal")]
+#[case::far_ahead_on_6_1(LogFormat::E4, OVER, 1, "drop-invalid-input be-liberal")]
+#[case::half_of_a_connection(LogFormat::E4, OVER, 3, "be-liberal drop-invalid-input")]
+#[case::late_copies_are_no_half(LogFormat::E1, UNDER, 3, "upgrade-kernel drop-invalid-input be-liberal")]
+fn the_order_of_cures(#[case] log_format: LogFormat, #[case] text: &str, #[case] times: u64, #[case] expected: &str) {
+    let flow = reset(log_format, text, times);
+    assert_eq!(names(&flow, log_format, &facts(&DEFAULTS), Some(&host(Backend::Nftables))), expected);
+    assert_eq!(
+        names(&flow, log_format, &facts(&DEFAULTS), None),
+        expected,
+        "of a recording that does not know the host"
+    );
 }
 
 /// What is in force already and what cannot work here is not offered.
 #[test]
 fn what_does_not_help_here_is_left_out() {
-    let flow = reset(Era::E4, OVER, 1);
+    let flow = reset(LogFormat::E4, OVER, 1);
     let plain = host(Backend::Nftables);
-    let with = |change: &dyn Fn(&mut Surroundings)| {
+    let with = |change: &dyn Fn(&mut HostContext)| {
         let mut changed = plain.clone();
         change(&mut changed);
-        names(&flow, Era::E4, &facts(&DEFAULTS), Some(&changed))
+        names(&flow, LogFormat::E4, &facts(&DEFAULTS), Some(&changed))
     };
-    assert_eq!(names(&flow, Era::E4, &facts(&[("tcp_be_liberal", 1)]), Some(&plain)), "drop-invalid-input");
+    assert_eq!(names(&flow, LogFormat::E4, &facts(&[("tcp_be_liberal", 1)]), Some(&plain)), "drop-invalid-input");
     let dropping = |input: Option<&str>, destination: Option<&str>, narrow: bool| Dropping {
         rule: "inet filter input handle 4: ct state invalid drop".to_owned(),
         family: Family::Inet,
@@ -154,13 +158,13 @@ fn what_does_not_help_here_is_left_out() {
 #[test]
 fn timeouts() {
     let short = facts(&[("tcp_timeout_established", 300), ("tcp_timeout_close_wait", 60)]);
-    assert_eq!(names(&expired(3), Era::E1, &short, None), "raise-timeout keepalive");
-    assert_eq!(names(&expired(5), Era::E1, &short, None), "raise-timeout keepalive");
-    assert_eq!(names(&expired(3), Era::E1, &facts(&DEFAULTS), None), "keepalive", "five days are long enough");
+    assert_eq!(names(&expired(3), LogFormat::E1, &short, None), "raise-timeout keepalive");
+    assert_eq!(names(&expired(5), LogFormat::E1, &short, None), "raise-timeout keepalive");
+    assert_eq!(names(&expired(3), LogFormat::E1, &facts(&DEFAULTS), None), "keepalive", "five days are long enough");
 }
 
-fn place<'a>(facts: &'a Netns, around: &'a Surroundings, targets: &[(&str, &str)]) -> Place<'a> {
-    let mut place = Place::new(Some(facts), Some(around), None);
+fn place<'a>(facts: &'a Netns, context: &'a HostContext, targets: &[(&str, &str)]) -> Place<'a> {
+    let mut place = Place::new(Some(facts), Some(context), None);
     place.targets = targets.iter().map(|(on, to)| (Some((*on).to_owned()), to.parse::<IpAddr>().unwrap())).collect();
     place
 }
@@ -173,12 +177,12 @@ fn lines(mitigation: &Mitigation) -> String {
 #[test]
 fn a_rule_is_written_with_what_translates() {
     let facts = facts(&DEFAULTS);
-    let of = |around: &Surroundings| {
-        lines(&describe(MitigationId::DropInvalidInput, &[place(&facts, around, &[("s0", "192.0.2.1")])]))
+    let of = |context: &HostContext| {
+        lines(&describe(MitigationId::DropInvalidInput, &[place(&facts, context, &[("s0", "192.0.2.1")])]))
     };
     let rule = "INPUT -i s0 -d 192.0.2.1 -p tcp -m conntrack --ctstate INVALID -m comment --comment whyrst -j DROP";
-    let nft = Surroundings {
-        keepers: vec![Keeper::Nftables { file: "/etc/nftables.conf".to_owned() }],
+    let nft = HostContext {
+        persistence: vec![Persistence::Nftables { file: "/etc/nftables.conf".to_owned() }],
         ..host(Backend::Nftables)
     };
     assert_eq!(
@@ -193,13 +197,13 @@ fn a_rule_is_written_with_what_translates() {
     let xtables = |program: &str| format!("{program} -w 5 -I {rule}\nundo {program} -w 5 -D {rule}\n");
     assert_eq!(of(&host(Backend::IptablesNft)), xtables("iptables"));
     assert_eq!(of(&host(Backend::IptablesLegacy)), xtables("iptables-legacy"));
-    let legacy = Surroundings { iptables: Some(Backend::IptablesLegacy), ..host(Backend::IptablesLegacy) };
+    let legacy = HostContext { iptables: Some(Backend::IptablesLegacy), ..host(Backend::IptablesLegacy) };
     assert_eq!(of(&legacy), xtables("iptables"));
-    let saved = Surroundings { keepers: vec![Keeper::NetfilterPersistent], ..host(Backend::IptablesNft) };
+    let saved = HostContext { persistence: vec![Persistence::NetfilterPersistent], ..host(Backend::IptablesNft) };
     assert_eq!(of(&saved), format!("{}keep netfilter-persistent save\n", xtables("iptables")));
-    let ufw = Surroundings { manager: Some(Manager::Ufw), ..host(Backend::IptablesNft) };
+    let ufw = HostContext { manager: Some(Manager::Ufw), ..host(Backend::IptablesNft) };
     assert_eq!(of(&ufw), xtables("iptables"));
-    let firewalld = Surroundings { manager: Some(Manager::Firewalld), ..host(Backend::Nftables) };
+    let firewalld = HostContext { manager: Some(Manager::Firewalld), ..host(Backend::Nftables) };
     let rule = rule.replacen("INPUT ", "ipv4 filter INPUT 0 ", 1);
     assert_eq!(
         of(&firewalld),
@@ -218,10 +222,10 @@ fn a_rule_is_written_with_what_translates() {
 #[case::legacy(Backend::IptablesLegacy, true, true, "iptables-legacy has no table filter here yet")]
 fn a_table_that_was_not_there(#[case] backend: Backend, #[case] table: bool, #[case] chain: bool, #[case] said: &str) {
     let facts = facts(&DEFAULTS);
-    let mut around = host(backend);
-    around.xtables.retain(|_| !table);
-    around.xchains.retain(|_| !chain);
-    let two = place(&facts, &around, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
+    let mut context = host(backend);
+    context.xtables.retain(|_| !table);
+    context.xchains.retain(|_| !chain);
+    let two = place(&facts, &context, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
     let mitigation = describe(MitigationId::DropInvalidInput, &[two]);
     assert!(mitigation.undo.iter().all(|line| line.contains(" -D INPUT ")), "{:?}", mitigation.undo);
     assert_eq!(mitigation.undo.len(), 2);
@@ -241,14 +245,14 @@ fn nothing_of_others_is_taken_away() {
     let mut taken = 0;
     for backend in Backend::ALL {
         for (tables, chains) in [(true, true), (false, true), (true, false)] {
-            let mut around = Surroundings {
-                keepers: vec![Keeper::Nftables { file: "/etc/nftables.conf".to_owned() }],
+            let mut context = HostContext {
+                persistence: vec![Persistence::Nftables { file: "/etc/nftables.conf".to_owned() }],
                 chains: vec![filter_chain("forward", "filter")],
                 ..host(backend)
             };
-            around.xtables.retain(|_| tables);
-            around.xchains.retain(|_| chains);
-            let mut at = place(&facts, &around, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
+            context.xtables.retain(|_| tables);
+            context.xchains.retain(|_| chains);
+            let mut at = place(&facts, &context, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
             at.services = ["198.51.100.7:443".parse().unwrap()].into();
             for id in MitigationId::ALL {
                 let Mitigation { commands, undo, persist, unpersist, .. } = describe(id, &[at.clone()]);
@@ -270,8 +274,8 @@ fn nothing_of_others_is_taken_away() {
 fn hostile_names() {
     let facts = facts(&DEFAULTS);
     let of = |backend: Backend, way: Way, interface: &str| {
-        let around = Surroundings { way, ..host(backend) };
-        describe(MitigationId::DropInvalidInput, &[place(&facts, &around, &[(interface, "192.0.2.1")])])
+        let context = HostContext { way, ..host(backend) };
+        describe(MitigationId::DropInvalidInput, &[place(&facts, &context, &[(interface, "192.0.2.1")])])
     };
     let words = |line: &String| shlex::split(line).unwrap();
     for name in ["a;reboot", "$(x)", "it's", "`x`", "a b"] {
@@ -347,12 +351,12 @@ fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way
     let owned = || text.to_owned();
     let facts = facts(&DEFAULTS);
     let plain = host(backend);
-    let around = Surroundings {
+    let context = HostContext {
         initial: way.clone(),
         way,
         tools: plain.tools.iter().cloned().chain([owned()]).collect(),
         manager,
-        keepers: vec![Keeper::Nftables { file: owned() }, Keeper::NetfilterPersistent],
+        persistence: vec![Persistence::Nftables { file: owned() }, Persistence::NetfilterPersistent],
         translations: vec![Translation { output: Some(owned()), ..plain.translations[0].clone() }],
         chains: vec![filter_chain(text, text)],
         xtables: vec![(Family::Ip, owned())],
@@ -377,7 +381,7 @@ fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way
         text: owned(),
     };
     harmless(&rule.shown_by(), text);
-    let mut at = place(&facts, &around, &[(text, "192.0.2.1")]);
+    let mut at = place(&facts, &context, &[(text, "192.0.2.1")]);
     at.services = ["198.51.100.7:443".parse().unwrap()].into();
     at.rules = vec![rule];
     for id in MitigationId::ALL {
@@ -393,9 +397,9 @@ fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way
 fn the_file_that_is_loaded_at_boot() {
     let facts = facts(&DEFAULTS);
     let kept = |file: &str| {
-        let keepers = vec![Keeper::Nftables { file: file.to_owned() }];
-        let around = Surroundings { keepers, ..host(Backend::Nftables) };
-        describe(MitigationId::DropInvalidInput, &[place(&facts, &around, &[("s0", "192.0.2.1")])])
+        let persistence = vec![Persistence::Nftables { file: file.to_owned() }];
+        let context = HostContext { persistence, ..host(Backend::Nftables) };
+        describe(MitigationId::DropInvalidInput, &[place(&facts, &context, &[("s0", "192.0.2.1")])])
     };
     let odd = kept("/etc/it's mine; reboot");
     let file = "'/etc/it'\\''s mine; reboot'";
@@ -411,8 +415,8 @@ fn the_file_that_is_loaded_at_boot() {
 #[test]
 fn values_are_changed_from_what_they_are() {
     let facts = facts(&[("tcp_be_liberal", 0), ("tcp_timeout_established", 300)]);
-    let around = host(Backend::Nftables);
-    let mut place = place(&facts, &around, &[]);
+    let context = host(Backend::Nftables);
+    let mut place = place(&facts, &context, &[]);
     assert_eq!(
         lines(&describe(MitigationId::BeLiberal, &[place.clone()])),
         "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1\n\
@@ -432,8 +436,8 @@ fn values_are_changed_from_what_they_are() {
 #[test]
 fn a_table_and_its_buckets_grow_together() {
     let facts = facts(&DEFAULTS);
-    let around = host(Backend::Nftables);
-    let mitigation = describe(MitigationId::RaiseTableSize, &[place(&facts, &around, &[])]);
+    let context = host(Backend::Nftables);
+    let mitigation = describe(MitigationId::RaiseTableSize, &[place(&facts, &context, &[])]);
     assert_eq!(
         (mitigation.commands, mitigation.undo),
         (
@@ -441,16 +445,16 @@ fn a_table_and_its_buckets_grow_together() {
             ["max=65536", "buckets=16384"].map(|it| format!("sysctl -w net.netfilter.nf_conntrack_{it}")).to_vec(),
         )
     );
-    let child = Surroundings {
+    let child = HostContext {
         way: Way::Named("gw".to_owned()),
         initial: Way::Process(1),
-        limits: TableLimits { own: Some(1_000), ..around.limits },
-        ..around.clone()
+        limits: TableLimits { own: Some(1_000), ..context.limits },
+        ..context.clone()
     };
     let mitigation = describe(MitigationId::RaiseTableSize, &[place(&facts, &child, &[])]);
     assert!(mitigation.commands[1].starts_with("nsenter -t 1 -n sysctl"), "{:?}", mitigation.commands);
     assert_eq!(mitigation.commands[2], "ip netns exec gw sysctl -w net.netfilter.nf_conntrack_max=262144");
-    let full = Surroundings { memory: Some(64 << 20), ..around };
+    let full = HostContext { memory: Some(64 << 20), ..context };
     assert_eq!(describe(MitigationId::RaiseTableSize, &[place(&facts, &full, &[])]).commands, [""; 0]);
 }
 
@@ -458,8 +462,8 @@ fn a_table_and_its_buckets_grow_together() {
 fn a_service_is_exempt_both_ways_and_accepted() {
     let facts = facts(&DEFAULTS);
     let chains = vec![filter_chain("forward", "filter"), filter_chain("x", "my {table}")];
-    let around = Surroundings { chains, ..host(Backend::Nftables) };
-    let mut at = place(&facts, &around, &[]);
+    let context = HostContext { chains, ..host(Backend::Nftables) };
+    let mut at = place(&facts, &context, &[]);
     at.services = ["198.51.100.7:443".parse().unwrap()].into();
     let mitigation = describe(MitigationId::UntrackService, &[at]);
     let text = lines(&mitigation);
@@ -476,8 +480,8 @@ fn a_service_is_exempt_both_ways_and_accepted() {
     // Nothing is left untracked that is not accepted.
     assert!(mitigation.undo[0].contains("delete table"), "{:?}", mitigation.undo);
     for owned in [Manager::Firewalld, Manager::Ufw] {
-        let around = Surroundings { manager: Some(owned), ..around.clone() };
-        let mut at = place(&facts, &around, &[]);
+        let context = HostContext { manager: Some(owned), ..context.clone() };
+        let mut at = place(&facts, &context, &[]);
         at.services = ["198.51.100.7:443".parse().unwrap()].into();
         assert_eq!(describe(MitigationId::UntrackService, &[at]).commands, [""; 0]);
     }
@@ -486,9 +490,9 @@ fn a_service_is_exempt_both_ways_and_accepted() {
 /// A translated connection must be tracked: NAT is made of tracking.
 #[test]
 fn what_is_translated_is_never_exempt() {
-    let flow = reset(Era::E1, UNDER, 1);
+    let flow = reset(LogFormat::E1, UNDER, 1);
     assert!(flow.key.nat().is_some());
-    assert!(!names(&flow, Era::E1, &facts(&DEFAULTS), None).contains("untrack"));
+    assert!(!names(&flow, LogFormat::E1, &facts(&DEFAULTS), None).contains("untrack"));
 }
 
 /// A packet that was accepted is no reason to exempt a service, nor to be liberal, whoever resets its connection.
@@ -496,19 +500,19 @@ fn what_is_translated_is_never_exempt() {
 #[case::old_ack(Build::ignored_old_ack(1_000))]
 #[case::window({
     let old = Build::from_server(Hook::CtInvalid, 1, 1_000, SERVER_END - 900_000, CLIENT_END);
-    words(&old.entry(REPLY, SERVER_END, CLIENT_END).untranslated(), Era::E3, UNDER)
+    words(&old.entry(REPLY, SERVER_END, CLIENT_END).untranslated(), LogFormat::E3, UNDER)
 })]
 fn what_was_accepted_needs_no_cure(#[case] accepted: Build) {
     let mut answered = accepted.socket(2);
     answered.record.hook = Hook::ResetV4 as u16;
     answered.record.present &= !(present::CONNTRACK | present::TEXT);
     (answered.record.nfct, answered.record.time_ns) = (0, 2_000);
-    let mut engine = Engine::new(Era::E3, Limits::default(), Filter::default());
+    let mut engine = Engine::new(LogFormat::E3, Limits::default(), Filter::default());
     engine.event(accepted.event());
     engine.event(answered.event());
     let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
     assert_eq!((flow.tally().ignored, flow.tally().resets, flow.key.nat()), (1, 1, None));
-    assert_eq!(names(&flow, Era::E3, &facts(&DEFAULTS), None), "");
+    assert_eq!(names(&flow, LogFormat::E3, &facts(&DEFAULTS), None), "");
 }
 
 /// Every cure has words, and is found by its name.

@@ -28,14 +28,14 @@ const IS_IN: &str = "nft -s list chain \"$@\" | grep 'comment \"whyrst untrack\"
 /// Exempts the services of a place.
 pub(super) fn service(place: &Place<'_>) -> Plan {
     let mut plan = Plan::default();
-    if let Some(manager) = firewall::owner(place.around) {
+    if let Some(manager) = firewall::owner(place.context) {
         plan.note(format!(
             "{} owns the rules of this host and would forget these: no command is given",
             manager.name()
         ));
         return plan;
     }
-    let translates = place.around.is_some_and(|around| !around.translations.is_empty());
+    let translates = place.context.is_some_and(|context| !context.translations.is_empty());
     if translates {
         plan.note("this host translates other connections: be sure that no rule of it translates this service's");
     }
@@ -64,15 +64,15 @@ fn keep(place: &Place<'_>, plan: &mut Plan) {
     plan.note(
         "connections that are open keep their entries until those end; their packets are not tracked from now on all the same",
     );
-    let keepers = place.around.map(|around| around.keepers.as_slice()).unwrap_or_default();
+    let persistence = place.context.map(|context| context.persistence.as_slice()).unwrap_or_default();
     let of_nft = plan.steps.iter().any(|step| step.run.contains(TABLE));
     if place.way != Way::Here {
         plan.note("no service loads rules into this namespace at boot: have whoever makes it run the commands too");
-    } else if of_nft && firewall::keep_table(TABLE, keepers, plan) {
+    } else if of_nft && firewall::keep_table(TABLE, persistence, plan) {
         plan.note(
             "the accepting rules are in the host's own chains: put them into the file that is loaded at boot by hand",
         );
-    } else if of_nft || !firewall::keep_saved(keepers, plan) {
+    } else if of_nft || !firewall::keep_saved(persistence, plan) {
         plan.note("nothing was found that loads these rules at boot: it ends with a reboot");
     }
 }
@@ -89,7 +89,7 @@ fn nft(place: &Place<'_>, service: SocketAddr, plan: &mut Plan) -> Option<()> {
     let way = &place.way;
     let once = |run: String| Step { run, undo: Vec::new(), probe: None };
     // First everything lets it pass, then nothing tracks it; the other way round when it is undone.
-    let chains = place.around.map(|around| around.chains.as_slice()).unwrap_or_default();
+    let chains = place.context.map(|context| context.chains.as_slice()).unwrap_or_default();
     let filtering = chains.iter().filter(|chain| {
         chain.family.sees(service.is_ipv4())
             && [NfHook::LocalIn, NfHook::Forward, NfHook::LocalOut].into_iter().any(|hook| chain.hooks.has(hook))

@@ -11,16 +11,16 @@ use tracer_model::event::Event;
 use tracer_model::packet::Packet;
 
 use super::{Engine, Kind, Observed};
-use crate::flow::{Flow, FlowId, PeerReset, PeerSeen, Story, Tally};
+use crate::flow::{Flow, FlowId, Incident, PeerReset, PeerSeen, Tally};
 
 impl Engine {
     /// A RST arrives.
     pub(super) fn arrival(&mut self, event: Box<Event>) -> Observed {
         let Some(packet) = event.packet else {
-            return Observed { flow: None, kind: Kind::Arrival(event) };
+            return Observed { flow: None, kind: Kind::ResetReceived(event) };
         };
         if let Some(flow) = self.sender_of(&packet, &event) {
-            return Observed { flow: Some(flow), kind: Kind::Departure(event) };
+            return Observed { flow: Some(flow), kind: Kind::ResetOutput(event) };
         }
         if let Some(flow) = self.arrived_before(&packet, &event) {
             return Observed { flow: Some(flow), kind: Kind::Remark(event) };
@@ -28,20 +28,20 @@ impl Engine {
         let seen = PeerSeen::Arrived { input: event.input, packet };
         let peer = PeerReset { at: event.at, tuple: packet.tuple(), seen };
         let diagnosis = Diagnosis::plain(Cause::PeerReset);
-        let story = Story::of_arrival(diagnosis, peer);
+        let incident = Incident::of_arrival(diagnosis, peer);
         let tally = Tally { forwarded: 1, ..Tally::default() };
-        let flow = self.account(&event, diagnosis, tally, story);
+        let flow = self.account(&event, diagnosis, tally, incident);
         if let Some(id) = flow
             && let Some(flow) = self.flows.get_mut(id)
         {
-            if flow.known && flow.story.peer.is_some() {
-                flow.story.confidence = Confidence::Proven;
+            if flow.known && flow.incident.peer.is_some() {
+                flow.incident.confidence = Confidence::Proven;
             }
             flow.peer_reset.get_or_insert(Box::new(peer));
             flow.last_arrival = Some(Box::new(peer));
-            self.follow.start(id, event.at, self.limits.followed);
+            self.poller.start(id, event.at, self.limits.followed);
         }
-        let kind = if flow.is_some() { Kind::Arrival(event) } else { Kind::Unwanted };
+        let kind = if flow.is_some() { Kind::ResetReceived(event) } else { Kind::Unwanted };
         Observed { flow, kind }
     }
 
@@ -49,7 +49,7 @@ impl Engine {
     pub(super) fn new_refused(&mut self, event: Box<Event>) -> Observed {
         match self.pending.flow_of(event.netns, event.skb, event.packet.as_ref(), event.at) {
             Some(flow) => Observed { flow: Some(flow), kind: Kind::Remark(event) },
-            None => self.refusal(event),
+            None => self.logged(event),
         }
     }
 
@@ -69,33 +69,33 @@ impl Engine {
             sent.tuple == packet.tuple() && sent.seq == packet.seq && event.at - sent.at <= self.limits.patience
         };
         let flow = self.flows.get(self.sent.iter().rev().find(same)?.flow)?;
-        let of_its_own = matches!(flow.story.diagnosis.cause, Cause::LocalSocket | Cause::NoListener);
-        let as_gateway = flow.known || flow.story.refusal.is_some();
+        let of_its_own = matches!(flow.incident.diagnosis.cause, Cause::LocalSocket | Cause::NoListener);
+        let as_gateway = flow.known || flow.incident.logged.is_some();
         (as_gateway && !of_its_own && flow.key.netns != event.netns).then_some(flow.id)
     }
 }
 
 /// A RST that arrived was refused: it has not reached the other end, and the refusal is the story.
-pub(super) fn take_back(flow: &mut Flow, story: Story) {
-    let Some(PeerSeen::Arrived { packet: arrived, .. }) = flow.story.peer.as_ref().map(|peer| peer.seen) else {
+pub(super) fn take_back(flow: &mut Flow, incident: Incident) {
+    let Some(PeerSeen::Arrived { packet: arrived, .. }) = flow.incident.peer.as_ref().map(|peer| peer.seen) else {
         return;
     };
-    let refused = story.refusal.as_ref().map(Arc::as_ref).and_then(|refusal| refusal.event.packet);
+    let refused = incident.logged.as_ref().map(Arc::as_ref).and_then(|logged| logged.event.packet);
     if refused.is_some_and(|packet| packet.same_segment(&arrived)) {
-        flow.story = story;
+        flow.incident = incident;
     }
 }
 
 /// A look-up shows whether conntrack knows the connection that a RST arrived for, or knew it until then: only then it was
 /// forwarded. A RST that answers a SYN ends the entry at once (`nf_conntrack_tcp_packet`, 5.10 to 7.2).
 pub(super) fn confirm(flow: &mut Flow, outcome: &Outcome) {
-    let Some(peer) = &flow.story.peer else { return };
+    let Some(peer) = &flow.incident.peer else { return };
     let known = match outcome {
         Outcome::Found { .. } => true,
-        Outcome::Gone { was } => was.is_some_and(|was| was.ended >= peer.at),
+        Outcome::NotFound { was } => was.is_some_and(|was| was.ended >= peer.at),
         Outcome::Failed { .. } => false,
     };
     if known {
-        flow.story.confidence = Confidence::Proven;
+        flow.incident.confidence = Confidence::Proven;
     }
 }

@@ -3,9 +3,9 @@
 use zerocopy::FromZeros;
 
 use tracer_common::Hook;
-use tracer_model::capture::{LookUp, LookedUp, Outcome, Was};
+use tracer_model::capture::{DestroyedTuples, LookUp, LookedUp, Outcome};
 use tracer_model::cause::{Cause, Confidence, Diagnosis, Reason, ResetBy};
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState, Tuple};
 use tracer_model::filter::Filter;
 use tracer_model::time::Instant;
@@ -13,7 +13,7 @@ use tracer_testing::{Build, GATEWAY, REPLY};
 
 use super::{Engine, Kind, Request};
 use crate::Limits;
-use crate::flow::{Flow, Strength};
+use crate::flow::{EvidenceRank, Flow};
 
 const SKB: u64 = 0xffff_8881_0000_0200;
 const RST: u8 = 0x04;
@@ -22,7 +22,7 @@ const SERVER_SEQ: u32 = 3_271_668_047;
 const CLIENT_END: u32 = 2_102_471_179;
 
 fn engine() -> Engine {
-    Engine::new(Era::E4, Limits::default(), Filter::default())
+    Engine::new(LogFormat::E4, Limits::default(), Filter::default())
 }
 
 /// A RST of the server's arrives.
@@ -56,7 +56,7 @@ fn look_up(engine: &mut Engine, now: u64) -> LookUp {
 fn a_rst_that_arrives_is_an_ends() {
     let mut engine = engine();
     let observed = engine.event(arrival(1_000).event());
-    assert!(matches!(observed.kind, Kind::Arrival(_)));
+    assert!(matches!(observed.kind, Kind::ResetReceived(_)));
     let look_up = look_up(&mut engine, 2_000);
     let [original, reply] = tuples();
     assert_eq!((look_up.netns, look_up.tuple), (GATEWAY, reply), "by the packet's own endpoints");
@@ -65,8 +65,8 @@ fn a_rst_that_arrives_is_an_ends() {
     engine.looked_up(LookedUp { look_up, at: Instant(3_000), outcome });
     let flow = only(engine);
     assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
-    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::PeerReset));
-    assert_eq!((flow.reset_by(), flow.story.confidence), (Some(ResetBy::Peer), Confidence::Proven));
+    assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::PeerReset));
+    assert_eq!((flow.reset_by(), flow.incident.confidence), (Some(ResetBy::Peer), Confidence::Proven));
     assert_eq!(flow.end(flow.peer_reset.as_ref().unwrap().tuple.src), Some("server"));
     assert_eq!((flow.tally().forwarded, flow.tally().resets, flow.was_reset()), (1, 0, false));
 }
@@ -81,10 +81,10 @@ fn a_refused_connection_is_known_by_its_ended_entry() {
         engine.event(refuses.event());
         let look_up = look_up(&mut engine, 2_000);
         let [original, reply] = tuples();
-        let was = Some(Was { ended: Instant(ended), original, reply });
-        engine.looked_up(LookedUp { look_up, at: Instant(3_000), outcome: Outcome::Gone { was } });
+        let was = Some(DestroyedTuples { ended: Instant(ended), original, reply });
+        engine.looked_up(LookedUp { look_up, at: Instant(3_000), outcome: Outcome::NotFound { was } });
         let flow = only(engine);
-        assert_eq!(flow.story.confidence, expected);
+        assert_eq!(flow.incident.confidence, expected);
         // Either way the one who refuses is the server.
         assert_eq!(flow.key.server().to_string(), "192.0.2.2:443");
     }
@@ -95,15 +95,15 @@ fn a_refused_connection_is_known_by_its_ended_entry() {
 fn a_rst_that_is_refused_is_not_forwarded() {
     let mut engine = engine();
     engine.event(arrival(1_000).event());
-    let mut refusal = Build::from_server(Hook::CtInvalid, SKB, 1_010, SERVER_SEQ, CLIENT_END).flags(RST);
-    refusal.record.payload_len = 0;
-    let refusal = refusal.entry(REPLY, SERVER_SEQ, CLIENT_END).words("invalid rst", "", 0);
-    engine.event(refusal.event());
+    let mut logged = Build::from_server(Hook::CtInvalid, SKB, 1_010, SERVER_SEQ, CLIENT_END).flags(RST);
+    logged.record.payload_len = 0;
+    let logged = logged.entry(REPLY, SERVER_SEQ, CLIENT_END).words("invalid rst", "", 0);
+    engine.event(logged.event());
     let (flows, _) = engine.finish();
     let flow = flows.iter().find(|flow| flow.known).unwrap();
     let expected = Diagnosis { cause: Cause::InvalidState, reason: Some(Reason::InvalidRst) };
-    assert_eq!(flow.story.diagnosis, expected);
-    assert_eq!((flow.reset_by(), flow.story.strength()), (None, Strength::Refused));
+    assert_eq!(flow.incident.diagnosis, expected);
+    assert_eq!((flow.reset_by(), flow.incident.rank()), (None, EvidenceRank::Refused));
     assert!(flows.iter().all(|flow| flow.reset_by().is_none()), "{flows:?}");
 }
 
@@ -138,11 +138,11 @@ fn a_socket_resets_of_its_own_accord() {
     let mut engine = engine();
     engine.event(Build { record }.event());
     let flow = only(engine);
-    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::LocalSocket));
+    assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::LocalSocket));
     assert_eq!((flow.reset_by(), flow.was_reset()), (Some(ResetBy::GatewaySocket), true));
     assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
     assert_eq!(flow.key.server().to_string(), "10.0.0.1:8080");
-    let reset = flow.story.reset.unwrap();
+    let reset = flow.incident.reset.unwrap();
     let own = reset.event.own_socket().unwrap();
     assert_eq!(own.process.unwrap().to_string(), "nginx (process 4711)");
 }

@@ -5,23 +5,23 @@ use std::time::Duration;
 use tracer_common::Hook;
 use tracer_model::capture::{LookUp, LookedUp, Outcome};
 use tracer_model::cause::{Cause, Diagnosis};
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState, Tuple};
 use tracer_model::time::Instant;
 use tracer_testing::{Build, GATEWAY};
 
 use super::Request;
-use super::tests::{CLIENT_END, OLD, engine, flows, refusal, reset};
+use super::tests::{CLIENT_END, OLD, engine, flows, logged, reset};
 
 /// A message that was lost leaves a RST without a cause; the entry's owner is found by asking the kernel.
 #[test]
 fn the_client_is_named_by_a_look_up() {
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     engine.event(reset(1_000).event());
     let requests = engine.requests(Instant(1_000));
     let asked = requests.iter().find_map(|request| match request {
         Request::LookUp(look_up) => Some(*look_up),
-        Request::Netns(_) | Request::Rules(_) | Request::Census(_) | Request::Surroundings(_) => None,
+        Request::Netns(_) | Request::Rules(_) | Request::TableUsage(_) | Request::HostContext(_) => None,
     });
     let look_up = asked.unwrap();
     assert_eq!(look_up.tuple.src.to_string(), "192.0.2.2:443");
@@ -37,13 +37,13 @@ fn the_client_is_named_by_a_look_up() {
     let [flow] = flows(engine).try_into().unwrap();
     assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
     assert_eq!(flow.key.nat().unwrap().to_string(), "192.0.2.1:34567");
-    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+    assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::Unknown));
 }
 
 /// The rules of a namespace are asked for when one of them rejects for the first time, and when the capture ends.
 #[test]
 fn rules_are_asked_for_once_and_at_the_end() {
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let rejected = |skb: u64| Build::from_server(Hook::RejectV4, skb, 1_000 + skb, OLD, CLIENT_END).event();
     let asked = |requests: Vec<Request>| requests.iter().filter(|request| **request == Request::Rules(GATEWAY)).count();
     engine.event(reset(1_000).event());
@@ -59,8 +59,8 @@ fn rules_are_asked_for_once_and_at_the_end() {
 /// Look-ups go on until the entry's end is known, and only changes are kept.
 #[test]
 fn an_entry_is_followed_to_its_end() {
-    let mut engine = engine(Era::E1);
-    engine.event(refusal(0).event());
+    let mut engine = engine(LogFormat::E1);
+    engine.event(logged(0).event());
     engine.event(reset(1_000).event());
     let look_up = LookUp {
         netns: GATEWAY,
@@ -82,6 +82,6 @@ fn an_entry_is_followed_to_its_end() {
     }
     assert_eq!(engine.next_request(), None, "an entry in CLOSE is not asked for again");
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.fates.len(), 2);
-    assert_eq!(flow.fates[1].not_before, Some(Instant(1_000 + second)));
+    assert_eq!(flow.entry_statuses.len(), 2);
+    assert_eq!(flow.entry_statuses[1].not_before, Some(Instant(1_000 + second)));
 }

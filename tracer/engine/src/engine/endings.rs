@@ -5,7 +5,7 @@ use rstest::rstest;
 use tracer_common::Hook;
 use tracer_common::wire::caller;
 use tracer_model::cause::{Cause, Confidence, Diagnosis, Reason};
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_testing::{Build, NEW};
 
 use super::tests::{
@@ -36,7 +36,7 @@ fn an_entry_that_ended_is_why(
     #[case] effect: Effect,
 ) {
     for picked_up in [false, true] {
-        let mut engine = engine(Era::E1);
+        let mut engine = engine(LogFormat::E1);
         let mut late = Build::from_server(Hook::ResetV4, SKB, 9_000, SERVER_END, CLIENT_END);
         if picked_up {
             late = late.entry(NEW, 0, 0);
@@ -47,9 +47,9 @@ fn an_entry_that_ended_is_why(
         }
         engine.event(late.gone(1_000, state, left, by, portid).event());
         let [flow] = flows(engine).try_into().unwrap();
-        assert_eq!(flow.story.diagnosis, Diagnosis { cause: Cause::NoEntry, reason });
-        assert_eq!(flow.story.confidence, Confidence::Proven);
-        assert_eq!(flow.story.reset.as_ref().unwrap().effect, effect);
+        assert_eq!(flow.incident.diagnosis, Diagnosis { cause: Cause::NoEntry, reason });
+        assert_eq!(flow.incident.confidence, Confidence::Proven);
+        assert_eq!(flow.incident.reset.as_ref().unwrap().effect, effect);
         assert_eq!(flow.was_reset(), effect == Effect::Kills, "a closed connection has nothing left to lose");
         assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
         assert_eq!(flow.key.nat().unwrap().to_string(), "192.0.2.1:34567");
@@ -61,23 +61,23 @@ fn an_entry_that_ended_is_why(
 /// A SYN to the gateway's own port is that, whatever entry the same addresses and ports once had.
 #[test]
 fn a_syn_to_a_closed_port_is_no_late_segment() {
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let syn = Build::from_server(Hook::ResetV4, SKB, 9_000, OLD, 0).flags(0x02).entry(NEW, 0, 0);
     engine.event(syn.gone(1_000, ESTABLISHED, -1, caller::GC_WORKER, 0).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::NoListener));
-    assert_eq!(flow.story.gone(), None);
+    assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::NoListener));
+    assert_eq!(flow.incident.gone(), None);
 }
 
 /// 6.9 and later say "invalid new" of a FIN whose entry is gone. That it is gone says more.
 #[test]
 fn invalid_new_of_a_connection_that_expired() {
-    let mut engine = engine(Era::E4);
+    let mut engine = engine(LogFormat::E4);
     let late = |hook, time| segment(hook, time).flags(0x11).gone(500, ESTABLISHED, -1, caller::GC_WORKER, 0);
     engine.event(late(Hook::CtMalformed, 1_000).words("%s", "invalid new", 0).event());
     engine.event(late(Hook::ResetV4, 20_000).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, diagnosis(Cause::NoEntry, Reason::Expired));
+    assert_eq!(flow.incident.diagnosis, diagnosis(Cause::NoEntry, Reason::Expired));
     assert_eq!(flow.tally().resets, 1);
     assert_eq!(flow.key.client().to_string(), "10.0.0.2:34567");
 }

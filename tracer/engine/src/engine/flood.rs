@@ -16,7 +16,7 @@ use tracer_model::time::Instant;
 
 use super::flows::Seen;
 use super::{Engine, Kind, Observed};
-use crate::flow::{FlowId, Sample, Story, Tally, Unit};
+use crate::flow::{FlowId, Incident, Sample, Tally, Unit};
 
 /// Most kinds of events that a flow remembers. Endpoints can be the same with few reasons to refuse a packet.
 const SAMPLES: usize = 16;
@@ -69,8 +69,8 @@ impl Engine {
             }
             let key = FlowKey { netns: events.netns, zone: 0, original: tuple, reply: tuple.reversed() };
             let seen = Seen { at: events.last, tuple: Some(tuple) };
-            let story = Story::new(diagnosis, Confidence::Inferred);
-            match self.create(key, false, &seen, &story) {
+            let incident = Incident::new(diagnosis, Confidence::Inferred);
+            match self.create(key, false, &seen, &incident) {
                 Some(id) => self.count_for(id, diagnosis, counted, events.last),
                 None => self.totals.unwanted += events.count + events.answered,
             }
@@ -87,10 +87,10 @@ impl Engine {
     /// Remembers what an event was that was told.
     pub(super) fn learn(&mut self, hook: Hook, class: u32, observed: &Observed) {
         let (diagnosis, unit) = match &observed.kind {
-            Kind::Refusal(refusal, diagnosis) => (*diagnosis, of_verdict(refusal.verdict)),
+            Kind::ConntrackVerdict(logged, diagnosis) => (*diagnosis, of_verdict(logged.verdict)),
             Kind::Reset(reset, diagnosis, _) => (*diagnosis, if reset.doubtful { Unit::Nothing } else { Unit::Reset }),
-            Kind::Arrival(_) => (Diagnosis::plain(Cause::PeerReset), Unit::Forwarded),
-            Kind::Remark(_) | Kind::Departure(_) | Kind::PeerReset(_) => {
+            Kind::ResetReceived(_) => (Diagnosis::plain(Cause::PeerReset), Unit::Forwarded),
+            Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) => {
                 (Diagnosis::plain(Cause::Unknown), Unit::Nothing)
             }
             Kind::Unwanted => return,

@@ -12,8 +12,8 @@ use tracer_model::time::Instant;
 
 use super::Engine;
 use super::judge::{key_of_entry, opener_first};
-use crate::flow::{Flow, FlowId, Story, Tally};
-use crate::past::Brief;
+use crate::evicted::EvictedFlow;
+use crate::flow::{Flow, FlowId, Incident, Tally};
 
 /// What makes a flow: when, and which packet.
 pub(super) struct Seen {
@@ -30,9 +30,9 @@ impl Seen {
 /// When a flow's story is forgotten: those of flows that were not reset go first, then the one that is idle longest. It is one
 /// number, because there are many and they are compared all the time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Turn(u128);
+pub(super) struct EvictionKey(u128);
 
-impl Turn {
+impl EvictionKey {
     /// One bit for whether it was reset, 64 of time, 63 of its number.
     fn of(flow: &Flow) -> Self {
         Self(u128::from(flow.was_reset()) << 127 | u128::from(flow.last.0) << 63 | u128::from(flow.id.0))
@@ -50,20 +50,20 @@ impl Engine {
         event: &Event,
         diagnosis: Diagnosis,
         tally: Tally,
-        story: Story,
+        incident: Incident,
     ) -> Option<FlowId> {
         let id = match event.connection() {
-            Some(entry) => self.flow_of_entry(event, entry, &story),
-            None => self.flow_of_packet(event, &story),
+            Some(entry) => self.flow_of_entry(event, entry, &incident),
+            None => self.flow_of_packet(event, &incident),
         };
         match id {
-            Some(id) => self.update(id, event, diagnosis, tally, story),
+            Some(id) => self.update(id, event, diagnosis, tally, incident),
             None => self.totals.unwanted += 1,
         }
         id
     }
 
-    fn flow_of_entry(&mut self, event: &Event, entry: &Entry, story: &Story) -> Option<FlowId> {
+    fn flow_of_entry(&mut self, event: &Event, entry: &Entry, incident: &Incident) -> Option<FlowId> {
         let key = opener_first(event, key_of_entry(event, entry));
         if let Some(id) = self.known_flow_of_entry(event, &key) {
             return Some(id);
@@ -74,7 +74,7 @@ impl Engine {
         {
             return Some(id);
         }
-        self.create(key, true, &Seen::of(event), story)
+        self.create(key, true, &Seen::of(event), incident)
     }
 
     fn known_flow_of_entry(&mut self, event: &Event, key: &FlowKey) -> Option<FlowId> {
@@ -101,14 +101,14 @@ impl Engine {
         })
     }
 
-    fn flow_of_packet(&mut self, event: &Event, story: &Story) -> Option<FlowId> {
+    fn flow_of_packet(&mut self, event: &Event, incident: &Incident) -> Option<FlowId> {
         let tuple = event.tuple()?;
         if let Some(id) = self.known_flow_of_packet(event.netns, tuple) {
             return Some(id);
         }
         let key = FlowKey { netns: event.netns, zone: 0, original: tuple, reply: tuple.reversed() };
         let key = opener_first(event, key);
-        self.create(key, false, &Seen::of(event), story)
+        self.create(key, false, &Seen::of(event), incident)
     }
 
     /// The flow that packets with these endpoints belong to, its story forgotten or not.
@@ -119,20 +119,20 @@ impl Engine {
         })
     }
 
-    pub(super) fn create(&mut self, key: FlowKey, known: bool, seen: &Seen, story: &Story) -> Option<FlowId> {
+    pub(super) fn create(&mut self, key: FlowKey, known: bool, seen: &Seen, incident: &Incident) -> Option<FlowId> {
         if !self.filter.matches(&key) {
             return None;
         }
         let id = FlowId(self.next_id);
         self.next_id += 1;
-        self.insert(Flow { seen: seen.tuple, ..Flow::new(id, key, known, seen.at, story.clone()) });
+        self.insert(Flow { seen: seen.tuple, ..Flow::new(id, key, known, seen.at, incident.clone()) });
         Some(id)
     }
 
     /// Takes a flow in, where need be in the place of another one's story.
     fn insert(&mut self, flow: Flow) {
         let forgotten = if self.flows.len() >= self.limits.flows { self.forget() } else { None };
-        self.idle.push(Reverse(Turn::of(&flow)));
+        self.idle.push(Reverse(EvictionKey::of(&flow)));
         // Flows are of one size: the place of one is good for the next.
         let place = match forgotten {
             Some(mut place) => {
@@ -148,18 +148,18 @@ impl Engine {
     pub(super) fn recall(&mut self, netns: Option<u32>, tuple: Tuple) -> bool {
         let Some(brief) = self.past.take(netns, tuple) else { return false };
         self.totals.forgotten.remove(&brief);
-        let story = Story::new(brief.diagnosis, Confidence::Inferred);
+        let incident = Incident::new(brief.diagnosis, Confidence::Inferred);
         self.insert(Flow {
             seen: Some(tuple),
             last: brief.last,
             causes: vec![(brief.diagnosis, brief.tally)],
-            earlier: Some((brief.strength, brief.diagnosis)),
-            ..Flow::new(brief.id, brief.key(), brief.known, brief.first, story)
+            earlier: Some((brief.rank, brief.diagnosis)),
+            ..Flow::new(brief.id, brief.key(), brief.known, brief.first, incident)
         });
         true
     }
 
-    pub(super) fn update(&mut self, id: FlowId, event: &Event, diagnosis: Diagnosis, tally: Tally, story: Story) {
+    pub(super) fn update(&mut self, id: FlowId, event: &Event, diagnosis: Diagnosis, tally: Tally, incident: Incident) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         flow.last = flow.last.max(event.at);
         flow.first = flow.first.min(event.at);
@@ -168,14 +168,14 @@ impl Engine {
             flow.assured = Some(entry.status.assured());
         }
         flow.count(diagnosis, tally);
-        flow.tell(story);
+        flow.tell(incident);
     }
 
     /// Forgets the story of the flow that is missed least.
     fn forget(&mut self) -> Option<Box<Flow>> {
         while let Some(mut next) = self.idle.peek_mut() {
             let id = next.0.flow();
-            let now = self.flows.get(id).map(Turn::of);
+            let now = self.flows.get(id).map(EvictionKey::of);
             // It was reset, or heard of, since it was put there.
             if let Some(now) = now
                 && now != next.0
@@ -185,8 +185,8 @@ impl Engine {
             }
             PeekMut::pop(next);
             let Some(flow) = self.flows.remove(id) else { continue };
-            self.follow.stop(id);
-            let brief = Brief::of(&flow);
+            self.poller.stop(id);
+            let brief = EvictedFlow::of(&flow);
             self.totals.forgotten.add(&brief);
             self.past.insert(brief);
             return Some(flow);

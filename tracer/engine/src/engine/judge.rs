@@ -3,16 +3,16 @@
 use tracer_common::Hook;
 use tracer_model::cause::{Cause, Confidence, Diagnosis};
 use tracer_model::conntrack::entry::CtInfo;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Direction, End, Entry, Message, Nfct, TcpState, window};
 use tracer_model::event::{Event, NfHook};
 use tracer_model::flow_key::FlowKey;
 use tracer_model::packet::{Flags, Packet};
 
-use super::super::flow::Refusal;
+use super::super::flow::ConntrackVerdict;
 
-pub(super) fn diagnosis_of(refusal: &Refusal) -> Diagnosis {
-    of_message(message_of(&refusal.event), &refusal.event)
+pub(super) fn diagnosis_of(logged: &ConntrackVerdict) -> Diagnosis {
+    of_message(message_of(&logged.event), &logged.event)
 }
 
 /// What conntrack has said of a packet, if only by the function that refused it.
@@ -62,10 +62,10 @@ pub(super) fn explain(
     event: &Event,
     message: Message,
     direction: Option<Direction>,
-    era: Era,
+    log_format: LogFormat,
 ) -> Option<window::Explanation> {
     let Message::Window { failure, logged } = message else { return None };
-    window::explain(failure, logged, &event.packet?.segment(), &event.entry?, direction?, era)
+    window::explain(failure, logged, &event.packet?.segment(), &event.entry?, direction?, log_format)
 }
 
 /// A RST that leaves this host and that conntrack has no flow for ("invalid new", 6.9 and later).

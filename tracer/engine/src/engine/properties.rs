@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use tracer_common::Hook;
 use tracer_common::wire::caller;
 use tracer_model::cause::{Cause, Confidence, ResetBy};
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::event::Event;
 use tracer_model::filter::Filter;
 use tracer_testing::{Build, NEW, REPLY};
@@ -33,7 +33,7 @@ struct Call {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum What {
     /// conntrack refuses the packet: out of the window.
-    Refusal,
+    ConntrackVerdict,
     /// The stack answers a packet without an entry.
     Reset,
     /// The stack answers a packet that was taken for the first of a new connection.
@@ -43,17 +43,17 @@ enum What {
     /// A REJECT rule answers a packet.
     Reject,
     /// A RST of this host leaves.
-    Departure,
+    ResetOutput,
 }
 
 fn calls() -> impl Strategy<Value = Vec<Call>> {
     let what = prop_oneof![
-        Just(What::Refusal),
+        Just(What::ConntrackVerdict),
         Just(What::Reset),
         Just(What::ResetOfNew),
         Just(What::ResetAfterEnd),
         Just(What::Reject),
-        Just(What::Departure),
+        Just(What::ResetOutput),
     ];
     let call = (what, 0..8_u16, 0..4_u8, 0..3_u32, -1_000_000_i64..3_000_000_000)
         .prop_map(|(what, connection, buffer, segment, later)| Call { what, connection, buffer, segment, later });
@@ -63,8 +63,8 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
 fn event(call: Call, time: u64) -> Event {
     let (seq, ack) = (5_000 + call.segment * 1_000, 700);
     let hook = match call.what {
-        What::Refusal => Hook::CtInvalid,
-        What::Departure => Hook::CtMalformed,
+        What::ConntrackVerdict => Hook::CtInvalid,
+        What::ResetOutput => Hook::CtMalformed,
         What::Reset | What::ResetOfNew | What::ResetAfterEnd => Hook::ResetV4,
         What::Reject => Hook::RejectV4,
     };
@@ -72,7 +72,7 @@ fn event(call: Call, time: u64) -> Event {
     let build = Build::from_server(hook, skb, time, seq, ack);
     let port = 40_000 + call.connection;
     match call.what {
-        What::Refusal => build.entry(REPLY, 900_000, ack).connection(port).words(
+        What::ConntrackVerdict => build.entry(REPLY, 900_000, ack).connection(port).words(
             "%s",
             "SEQ is under the lower bound (already ACKed data retransmitted)",
             0,
@@ -85,7 +85,7 @@ fn event(call: Call, time: u64) -> Event {
             build.record.gone.ct.tuples[1].dport = port.to_be_bytes();
             build
         }
-        What::Departure => build.connection(port).flags(0x04).words("%s", "invalid new", 0).at(3),
+        What::ResetOutput => build.connection(port).flags(0x04).words("%s", "invalid new", 0).at(3),
     }
     .event()
 }
@@ -94,7 +94,7 @@ proptest! {
     /// No panic, no accusation without proof, no flow out of nothing, no packet counted twice, no growth.
     #[test]
     fn whatever_comes_in(calls in calls()) {
-        let mut engine = Engine::new(Era::E1, LIMITS, Filter::default());
+        let mut engine = Engine::new(LogFormat::E1, LIMITS, Filter::default());
         let mut time = 10_000_000_000_u64;
         let mut seen = Vec::new();
         for call in &calls {
@@ -113,9 +113,9 @@ proptest! {
         for flow in &flows {
             let client = [flow.key.client().port(), flow.key.server().port()];
             prop_assert!(client.iter().any(|port| ports.contains(port)), "{} is named", flow.key.client());
-            let story = &flow.story;
-            let Some(reset) = &story.reset else { continue };
-            let windowed = story.diagnosis.cause == Cause::OutOfWindow && reset.by == ResetBy::GatewayStack;
+            let incident = &flow.incident;
+            let Some(reset) = &incident.reset else { continue };
+            let windowed = incident.diagnosis.cause == Cause::OutOfWindow && reset.by == ResetBy::GatewayStack;
             if !windowed {
                 continue;
             }
@@ -123,9 +123,9 @@ proptest! {
             let refused = seen.iter().any(|(call, event)| {
                 let same_segment = event.packet == reset.event.packet;
                 let same_buffer = event.skb == reset.event.skb;
-                call.what == What::Refusal && same_segment && (same_buffer || story.confidence == Confidence::Inferred)
+                call.what == What::ConntrackVerdict && same_segment && (same_buffer || incident.confidence == Confidence::Inferred)
             });
-            prop_assert!(refused, "{:?} by {:?}", story.diagnosis, story.confidence);
+            prop_assert!(refused, "{:?} by {:?}", incident.diagnosis, incident.confidence);
         }
 
         // What was refused and what was sent is counted once, in the flows that are remembered and those that are not.
@@ -137,8 +137,8 @@ proptest! {
             tally.add(*forgotten);
         }
         let count = |wanted: &[What]| calls.iter().filter(|call| wanted.contains(&call.what)).count() as u64;
-        prop_assert_eq!(tally.invalid, count(&[What::Refusal]));
+        prop_assert_eq!(tally.invalid, count(&[What::ConntrackVerdict]));
         prop_assert_eq!(tally.resets, count(&[What::Reset, What::ResetOfNew, What::ResetAfterEnd, What::Reject]));
-        prop_assert_eq!(totals.departures, count(&[What::Departure]));
+        prop_assert_eq!(totals.resets_output, count(&[What::ResetOutput]));
     }
 }

@@ -7,14 +7,14 @@ use rstest::rstest;
 use tracer_common::Hook;
 use tracer_model::cause::{Cause, Confidence, Diagnosis, Reason, ResetBy};
 use tracer_model::conntrack::Verdict;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_testing::{Build, GATEWAY, NEW, REPLY};
 
 use super::{Engine, Kind};
 use crate::Limits;
 use crate::effect::Effect;
-use crate::flow::{Flow, FlowId, PeerSeen, Strength, Tally};
+use crate::flow::{EvidenceRank, Flow, FlowId, PeerSeen, Tally};
 
 const SEQ_UNDER: &str = "SEQ is under the lower bound (already ACKed data retransmitted)";
 const SEQ_OVER: &str = "SEQ is over the upper bound (over the window of the receiver)";
@@ -31,15 +31,15 @@ pub(super) const CLOSE: u8 = 8;
 const ESTABLISHED_ORIGINAL: u64 = 0;
 pub(super) const SKB: u64 = 0xffff_8881_0000_0100;
 
-pub(super) fn engine(era: Era) -> Engine {
-    Engine::new(era, Limits::default(), Filter::default())
+pub(super) fn engine(log_format: LogFormat) -> Engine {
+    Engine::new(log_format, Limits::default(), Filter::default())
 }
 
 pub(super) fn segment(hook: Hook, time: u64) -> Build {
     Build::from_server(hook, SKB, time, OLD, CLIENT_END)
 }
 
-pub(super) fn refusal(time: u64) -> Build {
+pub(super) fn logged(time: u64) -> Build {
     segment(Hook::CtInvalid, time).entry(REPLY, SERVER_END, CLIENT_END).words("%s", SEQ_UNDER, 0)
 }
 
@@ -66,8 +66,8 @@ fn made_in(flow: &Flow) -> Option<u32> {
 /// The incident: conntrack refuses the late copy, the stack answers the same buffer.
 #[test]
 fn the_same_packet_at_both_hooks_is_proof() {
-    let mut engine = engine(Era::E1);
-    engine.event(refusal(1_000).event());
+    let mut engine = engine(LogFormat::E1);
+    engine.event(logged(1_000).event());
     let observed = engine.event(reset(20_000).event());
     assert!(matches!(observed.kind, Kind::Reset(_, _, Confidence::Proven)));
     let [flow] = flows(engine).try_into().unwrap();
@@ -75,12 +75,12 @@ fn the_same_packet_at_both_hooks_is_proof() {
     assert_eq!(flow.key.nat().unwrap().to_string(), "192.0.2.1:34567");
     assert_eq!(flow.key.server().to_string(), "192.0.2.2:443");
     assert_eq!(flow.key.service(), None);
-    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
-    assert_eq!(flow.story.confidence, Confidence::Proven);
-    assert_eq!(flow.story.strength(), Strength::Killed);
-    let reset = flow.story.reset.as_ref().unwrap();
+    assert_eq!(flow.incident.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
+    assert_eq!(flow.incident.confidence, Confidence::Proven);
+    assert_eq!(flow.incident.rank(), EvidenceRank::Killed);
+    let reset = flow.incident.reset.as_ref().unwrap();
     assert_eq!((reset.by, reset.effect), (ResetBy::GatewayStack, Effect::Kills));
-    let window = flow.story.refusal.as_ref().unwrap().window.unwrap();
+    let window = flow.incident.logged.as_ref().unwrap().window.unwrap();
     assert_eq!(window.distance, 966_879);
     let tally = flow.tally();
     assert_eq!((tally.invalid, tally.ignored, tally.resets), (1, 0, 1));
@@ -89,49 +89,49 @@ fn the_same_packet_at_both_hooks_is_proof() {
 /// The allocator hands the same buffer out again: the RST answers another segment, for which it accuses nobody.
 #[test]
 fn the_same_buffer_with_another_segment_is_no_proof() {
-    let mut engine = engine(Era::E1);
-    engine.event(refusal(1_000).event());
+    let mut engine = engine(LogFormat::E1);
+    engine.event(logged(1_000).event());
     let other =
         Build::from_server(Hook::ResetV4, SKB, 2_000, 77, 88).between(([203, 0, 113, 9], 9), ([192, 0, 2, 1], 99));
     engine.event(other.event());
     let [victim, stranger] = flows(engine).try_into().unwrap();
-    assert_eq!(victim.story.strength(), Strength::Refused);
+    assert_eq!(victim.incident.rank(), EvidenceRank::Refused);
     assert_eq!(victim.reset_by(), None);
-    assert_eq!(stranger.story.diagnosis, Diagnosis::plain(Cause::Unknown));
-    assert_eq!(stranger.story.confidence, Confidence::Inferred);
+    assert_eq!(stranger.incident.diagnosis, Diagnosis::plain(Cause::Unknown));
+    assert_eq!(stranger.incident.confidence, Confidence::Inferred);
 }
 
 /// A RST long after the refusal in the same buffer answers a retransmission of the same segment that was not refused.
 #[test]
 fn a_refusal_grows_old() {
-    let mut engine = engine(Era::E1);
-    engine.event(refusal(0).event());
+    let mut engine = engine(LogFormat::E1);
+    engine.event(logged(0).event());
     let late = u64::try_from(Duration::from_secs(3).as_nanos()).unwrap();
     engine.event(reset(late).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+    assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::Unknown));
 }
 
 /// Something between the two hooks has copied the buffer: the segment is the same, the proof is not.
 #[test]
 fn the_same_segment_in_another_buffer_is_inferred() {
-    let mut engine = engine(Era::E1);
-    engine.event(refusal(1_000).event());
+    let mut engine = engine(LogFormat::E1);
+    engine.event(logged(1_000).event());
     let mut copy = reset(20_000);
     copy.record.skb += 0x100;
     engine.event(copy.event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
-    assert_eq!(flow.story.confidence, Confidence::Inferred);
+    assert_eq!(flow.incident.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
+    assert_eq!(flow.incident.confidence, Confidence::Inferred);
 }
 
 /// List receive: all refusals of a batch come before the first RST.
 #[test]
 fn batches_are_told_apart() {
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     for index in 0..8 {
         let port = 40_000 + u16::try_from(index).unwrap();
-        let mut refused = refusal(1_000 + index).connection(port);
+        let mut refused = logged(1_000 + index).connection(port);
         refused.record.skb += index;
         engine.event(refused.event());
     }
@@ -144,8 +144,8 @@ fn batches_are_told_apart() {
     let flows = flows(engine);
     assert_eq!(flows.len(), 8);
     for flow in flows {
-        assert_eq!(flow.story.confidence, Confidence::Proven);
-        let (refused, answered) = (flow.story.refusal.unwrap(), flow.story.reset.unwrap());
+        assert_eq!(flow.incident.confidence, Confidence::Proven);
+        let (refused, answered) = (flow.incident.logged.unwrap(), flow.incident.reset.unwrap());
         assert_eq!(refused.event.skb, answered.event.skb);
         assert_eq!(refused.event.packet, answered.event.packet);
     }
@@ -154,12 +154,12 @@ fn batches_are_told_apart() {
 /// 6.1 and later: the message about the late copy is no refusal.
 #[test]
 fn what_was_let_pass_names_no_victim() {
-    let mut engine = engine(Era::E4);
+    let mut engine = engine(LogFormat::E4);
     let format = "SEQ is under lower bound %u (already ACKed data retransmitted)";
     let remarked = segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END);
     engine.event(remarked.words(format, "", SERVER_END - 32_121 - 1).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.strength(), Strength::Ignored);
+    assert_eq!(flow.incident.rank(), EvidenceRank::Ignored);
     assert_eq!((flow.tally().invalid, flow.tally().ignored), (0, 1));
     assert_eq!(flow.reset_by(), None);
 }
@@ -167,31 +167,31 @@ fn what_was_let_pass_names_no_victim() {
 /// Should the era be taken for another, the packet that comes to the stack without its entry shows the truth.
 #[test]
 fn a_missing_entry_overrules_the_words() {
-    let mut engine = engine(Era::E4);
+    let mut engine = engine(LogFormat::E4);
     let format = "SEQ is under lower bound %u (already ACKed data retransmitted)";
     let remarked = segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END);
     engine.event(remarked.words(format, "", SERVER_END - 32_121 - 1).event());
     engine.event(reset(2_000).event());
     let [flow] = flows(engine).try_into().unwrap();
     assert_eq!((flow.tally().invalid, flow.tally().ignored, flow.tally().resets), (1, 0, 1));
-    assert_eq!(flow.story.refusal.as_ref().unwrap().verdict, Verdict::Invalid);
-    assert_eq!(flow.story.confidence, Confidence::Proven);
+    assert_eq!(flow.incident.logged.as_ref().unwrap().verdict, Verdict::Invalid);
+    assert_eq!(flow.incident.confidence, Confidence::Proven);
 }
 
 /// And the other way round: a packet that still has its entry was not refused, whatever was said about it.
 #[test]
 fn an_entry_that_is_there_overrules_the_words() {
-    let mut engine = engine(Era::E1);
-    engine.event(refusal(1_000).event());
+    let mut engine = engine(LogFormat::E1);
+    engine.event(logged(1_000).event());
     engine.event(reset(2_000).entry(REPLY, SERVER_END, CLIENT_END).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::Unknown));
+    assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::Unknown));
 }
 
 /// From 6.9 on conntrack speaks of the gateway's own RST too. It is an effect, and counts for nothing.
 #[test]
 fn the_gateway_s_own_rst_is_no_cause() {
-    let mut engine = engine(Era::E4);
+    let mut engine = engine(LogFormat::E4);
     let format = "SEQ is over upper bound %u (over the window of the receiver)";
     let refused = segment(Hook::CtInvalid, 1_000).entry(REPLY, OLD - 500_000, CLIENT_END);
     engine.event(refused.words(format, "", OLD - 500_000 + 32_121 + 1).event());
@@ -202,29 +202,29 @@ fn the_gateway_s_own_rst_is_no_cause() {
         .words("%s", "invalid new", 0)
         .at(3);
     let observed = engine.event(own.event());
-    assert!(matches!(observed.kind, Kind::Departure(_)));
+    assert!(matches!(observed.kind, Kind::ResetOutput(_)));
     let (flows, totals) = engine.finish();
     let [flow] = flows.try_into().unwrap();
     assert_eq!((flow.tally().invalid, flow.tally().resets), (1, 1));
-    assert!(flow.story.departure.is_some());
-    assert_eq!(totals.departures, 1);
+    assert!(flow.incident.reset_output.is_some());
+    assert_eq!(totals.resets_output, 1);
 }
 
 /// The same words about a RST that comes in from outside are a refusal.
 #[test]
 fn a_rst_from_outside_is_refused() {
-    let mut engine = engine(Era::E4);
+    let mut engine = engine(LogFormat::E4);
     let stray = segment(Hook::CtMalformed, 3_000).flags(0x04).words("%s", "invalid new", 0).at(0);
     engine.event(stray.event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, diagnosis(Cause::InvalidState, Reason::InvalidNew));
+    assert_eq!(flow.incident.diagnosis, diagnosis(Cause::InvalidState, Reason::InvalidNew));
     assert_eq!(flow.tally().invalid, 1);
 }
 
 /// 6.1 says two things about an out-of-window FIN: it is one packet.
 #[test]
 fn a_remark_is_not_counted() {
-    let mut engine = engine(Era::E3);
+    let mut engine = engine(LogFormat::E3);
     let format = "SEQ is over upper bound %u (over the window of the receiver)";
     let fin = || segment(Hook::CtInvalid, 1_000).flags(0x11).entry(REPLY, OLD - 500_000, CLIENT_END);
     engine.event(fin().words(format, "", OLD - 500_000 + 32_121 + 1).event());
@@ -233,22 +233,22 @@ fn a_remark_is_not_counted() {
     assert!(matches!(observed.kind, Kind::Remark(_)));
     let [flow] = flows(engine).try_into().unwrap();
     assert_eq!(flow.tally().invalid, 1);
-    assert!(flow.story.remark.is_some());
+    assert!(flow.incident.remark.is_some());
 }
 
 /// The RST carries the segment's acknowledgement: beyond what the server expects it kills nothing.
 #[test]
 fn a_rst_that_is_not_exact_does_not_kill() {
     let text = "ACK is over the upper bound (ACKed data not seen yet)";
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let far = CLIENT_END + 100_000;
     let refused = Build::from_server(Hook::CtInvalid, SKB, 1_000, SERVER_END, far);
     engine.event(refused.entry(REPLY, SERVER_END, CLIENT_END).words("%s", text, 0).event());
     engine.event(Build::from_server(Hook::ResetV4, SKB, 2_000, SERVER_END, far).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::AckOver));
-    assert_eq!(flow.story.reset.as_ref().unwrap().effect, Effect::Challenged);
-    assert_eq!(flow.story.strength(), Strength::Answered);
+    assert_eq!(flow.incident.diagnosis, diagnosis(Cause::OutOfWindow, Reason::AckOver));
+    assert_eq!(flow.incident.reset.as_ref().unwrap().effect, Effect::Challenged);
+    assert_eq!(flow.incident.rank(), EvidenceRank::Answered);
     assert!(!flow.was_reset());
 }
 
@@ -257,13 +257,13 @@ fn a_rst_that_is_not_exact_does_not_kill() {
 #[test]
 fn a_rst_for_what_the_window_has_room_for_may_kill() {
     let text = "ACK is over the upper bound (ACKed data not seen yet)";
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let near = CLIENT_END + 400;
     let refused = Build::from_server(Hook::CtInvalid, SKB, 1_000, SERVER_END, near);
     engine.event(refused.entry(REPLY, SERVER_END, CLIENT_END).words("%s", text, 0).event());
     engine.event(Build::from_server(Hook::ResetV4, SKB, 2_000, SERVER_END, near).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.reset.as_ref().unwrap().effect, Effect::MayKill);
+    assert_eq!(flow.incident.reset.as_ref().unwrap().effect, Effect::MayKill);
     assert!(flow.was_reset());
 }
 
@@ -276,7 +276,7 @@ fn a_refusal_follows_from_what_was_let_pass(#[case] overshot: u32, #[case] ends:
     const CLIENT: ([u8; 4], u16) = ([10, 0, 0, 2], 34_567);
     const SERVER: ([u8; 4], u16) = ([192, 0, 2, 2], 443);
     const ORIGINAL: u64 = 0;
-    let mut engine = engine(Era::E4);
+    let mut engine = engine(LogFormat::E4);
     let moved = SERVER_END + 66_001;
     let seq = SERVER_END + overshot - 1_000;
     let over = Build::from_server(Hook::CtInvalid, SKB, 1_000, seq, CLIENT_END).entry(REPLY, SERVER_END, CLIENT_END);
@@ -290,8 +290,8 @@ fn a_refusal_follows_from_what_was_let_pass(#[case] overshot: u32, #[case] ends:
     engine.event(refused.event());
     engine.event(answer(Hook::ResetV4).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::AckOver));
-    let follows = flow.story.follows.iter().map(|refusal| refusal.event.packet.unwrap().end().0);
+    assert_eq!(flow.incident.diagnosis, diagnosis(Cause::OutOfWindow, Reason::AckOver));
+    let follows = flow.incident.follows.iter().map(|logged| logged.event.packet.unwrap().end().0);
     assert_eq!(follows.collect::<Vec<_>>(), ends);
 }
 
@@ -302,15 +302,15 @@ fn a_refusal_follows_from_what_was_let_pass(#[case] overshot: u32, #[case] ends:
 #[case::closed(CLOSE, Effect::Kills)]
 fn a_refused_syn_of_the_server(#[case] state: u8, #[case] effect: Effect) {
     const SYN: u8 = 0x02;
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let syn = |hook| Build::from_server(hook, SKB, 1_000, SERVER_END + 100_000, 0).flags(SYN);
     let mut refused = syn(Hook::CtInvalid).entry(REPLY, SERVER_END, CLIENT_END);
     refused.record.ct.state = state;
     engine.event(refused.words("invalid state", "", 0).event());
     engine.event(syn(Hook::ResetV4).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, diagnosis(Cause::InvalidState, Reason::InvalidState));
-    assert_eq!(flow.story.reset.as_ref().unwrap().effect, effect);
+    assert_eq!(flow.incident.diagnosis, diagnosis(Cause::InvalidState, Reason::InvalidState));
+    assert_eq!(flow.incident.reset.as_ref().unwrap().effect, effect);
 }
 
 /// Its SYN took another way: nothing is known of the connection but that its server is who sends the SYN-ACK.
@@ -319,7 +319,7 @@ fn a_refused_syn_of_the_server(#[case] state: u8, #[case] effect: Effect) {
 #[case::silent(false)]
 fn whoever_sends_a_syn_ack_is_the_server(#[case] said_so: bool) {
     const SYN_ACK: u8 = 0x12;
-    let mut engine = engine(Era::E4);
+    let mut engine = engine(LogFormat::E4);
     let syn_ack = |hook| Build::from_server(hook, SKB, 1_000, 5, 6).flags(SYN_ACK);
     if said_so {
         // The entry that tcp_new was to fill: its tuples are the packet's own.
@@ -336,18 +336,18 @@ fn whoever_sends_a_syn_ack_is_the_server(#[case] said_so: bool) {
     let [flow] = flows(engine).try_into().unwrap();
     assert_eq!(flow.key.client().to_string(), "192.0.2.1:34567");
     assert_eq!(flow.key.server().to_string(), "192.0.2.2:443");
-    assert_eq!(flow.story.refusal.and_then(|refusal| refusal.direction), None);
+    assert_eq!(flow.incident.logged.and_then(|logged| logged.direction), None);
 }
 
 /// A copy from before the client's last request acknowledges too little: the RST is dropped.
 #[test]
 fn a_rst_below_the_window_does_not_kill() {
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let refused = segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END + 400);
     engine.event(refused.words("%s", SEQ_UNDER, 0).event());
     engine.event(reset(2_000).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.reset.as_ref().unwrap().effect, Effect::Dropped);
+    assert_eq!(flow.incident.reset.as_ref().unwrap().effect, Effect::Dropped);
     assert!(!flow.was_reset());
 }
 
@@ -362,17 +362,17 @@ fn causes_without_a_refusal() {
         ("nothing known", reset(1), Cause::Unknown, ResetBy::GatewayStack),
     ];
     for (name, build, cause, by) in cases {
-        let mut engine = engine(Era::E1);
+        let mut engine = engine(LogFormat::E1);
         engine.event(build.event());
         let [flow] = flows(engine).try_into().unwrap();
-        assert_eq!(flow.story.diagnosis.cause, cause, "{name}");
+        assert_eq!(flow.incident.diagnosis.cause, cause, "{name}");
         assert_eq!(flow.reset_by(), Some(by), "{name}");
     }
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let mut untracked = reset(1);
     untracked.record.nfct = 7;
     engine.event(untracked.event());
-    assert_eq!(flows(engine)[0].story.diagnosis.cause, Cause::NotTracked);
+    assert_eq!(flows(engine)[0].incident.diagnosis.cause, Cause::NotTracked);
 }
 
 /// The socket gets the segment without its entry, although that was accepted: `tcp_v4_rcv` has called `nf_reset_ct`. It
@@ -390,7 +390,7 @@ fn what_a_full_socket_answers_was_not_refused_for_having_no_entry(
     #[case] effect: Effect,
     #[values(false, true)] another_buffer: bool,
 ) {
-    let mut engine = engine(Era::E3);
+    let mut engine = engine(LogFormat::E3);
     engine.event(Build::ignored_old_ack(1_000).event());
     let mut answered = Build::old_ack(Hook::ResetV4, 2_000).socket(state);
     answered.record.skb += u64::from(another_buffer);
@@ -399,9 +399,9 @@ fn what_a_full_socket_answers_was_not_refused_for_having_no_entry(
     let tally = flow.tally();
     assert_eq!((tally.invalid, tally.ignored, tally.resets), (counted.0, counted.1, 1));
     let believed = if counted.0 == 1 { Verdict::Invalid } else { Verdict::Ignored };
-    assert_eq!(flow.story.refusal.as_ref().unwrap().verdict, believed);
-    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::LocalSocket));
-    assert_eq!(flow.story.reset.as_ref().unwrap().effect, effect);
+    assert_eq!(flow.incident.logged.as_ref().unwrap().verdict, believed);
+    assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::LocalSocket));
+    assert_eq!(flow.incident.reset.as_ref().unwrap().effect, effect);
     assert_eq!(flow.was_reset(), effect == Effect::Unknown);
 }
 
@@ -412,10 +412,10 @@ fn an_older_entry_is_not_that_of_a_full_socket() {
     let answered = |socket: u8| {
         let mut build = reset(9_000).gone(1_000, TIME_WAIT, 0, 0, 0).socket(socket);
         build.record.nfct = 0;
-        let mut engine = engine(Era::E3);
+        let mut engine = engine(LogFormat::E3);
         engine.event(build.event());
         let [flow] = flows(engine).try_into().unwrap();
-        (flow.story.gone().is_some(), flow.story.reset.unwrap().effect == Effect::Closed)
+        (flow.incident.gone().is_some(), flow.incident.reset.unwrap().effect == Effect::Closed)
     };
     assert_eq!(answered(1), (false, false));
     assert_eq!(answered(6), (true, true), "one in TIME_WAIT");
@@ -424,13 +424,13 @@ fn an_older_entry_is_not_that_of_a_full_socket() {
 /// A rule that rejects INVALID sends the RST; conntrack's refusal is part of the story, not its end.
 #[test]
 fn a_rule_that_rejects_invalid() {
-    let mut engine = engine(Era::E1);
-    engine.event(refusal(1_000).event());
+    let mut engine = engine(LogFormat::E1);
+    engine.event(logged(1_000).event());
     engine.event(segment(Hook::RejectV4, 2_000).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, Diagnosis::plain(Cause::RejectRule));
+    assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::RejectRule));
     assert_eq!(flow.reset_by(), Some(ResetBy::GatewayRejectRule));
-    assert!(flow.story.refusal.is_some());
+    assert!(flow.incident.logged.is_some());
     assert_eq!((flow.tally().invalid, flow.tally().resets), (1, 1));
 }
 
@@ -452,8 +452,8 @@ fn the_server_s_own_rst_is_an_effect(#[case] tracked: bool) {
         known.record.ct.tuples[0].src[..4].copy_from_slice(&[192, 0, 2, 1]);
         known
     };
-    let mut with_gateway = engine(Era::E1);
-    with_gateway.event(refusal(1_000).event());
+    let mut with_gateway = engine(LogFormat::E1);
+    with_gateway.event(logged(1_000).event());
     with_gateway.event(reset(2_000).event());
     let observed = with_gateway.event(answer().event());
     assert!(matches!(observed.kind, Kind::PeerReset(_)));
@@ -462,13 +462,13 @@ fn the_server_s_own_rst_is_an_effect(#[case] tracked: bool) {
     assert_eq!(made_in(&flow), Some(server));
 
     // A remark on one of its segments is no reason for the server's RST.
-    let mut beside = engine(Era::E3);
+    let mut beside = engine(LogFormat::E3);
     beside
         .event(segment(Hook::CtInvalid, 1_000).entry(REPLY, SERVER_END, CLIENT_END).words("%s", SEQ_UNDER, 0).event());
     beside.event(answer().event());
     assert_eq!(flows(beside).len(), 1 + usize::from(tracked));
 
-    let mut alone = engine(Era::E1);
+    let mut alone = engine(LogFormat::E1);
     alone.event(answer().event());
     let [flow] = flows(alone).try_into().unwrap();
     assert_eq!(flow.is_untracked_here(), !tracked);
@@ -481,13 +481,13 @@ fn the_server_s_own_rst_is_an_effect(#[case] tracked: bool) {
 #[case::opened_a_millisecond_apart(15_625)]
 fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
     let (twin, server, other_server) = (GATEWAY + 7, GATEWAY + 1, GATEWAY + 8);
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let of_twin = |hook, time| {
         let (server_end, client_end) = (SERVER_END.wrapping_add(apart), CLIENT_END.wrapping_add(apart));
         let segment = Build::from_server(hook, SKB + 0x100, time, OLD.wrapping_add(apart), client_end).netns(twin);
         segment.entry(REPLY, server_end, client_end)
     };
-    engine.event(refusal(1_000).event());
+    engine.event(logged(1_000).event());
     engine.event(reset(2_000).event());
     engine.event(of_twin(Hook::CtInvalid, 3_000).words("%s", SEQ_UNDER, 0).event());
     let mut answered = of_twin(Hook::ResetV4, 4_000);
@@ -512,32 +512,32 @@ fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
 /// Two gateways with the same addresses, in two namespaces of one host.
 #[test]
 fn namespaces_are_told_apart() {
-    let mut engine = engine(Era::E1);
-    engine.event(refusal(1_000).event());
-    engine.event(refusal(1_100).netns(GATEWAY + 7).event());
+    let mut engine = engine(LogFormat::E1);
+    engine.event(logged(1_000).event());
+    engine.event(logged(1_100).netns(GATEWAY + 7).event());
     engine.event(reset(2_000).netns(GATEWAY + 7).event());
     let [one, other] = flows(engine).try_into().unwrap();
-    assert_eq!(one.story.strength(), Strength::Refused);
+    assert_eq!(one.incident.rank(), EvidenceRank::Refused);
     assert_eq!(other.key.netns, Some(GATEWAY + 7));
-    assert_eq!(other.story.strength(), Strength::Killed);
+    assert_eq!(other.incident.rank(), EvidenceRank::Killed);
 }
 
 /// What goes furthest is told, and of several that go equally far the first; everything is counted.
 #[test]
 fn the_first_deadly_story_is_told() {
-    let mut engine = engine(Era::E1);
+    let mut engine = engine(LogFormat::E1);
     let over = |time: u64, skb: u64| {
         let mut build = Build::from_server(Hook::CtInvalid, skb, time, OLD + 9_000_000, CLIENT_END);
         build = build.entry(REPLY, SERVER_END, CLIENT_END).words("%s", SEQ_OVER, 0);
         build
     };
     engine.event(over(1_000, 1).event());
-    engine.event(refusal(2_000).event());
+    engine.event(logged(2_000).event());
     engine.event(reset(2_500).event());
     engine.event(over(3_000, 3).event());
     engine.event(Build::from_server(Hook::ResetV4, 3, 3_500, OLD + 9_000_000, CLIENT_END).event());
     let [flow] = flows(engine).try_into().unwrap();
-    assert_eq!(flow.story.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
+    assert_eq!(flow.incident.diagnosis, diagnosis(Cause::OutOfWindow, Reason::SeqUnder));
     assert_eq!((flow.tally().invalid, flow.tally().resets), (3, 2));
     assert_eq!(flow.causes.len(), 2);
 }
@@ -546,11 +546,11 @@ fn the_first_deadly_story_is_told() {
 #[test]
 fn forgotten_flows_stay_counted() {
     let limits = Limits { flows: 10, ..Limits::default() };
-    let mut engine = Engine::new(Era::E1, limits, Filter::default());
-    engine.event(refusal(1).event());
+    let mut engine = Engine::new(LogFormat::E1, limits, Filter::default());
+    engine.event(logged(1).event());
     engine.event(reset(2).event());
     for index in 0..100 {
-        let mut build = refusal(10 + index).connection(40_000 + u16::try_from(index).unwrap());
+        let mut build = logged(10 + index).connection(40_000 + u16::try_from(index).unwrap());
         build.record.skb += 1 + index;
         engine.event(build.event());
     }
@@ -568,11 +568,11 @@ fn forgotten_flows_stay_counted() {
 #[test]
 fn forgotten_flows_are_known_again() {
     let limits = Limits { flows: 2, ..Limits::default() };
-    let mut engine = Engine::new(Era::E1, limits, Filter::default());
+    let mut engine = Engine::new(LogFormat::E1, limits, Filter::default());
     for round in 0..3_u64 {
         for port in 40_000..40_010 {
             let at = round * 10_000_000_000 + u64::from(port);
-            let mut refused = refusal(at).connection(port);
+            let mut refused = logged(at).connection(port);
             refused.record.skb += u64::from(port);
             let first = engine.event(refused.event()).flow.unwrap();
             let mut answered = reset(at + 5).connection(port);
@@ -599,10 +599,10 @@ fn forgotten_flows_are_known_again() {
 #[test]
 fn unwanted_flows_take_no_room() {
     let filter = Filter { ports: vec![40_000], ..Filter::default() };
-    let mut engine = Engine::new(Era::E1, Limits::default(), filter);
-    assert!(matches!(engine.event(refusal(1).event()).kind, Kind::Unwanted));
+    let mut engine = Engine::new(LogFormat::E1, Limits::default(), filter);
+    assert!(matches!(engine.event(logged(1).event()).kind, Kind::Unwanted));
     assert!(matches!(engine.event(reset(2).event()).kind, Kind::Unwanted));
-    let wanted = engine.event(refusal(3).connection(40_000).event());
+    let wanted = engine.event(logged(3).connection(40_000).event());
     assert_eq!(wanted.flow, Some(FlowId(0)));
     let (flows, totals) = engine.finish();
     assert_eq!((flows.len(), totals.unwanted, totals.events), (1, 2, 3));

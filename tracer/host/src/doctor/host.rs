@@ -6,7 +6,7 @@ use std::{fs, io};
 use rustix::process::{Resource, getrlimit};
 
 use tracer_common::Hook;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::health::{Machine, MapMemory, Obstacle, Tracing};
 
 use crate::attach::{Kernel, conntrack_is_loaded, symbols};
@@ -22,7 +22,7 @@ const SLABS: &str = "/proc/slabinfo";
 pub fn read(obstacles: Vec<Obstacle>) -> io::Result<(Machine, Tracing)> {
     let symbols = symbols()?;
     let conntrack = conntrack_is_loaded(&symbols);
-    let (mut hooks, mut missing_fields, mut problem, mut era) = (Vec::new(), Vec::new(), None, None);
+    let (mut hooks, mut missing_fields, mut problem, mut log_format) = (Vec::new(), Vec::new(), None, None);
     if conntrack {
         match Kernel::inspect(&symbols) {
             Ok(kernel) => {
@@ -30,17 +30,17 @@ pub fn read(obstacles: Vec<Obstacle>) -> io::Result<(Machine, Tracing)> {
                 let possible = Hook::ALL.into_iter().filter(|hook| *hook != other_tap);
                 hooks = possible.map(|hook| (hook, kernel.plan(hook, &symbols))).collect();
                 missing_fields = kernel.missing_fields();
-                era = Some(kernel.era);
+                log_format = Some(kernel.log_format);
             }
             Err(error) => problem = Some(chain(&error)),
         }
     }
-    let memory = map_memory(era);
+    let memory = map_memory(log_format);
     let tracing = Tracing { obstacles, conntrack, hooks, missing_fields, memory, problem };
-    Ok((machine(era), tracing))
+    Ok((machine(log_format), tracing))
 }
 
-fn machine(era: Option<Era>) -> Machine {
+fn machine(log_format: Option<LogFormat>) -> Machine {
     let uname = rustix::system::uname();
     let mut unread = Vec::new();
     let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kibibytes(&text, "MemTotal:"));
@@ -54,7 +54,7 @@ fn machine(era: Option<Era>) -> Machine {
     Machine {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         kernel: uname.release().to_string_lossy().into_owned(),
-        era,
+        log_format,
         memory,
         entry_bytes,
         programs: PROGRAMS.into_iter().filter(|program| is_installed(program)).collect(),
@@ -85,13 +85,13 @@ fn is_installed(program: &str) -> bool {
     std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
-fn map_memory(era: Option<Era>) -> MapMemory {
+fn map_memory(log_format: Option<LogFormat>) -> MapMemory {
     const CAP_SYS_RESOURCE: u32 = 24;
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
     // Maps were charged to the limit up to 5.10, and whoever has the capability raises it.
-    let counts = era == Some(Era::E1) && effective & (1 << CAP_SYS_RESOURCE) == 0;
+    let counts = log_format == Some(LogFormat::E1) && effective & (1 << CAP_SYS_RESOURCE) == 0;
     MapMemory { locked: counts.then(|| getrlimit(Resource::Memlock).current).flatten(), group_left: group_left() }
 }
 

@@ -7,7 +7,7 @@ use aya::maps::{HashMap, MapData, MapError};
 use zerocopy::{FromBytes, IntoBytes};
 
 use tracer_common::wire::{self, GoneKey};
-use tracer_model::capture::{Item, LookUp, Outcome, Was};
+use tracer_model::capture::{DestroyedTuples, Item, LookUp, Outcome};
 use tracer_model::decode;
 
 use super::{StartError, take_map};
@@ -35,14 +35,14 @@ impl GoneMaps {
     /// Adds to the answer that there is no entry which one there was.
     pub(super) fn complete(&self, mut item: Item) -> Item {
         if let Item::LookedUp(answer) = &mut item
-            && let Outcome::Gone { was } = &mut answer.outcome
+            && let Outcome::NotFound { was } = &mut answer.outcome
         {
             *was = self.find(answer.look_up);
         }
         item
     }
 
-    fn find(&self, look_up: LookUp) -> Option<Was> {
+    fn find(&self, look_up: LookUp) -> Option<DestroyedTuples> {
         let key = key(look_up)?;
         let gone = |map: &HashMap<MapData, Key, Value>| {
             let value = map.get(&key, 0).ok()?;
@@ -50,7 +50,7 @@ impl GoneMaps {
         };
         // The same endpoints may have had a connection before.
         let gone = self.0.iter().filter_map(gone).max_by_key(|gone| gone.at)?;
-        Some(Was { ended: gone.at, original: gone.entry.original, reply: gone.entry.reply })
+        Some(DestroyedTuples { ended: gone.at, original: gone.entry.original, reply: gone.entry.reply })
     }
 }
 

@@ -10,7 +10,7 @@ use tracer_model::host_context::Way;
 use tracer_model::mitigation::{Mitigation, MitigationId, Shows};
 
 use super::journal::{Done, Entry, Journal, JournalError, State};
-use super::run::{RunError, look, run};
+use super::run::{RunError, run, style};
 use crate::BOOT_ID;
 use crate::netns::leads_to;
 
@@ -125,7 +125,7 @@ pub fn prepare(mitigation: &Mitigation, host: &str, places: Vec<(u32, Way)>) -> 
     for step in &mitigation.steps {
         let mut done = Done { run: step.run.clone(), undo: step.undo.clone(), ..Done::default() };
         if let Some(probe) = &step.probe {
-            done.before = look(&probe.command)?;
+            done.before = style(&probe.command)?;
             let applied = || MitigateError::AlreadyApplied { id: mitigation.id, probe: probe.command.clone() };
             match (&probe.shows, &done.before) {
                 (Shows::Presence, Some(_)) => return Err(applied()),
@@ -156,7 +156,7 @@ pub fn apply(entry: &mut Entry, journal: &Journal) -> Result<PathBuf, MitigateEr
     }
     for index in 0..entry.steps.len() {
         let Some(probe) = entry.steps[index].probe.clone() else { continue };
-        entry.steps[index].after = look(&probe)?;
+        entry.steps[index].after = style(&probe)?;
         if entry.steps[index].after == entry.steps[index].before {
             let error = MitigateError::NoEffect { run: entry.steps[index].run.clone(), probe };
             return Err(roll_back(entry, entry.steps.len(), journal, error.to_string(), error));
@@ -188,7 +188,7 @@ fn differences(entry: &Entry) -> Result<Vec<String>, MitigateError> {
     let mut found = Vec::new();
     for step in &entry.steps {
         let Some(probe) = &step.probe else { continue };
-        let now = look(probe)?;
+        let now = style(probe)?;
         if now != step.before {
             found.push(format!(
                 "`{probe}` says {}, before it was {}",
@@ -228,7 +228,7 @@ pub fn plan_undo(entry: &Entry, force: bool) -> Result<Vec<String>, MitigateErro
     for step in &entry.steps {
         // Steps without a probe belong to the one before.
         if let Some(probe) = &step.probe {
-            let now = look(probe)?;
+            let now = style(probe)?;
             skipping = now == step.before;
             let untouched = now == step.after || entry.state == State::Applying;
             if !skipping && !untouched {

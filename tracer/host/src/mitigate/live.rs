@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 
 use tracer_model::capture::{Item, Netns, Request};
-use tracer_model::host_context::Surroundings;
+use tracer_model::host_context::HostContext;
 use tracer_model::ruleset::Rule;
 
 use crate::netns::{answer, home};
@@ -15,7 +15,7 @@ pub struct Seen {
     /// Its conntrack.
     pub facts: Netns,
     /// What there is around it.
-    pub around: Surroundings,
+    pub context: HostContext,
     /// The rules of it that answer with a RST.
     pub rejecting: Vec<Rule>,
 }
@@ -31,24 +31,24 @@ pub fn see(netns: Option<u32>) -> io::Result<Seen> {
         Item::Netns(facts) => facts,
         other => return Err(unexpected(other)),
     };
-    let around = match answer(Request::Surroundings(inode))? {
-        Item::Surroundings(around) => *around,
+    let context = match answer(Request::HostContext(inode))? {
+        Item::HostContext(context) => *context,
         other => return Err(unexpected(other)),
     };
     let rejecting = match answer(Request::Rules(inode))? {
         Item::Rules(rules) => rules.rules,
         other => return Err(unexpected(other)),
     };
-    Ok(Seen { facts, around, rejecting })
+    Ok(Seen { facts, context, rejecting })
 }
 
 /// The addresses that a rule is to be for: those given, else those that the namespace translates to.
 pub fn targets(
-    around: &Surroundings,
+    context: &HostContext,
     addresses: &[std::net::IpAddr],
     interface: Option<&str>,
 ) -> BTreeSet<(Option<String>, std::net::IpAddr)> {
-    let known = around.translated();
+    let known = context.translated();
     if addresses.is_empty() {
         let fits = |on: &Option<String>| interface.is_none() || on.is_none() || on.as_deref() == interface;
         let named = |on: Option<String>| interface.map(str::to_owned).or(on);

@@ -11,7 +11,7 @@ const SUPERUSER: &str = "/usr/local/sbin:/usr/sbin:/sbin";
 pub enum RunError {
     /// It is no command.
     #[error("`{0}` cannot be split into words")]
-    Words(String),
+    LogMessage(String),
     /// Its program could not be started.
     #[error("`{line}`: {error}")]
     Start {
@@ -33,7 +33,8 @@ pub enum RunError {
 }
 
 fn output(line: &str) -> Result<Output, RunError> {
-    let words = shlex::split(line).filter(|words| !words.is_empty()).ok_or_else(|| RunError::Words(line.to_owned()))?;
+    let words =
+        shlex::split(line).filter(|words| !words.is_empty()).ok_or_else(|| RunError::LogMessage(line.to_owned()))?;
     let path = env::var("PATH").map_or_else(|_| SUPERUSER.to_owned(), |path| format!("{path}:{SUPERUSER}"));
     let mut command = Command::new(&words[0]);
     command.args(&words[1..]).env("PATH", path).env("LC_ALL", "C").stdin(Stdio::null());
@@ -57,23 +58,23 @@ pub(super) fn run(line: &str) -> Result<(), RunError> {
 }
 
 /// Runs a line that only looks: what it prints, or nothing where it fails.
-pub(super) fn look(line: &str) -> Result<Option<String>, RunError> {
+pub(super) fn style(line: &str) -> Result<Option<String>, RunError> {
     let Output { status, stdout, .. } = output(line)?;
     Ok(status.success().then(|| String::from_utf8_lossy(&stdout).trim().to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{RunError, look, run};
+    use super::{RunError, run, style};
 
     #[test]
     fn lines_are_run_without_a_shell() {
-        assert_eq!(look("printf %s '$(reboot);x'").unwrap().as_deref(), Some("$(reboot);x"));
-        assert_eq!(look("false").unwrap(), None);
+        assert_eq!(style("printf %s '$(reboot);x'").unwrap().as_deref(), Some("$(reboot);x"));
+        assert_eq!(style("false").unwrap(), None);
         let error = run("sh -c 'echo no such table >&2; exit 3'").unwrap_err();
         assert!(error.to_string().contains("exit status: 3: no such table"), "{error}");
         assert!(matches!(run("no-such-program-at-all"), Err(RunError::Start { .. })));
-        assert!(matches!(run("'open quote"), Err(RunError::Words(_))));
-        assert!(matches!(run(""), Err(RunError::Words(_))));
+        assert!(matches!(run("'open quote"), Err(RunError::LogMessage(_))));
+        assert!(matches!(run(""), Err(RunError::LogMessage(_))));
     }
 }

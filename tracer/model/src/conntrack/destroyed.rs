@@ -6,7 +6,7 @@ use crate::time::Instant;
 
 /// An entry that ended before the packet came that would have belonged to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Gone {
+pub struct DestroyedEntry {
     /// When it ended.
     pub at: Instant,
     /// The entry as it was.
@@ -67,7 +67,7 @@ impl End {
     }
 }
 
-impl Gone {
+impl DestroyedEntry {
     /// What that means for the connection.
     pub const fn end(&self) -> End {
         match (self.by, self.entry.state) {

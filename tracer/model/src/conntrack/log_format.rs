@@ -4,7 +4,7 @@ use std::fmt;
 
 /// Which shape of the code a kernel has. Distributions backport at will: it is detected, never read off a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Era {
+pub enum LogFormat {
     /// 5.10: `nf_ct_l4proto_log_invalid(skb, ct, fmt, …)`; every window failure is INVALID.
     E1,
     /// 5.15 to 6.0: the hook state is passed too; every window failure is INVALID.
@@ -18,7 +18,7 @@ pub enum Era {
     Unknown,
 }
 
-impl Era {
+impl LogFormat {
     /// The word used for it in every output.
     pub const fn name(self) -> &'static str {
         match self {
@@ -32,11 +32,11 @@ impl Era {
 
     /// The era with this name.
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::E1, Self::E2, Self::E3, Self::E4, Self::Unknown].into_iter().find(|era| era.name() == name)
+        [Self::E1, Self::E2, Self::E3, Self::E4, Self::Unknown].into_iter().find(|log_format| log_format.name() == name)
     }
 }
 
-impl fmt::Display for Era {
+impl fmt::Display for LogFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }

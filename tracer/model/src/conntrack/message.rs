@@ -5,7 +5,7 @@
 //! 6.1, 6.6, 6.9, 6.12, 6.18 and 7.2.
 
 use super::window::Failure;
-use crate::conntrack::log_format::Era;
+use crate::conntrack::log_format::LogFormat;
 
 /// What conntrack did with the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -158,7 +158,7 @@ impl Message {
     }
 
     /// What conntrack did with the packet in a kernel of this era.
-    pub const fn verdict(self, era: Era) -> Verdict {
+    pub const fn verdict(self, log_format: LogFormat) -> Verdict {
         match self {
             Self::Window { failure: Failure::SeqOver | Failure::AckOver, .. }
             | Self::InvalidState
@@ -169,16 +169,16 @@ impl Message {
             | Self::BadFlags => Verdict::Invalid,
             // The words changed together with the verdict: a kernel that gives the bound lets the packet pass. Where the
             // words and the kernel's era contradict each other, nobody knows before the RST shows it.
-            Self::Window { failure: Failure::SeqUnder | Failure::AckUnder, logged } => match (logged, era) {
-                (None, Era::E1 | Era::E2 | Era::Unknown) => Verdict::Invalid,
-                (Some(_), Era::E3 | Era::E4 | Era::Unknown) => Verdict::Ignored,
+            Self::Window { failure: Failure::SeqUnder | Failure::AckUnder, logged } => match (logged, log_format) {
+                (None, LogFormat::E1 | LogFormat::E2 | LogFormat::Unknown) => Verdict::Invalid,
+                (Some(_), LogFormat::E3 | LogFormat::E4 | LogFormat::Unknown) => Verdict::Ignored,
                 _ => Verdict::Unknown,
             },
             // These words are the same in 6.0, where the packet is refused, and in 6.1, where it is let pass.
-            Self::Window { failure: Failure::Overshot, .. } => match era {
-                Era::E2 => Verdict::Invalid,
-                Era::E3 | Era::E4 => Verdict::Ignored,
-                Era::E1 | Era::Unknown => Verdict::Unknown,
+            Self::Window { failure: Failure::Overshot, .. } => match log_format {
+                LogFormat::E2 => Verdict::Invalid,
+                LogFormat::E3 | LogFormat::E4 => Verdict::Ignored,
+                LogFormat::E1 | LogFormat::Unknown => Verdict::Unknown,
             },
             Self::IgnoredInState | Self::ChallengeAck => Verdict::Ignored,
             Self::LoweredTimeout | Self::Other => Verdict::Unknown,
@@ -196,7 +196,7 @@ mod tests {
     use rstest::rstest;
 
     use super::{Message, Verdict};
-    use crate::conntrack::log_format::Era;
+    use crate::conntrack::log_format::LogFormat;
     use crate::conntrack::window::Failure;
 
     const fn window(failure: Failure, logged: Option<u32>) -> Message {
@@ -208,95 +208,101 @@ mod tests {
     #[case(
         "%s",
         "SEQ is under the lower bound (already ACKed data retransmitted)",
-        Era::E1,
+        LogFormat::E1,
         window(Failure::SeqUnder, None),
         Verdict::Invalid
     )]
     #[case(
         "%s",
         "ACK is over the upper bound (ACKed data not seen yet)",
-        Era::E1,
+        LogFormat::E1,
         window(Failure::AckOver, None),
         Verdict::Invalid
     )]
-    #[case("invalid packet ignored in state %s ", "ESTABLISHED", Era::E1, Message::IgnoredInState, Verdict::Ignored)]
-    #[case("invalid state", "", Era::E1, Message::InvalidState, Verdict::Invalid)]
+    #[case(
+        "invalid packet ignored in state %s ",
+        "ESTABLISHED",
+        LogFormat::E1,
+        Message::IgnoredInState,
+        Verdict::Ignored
+    )]
+    #[case("invalid state", "", LogFormat::E1, Message::InvalidState, Verdict::Invalid)]
     // 5.15 and 6.0: the words of 5.10 after another argument, and the overshot
     #[case(
         "%s",
         "ACK is under the lower bound (possible overly delayed ACK)",
-        Era::E2,
+        LogFormat::E2,
         window(Failure::AckUnder, None),
         Verdict::Invalid
     )]
-    #[case("%u bytes more than expected", "", Era::E2, window(Failure::Overshot, Some(7)), Verdict::Invalid)]
+    #[case("%u bytes more than expected", "", LogFormat::E2, window(Failure::Overshot, Some(7)), Verdict::Invalid)]
     #[case(
         "packet (index %d) in dir %d ignored, state %s",
         "ESTABLISHED",
-        Era::E2,
+        LogFormat::E2,
         Message::IgnoredInState,
         Verdict::Ignored
     )]
     // 6.1 and later: three-way
-    #[case("%u bytes more than expected", "", Era::E3, window(Failure::Overshot, Some(7)), Verdict::Ignored)]
+    #[case("%u bytes more than expected", "", LogFormat::E3, window(Failure::Overshot, Some(7)), Verdict::Ignored)]
     #[case(
         "SEQ is under lower bound %u (already ACKed data retransmitted)",
         "",
-        Era::E4,
+        LogFormat::E4,
         window(Failure::SeqUnder, Some(7)),
         Verdict::Ignored
     )]
     #[case(
         "ignored ACK under lower bound %u (possible overly delayed)",
         "",
-        Era::E3,
+        LogFormat::E3,
         window(Failure::AckUnder, Some(7)),
         Verdict::Ignored
     )]
     #[case(
         "SEQ is over upper bound %u (over the window of the receiver)",
         "",
-        Era::E4,
+        LogFormat::E4,
         window(Failure::SeqOver, Some(7)),
         Verdict::Invalid
     )]
     #[case(
         "packet (index %d, dir %d) response for index %d lower timeout to %u",
         "",
-        Era::E3,
+        LogFormat::E3,
         Message::LoweredTimeout,
         Verdict::Unknown
     )]
     // nf_l4proto_log_invalid
-    #[case("%s", "bad checksum", Era::E4, Message::BadChecksum, Verdict::Invalid)]
-    #[case("%s", "invalid new", Era::E4, Message::InvalidNew, Verdict::Invalid)]
+    #[case("%s", "bad checksum", LogFormat::E4, Message::BadChecksum, Verdict::Invalid)]
+    #[case("%s", "invalid new", LogFormat::E4, Message::InvalidNew, Verdict::Invalid)]
     // words and era contradict each other
     #[case(
         "SEQ is under lower bound %u (already ACKed data retransmitted)",
         "",
-        Era::E1,
+        LogFormat::E1,
         window(Failure::SeqUnder, Some(7)),
         Verdict::Unknown
     )]
     #[case(
         "%s",
         "SEQ is under the lower bound (already ACKed data retransmitted)",
-        Era::E4,
+        LogFormat::E4,
         window(Failure::SeqUnder, None),
         Verdict::Unknown
     )]
     // words of a kernel to come
-    #[case("the segment is %s", "odd", Era::E4, Message::Other, Verdict::Unknown)]
-    #[case("%u bytes more than expected", "", Era::Unknown, window(Failure::Overshot, Some(7)), Verdict::Unknown)]
+    #[case("the segment is %s", "odd", LogFormat::E4, Message::Other, Verdict::Unknown)]
+    #[case("%u bytes more than expected", "", LogFormat::Unknown, window(Failure::Overshot, Some(7)), Verdict::Unknown)]
     fn recognises(
         #[case] format: &str,
         #[case] text: &str,
-        #[case] era: Era,
+        #[case] log_format: LogFormat,
         #[case] message: Message,
         #[case] verdict: Verdict,
     ) {
         let found = Message::recognise(format, text, 7);
         assert_eq!(found, message);
-        assert_eq!(found.verdict(era), verdict);
+        assert_eq!(found.verdict(log_format), verdict);
     }
 }

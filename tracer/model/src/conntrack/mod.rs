@@ -10,8 +10,8 @@ pub mod message;
 pub mod seq;
 pub mod window;
 
-pub use destroyed::{End, EndedBy, Gone};
+pub use destroyed::{DestroyedEntry, End, EndedBy};
 pub use entry::{Direction, Entry, Nfct, Seen, Status, TcpState, Tuple};
-pub use log_format::Era;
+pub use log_format::LogFormat;
 pub use message::{Message, Verdict};
 pub use seq::Seq;

@@ -12,7 +12,7 @@
 
 use super::entry::{Direction, Entry, Seen};
 use super::seq::Seq;
-use crate::conntrack::log_format::Era;
+use crate::conntrack::log_format::LogFormat;
 
 /// `MAXACKWINCONST`: an acknowledgement may always be this many bytes old.
 pub const MAX_ACK_WINDOW: u32 = 66_000;
@@ -158,7 +158,7 @@ pub fn explain(
     segment: &Segment,
     entry: &Entry,
     direction: Direction,
-    era: Era,
+    log_format: LogFormat,
 ) -> Option<Explanation> {
     let (sender, receiver) = (entry.side(direction), entry.side(direction.other()));
     let computed = compare(failure, segment, sender, receiver);
@@ -177,14 +177,14 @@ pub fn explain(
         receiver: *receiver,
         direction,
         source,
-        agrees: check(segment, entry, direction, era) == Some(failure),
+        agrees: check(segment, entry, direction, log_format) == Some(failure),
     })
 }
 
 /// The first inequality that a segment misses, in the order in which kernels of this era test them.
 ///
 /// The entry must be as the check saw it: after the sender's side was initialised, before an overshot is recorded.
-pub fn check(segment: &Segment, entry: &Entry, direction: Direction, era: Era) -> Option<Failure> {
+pub fn check(segment: &Segment, entry: &Entry, direction: Direction, log_format: LogFormat) -> Option<Failure> {
     let (sender, receiver) = (entry.side(direction), entry.side(direction.other()));
     let fails = |failure| compare(failure, segment, sender, receiver).excess() > 0;
     let window_known = receiver.td_maxwin != 0;
@@ -192,15 +192,15 @@ pub fn check(segment: &Segment, entry: &Entry, direction: Direction, era: Era) -
     if fails(Failure::SeqOver) {
         let overshot = segment.end.minus(sender.td_maxend.0).plus(1).0;
         let only_seq = window_known && !seq_under && !fails(Failure::AckOver) && !fails(Failure::AckUnder);
-        let tolerated = era != Era::E1 && only_seq && overshot <= receiver.td_maxwin;
+        let tolerated = log_format != LogFormat::E1 && only_seq && overshot <= receiver.td_maxwin;
         return Some(if tolerated { Failure::Overshot } else { Failure::SeqOver });
     }
     let ack_over = fails(Failure::AckOver).then_some(Failure::AckOver);
     let seq_under = seq_under.then_some(Failure::SeqUnder);
     let ack_under = || fails(Failure::AckUnder).then_some(Failure::AckUnder);
-    match era {
-        Era::E1 | Era::E2 => seq_under.or(ack_over).or_else(ack_under),
-        Era::E3 | Era::E4 | Era::Unknown => ack_over.or(seq_under).or_else(ack_under),
+    match log_format {
+        LogFormat::E1 | LogFormat::E2 => seq_under.or(ack_over).or_else(ack_under),
+        LogFormat::E3 | LogFormat::E4 | LogFormat::Unknown => ack_over.or(seq_under).or_else(ack_under),
     }
 }
 
@@ -210,7 +210,7 @@ mod tests {
 
     use super::{BoundSource, Failure, MAX_ACK_WINDOW, Segment, check, explain};
     use crate::conntrack::entry::Status;
-    use crate::conntrack::log_format::Era;
+    use crate::conntrack::log_format::LogFormat;
     use crate::conntrack::{Direction, Entry, Seen, Seq, TcpState, Tuple};
 
     /// The check on numbers that do not wrap: positions in a stream, as far from zero as they like. It is written down
@@ -246,7 +246,7 @@ mod tests {
             }
         }
 
-        fn find(&self, era: Era) -> Option<Found> {
+        fn find(&self, log_format: LogFormat) -> Option<Found> {
             let oldest_ack = self.r_end - if self.s_maxwin > 66_000 { self.s_maxwin } else { 66_000 };
             let lowest_end = self.s_end - self.r_maxwin;
             let one = self.seq > self.s_maxend;
@@ -257,7 +257,7 @@ mod tests {
                 let overshot = self.end - self.s_maxend + 1;
                 let alone = !two && !three && !four && self.r_maxwin != 0 && overshot <= self.r_maxwin;
                 let distance = self.seq - self.s_maxend;
-                return Some(if alone && era != Era::E1 {
+                return Some(if alone && log_format != LogFormat::E1 {
                     Found { failure: Failure::Overshot, logged: overshot, distance }
                 } else {
                     Found { failure: Failure::SeqOver, logged: self.s_maxend + 1, distance }
@@ -278,8 +278,8 @@ mod tests {
                 logged: oldest_ack - 1,
                 distance: oldest_ack - self.sack(),
             });
-            match era {
-                Era::E1 | Era::E2 => second.or(third).or(fourth),
+            match log_format {
+                LogFormat::E1 | LogFormat::E2 => second.or(third).or(fourth),
                 _ => third.or(second).or(fourth),
             }
         }
@@ -367,22 +367,22 @@ mod tests {
             model in situation(),
             sender in prop_oneof![any::<u32>(), (u32::MAX - 5_000_000)..=u32::MAX, 0u32..5_000_000],
             receiver in prop_oneof![any::<u32>(), (u32::MAX - 5_000_000)..=u32::MAX, 0u32..5_000_000],
-            era in prop_oneof![Just(Era::E1), Just(Era::E2), Just(Era::E3), Just(Era::E4)],
+            log_format in prop_oneof![Just(LogFormat::E1), Just(LogFormat::E2), Just(LogFormat::E3), Just(LogFormat::E4)],
         ) {
             let (segment, entry) = model.wrapped(sender, receiver);
-            let found = model.find(era);
-            prop_assert_eq!(check(&segment, &entry, Direction::Reply, era), found.as_ref().map(|found| found.failure));
+            let found = model.find(log_format);
+            prop_assert_eq!(check(&segment, &entry, Direction::Reply, log_format), found.as_ref().map(|found| found.failure));
             let Some(Found { failure, logged, distance }) = found else { return Ok(()) };
             let base = if matches!(failure, Failure::AckOver | Failure::AckUnder) { receiver } else { sender };
             let logged = if failure == Failure::Overshot { 0 } else { base }
                 .wrapping_add(u32::try_from(logged.rem_euclid(1 << 32)).unwrap());
 
-            let computed = explain(failure, None, &segment, &entry, Direction::Reply, era).unwrap();
+            let computed = explain(failure, None, &segment, &entry, Direction::Reply, log_format).unwrap();
             prop_assert_eq!(i64::from(computed.distance), distance);
             prop_assert_eq!(computed.source, BoundSource::Entry);
             prop_assert!(computed.agrees);
 
-            let confirmed = explain(failure, Some(logged), &segment, &entry, Direction::Reply, era).unwrap();
+            let confirmed = explain(failure, Some(logged), &segment, &entry, Direction::Reply, log_format).unwrap();
             prop_assert_eq!(confirmed.source, BoundSource::EntryAndKernel);
             prop_assert_eq!(confirmed.bound, computed.bound);
             prop_assert_eq!(confirmed.distance, computed.distance);
@@ -405,7 +405,7 @@ mod tests {
             r_sack: false,
         };
         let (segment, entry) = model.wrapped(0, 0);
-        let explained = explain(Failure::SeqUnder, None, &segment, &entry, Direction::Reply, Era::E1).unwrap();
+        let explained = explain(Failure::SeqUnder, None, &segment, &entry, Direction::Reply, LogFormat::E1).unwrap();
         assert_eq!(explained.bound, Seq(3_271_635_926));
         assert_eq!(explained.value, Seq(3_270_669_047));
         assert_eq!(explained.distance, 966_879);
@@ -431,7 +431,8 @@ mod tests {
         let logged = 50_000 - 20_000 - 1;
         model.s_end = 55_000;
         let (segment, entry) = model.wrapped(0, 0);
-        let explained = explain(Failure::SeqUnder, Some(logged), &segment, &entry, Direction::Reply, Era::E4).unwrap();
+        let explained =
+            explain(Failure::SeqUnder, Some(logged), &segment, &entry, Direction::Reply, LogFormat::E4).unwrap();
         assert_eq!(explained.source, BoundSource::Kernel);
         assert_eq!(explained.bound, Seq(30_000));
         assert_eq!(explained.distance, 29_000);
@@ -452,6 +453,6 @@ mod tests {
             r_sack: false,
         };
         let (segment, entry) = model.wrapped(0, 0);
-        assert_eq!(explain(Failure::SeqOver, None, &segment, &entry, Direction::Reply, Era::E1), None);
+        assert_eq!(explain(Failure::SeqOver, None, &segment, &entry, Direction::Reply, LogFormat::E1), None);
     }
 }

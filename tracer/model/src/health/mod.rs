@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use tracer_common::Hook;
 
 use crate::capture::HookState;
-use crate::conntrack::log_format::Era;
+use crate::conntrack::log_format::LogFormat;
 use crate::ruleset::Rule;
 use crate::ruleset::audit::Audit;
 use crate::shell::word;
@@ -60,7 +60,7 @@ pub struct Machine {
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
     /// The era of conntrack's logging code, where conntrack is loaded.
-    pub era: Option<Era>,
+    pub log_format: Option<LogFormat>,
     /// Bytes of memory (`MemTotal` of /proc/meminfo).
     pub memory: Option<u64>,
     /// Bytes of an entry without its extensions, where the kernel tells.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::ports::{Destination, PortUse, Ranges};
 use crate::conntrack::{Status, TcpState};
-use crate::table_usage::{Census, Counting, Service};
+use crate::table_usage::{Counting, Service, TableUsage};
 use crate::time::Instant;
 
 /// NAT addresses with a destination that are counted at the same time.
@@ -38,7 +38,7 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
     /// Who holds the entries, and what they go to.
-    pub census: Census,
+    pub table_usage: TableUsage,
     /// Entries per IP protocol number.
     pub protocols: BTreeMap<u8, u64>,
     /// Entries per TCP state.
@@ -58,7 +58,7 @@ pub struct Table {
 /// A count going on.
 #[derive(Debug)]
 pub struct Tally {
-    holders: Counting,
+    backends: Counting,
     protocols: BTreeMap<u8, u64>,
     states: BTreeMap<TcpState, u64>,
     unreplied: u64,
@@ -73,7 +73,7 @@ impl Tally {
     /// One that knows which ports rules translate to.
     pub fn new(ranges: Ranges) -> Self {
         Self {
-            holders: Counting::default(),
+            backends: Counting::default(),
             protocols: BTreeMap::new(),
             states: BTreeMap::new(),
             unreplied: 0,
@@ -87,7 +87,7 @@ impl Tally {
 
     /// Counts an entry.
     pub fn add(&mut self, entry: &Entry) {
-        self.holders.add(entry.source, entry.service);
+        self.backends.add(entry.source, entry.service);
         if let Some(protocol) = entry.protocol {
             *self.protocols.entry(protocol).or_default() += 1;
         }
@@ -118,7 +118,7 @@ impl Tally {
 
     /// Entries so far.
     pub const fn entries(&self) -> u64 {
-        self.holders.entries()
+        self.backends.entries()
     }
 
     /// The result.
@@ -135,7 +135,7 @@ impl Tally {
         ports.sort_unstable_by_key(|usage| (std::cmp::Reverse((usage.permille(), usage.used)), usage.destination));
         ports.truncate(KEPT);
         Table {
-            census: self.holders.finish(netns, at, problem),
+            table_usage: self.backends.finish(netns, at, problem),
             protocols: self.protocols,
             states: self.states,
             unreplied: self.unreplied,

@@ -17,7 +17,7 @@ const LATE: Duration = Duration::from_secs(5);
 
 /// What was seen of a namespace's ruleset.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Looks {
+pub struct Snapshots {
     /// Soon after the first packet was rejected.
     first: Rules,
     /// When the capture ended.
@@ -26,7 +26,7 @@ pub struct Looks {
 
 /// The rules that can have rejected a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Suspects {
+pub struct Candidates {
     /// They, at most [`LISTED`].
     pub rules: Vec<Rule>,
     /// How many they are.
@@ -37,7 +37,7 @@ pub struct Suspects {
     pub problems: Vec<String>,
 }
 
-impl Suspects {
+impl Candidates {
     /// The rule, where it is the only one and nothing suggests that there may be others.
     pub fn only(&self) -> Option<&Rule> {
         match self.rules.as_slice() {
@@ -47,7 +47,7 @@ impl Suspects {
     }
 }
 
-impl Looks {
+impl Snapshots {
     /// A first look.
     pub const fn new(first: Rules) -> Self {
         Self { first, last: None }
@@ -64,7 +64,7 @@ impl Looks {
     }
 
     /// The rules that can have rejected the packet of this event.
-    pub fn suspects(&self, event: &Event) -> Suspects {
+    pub fn candidates(&self, event: &Event) -> Candidates {
         let between = self.first.at < event.at;
         let last = self.last.as_ref().filter(|_| between);
         let mut pool: Vec<&Rule> = self.first.rules.iter().collect();
@@ -95,16 +95,16 @@ impl Looks {
         if after > LATE {
             problems.push(format!("the ruleset was read only {} s after the packet was rejected", after.as_secs()));
         }
-        Suspects { count: left.len(), of, rules: left.into_iter().take(LISTED).cloned().collect(), problems }
+        Candidates { count: left.len(), of, rules: left.into_iter().take(LISTED).cloned().collect(), problems }
     }
 
     /// Whether the rule's counter shows that it did not match a packet at this time.
     fn did_not_count(&self, rule: &Rule, at: Instant) -> bool {
-        let counted = |look: &Rules| look.rules.iter().find(|seen| seen.same(rule))?.packets;
-        let looks = [Some(&self.first), self.last.as_ref()];
-        let after = looks.into_iter().flatten().find(|look| look.began > at);
+        let counted = |style: &Rules| style.rules.iter().find(|seen| seen.same(rule))?.packets;
+        let snapshots = [Some(&self.first), self.last.as_ref()];
+        let after = snapshots.into_iter().flatten().find(|style| style.began > at);
         let before = (self.first.at < at).then_some(&self.first);
-        let Some((after, then)) = after.and_then(|look| Some((look, counted(look)?))) else { return false };
+        let Some((after, then)) = after.and_then(|style| Some((style, counted(style)?))) else { return false };
         if before.is_some_and(|before| began_anew(before, after)) {
             return false;
         }

@@ -14,7 +14,7 @@ use crate::event::NfHook;
 use crate::shell::{nft_name, word, xtables_name};
 use crate::time::Instant;
 
-pub use candidates::{LISTED, Looks, Suspects};
+pub use candidates::{Candidates, LISTED, Snapshots};
 pub use chains::Chains;
 pub use test::{Key, Shown, Test};
 

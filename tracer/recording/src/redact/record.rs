@@ -6,7 +6,9 @@ use bytes::Bytes;
 use zerocopy::{FromZeros, IntoBytes};
 
 use tracer_common::Hook;
-use tracer_common::wire::{self, ARGS, Conntrack, Gone, OLDEST, OwnSocket, RECORD_SIZE, Record, Tuple, VERSION};
+use tracer_common::wire::{
+    self, ARGS, Conntrack, Gone as DestroyedEntry, OLDEST, OwnSocket, RECORD_SIZE, Record, Tuple, VERSION,
+};
 use tracer_model::decode::trimmed;
 
 use super::Redactor;
@@ -102,9 +104,9 @@ impl Redactor {
         Conntrack { tuples: [self.wire_tuple(original), self.wire_tuple(reply)], reserved: 0, ..*ct }
     }
 
-    fn gone(&mut self, gone: &Gone) -> Gone {
-        let Gone { time_ns, portid, left, caller, pid, comm, ct } = gone;
-        Gone {
+    fn gone(&mut self, gone: &DestroyedEntry) -> DestroyedEntry {
+        let DestroyedEntry { time_ns, portid, left, caller, pid, comm, ct } = gone;
+        DestroyedEntry {
             time_ns: *time_ns,
             portid: *portid,
             left: *left,

@@ -24,9 +24,9 @@ impl Known {
             },
             Item::Netns(netns) => drop(self.namespaces.insert(netns.inode, netns.clone())),
             Item::Rules(rules) => {
-                let looks = self.rules.entry(rules.netns).or_insert_with(|| (rules.clone(), None));
-                if looks.0 != *rules {
-                    looks.1 = Some(rules.clone());
+                let snapshots = self.rules.entry(rules.netns).or_insert_with(|| (rules.clone(), None));
+                if snapshots.0 != *rules {
+                    snapshots.1 = Some(rules.clone());
                 }
             }
             // These are of a moment.
@@ -34,8 +34,8 @@ impl Known {
             | Item::Counters(_)
             | Item::Suppressed(_)
             | Item::LookedUp(_)
-            | Item::Census(_)
-            | Item::Surroundings(_)
+            | Item::TableUsage(_)
+            | Item::HostContext(_)
             | Item::Gap(_)
             | Item::Ended(_) => {}
         }

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 
 use tracer_advice::report::{FlowReport, Report};
-use tracer_engine::flow::{Flow, Refusal, Strength};
+use tracer_engine::flow::{ConntrackVerdict, EvidenceRank, Flow};
 use tracer_model::capture::{HookState, Origin};
 use tracer_model::cause::{Cause, Diagnosis};
 use tracer_model::conntrack::Seen;
@@ -18,7 +18,7 @@ use tracer_model::finding::Finding;
 use tracer_model::mitigation::Mitigation;
 
 use super::{escape, sequence, window};
-use crate::style::Look;
+use crate::style::TextStyle;
 use crate::words::{Headline, Mark, Step, Weight, counted, grouped};
 use crate::{json, words};
 
@@ -57,7 +57,7 @@ pub(super) struct Page<'a> {
     headlines: Vec<Headline<'a>>,
     causes: Vec<(Cause, u64)>,
     rows: Vec<Row<'a>>,
-    told: Vec<Told<'a>>,
+    told: Vec<AnnotatedEvent<'a>>,
     folded: Option<String>,
     several_namespaces: bool,
     hooks: Vec<HookRow>,
@@ -80,7 +80,7 @@ struct Row<'a> {
 }
 
 /// A flow that is told in full.
-struct Told<'a> {
+struct AnnotatedEvent<'a> {
     number: usize,
     open: bool,
     row: Row<'a>,
@@ -125,7 +125,7 @@ impl<'a> Page<'a> {
         let evidence = escape::json(&String::from_utf8_lossy(&document));
         let mut causes: BTreeMap<Cause, u64> = BTreeMap::new();
         for flow in &report.flows {
-            *causes.entry(flow.flow.story.diagnosis.cause).or_default() += 1;
+            *causes.entry(flow.flow.incident.diagnosis.cause).or_default() += 1;
         }
         let is_told: std::collections::BTreeSet<usize> = told.iter().copied().collect();
         let rows = report.flows.iter().enumerate().map(|(index, flow)| {
@@ -161,7 +161,11 @@ impl<'a> Page<'a> {
             headlines: words::headlines(report, STORIES),
             causes: causes.into_iter().collect(),
             rows: rows.collect(),
-            told: told.iter().enumerate().map(|(place, index)| Told::new(report, *index, place, told.len())).collect(),
+            told: told
+                .iter()
+                .enumerate()
+                .map(|(place, index)| AnnotatedEvent::new(report, *index, place, told.len()))
+                .collect(),
             folded,
             several_namespaces: report.flows.windows(2).any(|pair| netns(&pair[0]) != netns(&pair[1])),
             hooks: report.hooks.iter().map(HookRow::new).collect(),
@@ -180,12 +184,12 @@ impl<'a> Page<'a> {
 
 /// The flows that are told in full, in the order of the report: of each kind the first ones, then the first ones of all.
 fn told(report: &Report) -> Vec<usize> {
-    let mut of_kind: BTreeMap<(Strength, Diagnosis), usize> = BTreeMap::new();
+    let mut of_kind: BTreeMap<(EvidenceRank, Diagnosis), usize> = BTreeMap::new();
     let mut chosen = Vec::new();
     let mut rest = Vec::new();
     for (index, flow) in report.flows.iter().enumerate() {
-        let story = &flow.flow.story;
-        let count = of_kind.entry((story.strength(), story.diagnosis)).or_default();
+        let incident = &flow.flow.incident;
+        let count = of_kind.entry((incident.rank(), incident.diagnosis)).or_default();
         *count += 1;
         if *count <= OF_EACH_KIND { chosen.push(index) } else { rest.push(index) }
     }
@@ -200,7 +204,10 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let attached = report.hooks.iter().filter(|line| line.state == HookState::Attached).count();
     let mut facts = vec![
         ("Host", report.host.hostname.clone()),
-        ("Kernel", format!("Linux {} (conntrack's logging of era {})", report.host.kernel, report.host.era.name())),
+        (
+            "Kernel",
+            format!("Linux {} (conntrack's logging of era {})", report.host.kernel, report.host.log_format.name()),
+        ),
         ("Hooks", format!("{} of {} attached", attached, report.hooks.len())),
         ("Events", words::events(report)),
         ("Packets refused", grouped(report.summary.tally.invalid)),
@@ -228,7 +235,7 @@ impl<'a> Row<'a> {
     fn new(report: &'a Report, flow: &'a FlowReport, index: usize) -> Self {
         let key = &flow.flow.key;
         let stations = [Some(key.client()), key.nat(), key.service(), Some(key.server())];
-        let diagnosis = flow.flow.story.diagnosis;
+        let diagnosis = flow.flow.incident.diagnosis;
         let tally = flow.flow.tally();
         Self {
             number: index + 1,
@@ -249,13 +256,13 @@ impl<'a> Row<'a> {
     }
 }
 
-impl<'a> Told<'a> {
+impl<'a> AnnotatedEvent<'a> {
     fn new(whole: &'a Report, index: usize, place: usize, of: usize) -> Self {
         let report = &whole.flows[index];
         let (flow, host) = (&report.flow, &whole.host);
         let number = index + 1;
         let (mut before, mut steps): (Vec<String>, Vec<StepView>) = (Vec::new(), Vec::new());
-        for mut step in words::steps(report, host, Look::default()) {
+        for mut step in words::steps(report, host, TextStyle::default()) {
             step.text = step.text.replace(words::TIED, " ");
             match (step.mark, steps.last_mut()) {
                 (Mark::More, Some(last)) => last.more.push(step.text),
@@ -267,16 +274,16 @@ impl<'a> Told<'a> {
         let told = steps.iter().map(|view| format!("{} {} {}", view.step.time, view.step.who, view.step.text));
         let description: Vec<String> = told.collect();
         let title = format!("Time and sequence of flow {number}");
-        let story = &flow.story;
-        let refusals = story.follows.iter().chain(&story.refusal);
-        let windows = refusals.enumerate().filter_map(|(nth, refusal)| {
-            Some(WindowView::new(refusal, refusal.window.as_ref()?, &format!("w{number}-{nth}"), number))
+        let incident = &flow.incident;
+        let refusals = incident.follows.iter().chain(&incident.logged);
+        let windows = refusals.enumerate().filter_map(|(nth, logged)| {
+            Some(WindowView::new(logged, logged.window.as_ref()?, &format!("w{number}-{nth}"), number))
         });
         Self {
             number,
             open: place < UNFOLDED || of <= UNFOLDED_ALL,
             row: Row::new(whole, report, index),
-            sentence: (story.strength() >= Strength::Forwarded).then(|| words::story(flow)),
+            sentence: (incident.rank() >= EvidenceRank::Forwarded).then(|| words::incident(flow)),
             before,
             sequence: sequence::draw(report, host, &format!("s{number}"), &title, &description.join(". ")),
             windows: windows.collect(),
@@ -308,10 +315,10 @@ impl StepView {
 }
 
 impl WindowView {
-    fn new(refusal: &Refusal, explained: &Explanation, id: &str, number: usize) -> Self {
+    fn new(logged: &ConntrackVerdict, explained: &Explanation, id: &str, number: usize) -> Self {
         let (sender, receiver) = (words::end_of(explained.direction), words::end_of(explained.direction.other()));
         Self {
-            picture: window::draw(refusal, explained, id, &format!("Window check of flow {number}")),
+            picture: window::draw(logged, explained, id, &format!("Window check of flow {number}")),
             inequality: format!("{}: {}", explained.failure.inequality(), words::inequality(explained)),
             text: words::window(explained),
             sides: vec![("sender", sender, explained.sender), ("receiver", receiver, explained.receiver)],

@@ -9,7 +9,7 @@ use tracer_advice::report::Report;
 use tracer_engine::session::replay;
 use tracer_model::capture::{Damage, HookState, Origin, Outcome};
 use tracer_model::filter::Filter;
-use tracer_model::ruleset::{Backend, Family, Hooks, Rule, Suspects};
+use tracer_model::ruleset::{Backend, Candidates, Family, Hooks, Rule};
 use tracer_recording::Reader;
 
 use super::write;
@@ -213,11 +213,11 @@ fn hostile(text: &str) -> Report {
     };
     for flow in &mut report.flows {
         flow.netns_name = Some(own());
-        flow.suspects = Some(Suspects { rules: vec![rule.clone()], count: 1, of: 1, problems: vec![own()] });
+        flow.candidates = Some(Candidates { rules: vec![rule.clone()], count: 1, of: 1, problems: vec![own()] });
         for exclusion in &mut flow.excluded {
             exclusion.because = own();
         }
-        for fate in &mut flow.flow.fates {
+        for fate in &mut flow.flow.entry_statuses {
             fate.outcome = Outcome::Failed { because: own() };
         }
     }

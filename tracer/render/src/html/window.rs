@@ -2,7 +2,7 @@
 //!
 //! All places are differences to the bound that was missed, so that the wrap-around of sequence numbers is nowhere.
 
-use tracer_engine::flow::Refusal;
+use tracer_engine::flow::ConntrackVerdict;
 use tracer_model::conntrack::Seq;
 use tracer_model::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
 
@@ -46,12 +46,12 @@ struct Plan {
 }
 
 /// Draws the window check that a segment failed. `id` makes the picture's identifiers unique.
-pub(super) fn draw(refusal: &Refusal, window: &Explanation, id: &str, title: &str) -> String {
-    let (canvas, height) = picture(refusal, window);
+pub(super) fn draw(logged: &ConntrackVerdict, window: &Explanation, id: &str, title: &str) -> String {
+    let (canvas, height) = picture(logged, window);
     canvas.finish(id, WIDTH, height, title, &words::window(window))
 }
 
-fn plan(refusal: &Refusal, window: &Explanation) -> Plan {
+fn plan(logged: &ConntrackVerdict, window: &Explanation) -> Plan {
     let (s, r) = (&window.sender, &window.receiver);
     let (sender, receiver) = (words::end_of(window.direction), words::end_of(window.direction.other()));
     let point = |number: Seq, what: String| Point { at: i64::from(number.since(window.bound)), number, what };
@@ -89,7 +89,7 @@ fn plan(refusal: &Refusal, window: &Explanation) -> Plan {
     } else {
         points.iter().position(|point| point.at == 0)
     };
-    let segment = match refusal.event.packet.filter(|_| !acknowledges) {
+    let segment = match logged.event.packet.filter(|_| !acknowledges) {
         Some(packet) => vec![point(packet.seq, "seq".to_owned()), point(packet.end(), "end".to_owned())],
         None => vec![point(window.value, if acknowledges { "ack" } else { "segment" }.to_owned())],
     };
@@ -103,8 +103,8 @@ fn scaled(bytes: i64, window: i64, (least, most): (i32, i32)) -> (i32, bool) {
     (exact.clamp(least, most), (least..=most).contains(&exact))
 }
 
-fn picture(refusal: &Refusal, window: &Explanation) -> (Canvas, i32) {
-    let plan = plan(refusal, window);
+fn picture(logged: &ConntrackVerdict, window: &Explanation) -> (Canvas, i32) {
+    let plan = plan(logged, window);
     let bytes = match (plan.window.first(), plan.window.last()) {
         (Some(first), Some(last)) => last.at - first.at,
         _ => 0,

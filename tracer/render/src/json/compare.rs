@@ -236,7 +236,7 @@ fn capture(side: &Side) -> Capture<'_> {
     let host = &report.host;
     Capture {
         source,
-        host: types::Host { hostname: &host.hostname, kernel: &host.kernel, era: host.era.name() },
+        host: types::Host { hostname: &host.hostname, kernel: &host.kernel, log_format: host.log_format.name() },
         whyrst: &host.tool,
         started: rfc3339(host.clock, report.started),
         ended: rfc3339(host.clock, report.ended),

@@ -16,7 +16,7 @@ use tracer_model::health::sizing::Sizing;
 use tracer_model::health::sysctls::ALL;
 use tracer_model::health::table::Table;
 use tracer_model::ruleset::audit::{Does, Noted};
-use tracer_model::table_usage::Census;
+use tracer_model::table_usage::TableUsage;
 
 use super::{finding, types, writing};
 
@@ -52,7 +52,7 @@ struct Host<'a> {
     hostname: &'a str,
     kernel: &'a str,
     /// The era of conntrack's logging code; absent where conntrack is not loaded.
-    era: Option<&'static str>,
+    log_format: Option<&'static str>,
     memory_bytes: Option<u64>,
     /// Bytes of a conntrack entry without its extensions, where the kernel tells.
     entry_bytes: Option<u64>,
@@ -209,7 +209,7 @@ impl<'a> Doctor<'a> {
             host: Host {
                 hostname: &host.hostname,
                 kernel: &host.kernel,
-                era: host.era.map(tracer_model::conntrack::log_format::Era::name),
+                log_format: host.log_format.map(tracer_model::conntrack::log_format::LogFormat::name),
                 memory_bytes: host.memory,
                 entry_bytes: host.entry_bytes,
             },
@@ -265,7 +265,7 @@ impl<'a> Namespace<'a> {
             interval_s: namespace.seconds(),
             expectations: namespace.after.expectations,
             counters: Counter::ALL.into_iter().filter_map(|counter| count(namespace, counter)).collect(),
-            table: namespace.table.as_ref().map(holders),
+            table: namespace.table.as_ref().map(backends),
             nat_ports: namespace.table.iter().flat_map(|table| &table.ports).map(ports).collect(),
             sysctls: ALL
                 .iter()
@@ -292,11 +292,11 @@ fn count(namespace: &health::Namespace, counter: Counter) -> Option<(&'static st
     Some((counter.name(), Count { total, per_s: namespace.rate(counter), by_cpu }))
 }
 
-fn holders(table: &Table) -> Holders<'_> {
+fn backends(table: &Table) -> Holders<'_> {
     fn list<T: ToString>(counts: &[(T, u64)]) -> Vec<Holder> {
         counts.iter().map(|(what, entries)| Holder { what: what.to_string(), entries: *entries }).collect()
     }
-    let Census { entries, problem, sources, services, .. } = &table.census;
+    let TableUsage { entries, problem, sources, services, .. } = &table.table_usage;
     Holders {
         counted: *entries,
         partial: problem.as_deref(),

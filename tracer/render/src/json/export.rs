@@ -12,7 +12,7 @@ use tracer_model::decode::padded;
 use tracer_model::evidence;
 
 use super::{hexadecimal, side, types, writing};
-use crate::step::Told;
+use crate::step::AnnotatedEvent;
 
 /// The identifier of the schema of a line of `whyrst export --format jsonl`.
 pub const EXPORT_SCHEMA: &str = "whyrst.export.v1";
@@ -143,7 +143,7 @@ impl<'r, W: Write> JsonLines<'r, W> {
     }
 
     /// Adds an event.
-    pub fn event(&mut self, told: Told<'_>) -> io::Result<()> {
+    pub fn event(&mut self, told: AnnotatedEvent<'_>) -> io::Result<()> {
         let Some(trace) = types::Trace::new(told.observed, told.flow, told.host) else { return Ok(()) };
         let event = told.event;
         self.events += 1;
@@ -157,7 +157,7 @@ impl<'r, W: Write> JsonLines<'r, W> {
             headers: headers(told.record),
             entry: event.entry.as_ref().map(entry),
             ended_entry: event.gone.as_ref().map(|gone| entry(&gone.entry)),
-            incomplete: event.notes.incomplete,
+            incomplete: event.flags.incomplete,
         })))
     }
 

@@ -15,17 +15,17 @@ use tracer_advice::explain::{Group, LogReport};
 use tracer_advice::report::{FlowReport, Report};
 use tracer_engine::conclusion::HookLine;
 use tracer_engine::engine::{Kind, Observed};
-use tracer_engine::flow::{Flow, PeerSeen, Refusal, Reset, Tally};
+use tracer_engine::flow::{ConntrackVerdict, Flow, PeerSeen, Reset, Tally};
 use tracer_model::capture::{HookState, Host, Origin, Outcome};
 use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::window::{BoundSource, Explanation};
-use tracer_model::conntrack::{Direction, EndedBy, Gone, Nfct, Seen, TcpState, Verdict};
+use tracer_model::conntrack::{DestroyedEntry, Direction, EndedBy, Nfct, Seen, TcpState, Verdict};
 use tracer_model::event::{Event, Interface};
 use tracer_model::finding::Finding;
 use tracer_model::mitigation::Mitigation;
 use tracer_model::packet::Packet;
-use tracer_model::ruleset::{Rule, Suspects};
+use tracer_model::ruleset::{Candidates, Rule};
 use tracer_model::time::{ClockOffset, Instant};
 
 use super::words;
@@ -78,7 +78,7 @@ pub fn write_log(report: &LogReport, to: &mut dyn io::Write) -> io::Result<()> {
         schema: EXPLAIN_SCHEMA,
         lines: report.lines,
         of_conntrack: report.of_conntrack,
-        era: report.era.map(Era::name),
+        log_format: report.log_format.map(LogFormat::name),
         groups: report.groups.iter().map(log_group).collect(),
         own_resets: report.own_resets,
         remarks: report.remarks,
@@ -126,14 +126,14 @@ impl<'a> types::Trace<'a> {
     fn new(observed: &Observed, flow: Option<&Flow>, host: &'a Host) -> Option<Self> {
         let (event, step, diagnosis, confidence, explained) = match &observed.kind {
             Kind::Unwanted => return None,
-            Kind::Refusal(refusal, diagnosis) => {
-                let shape = Box::new(conntrack(refusal, None));
-                let step = match refusal.verdict {
+            Kind::ConntrackVerdict(logged, diagnosis) => {
+                let shape = Box::new(conntrack(logged, None));
+                let step = match logged.verdict {
                     Verdict::Invalid => types::Step::ConntrackInvalid(shape),
                     Verdict::Ignored => types::Step::ConntrackIgnored(shape),
                     Verdict::Unknown => types::Step::ConntrackUndecided(shape),
                 };
-                (&refusal.event, step, Some(*diagnosis), None, refusal.window)
+                (&logged.event, step, Some(*diagnosis), None, logged.window)
             }
             Kind::Remark(event) => {
                 let text = event.words.as_ref().map(ToString::to_string);
@@ -143,16 +143,16 @@ impl<'a> types::Trace<'a> {
                 let shape = Box::new(reset_sent(reset, false, host, flow));
                 (&reset.event, types::Step::ResetSent(shape), Some(*diagnosis), Some(*confidence), None)
             }
-            Kind::Departure(event) => {
+            Kind::ResetOutput(event) => {
                 let output = event.output.map(|output| output.to_string());
-                (event, types::Step::ResetLeft { output }, None, None, None)
+                (event, types::Step::ResetOutput { output }, None, None, None)
             }
             Kind::PeerReset(event) => {
                 let from = event.tuple().and_then(|tuple| flow?.end(tuple.dst));
                 let step = types::Step::PeerResetSent { netns: None, from, answered: packet_of(event) };
                 (event, step, None, None, None)
             }
-            Kind::Arrival(event) => {
+            Kind::ResetReceived(event) => {
                 let step = arrived(flow, event.input, event.packet.as_ref());
                 (event, step, Some(Diagnosis::plain(Cause::PeerReset)), None, None)
             }
@@ -182,7 +182,7 @@ impl<'a> types::Report<'a> {
             host: types::Host {
                 hostname: &report.host.hostname,
                 kernel: &report.host.kernel,
-                era: report.host.era.name(),
+                log_format: report.host.log_format.name(),
             },
             capture: types::Capture {
                 source: match &report.origin {
@@ -228,8 +228,8 @@ impl Serialize for types::Flows<'_> {
 impl<'a> types::Flow<'a> {
     fn new(report: &'a FlowReport, whole: &'a Report) -> Self {
         let flow = &report.flow;
-        let (story, tally, clock) = (&flow.story, flow.tally(), whole.host.clock);
-        let words = story.refusal.as_ref().and_then(|refusal| refusal.event.words.as_ref());
+        let (incident, tally, clock) = (&flow.incident, flow.tally(), whole.host.clock);
+        let words = incident.logged.as_ref().and_then(|logged| logged.event.words.as_ref());
         Self {
             client: flow.key.client().to_string(),
             nat: flow.key.nat().map(|nat| nat.to_string()),
@@ -240,14 +240,14 @@ impl<'a> types::Flow<'a> {
             zone: flow.key.zone,
             tcp_state: flow.state.map(|state| state.to_string()),
             assured: flow.assured,
-            cause: types::Cause(story.diagnosis.cause),
-            reason: story.diagnosis.reason.map(types::Reason).map(types::FlowReason::Word).or_else(|| {
+            cause: types::Cause(incident.diagnosis.cause),
+            reason: incident.diagnosis.reason.map(types::Reason).map(types::FlowReason::Word).or_else(|| {
                 words::kernel_reason(flow, &whole.host).map(|reason| types::FlowReason::Kernel(reason.into()))
             }),
-            confidence: types::Confidence(story.confidence),
+            confidence: types::Confidence(incident.confidence),
             reset_by: flow.reset_by().map(types::ResetBy),
-            rule: report.suspects.as_ref().map(reject_rule),
-            reset_effect: story.reset.as_ref().map(|reset| reset.effect.name()),
+            rule: report.candidates.as_ref().map(reject_rule),
+            reset_effect: incident.reset.as_ref().map(|reset| reset.effect.name()),
             invalid_packets: tally.invalid,
             ignored_packets: tally.ignored,
             resets: tally.resets,
@@ -256,7 +256,7 @@ impl<'a> types::Flow<'a> {
             last: rfc3339(clock, flow.last),
             causes: if flow.causes.len() > 1 { flow.causes.iter().map(count).collect() } else { Vec::new() },
             chain: chain(flow, whole),
-            window: story.refusal.as_ref().and_then(|refusal| refusal.window).map(|explained| window(&explained)),
+            window: incident.logged.as_ref().and_then(|logged| logged.window).map(|explained| window(&explained)),
             kernel_text: words.map(ToString::to_string),
             excluded: report
                 .excluded
@@ -269,8 +269,8 @@ impl<'a> types::Flow<'a> {
 }
 
 fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
-    let story = &flow.story;
-    let began = story.began().unwrap_or(flow.first);
+    let incident = &flow.incident;
+    let began = incident.began().unwrap_or(flow.first);
     let clock = report.host.clock;
     let step = |at: Instant, step: types::Step<'a>| types::ChainStep {
         at: rfc3339(clock, at),
@@ -278,36 +278,36 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
         step,
     };
     let mut steps = Vec::new();
-    if let Some(gone) = story.gone() {
+    if let Some(gone) = incident.gone() {
         steps.push(step(gone.at, entry_ended(gone, began)));
     }
-    for refusal in &story.follows {
-        steps.push(step(refusal.event.at, types::Step::ConntrackIgnored(Box::new(conntrack(refusal, None)))));
+    for logged in &incident.follows {
+        steps.push(step(logged.event.at, types::Step::ConntrackIgnored(Box::new(conntrack(logged, None)))));
     }
-    if let Some(refusal) = &story.refusal {
-        let shape = Box::new(conntrack(refusal, story.remark.as_ref().map(ToString::to_string)));
+    if let Some(logged) = &incident.logged {
+        let shape = Box::new(conntrack(logged, incident.remark.as_ref().map(ToString::to_string)));
         steps.push(step(
-            refusal.event.at,
-            match refusal.verdict {
+            logged.event.at,
+            match logged.verdict {
                 Verdict::Invalid => types::Step::ConntrackInvalid(shape),
                 Verdict::Ignored => types::Step::ConntrackIgnored(shape),
                 Verdict::Unknown => types::Step::ConntrackUndecided(shape),
             },
         ));
     }
-    if let Some(reset) = &story.reset {
+    if let Some(reset) = &incident.reset {
         if let Some((nfct, destination)) = nat_skipped(flow, reset) {
             steps.push(step(reset.event.at, types::Step::NatSkipped { nfct, destination }));
         }
-        let shown = story.refusal.is_some();
+        let shown = incident.logged.is_some();
         steps.push(step(
             reset.event.at,
             types::Step::ResetSent(Box::new(reset_sent(reset, shown, &report.host, Some(flow)))),
         ));
     }
-    if let Some(departure) = story.departure {
-        let output = departure.output.map(|output| output.to_string());
-        steps.push(step(departure.at, types::Step::ResetLeft { output }));
+    if let Some(reset_output) = incident.reset_output {
+        let output = reset_output.output.map(|output| output.to_string());
+        steps.push(step(reset_output.at, types::Step::ResetOutput { output }));
     }
     if let Some(reset) = flow.peer_reset.as_deref() {
         let what = match reset.seen {
@@ -320,7 +320,7 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
         };
         steps.push(step(reset.at, what));
     }
-    for fate in &flow.fates {
+    for fate in &flow.entry_statuses {
         let not_before = fate.not_before.map(|at| rfc3339(clock, at));
         let what = match &fate.outcome {
             Outcome::Found { state, timeout_s, .. } => {
@@ -332,7 +332,7 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
                     types::Step::EntryState(entry)
                 }
             }
-            Outcome::Gone { .. } => types::Step::EntryGone { not_before },
+            Outcome::NotFound { .. } => types::Step::EntryNotFound { not_before },
             Outcome::Failed { because } => types::Step::EntryUnknown { because },
         };
         steps.push(step(fate.at, what));
@@ -342,7 +342,7 @@ fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
 }
 
 fn arrived<'a>(flow: Option<&Flow>, input: Option<Interface>, segment: Option<&Packet>) -> types::Step<'a> {
-    types::Step::PeerResetArrived {
+    types::Step::PeerResetReceived {
         input: input.map(|interface| interface.to_string()),
         from: flow.and_then(|flow| flow.end(segment?.src)),
         refuses: segment.map(Packet::refuses),
@@ -350,8 +350,8 @@ fn arrived<'a>(flow: Option<&Flow>, input: Option<Interface>, segment: Option<&P
     }
 }
 
-fn entry_ended<'a>(gone: &Gone, began: Instant) -> types::Step<'a> {
-    types::Step::EntryEnded {
+fn entry_ended<'a>(gone: &DestroyedEntry, began: Instant) -> types::Step<'a> {
+    types::Step::EntryDestroyed {
         how: gone.end().name(),
         before_us: u64::try_from((began - gone.at).as_micros()).unwrap_or(u64::MAX),
         tcp_state: gone.entry.state.to_string(),
@@ -384,15 +384,15 @@ pub(super) fn nat_skipped(flow: &Flow, reset: &Reset) -> Option<(&'static str, S
     Some((nfct, destination.to_string()))
 }
 
-fn conntrack(refusal: &Refusal, remark: Option<String>) -> types::Conntrack {
-    let event = &refusal.event;
+fn conntrack(logged: &ConntrackVerdict, remark: Option<String>) -> types::Conntrack {
+    let event = &logged.event;
     types::Conntrack {
         hook: event.hook.name(),
         cpu: event.cpu,
         input: event.input.map(|interface| interface.to_string()),
         output: event.output.map(|interface| interface.to_string()),
         nf_hook: event.nf_hook.map(|hook| hook.to_string()),
-        direction: refusal.direction.map(|direction| match direction {
+        direction: logged.direction.map(|direction| match direction {
             Direction::Original => "original",
             Direction::Reply => "reply",
         }),
@@ -403,7 +403,7 @@ fn conntrack(refusal: &Refusal, remark: Option<String>) -> types::Conntrack {
 }
 
 fn packet_of(event: &Event) -> Option<types::Packet> {
-    event.packet.map(|segment| packet(&segment, event.mark, event.notes.from_fragment))
+    event.packet.map(|segment| packet(&segment, event.mark, event.flags.from_fragment))
 }
 
 fn packet(packet: &Packet, mark: u32, from_fragment: bool) -> types::Packet {
@@ -451,15 +451,15 @@ fn reset_sent<'a>(reset: &Reset, packet_shown: bool, host: &'a Host, flow: Optio
     }
 }
 
-fn reject_rule(suspects: &Suspects) -> types::RejectRule<'_> {
+fn reject_rule(candidates: &Candidates) -> types::RejectRule<'_> {
     types::RejectRule {
-        named: suspects.only().map(named_rule).unwrap_or_default(),
+        named: candidates.only().map(named_rule).unwrap_or_default(),
         certainty: Confidence::Inferred.name(),
-        candidates: suspects.rules.iter().map(named_rule).collect(),
-        candidate_count: suspects.count,
-        of: suspects.of,
-        problems: &suspects.problems,
-        meaning: words::suspects(suspects),
+        candidates: candidates.rules.iter().map(named_rule).collect(),
+        candidate_count: candidates.count,
+        of: candidates.of,
+        problems: &candidates.problems,
+        meaning: words::candidates(candidates),
     }
 }
 

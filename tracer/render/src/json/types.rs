@@ -82,7 +82,7 @@ pub(super) struct Host<'a> {
     /// The kernel's release.
     pub(super) kernel: &'a str,
     /// Era of conntrack's logging code: `e1` (5.10), `e2` (5.15 to 6.0), `e3` (6.1), `e4` (6.1.184, 7.2), `unknown`.
-    pub(super) era: &'static str,
+    pub(super) log_format: &'static str,
 }
 
 /// How the events were captured.
@@ -296,7 +296,7 @@ pub(super) enum Step<'a> {
     /// A further message of conntrack about a packet that it has spoken of before.
     ConntrackRemark { text: Option<String> },
     /// The connection's entry ended before the packet came; `at` is when.
-    EntryEnded {
+    EntryDestroyed {
         /// `expired`, `closed`, `evicted`, `deleted` or `unknown`.
         how: &'static str,
         /// By how much it ended before the packet came.
@@ -317,7 +317,7 @@ pub(super) enum Step<'a> {
     /// This host sent a RST.
     ResetSent(Box<Reset<'a>>),
     /// The RST was seen leaving, untranslated.
-    ResetLeft {
+    ResetOutput {
         #[serde(rename = "out")]
         output: Option<String>,
     },
@@ -333,7 +333,7 @@ pub(super) enum Step<'a> {
         answered: Option<Packet>,
     },
     /// A RST of one of the ends arrived (`--tap`).
-    PeerResetArrived {
+    PeerResetReceived {
         #[serde(rename = "in")]
         input: Option<String>,
         /// `client` or `server`, where that is known.
@@ -347,7 +347,7 @@ pub(super) enum Step<'a> {
     /// The entry is CLOSE: a RST from one end passed through to the other.
     PeerResetForwarded(Entry),
     /// The entry is no longer there.
-    EntryGone {
+    EntryNotFound {
         /// The last time it was there, or was not looked for.
         not_before: Option<String>,
     },
@@ -534,7 +534,7 @@ pub(super) struct LogReport<'a> {
     /// Lines of conntrack.
     pub(super) of_conntrack: u64,
     /// The era whose words these are: `e1` stands for all up to 6.0, `e4` for all from 6.1 on. Null where they do not say.
-    pub(super) era: Option<&'static str>,
+    pub(super) log_format: Option<&'static str>,
     /// Packets that conntrack spoke of.
     pub(super) groups: Vec<LogGroup>,
     /// RSTs of this host on their way out: effects, not causes.

@@ -40,7 +40,7 @@ impl Text<'_> {
 
     pub(super) fn cures(&mut self) -> fmt::Result {
         for mitigation in &self.report.mitigations {
-            cures::write(self.to, mitigation, self.look)?;
+            cures::write(self.to, mitigation, self.style)?;
         }
         if self.report.mitigations.is_empty() {
             return Ok(());

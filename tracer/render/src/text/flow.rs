@@ -15,20 +15,20 @@ impl Text<'_> {
     pub(super) fn flow(&mut self, number: usize, report: &FlowReport) -> fmt::Result {
         let flow = &report.flow;
         let path = self.path(flow);
-        let diagnosis = flow.story.diagnosis;
-        let dot = self.look.dot();
+        let diagnosis = flow.incident.diagnosis;
+        let dot = self.style.dot();
         let reason = diagnosis.reason.map(|reason| reason.name().to_owned());
         let what = match reason.or_else(|| kernel_reason(flow, &self.report.host)) {
             Some(reason) => format!("{} {dot} {reason}", diagnosis.cause),
             None => diagnosis.cause.to_string(),
         };
-        let sure = match flow.story.confidence {
+        let sure = match flow.incident.confidence {
             Confidence::Proven => GOOD,
             Confidence::Inferred => WARN,
         };
-        let sure = (sure, flow.story.confidence.to_string());
+        let sure = (sure, flow.incident.confidence.to_string());
         self.heading(number, &path, &[(Style::new(), what), sure, (Style::new(), self.place(report))])?;
-        for step in steps(report, &self.report.host, self.look) {
+        for step in steps(report, &self.report.host, self.style) {
             self.row(&step.time, step.who, &self.symbol(step.mark), &step.text)?;
         }
         self.below(report)
@@ -46,15 +46,15 @@ impl Text<'_> {
 
     /// The symbol of a step.
     fn symbol(&self, mark: Mark) -> String {
-        let look = self.look;
+        let style = self.style;
         let (style, symbol) = match mark {
             Mark::More => return " ".to_owned(),
-            Mark::Segment => return look.pick("▸", ">").to_owned(),
-            Mark::Back => return look.pick("←", "<").to_owned(),
-            Mark::Entry => return look.pick("·", "-").to_owned(),
+            Mark::Segment => return style.pick("▸", ">").to_owned(),
+            Mark::Back => return style.pick("←", "<").to_owned(),
+            Mark::Entry => return style.pick("·", "-").to_owned(),
             Mark::Unknown => return "?".to_owned(),
-            Mark::Bad => (BAD, look.pick("✗", "x")),
-            Mark::Good => (GOOD, look.pick("✓", "ok")),
+            Mark::Bad => (BAD, style.pick("✗", "x")),
+            Mark::Good => (GOOD, style.pick("✓", "ok")),
             Mark::Unsure => (WARN, "?"),
         };
         format!("{style}{symbol}{style:#}")
@@ -62,7 +62,7 @@ impl Text<'_> {
 
     /// What it was not, and what would cure it.
     fn below(&mut self, report: &FlowReport) -> fmt::Result {
-        let dot = self.look.dot();
+        let dot = self.style.dot();
         if !report.excluded.is_empty() {
             let parts: Vec<String> = report
                 .excluded

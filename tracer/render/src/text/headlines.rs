@@ -34,7 +34,7 @@ impl Text<'_> {
     /// Flows that nothing happened to, a line each; where all are told they follow in full.
     fn accepted(&mut self, flows: &[&Flow]) -> fmt::Result {
         for flow in flows.iter().take(NAMED) {
-            let reason = flow.story.diagnosis.reason.map_or_else(String::new, |reason| format!(" {reason}"));
+            let reason = flow.incident.diagnosis.reason.map_or_else(String::new, |reason| format!(" {reason}"));
             let count = counted(flow.tally().ignored, "packet", "packets");
             writeln!(self.to, "  {}  {FAINT}{count}{reason}{FAINT:#}", self.path(flow))?;
         }

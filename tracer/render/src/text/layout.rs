@@ -38,7 +38,7 @@ impl Text<'_> {
         let key = &flow.key;
         let stations = [Some(key.client()), key.nat(), key.service(), Some(key.server())];
         let stations: Vec<String> = stations.into_iter().flatten().map(|endpoint| endpoint.to_string()).collect();
-        stations.join(&format!(" {} ", self.look.arrow()))
+        stations.join(&format!(" {} ", self.style.arrow()))
     }
 
     /// The heading of a flow: on one line where there is room, else with all but the path below it.
@@ -54,10 +54,10 @@ impl Text<'_> {
             indent + display_width(path) + rest.iter().map(|(_, text)| GAP.len() + display_width(text)).sum::<usize>();
         let styled: Vec<String> = rest.iter().map(|(style, text)| format!("{style}{text}{style:#}")).collect();
         writeln!(self.to)?;
-        if self.look.width.is_none_or(|width| columns <= width) {
+        if self.style.width.is_none_or(|width| columns <= width) {
             return writeln!(self.to, "{STRONG}{label}{path}{STRONG:#}{GAP}{}", styled.join(GAP));
         }
-        let arrow = self.look.arrow();
+        let arrow = self.style.arrow();
         let path = path.replace(&format!(" {arrow}"), &format!("{TIED}{arrow}"));
         self.block(&format!("{STRONG}{label}{STRONG:#}"), indent, STRONG, &path)?;
         writeln!(self.to, "{:indent$}{}", "", styled.join("  "))
@@ -97,13 +97,14 @@ impl Text<'_> {
 
     /// A point in time in the zone in which times are told.
     pub(super) fn local(&self, at: Instant) -> Zoned {
-        self.look.local(self.report.host.clock.wall(at))
+        self.style.local(self.report.host.clock.wall(at))
     }
 
     /// The lines of a text, at least one. Words are never broken: they are to be copied.
     fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
         let text = Plain(text).to_string();
-        let lines = match self.look.width.and_then(|width| width.checked_sub(indent)).filter(|width| *width >= NARROW) {
+        let lines = match self.style.width.and_then(|width| width.checked_sub(indent)).filter(|width| *width >= NARROW)
+        {
             Some(width) => {
                 let options = Options::new(width).break_words(false).word_splitter(WordSplitter::NoHyphenation);
                 textwrap::wrap(&text, options).into_iter().map(std::borrow::Cow::into_owned).collect()

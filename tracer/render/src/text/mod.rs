@@ -15,12 +15,12 @@ use std::fmt::{self, Write};
 use std::time::Duration;
 
 use tracer_advice::report::{FlowReport, Report};
-use tracer_engine::flow::Strength;
+use tracer_engine::flow::EvidenceRank;
 use tracer_model::capture::HookState;
 
 use self::layout::tied;
 use self::overview::Kind;
-use super::style::{FAINT, Look};
+use super::style::{FAINT, TextStyle};
 use super::words::{self, TIED, counted};
 
 /// As many flows are all told step by step; of more, the first of each kind.
@@ -29,18 +29,18 @@ const FEW: usize = 5;
 const KINDS: usize = 8;
 
 /// Renders the report.
-pub fn render(report: &Report, look: Look, all: bool) -> String {
+pub fn render(report: &Report, style: TextStyle, all: bool) -> String {
     let mut text = String::new();
     let several = report.flows.iter().any(|flow| flow.flow.key.netns != report.flows[0].flow.key.netns);
     // Writing to a String does not fail.
-    let _infallible = Text { to: &mut text, report, look, all, several }.report();
+    let _infallible = Text { to: &mut text, report, style, all, several }.report();
     text
 }
 
 struct Text<'a> {
     to: &'a mut String,
     report: &'a Report,
-    look: Look,
+    style: TextStyle,
     /// Nothing is folded.
     all: bool,
     /// The flows are of more than one namespace.
@@ -56,7 +56,7 @@ impl<'a> Text<'a> {
             .report
             .flows
             .iter()
-            .filter(|flow| self.all || flow.flow.story.strength() > Strength::Ignored)
+            .filter(|flow| self.all || flow.flow.incident.rank() > EvidenceRank::Ignored)
             .collect();
         if told.len() > FEW {
             self.overview(&told)?;
@@ -86,7 +86,7 @@ impl<'a> Text<'a> {
             words::events(report),
         ];
         let parts: Vec<String> = parts.iter().map(|part| tied(part)).collect();
-        self.line(FAINT, &parts.join(&format!("{}{} ", TIED, self.look.dot())))?;
+        self.line(FAINT, &parts.join(&format!("{}{} ", TIED, self.style.dot())))?;
         if let Some(hidden) = report.filtered {
             self.line(FAINT, &format!("filtered: {} of other flows left out", counted(hidden, "event", "events")))?;
         }
@@ -96,7 +96,7 @@ impl<'a> Text<'a> {
     /// When the capture began, with whose time it is.
     fn started(&self) -> String {
         let start = self.local(self.report.started);
-        let offset = self.look.offset(start.timestamp());
+        let offset = self.style.offset(start.timestamp());
         let zone = if offset.is_empty() { "UTC" } else { offset.as_str() };
         format!("{} {zone}", start.strftime("%Y-%m-%d %H:%M:%S"))
     }
@@ -110,7 +110,7 @@ impl<'a> Text<'a> {
         let count = kinds.len();
         let mut firsts: Vec<(usize, u64)> = kinds.into_values().collect();
         firsts.sort_unstable();
-        let more = self.look.pick("…", "...");
+        let more = self.style.pick("…", "...");
         for (index, flows) in firsts.into_iter().take(KINDS) {
             self.flow(index + 1, told[index])?;
             if flows > 1 {

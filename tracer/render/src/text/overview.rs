@@ -9,14 +9,14 @@ use anstyle::Style;
 use textwrap::core::display_width;
 
 use tracer_advice::report::FlowReport;
-use tracer_engine::flow::{Flow, Strength};
+use tracer_engine::flow::{EvidenceRank, Flow};
 use tracer_model::capture::Host;
 use tracer_model::cause::{Cause, Reason};
 use tracer_model::time::Instant;
 
 use super::Text;
 use crate::plain::Plain;
-use crate::style::{BAD, FAINT, GOOD, Look, STRONG, WARN};
+use crate::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
 use crate::words::{counted, grouped, kernel_reason};
 
 /// Rows that are shown unless all are asked for.
@@ -29,7 +29,7 @@ const GAP: usize = 2;
 /// What flows have in common that are told of together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind {
-    strength: Reverse<Strength>,
+    rank: Reverse<EvidenceRank>,
     cause: Cause,
     reason: Option<Reason>,
     /// The kernel's own reason.
@@ -38,9 +38,9 @@ pub(super) struct Kind {
 
 impl Kind {
     pub(super) fn of(flow: &Flow, host: &Host) -> Self {
-        let diagnosis = flow.story.diagnosis;
+        let diagnosis = flow.incident.diagnosis;
         Self {
-            strength: Reverse(flow.story.strength()),
+            rank: Reverse(flow.incident.rank()),
             cause: diagnosis.cause,
             reason: diagnosis.reason,
             kernel: kernel_reason(flow, host),
@@ -49,20 +49,20 @@ impl Kind {
 
     /// What became of the flows, in a word.
     const fn outcome(&self) -> (Style, &'static str) {
-        match self.strength.0 {
-            Strength::Killed => (BAD, "reset"),
-            Strength::Forwarded => (WARN, "reset by end"),
-            Strength::Answered => (WARN, "survived RST"),
-            Strength::Refused => (WARN, "refused"),
-            Strength::Counted => (WARN, "only counted"),
-            Strength::Undecided => (FAINT, "unclear"),
-            Strength::Ignored => (GOOD, "accepted"),
+        match self.rank.0 {
+            EvidenceRank::Killed => (BAD, "reset"),
+            EvidenceRank::Forwarded => (WARN, "reset by end"),
+            EvidenceRank::Answered => (WARN, "survived RST"),
+            EvidenceRank::Refused => (WARN, "refused"),
+            EvidenceRank::Counted => (WARN, "only counted"),
+            EvidenceRank::Undecided => (FAINT, "unclear"),
+            EvidenceRank::Ignored => (GOOD, "accepted"),
         }
     }
 
-    fn why(&self, look: Look) -> String {
+    fn why(&self, style: TextStyle) -> String {
         let reason = self.reason.map(Reason::name).or(self.kernel.as_deref());
-        reason.map_or_else(|| self.cause.to_string(), |reason| format!("{} {} {reason}", self.cause, look.dot()))
+        reason.map_or_else(|| self.cause.to_string(), |reason| format!("{} {} {reason}", self.cause, style.dot()))
     }
 }
 
@@ -108,7 +108,7 @@ impl Text<'_> {
         let flows = columns(|row| grouped(row.count.flows).len(), "flows");
         // Where the columns do not fit side by side, the server has a line of its own.
         let before = flows + GAP + outcome + GAP + why + GAP;
-        let width = self.look.width.unwrap_or(usize::MAX);
+        let width = self.style.width.unwrap_or(usize::MAX);
         let stacked = before + server > width;
         let timed = !stacked && before + server + GAP + "first (#)".len() + 12 <= width;
         let mut heading = format!("{:>flows$}  {:outcome$}  {:why$}", "flows", "", "cause");
@@ -149,14 +149,14 @@ impl Text<'_> {
         let mut kinds: BTreeMap<Kind, BTreeMap<SocketAddr, Count>> = BTreeMap::new();
         for (index, report) in told.iter().enumerate() {
             let flow = &report.flow;
-            let one = Count { flows: 1, first: flow.story.began().unwrap_or(flow.first), number: index + 1 };
+            let one = Count { flows: 1, first: flow.incident.began().unwrap_or(flow.first), number: index + 1 };
             let servers = kinds.entry(Kind::of(flow, &self.report.host)).or_default();
             servers.entry(flow.key.server()).and_modify(|count| *count = count.and(one)).or_insert(one);
         }
         let sum = |servers: &[(SocketAddr, Count)]| servers.iter().map(|(_, count)| *count).reduce(Count::and);
         let mut kinds: Vec<(Kind, Vec<(SocketAddr, Count)>)> =
             kinds.into_iter().map(|(kind, servers)| (kind, servers.into_iter().collect())).collect();
-        kinds.sort_by_key(|(kind, servers)| (kind.strength, Reverse(sum(servers).map(|count| count.flows))));
+        kinds.sort_by_key(|(kind, servers)| (kind.rank, Reverse(sum(servers).map(|count| count.flows))));
         let mut rows = Vec::new();
         for (kind, mut servers) in kinds {
             servers.sort_by_key(|(server, count)| (Reverse(count.flows), *server));
@@ -164,7 +164,7 @@ impl Text<'_> {
             // A row for the others saves nothing where it stands for one server.
             let most = if servers.len() == SERVERS + 1 { servers.len() } else { most.min(servers.len()) };
             let (named, others) = servers.split_at(most);
-            let why = Plain(&kind.why(self.look)).to_string();
+            let why = Plain(&kind.why(self.style)).to_string();
             let row = |server: String, count: Count| Row { outcome: kind.outcome(), count, why: why.clone(), server };
             rows.extend(named.iter().map(|(server, count)| row(server.to_string(), *count)));
             rows.extend(sum(others).map(|count| row(format!("{} other servers", grouped(others.len() as u64)), count)));

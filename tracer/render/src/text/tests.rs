@@ -8,14 +8,14 @@ use tracer_advice::report::Report;
 use tracer_common::Hook;
 use tracer_engine::session::Session;
 use tracer_model::capture::{Host, Item, Netns, Origin};
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_model::time::{ClockOffset, Instant};
 use tracer_testing::{Build, GATEWAY, REPLY};
 
 use super::render;
 use crate::plain::is_obeyed;
-use crate::style::Look;
+use crate::style::TextStyle;
 use crate::trace::Lines;
 
 /// 2026-11-20 23:59:59 UTC, in nanoseconds.
@@ -30,7 +30,7 @@ fn host() -> Host {
         hostname: "gw-1".to_owned(),
         kernel: "5.10.0".to_owned(),
         tool: "0.1.0".to_owned(),
-        era: Era::E1,
+        log_format: LogFormat::E1,
         started: Instant(LATE),
         clock: ClockOffset(0),
         ..Host::nobody()
@@ -42,8 +42,8 @@ fn incident(n: u32, time: u64) -> [Build; 2] {
     let (port, skb) = (10_000 + (n % 50_000) as u16, u64::from(n) + 1);
     let text = "SEQ is under the lower bound (already ACKed data retransmitted)";
     let build = |hook, time| Build::from_server(hook, skb, time, OLD, CLIENT_END);
-    let refusal = build(Hook::CtInvalid, time).entry(REPLY, SERVER_END, CLIENT_END).words("%s", text, 0);
-    [refusal.connection(port), build(Hook::ResetV4, time + 1_000).connection(port)]
+    let logged = build(Hook::CtInvalid, time).entry(REPLY, SERVER_END, CLIENT_END).words("%s", text, 0);
+    [logged.connection(port), build(Hook::ResetV4, time + 1_000).connection(port)]
 }
 
 /// A session of these incidents.
@@ -61,12 +61,12 @@ fn report(count: u32, spread: u64) -> Report {
 }
 
 /// The report as it is seen: without colours.
-fn seen(report: &Report, look: Look, all: bool) -> String {
-    anstream::adapter::strip_str(&render(report, look, all)).to_string()
+fn seen(report: &Report, style: TextStyle, all: bool) -> String {
+    anstream::adapter::strip_str(&render(report, style, all)).to_string()
 }
 
-fn wide(width: usize) -> Look {
-    Look { width: Some(width), ..Look::default() }
+fn wide(width: usize) -> TextStyle {
+    TextStyle { width: Some(width), ..TextStyle::default() }
 }
 
 #[rstest]
@@ -147,7 +147,7 @@ fn lines_fit_the_terminal(#[case] width: usize) {
 #[test]
 fn a_terminal_without_symbols_gets_ascii() {
     for count in [1, 20] {
-        let text = seen(&report(count, 1), Look { symbols: false, ..wide(100) }, false);
+        let text = seen(&report(count, 1), TextStyle { symbols: false, ..wide(100) }, false);
         assert!(text.is_ascii(), "{text}");
     }
 }
@@ -210,7 +210,7 @@ fn times_are_told_in_the_zone_asked_for() {
     assert!(utc.contains("2026-11-20 23:59:59 UTC"), "{utc}");
     assert!(utc.contains("  23:59:59.000000 "), "{utc}");
     assert!(utc.contains("       2026-11-21"), "the second is of another day: {utc}");
-    let local = seen(&report, Look { zone, ..wide(100) }, true);
+    let local = seen(&report, TextStyle { zone, ..wide(100) }, true);
     assert!(local.contains("2026-11-20 20:29:59 -03:30"), "{local}");
     assert!(local.contains("  20:29:59.000000 "), "{local}");
     assert!(!local.contains("2026-11-21"), "{local}");
@@ -220,7 +220,7 @@ fn times_are_told_in_the_zone_asked_for() {
 #[test]
 fn an_offset_that_changes_is_told() {
     let zone: &'static TimeZone = Box::leak(Box::new(TimeZone::posix("AAA0BBB,M11.3.6/0,M12.1.0").unwrap()));
-    let text = seen(&report(2, 2 * SECOND), Look { zone, ..wide(100) }, true);
+    let text = seen(&report(2, 2 * SECOND), TextStyle { zone, ..wide(100) }, true);
     assert!(text.contains("2026-11-20 23:59:59 +00:00"), "{text}");
     assert!(text.contains("01:00:01.000000+01:00"), "{text}");
 }

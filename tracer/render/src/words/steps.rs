@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracer_advice::report::FlowReport;
 use tracer_common::Hook;
-use tracer_engine::flow::{Fate, Flow, PeerReset, PeerSeen, Refusal, Reset};
+use tracer_engine::flow::{ConntrackVerdict, EntryStatus, Flow, PeerReset, PeerSeen, Reset};
 use tracer_model::capture::{Host, Outcome};
 use tracer_model::cause::ResetBy;
 use tracer_model::conntrack::{Direction, Nfct, TcpState, Verdict};
@@ -13,9 +13,9 @@ use tracer_model::event::Event;
 use tracer_model::packet::{Flags, Packet};
 use tracer_model::time::Instant;
 
-use super::{TIED, counted, effect, ended, peer, suspects, unaccounted, unanswered, window};
+use super::{TIED, candidates, counted, effect, ended, peer, unaccounted, unanswered, window};
 use crate::json::{nat_skipped, reset_passed_through};
-use crate::style::Look;
+use crate::style::TextStyle;
 
 /// What a step is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,45 +54,46 @@ pub(crate) struct Step {
 }
 
 /// The steps of a flow's story, in order.
-pub(crate) fn steps(report: &FlowReport, host: &Host, look: Look) -> Vec<Step> {
+pub(crate) fn steps(report: &FlowReport, host: &Host, style: TextStyle) -> Vec<Step> {
     let flow = &report.flow;
-    let mut teller = Teller { host, look, flow, began: flow.story.began().unwrap_or(flow.first), steps: Vec::new() };
+    let mut teller =
+        Teller { host, style, flow, began: flow.incident.began().unwrap_or(flow.first), steps: Vec::new() };
     teller.tell(report);
     teller.steps
 }
 
 /// The time of the day, to the microsecond. The offset from UTC is told where it is not that of the capture's beginning.
-pub(crate) fn wall(host: &Host, at: Instant, look: Look) -> String {
-    let local = |at| look.local(host.clock.wall(at));
+pub(crate) fn wall(host: &Host, at: Instant, style: TextStyle) -> String {
+    let local = |at| style.local(host.clock.wall(at));
     let (start, at) = (local(host.started), local(at));
     let offset = if start.offset() == at.offset() { String::new() } else { at.strftime("%:z").to_string() };
     format!("{}{offset}", at.strftime("%H:%M:%S%.6f"))
 }
 
 /// The day, where it is not the one on which the capture began.
-fn day(host: &Host, at: Instant, look: Look) -> Option<String> {
-    let date = |at| look.local(host.clock.wall(at)).date();
+fn day(host: &Host, at: Instant, style: TextStyle) -> Option<String> {
+    let date = |at| style.local(host.clock.wall(at)).date();
     (date(host.started) != date(at)).then(|| date(at).to_string())
 }
 
 /// How long after: `+19 µs`, `+2.07 s`.
-pub(crate) fn after(elapsed: Duration, look: Look) -> String {
+pub(crate) fn after(elapsed: Duration, style: TextStyle) -> String {
     let micros = elapsed.as_micros();
     match micros {
-        0..10_000 => format!("+{micros} {}", look.pick("µs", "us")),
+        0..10_000 => format!("+{micros} {}", style.pick("µs", "us")),
         10_000..1_000_000 => format!("+{} ms", micros / 1_000),
         _ => format!("+{:.2} s", elapsed.as_secs_f64()),
     }
 }
 
 /// A segment as it is told: endpoints, flags, numbers, and how it came.
-pub(crate) fn segment(event: &Event, look: Look) -> String {
+pub(crate) fn segment(event: &Event, style: TextStyle) -> String {
     let Some(packet) = event.packet else { return "a segment whose headers are out of reach".to_owned() };
-    format!("{} {} {}  {}", packet.src, look.arrow(), packet.dst, header(&packet, event, look))
+    format!("{} {} {}  {}", packet.src, style.arrow(), packet.dst, header(&packet, event, style))
 }
 
 /// A segment without its endpoints.
-pub(crate) fn header(packet: &Packet, event: &Event, look: Look) -> String {
+pub(crate) fn header(packet: &Packet, event: &Event, style: TextStyle) -> String {
     let mut text = format!("[{}] seq{TIED}{}..{}", packet.flags, packet.seq, packet.end());
     let mut add = |part: String| text.push_str(&part);
     if packet.flags.has(Flags::ACK) {
@@ -102,20 +103,20 @@ pub(crate) fn header(packet: &Packet, event: &Event, look: Look) -> String {
     for (left, right) in packet.options.sack_blocks() {
         add(format!(" sack{TIED}{left}..{right}"));
     }
-    add(format!("{TIED}{} ttl{TIED}{}", look.dot(), packet.ttl));
+    add(format!("{TIED}{} ttl{TIED}{}", style.dot(), packet.ttl));
     if let Some(interface) = event.input {
-        add(format!("{TIED}{} in{TIED}by{TIED}{interface}", look.dot()));
+        add(format!("{TIED}{} in{TIED}by{TIED}{interface}", style.dot()));
     }
     text
 }
 
 /// What conntrack did with a packet, with its own words.
-pub(crate) fn verdict(refusal: &Refusal) -> String {
-    let event = &refusal.event;
+pub(crate) fn verdict(logged: &ConntrackVerdict) -> String {
+    let event = &logged.event;
     let silent = if event.hook == Hook::NewRefused { " without a word, by tcp_new" } else { "" };
     let quoted =
         event.words.as_ref().map_or(silent.to_owned(), |words| format!(" \"{}\"", words.to_string().trim_end()));
-    let verdict = match refusal.verdict {
+    let verdict = match logged.verdict {
         Verdict::Invalid => "INVALID",
         Verdict::Ignored => "accepted in spite of",
         Verdict::Unknown => "said",
@@ -128,7 +129,7 @@ pub(crate) fn skipped(flow: &Flow, reset: &Reset) -> Option<String> {
     let (_, destination) = nat_skipped(flow, reset)?;
     let why = match reset.event.nfct {
         Some(Nfct::Untracked) => "the packet is exempt from connection tracking",
-        Some(Nfct::None) if flow.story.gone().is_some() => "the packet has no conntrack entry",
+        Some(Nfct::None) if flow.incident.gone().is_some() => "the packet has no conntrack entry",
         Some(Nfct::None) => "the packet has no conntrack entry any more",
         _ => "the packet was taken for the first of a new connection",
     };
@@ -156,12 +157,12 @@ pub(crate) fn numbers(reset: &Reset) -> String {
 }
 
 /// What an end's RST says of that end.
-pub(crate) fn of_end(reset: &PeerReset, look: Look) -> String {
+pub(crate) fn of_end(reset: &PeerReset, style: TextStyle) -> String {
     match reset.seen {
         PeerSeen::Made { answered: Some(_), .. } => ": it has no connection any more".to_owned(),
         PeerSeen::Made { answered: None, .. } => ": it ends the connection".to_owned(),
         PeerSeen::Arrived { input, packet } => {
-            let dot = look.dot();
+            let dot = style.dot();
             let by = input.map_or_else(String::new, |input| format!(" {dot} in by {input}"));
             let what = if packet.refuses() { ": nothing listens there" } else { "" };
             format!("  [{}] seq {} {dot} ttl {}{by}{what}", packet.flags, packet.seq, packet.ttl)
@@ -180,7 +181,7 @@ pub(crate) fn found(flow: &Flow, outcome: &Outcome) -> String {
             let state = state.map_or_else(|| "there".to_owned(), |state| state.to_string());
             format!("still {state}{}", expires(*timeout_s))
         }
-        Outcome::Gone { .. } => "gone".to_owned(),
+        Outcome::NotFound { .. } => "gone".to_owned(),
         Outcome::Failed { because } => format!("not looked up: {because}"),
     }
 }
@@ -209,7 +210,7 @@ pub(crate) fn tally(flow: &Flow) -> Option<String> {
 
 struct Teller<'a> {
     host: &'a Host,
-    look: Look,
+    style: TextStyle,
     flow: &'a Flow,
     began: Instant,
     steps: Vec<Step>,
@@ -218,41 +219,41 @@ struct Teller<'a> {
 impl Teller<'_> {
     fn tell(&mut self, report: &FlowReport) {
         let flow = self.flow;
-        let story = &flow.story;
+        let incident = &flow.incident;
         if let Some(text) = tally(flow) {
             self.more(text);
         }
-        if let Some(day) = day(self.host, self.began, self.look) {
+        if let Some(day) = day(self.host, self.began, self.style) {
             self.step(self.began, day, "", Mark::More, String::new());
         }
-        for before in &story.follows {
-            self.refusal(before);
+        for before in &incident.follows {
+            self.logged(before);
             if let Some(consequence) = unaccounted(before) {
                 self.more(consequence);
             }
         }
-        if let Some(refusal) = &story.refusal {
-            self.refusal(refusal);
-            if let Some(remark) = &story.remark {
+        if let Some(logged) = &incident.logged {
+            self.logged(logged);
+            if let Some(remark) = &incident.remark {
                 self.more(format!("and \"{remark}\""));
             }
-            if !story.follows.is_empty() {
+            if !incident.follows.is_empty() {
                 self.more("conntrack let these bytes pass above, without recording them".to_owned());
             }
-            if let Some(text) = unanswered(flow, refusal).filter(|_| story.reset.is_none()) {
+            if let Some(text) = unanswered(flow, logged).filter(|_| incident.reset.is_none()) {
                 self.more(text);
             }
         }
-        if let Some(reset) = &story.reset {
+        if let Some(reset) = &incident.reset {
             self.reset(reset);
         }
-        if let Some(found) = &report.suspects {
-            self.more(suspects(found));
+        if let Some(found) = &report.candidates {
+            self.more(candidates(found));
         }
         let mut later = self.aftermath();
         // Where nothing was told before, the first of these is when it began.
-        if let Some(first) = later.first_mut().filter(|_| story.refusal.is_none() && story.reset.is_none()) {
-            first.time = wall(self.host, first.at, self.look);
+        if let Some(first) = later.first_mut().filter(|_| incident.logged.is_none() && incident.reset.is_none()) {
+            first.time = wall(self.host, first.at, self.style);
         }
         self.steps.append(&mut later);
     }
@@ -267,29 +268,29 @@ impl Teller<'_> {
     }
 
     fn after(&self, at: Instant) -> String {
-        after(at - self.began, self.look)
+        after(at - self.began, self.style)
     }
 
     fn trigger(&mut self, event: &Event) {
-        let text = segment(event, self.look);
-        self.step(event.at, wall(self.host, event.at, self.look), "", Mark::Segment, text);
+        let text = segment(event, self.style);
+        self.step(event.at, wall(self.host, event.at, self.style), "", Mark::Segment, text);
     }
 
     /// The packet, and what conntrack said of it.
-    fn refusal(&mut self, refusal: &Refusal) {
-        let event = &refusal.event;
+    fn logged(&mut self, logged: &ConntrackVerdict) {
+        let event = &logged.event;
         self.trigger(event);
-        let mark = match refusal.verdict {
+        let mark = match logged.verdict {
             Verdict::Invalid => Mark::Bad,
             Verdict::Ignored => Mark::Good,
             Verdict::Unknown => Mark::Unsure,
         };
-        let same = after(Duration::ZERO, self.look);
-        self.step(event.at, same, "conntrack", mark, verdict(refusal));
-        if let Some(explained) = &refusal.window {
+        let same = after(Duration::ZERO, self.style);
+        self.step(event.at, same, "conntrack", mark, verdict(logged));
+        if let Some(explained) = &logged.window {
             self.more(window(explained));
         }
-        if refusal.verdict == Verdict::Invalid && refusal.direction == Some(Direction::Original) {
+        if logged.verdict == Verdict::Invalid && logged.direction == Some(Direction::Original) {
             let source = self.flow.key.client();
             self.more(format!("a refused packet of the client's side keeps its private source {source}"));
         }
@@ -298,13 +299,13 @@ impl Teller<'_> {
     fn reset(&mut self, reset: &Reset) {
         let (flow, event) = (self.flow, &reset.event);
         // A socket that resets its connection of its own accord answers nothing.
-        let shown = flow.story.refusal.is_some() || event.own_socket().is_some();
+        let shown = flow.incident.logged.is_some() || event.own_socket().is_some();
         if !shown {
             self.trigger(event);
         }
-        let first = flow.story.refusal.is_none() && shown;
-        let time = if first { wall(self.host, event.at, self.look) } else { self.after(event.at) };
-        if let Some(gone) = flow.story.gone()
+        let first = flow.incident.logged.is_none() && shown;
+        let time = if first { wall(self.host, event.at, self.style) } else { self.after(event.at) };
+        if let Some(gone) = flow.incident.gone()
             && reset.by == ResetBy::GatewayStack
         {
             self.step(event.at, time.clone(), "conntrack", Mark::Bad, ended(gone, event.at));
@@ -313,7 +314,7 @@ impl Teller<'_> {
             self.step(event.at, time.clone(), "nat", Mark::Bad, text);
         }
         let to = event.tuple().map_or_else(|| "its sender".to_owned(), |tuple| tuple.src.to_string());
-        let mut text = format!("RST {} {to}{}", self.look.arrow(), numbers(reset));
+        let mut text = format!("RST {} {to}{}", self.style.arrow(), numbers(reset));
         // A String takes any write.
         let _infallible = write!(text, ": {}", effect(reset, peer(Some(flow), reset)));
         if reset.doubtful {
@@ -333,21 +334,21 @@ impl Teller<'_> {
 
     /// What happened after the RST, in order of time.
     fn aftermath(&self) -> Vec<Step> {
-        let (flow, look) = (self.flow, self.look);
+        let (flow, style) = (self.flow, self.style);
         let mut steps = Vec::new();
         let mut add = |at: Instant, who, mark, text| {
             steps.push(Step { at, time: self.after(at), who, mark, text });
         };
-        if let Some(departure) = flow.story.departure {
-            let by = departure.output.map_or_else(String::new, |output| format!(" by {output}"));
-            add(departure.at, "", Mark::Segment, format!("the RST left{by}, untranslated"));
+        if let Some(reset_output) = flow.incident.reset_output {
+            let by = reset_output.output.map_or_else(String::new, |output| format!(" by {output}"));
+            add(reset_output.at, "", Mark::Segment, format!("the RST left{by}, untranslated"));
         }
         if let Some(reset) = flow.peer_reset.as_deref() {
             let who = flow.end(reset.tuple.src).unwrap_or("an end");
-            let text = format!("RST {} {}{}", look.arrow(), reset.tuple.dst, of_end(reset, look));
+            let text = format!("RST {} {}{}", style.arrow(), reset.tuple.dst, of_end(reset, style));
             add(reset.at, who, Mark::Back, text);
         }
-        for fate in &flow.fates {
+        for fate in &flow.entry_statuses {
             add(fate.at, "entry", fate_mark(flow, fate), found(flow, &fate.outcome) + &self.since(fate));
         }
         steps.sort_by_key(|step| step.at);
@@ -355,17 +356,17 @@ impl Teller<'_> {
     }
 
     /// When an entry was last found otherwise.
-    fn since(&self, fate: &Fate) -> String {
+    fn since(&self, fate: &EntryStatus) -> String {
         let since = |at: Instant| format!(" (not before {})", self.after(at));
         let known = fate.not_before.filter(|_| !matches!(fate.outcome, Outcome::Failed { .. }));
         known.map(since).unwrap_or_default()
     }
 }
 
-fn fate_mark(flow: &Flow, fate: &Fate) -> Mark {
+fn fate_mark(flow: &Flow, fate: &EntryStatus) -> Mark {
     match &fate.outcome {
         Outcome::Failed { .. } => Mark::Unknown,
         outcome if passed_through(flow, outcome) => Mark::Back,
-        Outcome::Found { .. } | Outcome::Gone { .. } => Mark::Entry,
+        Outcome::Found { .. } | Outcome::NotFound { .. } => Mark::Entry,
     }
 }

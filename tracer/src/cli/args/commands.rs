@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum, ValueHint};
 
 use tracer_host::mitigate::journal::DIRECTORY;
-use tracer_model::conntrack::log_format::Era;
+use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::mitigation::MitigationId;
 
 use super::values::{duration, duration_or_none, interface, mitigation_parser, service};
@@ -83,8 +83,8 @@ pub(in crate::cli) struct Explain {
     pub(in crate::cli) format: Format,
     /// Which kernel wrote the log, where its words do not tell: e1 (5.10), e2 (5.15 to 6.0), e3 or e4 (6.1 and later) [default: what its
     /// words tell]
-    #[arg(long, value_name = "ERA", value_parser = PossibleValuesParser::new(["e1", "e2", "e3", "e4"]).map(|word| Era::from_name(&word).unwrap_or(Era::Unknown)))]
-    pub(in crate::cli) era: Option<Era>,
+    #[arg(long, value_name = "ERA", value_parser = PossibleValuesParser::new(["e1", "e2", "e3", "e4"]).map(|word| LogFormat::from_name(&word).unwrap_or(LogFormat::Unknown)))]
+    pub(in crate::cli) log_format: Option<LogFormat>,
     /// List every flow
     #[arg(short, long)]
     pub(in crate::cli) verbose: bool,

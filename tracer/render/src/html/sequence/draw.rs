@@ -152,10 +152,10 @@ impl Sheet<'_> {
     fn entry(&mut self, flow: &Flow, placed: &[Placed<'_>], bottom: i32) {
         let Some(line) = self.lanes.line(Lane::Conntrack) else { return };
         let ends = placed.iter().find(|placed| placed.row.entry_ends).map(|placed| placed.y);
-        let story = &flow.story;
+        let incident = &flow.incident;
         let made_for_it =
-            matches!(story.reset.as_ref().and_then(|reset| reset.event.nfct), Some(Nfct::Entry(CtInfo::New)));
-        let until = match (story.gone().is_some(), story.entry().is_some() && !made_for_it) {
+            matches!(incident.reset.as_ref().and_then(|reset| reset.event.nfct), Some(Nfct::Entry(CtInfo::New)));
+        let until = match (incident.gone().is_some(), incident.entry().is_some() && !made_for_it) {
             (true, _) => ends.unwrap_or(self.lanes.top),
             (false, true) => ends.unwrap_or(bottom - 4),
             (false, false) => return,

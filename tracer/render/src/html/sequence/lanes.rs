@@ -65,7 +65,7 @@ impl Lanes {
     pub(super) fn of(flow: &Flow, host: &Host) -> Self {
         let own = own_end(flow);
         let key = &flow.key;
-        let maker = flow.story.reset.as_ref().map(|reset| match reset.by {
+        let maker = flow.incident.reset.as_ref().map(|reset| match reset.by {
             ResetBy::GatewayRejectRule => "REJECT rule",
             ResetBy::GatewaySocket => "socket",
             ResetBy::GatewayStack | ResetBy::Peer => "TCP stack",
@@ -82,7 +82,7 @@ impl Lanes {
         if let Some(end) = own {
             let address = if end == "client" { key.client() } else { key.server() };
             // That a segment was for an address of the gateway's does not make it an end of the connection.
-            let is_end = matches!(flow.story.diagnosis.cause, Cause::NoListener | Cause::LocalSocket);
+            let is_end = matches!(flow.incident.diagnosis.cause, Cause::NoListener | Cause::LocalSocket);
             title.push(if is_end { format!("itself the {end}: {address}") } else { format!("addressed as {address}") });
         }
         let (mut x, mut gateway, mut lines) = (AXIS, (0, 0), Vec::new());
@@ -126,7 +126,7 @@ impl Lanes {
 
 /// The end of a flow whose address is the gateway's own, and not one that it translates.
 fn own_end(flow: &Flow) -> Option<&'static str> {
-    let reset = flow.story.reset.as_ref().filter(|reset| reset.by != ResetBy::GatewayRejectRule)?;
+    let reset = flow.incident.reset.as_ref().filter(|reset| reset.by != ResetBy::GatewayRejectRule)?;
     let own = reset.event.tuple()?.dst;
     if own == flow.key.client() {
         Some("client")

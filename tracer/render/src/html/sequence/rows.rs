@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tracer_advice::report::FlowReport;
 use tracer_engine::effect::Effect;
-use tracer_engine::flow::{Flow, PeerSeen, Refusal, Reset, Strength};
+use tracer_engine::flow::{ConntrackVerdict, EvidenceRank, Flow, PeerSeen, Reset};
 use tracer_model::capture::{Host, Outcome};
 use tracer_model::cause::ResetBy;
 use tracer_model::conntrack::{Direction, Verdict};
@@ -13,7 +13,7 @@ use tracer_model::event::Event;
 use tracer_model::time::Instant;
 
 use super::lanes::Lane;
-use crate::style::Look;
+use crate::style::TextStyle;
 use crate::words;
 
 /// Where an arrow begins or ends.
@@ -89,15 +89,15 @@ const MAKER: Place = Place::Inside(Lane::Maker);
 /// The rows of a flow, in order of time.
 pub(super) fn rows(report: &FlowReport) -> Vec<Row> {
     let flow = &report.flow;
-    let story = &flow.story;
+    let incident = &flow.incident;
     let mut rows = Rows { flow, rows: Vec::new() };
-    for before in &story.follows {
-        rows.refusal(before);
+    for before in &incident.follows {
+        rows.logged(before);
     }
-    if let Some(refusal) = &story.refusal {
-        rows.refusal(refusal);
+    if let Some(logged) = &incident.logged {
+        rows.logged(logged);
     }
-    if let Some(reset) = &story.reset {
+    if let Some(reset) = &incident.reset {
         rows.reset(reset, report);
     }
     rows.aftermath();
@@ -120,11 +120,11 @@ impl Rows<'_> {
 
     /// A segment that came to the gateway.
     fn segment(&mut self, event: &Event) {
-        let look = Look::default();
+        let style = TextStyle::default();
         let from = event.packet.and_then(|packet| self.flow.end(packet.src));
         let text = match event.packet {
-            Some(packet) => words::header(&packet, event, look),
-            None => words::segment(event, look),
+            Some(packet) => words::header(&packet, event, style),
+            None => words::segment(event, style),
         };
         let shown = match from {
             Some(end) => Shown::Arrow(Place::End(end), CONNTRACK),
@@ -133,20 +133,20 @@ impl Rows<'_> {
         self.add(event.at, shown, Known::Seen, Tone::Plain, &text);
     }
 
-    fn refusal(&mut self, refusal: &Refusal) {
-        let at = refusal.event.at;
-        self.segment(&refusal.event);
-        let (sign, tone) = match refusal.verdict {
+    fn logged(&mut self, logged: &ConntrackVerdict) {
+        let at = logged.event.at;
+        self.segment(&logged.event);
+        let (sign, tone) = match logged.verdict {
             Verdict::Invalid => (Sign::Cross, Tone::Bad),
             Verdict::Ignored => (Sign::Check, Tone::Good),
             Verdict::Unknown => (Sign::Question, Tone::Plain),
         };
-        let mut text = words::verdict(refusal);
-        if let Some(window) = &refusal.window {
+        let mut text = words::verdict(logged);
+        if let Some(window) = &logged.window {
             text = format!("{text}: {}", words::missed(window));
         }
         self.add(at, Shown::Sign(CONNTRACK, sign), Known::Seen, tone, &text);
-        let to = match (refusal.verdict, refusal.direction) {
+        let to = match (logged.verdict, logged.direction) {
             (Verdict::Ignored, Some(Direction::Original)) => "server",
             (Verdict::Ignored, Some(Direction::Reply)) => "client",
             _ => return,
@@ -159,8 +159,8 @@ impl Rows<'_> {
         let (flow, event) = (self.flow, &reset.event);
         let at = event.at;
         let own = event.own_socket().is_some();
-        let told = flow.story.refusal.is_some();
-        let gone = flow.story.gone();
+        let told = flow.incident.logged.is_some();
+        let gone = flow.incident.gone();
         if let Some(gone) = gone {
             let text = format!("entry ended: {}", gone_by(&words::ended(gone, at)));
             self.add(gone.at, Shown::Sign(CONNTRACK, Sign::Cross), Known::Seen, Tone::Plain, &text).entry_ends = true;
@@ -180,8 +180,8 @@ impl Rows<'_> {
             };
             self.add(at, Shown::Arrow(CONNTRACK, MAKER), Known::Seen, Tone::Plain, &text);
         }
-        if let Some(suspects) = &report.suspects {
-            self.add(at, Shown::Sign(MAKER, Sign::Dot), Known::Concluded, Tone::Plain, &words::suspects(suspects));
+        if let Some(candidates) = &report.candidates {
+            self.add(at, Shown::Sign(MAKER, Sign::Dot), Known::Concluded, Tone::Plain, &words::candidates(candidates));
         }
         let to = event.tuple().and_then(|tuple| flow.end(tuple.src));
         let sent = match to {
@@ -220,12 +220,12 @@ impl Rows<'_> {
     /// What happened after the RST.
     fn aftermath(&mut self) {
         let flow = self.flow;
-        if let Some(departure) = flow.story.departure {
-            let by = departure.output.map_or_else(String::new, |output| format!(" by {output}"));
+        if let Some(reset_output) = flow.incident.reset_output {
+            let by = reset_output.output.map_or_else(String::new, |output| format!(" by {output}"));
             let text = format!("the RST left{by}, untranslated");
-            self.add(departure.at, Shown::Sign(CONNTRACK, Sign::Dot), Known::Seen, Tone::Plain, &text);
+            self.add(reset_output.at, Shown::Sign(CONNTRACK, Sign::Dot), Known::Seen, Tone::Plain, &text);
         }
-        let mut passes_on = flow.story.strength() == Strength::Forwarded;
+        let mut passes_on = flow.incident.rank() == EvidenceRank::Forwarded;
         if let Some(reset) = flow.peer_reset.as_deref() {
             let from = flow.end(reset.tuple.src);
             let known = match reset.seen {
@@ -236,22 +236,22 @@ impl Rows<'_> {
                 Some(end) => Shown::Arrow(Place::End(end), CONNTRACK),
                 None => Shown::Sign(CONNTRACK, Sign::Dot),
             };
-            let text = format!("RST{}", words::of_end(reset, Look::default()));
+            let text = format!("RST{}", words::of_end(reset, TextStyle::default()));
             self.add(reset.at, shown, known, Tone::Bad, &text).dead.extend(from);
-            passes_on |= flow.fates.iter().any(|fate| words::passed_through(flow, &fate.outcome));
+            passes_on |= flow.entry_statuses.iter().any(|fate| words::passed_through(flow, &fate.outcome));
             if let Some(to) = from.filter(|_| passes_on).map(other) {
                 let on = Shown::Arrow(CONNTRACK, Place::End(to));
                 let row = self.add(reset.at, on, Known::Concluded, Tone::Bad, &format!("passed on: the {to} is told"));
                 row.dead.push(to);
             }
         }
-        for fate in &flow.fates {
+        for fate in &flow.entry_statuses {
             let through = words::passed_through(flow, &fate.outcome);
             let sign = if matches!(fate.outcome, Outcome::Failed { .. }) { Sign::Question } else { Sign::Dot };
             let text = format!("entry: {}", words::found(flow, &fate.outcome));
             let tone = if through { Tone::Bad } else { Tone::Plain };
             let row = self.add(fate.at, Shown::Sign(CONNTRACK, sign), Known::Seen, tone, &text);
-            row.entry_ends = matches!(fate.outcome, Outcome::Gone { .. });
+            row.entry_ends = matches!(fate.outcome, Outcome::NotFound { .. });
             if through {
                 row.dead.extend(["client", "server"]);
             }
@@ -262,17 +262,17 @@ impl Rows<'_> {
 /// When something is, in the words of the diagram's axis: the time of the day where the story begins, else how long before or
 /// after.
 pub(super) fn time(flow: &Flow, host: &Host, at: Instant) -> String {
-    let began = flow.story.began().unwrap_or(flow.first);
+    let began = flow.incident.began().unwrap_or(flow.first);
     match at.cmp(&began) {
-        Ordering::Equal => words::wall(host, at, Look::default()),
-        Ordering::Less => words::after(began - at, Look::default()).replacen('+', "−", 1),
-        Ordering::Greater => words::after(at - began, Look::default()),
+        Ordering::Equal => words::wall(host, at, TextStyle::default()),
+        Ordering::Less => words::after(began - at, TextStyle::default()).replacen('+', "−", 1),
+        Ordering::Greater => words::after(at - began, TextStyle::default()),
     }
 }
 
 /// How long a break of the axis stands for.
 pub(super) fn pause(elapsed: Duration) -> String {
-    words::after(elapsed, Look::default()).trim_start_matches('+').to_owned()
+    words::after(elapsed, TextStyle::default()).trim_start_matches('+').to_owned()
 }
 
 fn other(end: &str) -> &'static str {

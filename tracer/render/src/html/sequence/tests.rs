@@ -103,7 +103,7 @@ fn words(which: u8) -> (&'static str, &'static str) {
 
 prop_compose! {
     /// A story of some events around one connection, at any distance of time.
-    fn story()(
+    fn incident()(
         which in 0u8..5,
         seq in any::<u32>(),
         ack in any::<u32>(),
@@ -122,8 +122,8 @@ prop_compose! {
         let mut session = Session::new(host, Filter::default());
         if refused {
             let (format, text) = words(which);
-            let refusal = Build::from_server(Hook::CtInvalid, 1, times[0], seq, ack).flags(flags);
-            session.item(&Item::Record(refusal.entry(nfct, end, ack).words(format, text, seq).bytes()));
+            let logged = Build::from_server(Hook::CtInvalid, 1, times[0], seq, ack).flags(flags);
+            session.item(&Item::Record(logged.entry(nfct, end, ack).words(format, text, seq).bytes()));
         }
         let mut reset = Build::from_server(hook, 1, times[1], seq, ack).flags(flags);
         if let Some((at, left)) = gone {
@@ -136,7 +136,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn every_label_of_any_story_is_readable(report in story()) {
+    fn every_label_of_any_story_is_readable(report in incident()) {
         for flow in &report.flows {
             let (canvas, width, height) = picture(flow, &report.host);
             labels_are_readable(&canvas, width, height);

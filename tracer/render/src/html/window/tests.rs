@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use tracer_common::Hook;
-use tracer_engine::flow::Refusal;
+use tracer_engine::flow::ConntrackVerdict;
 use tracer_model::conntrack::window::{BoundSource, Explanation, Failure};
 use tracer_model::conntrack::{Direction, Seen, Seq, Verdict};
 use tracer_testing::Build;
@@ -12,8 +12,8 @@ use super::{draw, picture, plan};
 use crate::html::canvas::tests::labels_are_readable;
 use crate::html::tests::{golden, recordings, report_of};
 
-fn refusal(seq: u32, ack: u32) -> Refusal {
-    Refusal {
+fn logged(seq: u32, ack: u32) -> ConntrackVerdict {
+    ConntrackVerdict {
         event: Box::new(Build::from_server(Hook::CtInvalid, 1, 1, seq, ack).event()),
         verdict: Verdict::Invalid,
         direction: Some(Direction::Reply),
@@ -26,10 +26,10 @@ fn every_recording() {
     let mut seen = 0;
     for path in recordings() {
         for flow in report_of(&path).flows {
-            let story = flow.flow.story;
-            for refusal in story.follows.iter().chain(&story.refusal) {
-                let Some(window) = &refusal.window else { continue };
-                let (canvas, height) = picture(refusal, window);
+            let incident = flow.flow.incident;
+            for logged in incident.follows.iter().chain(&incident.logged) {
+                let Some(window) = &logged.window else { continue };
+                let (canvas, height) = picture(logged, window);
                 labels_are_readable(&canvas, super::WIDTH, height);
                 seen += 1;
             }
@@ -55,7 +55,7 @@ fn the_late_retransmission() {
         source: BoundSource::Entry,
         agrees: true,
     };
-    let plan = plan(&refusal(3_270_668_047, 2_102_471_179), &window);
+    let plan = plan(&logged(3_270_668_047, 2_102_471_179), &window);
     assert!(!plan.above);
     assert_eq!(plan.missed, 0);
     let places: Vec<i64> = plan.segment.iter().chain(&plan.window).map(|point| point.at).collect();
@@ -65,8 +65,8 @@ fn the_late_retransmission() {
 #[test]
 fn the_picture_of_the_late_retransmission() {
     let report = golden("5.10/late-retransmission");
-    let refusal = report.flows[0].flow.story.refusal.as_ref().unwrap();
-    let svg = draw(refusal, refusal.window.as_ref().unwrap(), "w1", "title");
+    let logged = report.flows[0].flow.incident.logged.as_ref().unwrap();
+    let svg = draw(logged, logged.window.as_ref().unwrap(), "w1", "title");
     insta::assert_snapshot!(svg.replace("><", ">\n<"));
 }
 
@@ -103,10 +103,10 @@ prop_compose! {
 proptest! {
     #[test]
     fn every_label_of_any_window_is_readable(window in explanation(), seq in any::<u32>(), near in any::<bool>()) {
-        let refusal = refusal(if near { window.value.0 } else { seq }, window.value.0);
-        let (canvas, height) = picture(&refusal, &window);
+        let logged = logged(if near { window.value.0 } else { seq }, window.value.0);
+        let (canvas, height) = picture(&logged, &window);
         labels_are_readable(&canvas, super::WIDTH, height);
-        let plan = plan(&refusal, &window);
+        let plan = plan(&logged, &window);
         prop_assert_eq!(plan.window[plan.missed].at, 0);
         let inside = plan.window.iter().all(|point| point.at == 0 || (point.at < 0) == plan.above);
         prop_assert!(inside, "{plan:?}");
@@ -123,12 +123,12 @@ proptest! {
             receiver: moved(window.receiver),
             ..window
         };
-        let places = |refusal: &Refusal, window: &Explanation| -> Vec<i64> {
-            let plan = plan(refusal, window);
+        let places = |logged: &ConntrackVerdict, window: &Explanation| -> Vec<i64> {
+            let plan = plan(logged, window);
             plan.segment.iter().chain(&plan.window).map(|point| point.at).collect()
         };
-        let here = refusal(window.value.0, window.value.0);
-        let there = refusal(shifted.value.0, shifted.value.0);
+        let here = logged(window.value.0, window.value.0);
+        let there = logged(shifted.value.0, shifted.value.0);
         prop_assert_eq!(places(&here, &window), places(&there, &shifted));
     }
 }

@@ -30,7 +30,7 @@ const SCHEDULE: [Duration; 16] = [
 
 /// The look-ups that are due, in order of time.
 #[derive(Debug, Default)]
-pub(super) struct Follow {
+pub(super) struct EntryPoller {
     due: BTreeSet<(Instant, FlowId)>,
     flows: BTreeMap<FlowId, Position>,
 }
@@ -39,11 +39,11 @@ pub(super) struct Follow {
 struct Position {
     start: Instant,
     next: usize,
-    /// When it is due, as in [`Follow::due`].
+    /// When it is due, as in [`EntryPoller::due`].
     due: Option<Instant>,
 }
 
-impl Follow {
+impl EntryPoller {
     /// Follows a flow from `now` on, if it is not followed and there is room.
     pub(super) fn start(&mut self, flow: FlowId, now: Instant, room: usize) {
         if self.flows.len() < room && !self.flows.contains_key(&flow) {
@@ -97,30 +97,30 @@ impl Follow {
 mod tests {
     use tracer_model::time::Instant;
 
-    use super::{Follow, SCHEDULE};
+    use super::{EntryPoller, SCHEDULE};
     use crate::flow::FlowId;
 
     #[test]
     fn follows_the_schedule_and_ends() {
-        let mut follow = Follow::default();
+        let mut poller = EntryPoller::default();
         let start = Instant(1_000);
-        follow.start(FlowId(7), start, 1);
-        follow.start(FlowId(8), start, 1);
+        poller.start(FlowId(7), start, 1);
+        poller.start(FlowId(8), start, 1);
         let mut asked = 0;
-        while let Some(at) = follow.next() {
-            assert_eq!(follow.due(at), [FlowId(7)]);
+        while let Some(at) = poller.next() {
+            assert_eq!(poller.due(at), [FlowId(7)]);
             asked += 1;
         }
         assert_eq!(asked, SCHEDULE.len());
-        assert_eq!(follow.flows().collect::<Vec<_>>(), [FlowId(7)], "it is still looked up when the capture ends");
+        assert_eq!(poller.flows().collect::<Vec<_>>(), [FlowId(7)], "it is still looked up when the capture ends");
     }
 
     #[test]
     fn a_late_caller_asks_once() {
-        let mut follow = Follow::default();
-        follow.start(FlowId(1), Instant(0), 1);
+        let mut poller = EntryPoller::default();
+        poller.start(FlowId(1), Instant(0), 1);
         let late = Instant(0).after(SCHEDULE[9]);
-        assert_eq!(follow.due(late), [FlowId(1)]);
-        assert_eq!(follow.next(), Some(Instant(0).after(SCHEDULE[10])));
+        assert_eq!(poller.due(late), [FlowId(1)]);
+        assert_eq!(poller.next(), Some(Instant(0).after(SCHEDULE[10])));
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use tracer_model::host_context::{Dropping, FilterChain, Keeper, Limits, Manager, Surroundings, Translation, Way};
+use tracer_model::host_context::{Dropping, FilterChain, HostContext, Limits, Manager, Persistence, Translation, Way};
 use tracer_model::ruleset::{Backend, Family, Hooks};
 use tracer_model::time::Instant;
 
@@ -20,10 +20,10 @@ pub(super) struct SurroundingsDto {
     iptables: Option<String>,
     #[serde(default)]
     manager: Option<String>,
-    #[serde(default)]
-    keepers: Vec<KeeperDto>,
-    #[serde(default)]
-    holders: Vec<String>,
+    #[serde(default, rename = "keepers")]
+    persistence: Vec<KeeperDto>,
+    #[serde(default, rename = "holders")]
+    backends: Vec<String>,
     #[serde(default)]
     translations: Vec<TranslationDto>,
     #[serde(default)]
@@ -99,29 +99,29 @@ fn family(name: &str) -> Option<Family> {
     Family::ALL.into_iter().find(|known| known.name() == name)
 }
 
-impl From<&Keeper> for KeeperDto {
-    fn from(keeper: &Keeper) -> Self {
+impl From<&Persistence> for KeeperDto {
+    fn from(keeper: &Persistence) -> Self {
         match keeper {
-            Keeper::Nftables { file } => Self::Nftables { file: file.clone() },
-            Keeper::NetfilterPersistent => Self::NetfilterPersistent,
-            Keeper::IptablesServices => Self::IptablesServices,
+            Persistence::Nftables { file } => Self::Nftables { file: file.clone() },
+            Persistence::NetfilterPersistent => Self::NetfilterPersistent,
+            Persistence::IptablesServices => Self::IptablesServices,
         }
     }
 }
 
 impl KeeperDto {
-    fn known(self) -> Option<Keeper> {
+    fn known(self) -> Option<Persistence> {
         Some(match self {
-            Self::Nftables { file } => Keeper::Nftables { file },
-            Self::NetfilterPersistent => Keeper::NetfilterPersistent,
-            Self::IptablesServices => Keeper::IptablesServices,
+            Self::Nftables { file } => Persistence::Nftables { file },
+            Self::NetfilterPersistent => Persistence::NetfilterPersistent,
+            Self::IptablesServices => Persistence::IptablesServices,
             Self::Unknown => return None,
         })
     }
 }
 
-impl From<&Surroundings> for SurroundingsDto {
-    fn from(from: &Surroundings) -> Self {
+impl From<&HostContext> for SurroundingsDto {
+    fn from(from: &HostContext) -> Self {
         let translation = |rule: &Translation| TranslationDto {
             backend: rule.backend.name().to_owned(),
             family: rule.family.name().to_owned(),
@@ -151,8 +151,8 @@ impl From<&Surroundings> for SurroundingsDto {
             tools: from.tools.clone(),
             iptables: from.iptables.map(|backend| backend.name().to_owned()),
             manager: from.manager.map(|manager| manager.name().to_owned()),
-            keepers: from.keepers.iter().map(Into::into).collect(),
-            holders: from.holders.iter().map(|backend| backend.name().to_owned()).collect(),
+            persistence: from.persistence.iter().map(Into::into).collect(),
+            backends: from.backends.iter().map(|backend| backend.name().to_owned()).collect(),
             translations: from.translations.iter().map(translation).collect(),
             drops: from.drops.iter().map(dropping).collect(),
             chains: from.chains.iter().map(chain).collect(),
@@ -169,7 +169,7 @@ impl From<&Surroundings> for SurroundingsDto {
     }
 }
 
-impl From<SurroundingsDto> for Surroundings {
+impl From<SurroundingsDto> for HostContext {
     fn from(dto: SurroundingsDto) -> Self {
         let translation = |rule: TranslationDto| {
             let (backend, family) = (backend(&rule.backend)?, family(&rule.family)?);
@@ -193,8 +193,8 @@ impl From<SurroundingsDto> for Surroundings {
             manager: [Manager::Firewalld, Manager::Ufw]
                 .into_iter()
                 .find(|known| Some(known.name()) == dto.manager.as_deref()),
-            keepers: dto.keepers.into_iter().filter_map(KeeperDto::known).collect(),
-            holders: dto.holders.iter().filter_map(|name| backend(name)).collect(),
+            persistence: dto.persistence.into_iter().filter_map(KeeperDto::known).collect(),
+            backends: dto.backends.iter().filter_map(|name| backend(name)).collect(),
             translations: dto.translations.into_iter().filter_map(translation).collect(),
             drops: dto.drops.into_iter().filter_map(dropping).collect(),
             chains: dto.chains.into_iter().filter_map(chain).collect(),
@@ -215,14 +215,16 @@ impl From<SurroundingsDto> for Surroundings {
 
 #[cfg(test)]
 mod tests {
-    use tracer_model::host_context::{Dropping, FilterChain, Keeper, Limits, Manager, Surroundings, Translation, Way};
+    use tracer_model::host_context::{
+        Dropping, FilterChain, HostContext, Limits, Manager, Persistence, Translation, Way,
+    };
     use tracer_model::ruleset::{Backend, Family, Hooks};
     use tracer_model::time::Instant;
 
     use super::SurroundingsDto;
 
-    fn full() -> Surroundings {
-        Surroundings {
+    fn full() -> HostContext {
+        HostContext {
             netns: 7,
             at: Instant(8),
             way: Way::Named("gateway".to_owned()),
@@ -230,12 +232,12 @@ mod tests {
             tools: vec!["nft".to_owned()],
             iptables: Some(Backend::IptablesLegacy),
             manager: Some(Manager::Ufw),
-            keepers: vec![
-                Keeper::Nftables { file: "/etc/nftables.conf".to_owned() },
-                Keeper::NetfilterPersistent,
-                Keeper::IptablesServices,
+            persistence: vec![
+                Persistence::Nftables { file: "/etc/nftables.conf".to_owned() },
+                Persistence::NetfilterPersistent,
+                Persistence::IptablesServices,
             ],
-            holders: Backend::ALL.to_vec(),
+            backends: Backend::ALL.to_vec(),
             translations: vec![Translation {
                 backend: Backend::Nftables,
                 family: Family::Inet,
@@ -268,7 +270,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let json = serde_json::to_vec(&SurroundingsDto::from(&full())).unwrap();
-        assert_eq!(Surroundings::from(serde_json::from_slice::<SurroundingsDto>(&json).unwrap()), full());
+        assert_eq!(HostContext::from(serde_json::from_slice::<SurroundingsDto>(&json).unwrap()), full());
     }
 
     /// Of a newer version: what is not known is left out.
@@ -276,9 +278,9 @@ mod tests {
     fn what_is_not_known_is_left_out() {
         let json = r#"{"netns": 7, "at_ns": 8, "way": "here", "initial": "here", "iptables": "iptables-bpf",
             "keepers": [{"keeper": "new-one", "file": "x"}], "holders": ["eBPF", "nftables"], "new": 1}"#;
-        let read = Surroundings::from(serde_json::from_str::<SurroundingsDto>(json).unwrap());
+        let read = HostContext::from(serde_json::from_str::<SurroundingsDto>(json).unwrap());
         let expected =
-            Surroundings { holders: vec![Backend::Nftables], ..Surroundings::unknown(7, Instant(8), Way::Here) };
+            HostContext { backends: vec![Backend::Nftables], ..HostContext::unknown(7, Instant(8), Way::Here) };
         assert_eq!(read, expected);
     }
 }

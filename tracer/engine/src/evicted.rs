@@ -8,17 +8,17 @@ use tracer_model::conntrack::Tuple;
 use tracer_model::flow_key::FlowKey;
 use tracer_model::time::Instant;
 
-use super::flow::{Flow, FlowId, Strength, Tally};
+use super::flow::{EvidenceRank, Flow, FlowId, Tally};
 use super::index::Index;
 
 /// What remains of a flow.
 #[derive(Debug)]
-pub(super) struct Brief {
+pub(super) struct EvictedFlow {
     pub(super) id: FlowId,
     netns: Option<u32>,
     zone: u16,
     pub(super) known: bool,
-    pub(super) strength: Strength,
+    pub(super) rank: EvidenceRank,
     pub(super) diagnosis: Diagnosis,
     ends: Ends,
     pub(super) first: Instant,
@@ -33,19 +33,19 @@ enum Ends {
     Other(Box<[SocketAddr; 4]>),
 }
 
-impl Brief {
+impl EvictedFlow {
     /// What a flow has come to. What it was before its story was forgotten once already goes first.
     pub(super) fn of(flow: &Flow) -> Self {
-        let now = (flow.story.strength(), flow.story.diagnosis);
-        let further = |(strength, _): &(Strength, Diagnosis)| flow.is_only_counted() || *strength >= now.0;
-        let (strength, diagnosis) = flow.earlier.filter(further).unwrap_or(now);
+        let now = (flow.incident.rank(), flow.incident.diagnosis);
+        let further = |(rank, _): &(EvidenceRank, Diagnosis)| flow.is_only_counted() || *rank >= now.0;
+        let (rank, diagnosis) = flow.earlier.filter(further).unwrap_or(now);
         let FlowKey { netns, zone, original, reply } = flow.key;
         Self {
             id: flow.id,
             netns,
             zone,
             known: flow.known,
-            strength,
+            rank,
             diagnosis,
             ends: Ends::of([original.src, original.dst, reply.src, reply.dst]),
             first: flow.first,
@@ -77,21 +77,21 @@ impl Ends {
 
 /// Forgotten flows, by the endpoints of their packets.
 #[derive(Debug)]
-pub(super) struct Past {
+pub(super) struct EvictedFlows {
     capacity: usize,
-    briefs: Vec<Option<Brief>>,
+    briefs: Vec<Option<EvictedFlow>>,
     free: Vec<u32>,
     by_tuple: Index<u32>,
 }
 
-impl Past {
+impl EvictedFlows {
     pub(super) fn new(capacity: usize) -> Self {
         let capacity = capacity.min(u32::MAX as usize);
         Self { capacity, briefs: Vec::new(), free: Vec::new(), by_tuple: Index::new() }
     }
 
     /// Keeps what remains of a flow, where there is room.
-    pub(super) fn insert(&mut self, brief: Brief) {
+    pub(super) fn insert(&mut self, brief: EvictedFlow) {
         let key = brief.key();
         let place = match self.free.pop() {
             Some(place) => {
@@ -110,7 +110,7 @@ impl Past {
     }
 
     /// Gives back the latest flow that packets with these endpoints belonged to.
-    pub(super) fn take(&mut self, netns: Option<u32>, tuple: Tuple) -> Option<Brief> {
+    pub(super) fn take(&mut self, netns: Option<u32>, tuple: Tuple) -> Option<EvictedFlow> {
         if self.briefs.len() == self.free.len() {
             return None;
         }

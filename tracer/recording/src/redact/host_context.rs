@@ -2,16 +2,16 @@
 
 use std::net::IpAddr;
 
-use tracer_model::host_context::{Dropping, FilterChain, Keeper, Surroundings, Translation, Way};
+use tracer_model::host_context::{Dropping, FilterChain, HostContext, Persistence, Translation, Way};
 
 use super::Redactor;
 
 impl Redactor {
-    pub(super) fn surroundings(&mut self, around: Surroundings) -> Surroundings {
-        let Surroundings { netns, at, way, initial, tools, iptables, manager, keepers, holders, .. } = around;
-        let Surroundings { translations, drops, chains, xtables, xchains, uplinks, addresses, .. } = around;
-        let Surroundings { memory, limits, problems, .. } = around;
-        Surroundings {
+    pub(super) fn host_context(&mut self, context: HostContext) -> HostContext {
+        let HostContext { netns, at, way, initial, tools, iptables, manager, persistence, backends, .. } = context;
+        let HostContext { translations, drops, chains, xtables, xchains, uplinks, addresses, .. } = context;
+        let HostContext { memory, limits, problems, .. } = context;
+        HostContext {
             netns,
             at,
             way: self.way(way),
@@ -20,8 +20,8 @@ impl Redactor {
             tools,
             iptables,
             manager,
-            keepers: keepers.into_iter().map(|keeper| self.keeper(keeper)).collect(),
-            holders,
+            persistence: persistence.into_iter().map(|keeper| self.keeper(keeper)).collect(),
+            backends,
             translations: translations.into_iter().map(|translation| self.translation(translation)).collect(),
             drops: drops.into_iter().map(|drop| self.dropping(drop)).collect(),
             chains: chains
@@ -57,13 +57,13 @@ impl Redactor {
     }
 
     /// Where a distribution puts the file is known; another place is somebody's own.
-    fn keeper(&mut self, keeper: Keeper) -> Keeper {
+    fn keeper(&mut self, keeper: Persistence) -> Persistence {
         const USUAL: [&str; 2] = ["/etc/nftables.conf", "/etc/sysconfig/nftables.conf"];
         match keeper {
-            Keeper::Nftables { file } if !USUAL.contains(&file.as_str()) => {
-                Keeper::Nftables { file: self.names.whole("file", &file) }
+            Persistence::Nftables { file } if !USUAL.contains(&file.as_str()) => {
+                Persistence::Nftables { file: self.names.whole("file", &file) }
             }
-            Keeper::Nftables { .. } | Keeper::NetfilterPersistent | Keeper::IptablesServices => keeper,
+            Persistence::Nftables { .. } | Persistence::NetfilterPersistent | Persistence::IptablesServices => keeper,
         }
     }
 
