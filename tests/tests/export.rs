@@ -11,9 +11,9 @@ use tracer_engine::session::{Session, replay};
 use tracer_model::capture::{Host, Origin};
 use tracer_model::filter::Filter;
 use tracer_recording::{Reader, Writer};
+use tracer_render::annotated::AnnotatedEvent;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::PcapNg;
-use tracer_render::step::AnnotatedEvent;
 use tracer_render::{csv as table, json};
 
 fn read(path: &Path) -> (Session, Reader) {

@@ -15,9 +15,9 @@ use tracer_engine::session::replay;
 use tracer_model::capture::Origin;
 use tracer_model::filter::Filter;
 use tracer_recording::Reader;
+use tracer_render::annotated::AnnotatedEvent;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::{PcapNg, Written};
-use tracer_render::step::AnnotatedEvent;
 
 /// What tshark is asked for, in this order.
 const FIELDS: [&str; 17] = [

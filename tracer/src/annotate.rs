@@ -9,7 +9,7 @@ use tracer_engine::flow::{Flow, FlowId};
 use tracer_engine::session;
 use tracer_model::capture::{Item, Items};
 use tracer_model::filter::Filter;
-use tracer_render::step::{AnnotatedEvent, event};
+use tracer_render::annotated::AnnotatedEvent;
 
 /// Hands out the events of a recording that the filter wants. `report` is what the same recording came to with the same
 /// filter, and `items` how many items that was made of: a recording that grows meanwhile is read no further.
@@ -27,7 +27,7 @@ pub fn events<E: From<io::Error>>(
         let Some(observed) = observed.filter(|observed| seen <= items && wanted(observed, filter, &settled)) else {
             return Ok(());
         };
-        let (Some(event), Item::Record(record)) = (event(observed), item) else { return Ok(()) };
+        let (Some(event), Item::Record(record)) = (observed.event(), item) else { return Ok(()) };
         let told = observed.flow.and_then(|id| settled.get(&id).copied());
         let flow = told.or_else(|| observed.flow.and_then(|id| session.flow(id)));
         each(AnnotatedEvent { observed, event, record, flow, settled: told.is_some(), host: session.host() })

@@ -23,9 +23,9 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
     let itself = flow.incident.diagnosis.cause;
     [
         reject_rule(flow, hooks, reset.event.tuple().is_some_and(|tuple| tuple.src.is_ipv4())),
-        (had_an_entry(flow) || flow.incident.gone().is_some()).then(|| Exclusion {
+        (had_an_entry(flow) || flow.incident.destroyed().is_some()).then(|| Exclusion {
             cause: Cause::NoListener,
-            because: if flow.incident.gone().is_some() {
+            because: if flow.incident.destroyed().is_some() {
                 "the segment belongs to a connection that conntrack knew; it opens none".to_owned()
             } else {
                 "the segment belongs to a connection that conntrack knows; it opens none".to_owned()

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tracer_common::Hook;
 use tracer_model::capture::{LookUp, LookedUp, Outcome, Request};
-use tracer_model::cause::{Confidence, Diagnosis, ResetBy};
+use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::entry::CtInfo;
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{End, Message, Nfct, Seq, Tuple, Verdict};
@@ -42,6 +42,33 @@ pub struct Observed {
     pub flow: Option<FlowId>,
     /// What it is.
     pub kind: Kind,
+}
+
+impl Observed {
+    pub(super) const fn new(flow: Option<FlowId>, kind: Kind) -> Self {
+        Self { flow, kind }
+    }
+
+    /// The event; `None` where the filter does not want its flow.
+    pub fn event(&self) -> Option<&Event> {
+        Some(match &self.kind {
+            Kind::Unwanted => return None,
+            Kind::ConntrackVerdict(logged, _) => &logged.event,
+            Kind::Reset(reset, ..) => &reset.event,
+            Kind::Remark(event) | Kind::ResetOutput(event) | Kind::PeerReset(event) | Kind::ResetReceived(event) => {
+                event
+            }
+        })
+    }
+
+    /// The cause that the event is evidence of; `None` where it is an effect.
+    pub const fn diagnosis(&self) -> Option<Diagnosis> {
+        match &self.kind {
+            Kind::ConntrackVerdict(_, diagnosis) | Kind::Reset(_, diagnosis, _) => Some(*diagnosis),
+            Kind::ResetReceived(_) => Some(Diagnosis::plain(Cause::PeerReset)),
+            Kind::Unwanted | Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) => None,
+        }
+    }
 }
 
 /// Kinds of events.
@@ -151,7 +178,7 @@ impl Engine {
             | Hook::ResetTracepoint => self.reset(event),
             Hook::PacketTap | Hook::TcxTap => self.arrival(event),
             // Ended entries come with the packets that miss them, never by themselves.
-            Hook::EntryGone | Hook::TableFull => Observed { flow: None, kind: Kind::Unwanted },
+            Hook::EntryGone | Hook::TableFull => Observed::new(None, Kind::Unwanted),
         }
     }
 
@@ -282,7 +309,7 @@ impl Engine {
             }
         }
         let kind = if flow.is_some() { Kind::ConntrackVerdict(logged, diagnosis) } else { Kind::Unwanted };
-        Observed { flow, kind }
+        Observed::new(flow, kind)
     }
 
     /// A second message about a packet that has been counted.
@@ -294,7 +321,7 @@ impl Engine {
                 flow.incident.remark = event.words.clone().map(Box::new);
             }
         }
-        Observed { flow, kind: Kind::Remark(event) }
+        Observed::new(flow, Kind::Remark(event))
     }
 
     /// A RST of this host is seen leaving: conntrack knows no such flow, because it carries the gateway's own address.
@@ -316,7 +343,7 @@ impl Engine {
         {
             flow.incident.reset_output = Some(ResetOutput { at: event.at, output: event.output });
         }
-        Observed { flow, kind: Kind::ResetOutput(event) }
+        Observed::new(flow, Kind::ResetOutput(event))
     }
 
     /// This host sends a RST.
@@ -330,7 +357,7 @@ impl Engine {
         if refused.is_none()
             && let Some(flow) = self.flow_of_peer(&event)
         {
-            return Observed { flow: Some(flow), kind: Kind::PeerReset(event) };
+            return Observed::new(Some(flow), Kind::PeerReset(event));
         }
         let (mut diagnosis, mut confidence) = of_reset(&event);
         if by == ResetBy::GatewayStack
@@ -375,7 +402,7 @@ impl Engine {
             self.poller.start(flow, reset.event.at, self.limits.followed);
         }
         let kind = if flow.is_some() { Kind::Reset(reset, diagnosis, confidence) } else { Kind::Unwanted };
-        Observed { flow, kind }
+        Observed::new(flow, kind)
     }
 
     /// The refusal of the packet that a RST answers: of the same buffer, or else of the same segment in another one.

@@ -203,7 +203,7 @@ pub struct Incident {
     pub reset: Option<Arc<Reset>>,
     /// The RST on its way out.
     pub reset_output: Option<ResetOutput>,
-    /// The RST of one of the ends, where it is the story.
+    /// The RST of one of the ends, where it is the incident.
     pub peer: Option<Box<PeerReset>>,
 }
 
@@ -273,8 +273,8 @@ impl Incident {
         self.trigger()?.entry.as_ref()
     }
 
-    /// The entry that the packet would have belonged to, where it had ended before.
-    pub fn gone(&self) -> Option<&DestroyedEntry> {
+    /// The entry that the packet would have belonged to, where it was destroyed before.
+    pub fn destroyed(&self) -> Option<&DestroyedEntry> {
         let of_reset = || self.reset.as_ref().and_then(|reset| reset.event.gone.as_deref());
         self.logged.as_ref().and_then(|logged| logged.event.gone.as_deref()).or_else(of_reset)
     }
@@ -438,6 +438,11 @@ impl Flow {
     /// Whether it may have died of a RST of this host.
     pub fn was_reset(&self) -> bool {
         self.incident.rank() == EvidenceRank::Killed
+    }
+
+    /// When its incident began.
+    pub fn began(&self) -> Instant {
+        self.incident.began().unwrap_or(self.first)
     }
 
     /// Who reset it.

@@ -16,6 +16,7 @@ mod poller;
 pub mod session;
 pub mod silence;
 mod table;
+pub mod timeline;
 
 use std::time::Duration;
 

@@ -1,6 +1,7 @@
 //! From a report to bytes: the only place that knows a format.
 #![forbid(unsafe_code)]
 
+pub mod annotated;
 pub mod compare;
 pub mod csv;
 mod cures;
@@ -11,7 +12,6 @@ pub mod log;
 pub mod mitigate;
 pub mod pcapng;
 pub mod plain;
-pub mod step;
 pub mod style;
 pub mod text;
 pub mod topics;

@@ -28,8 +28,8 @@ use tracer_model::evidence;
 use tracer_model::evidence::{Frame, Way};
 use tracer_model::time::{ClockOffset, Instant};
 
+use super::annotated::AnnotatedEvent;
 use super::plain;
-use super::step::AnnotatedEvent;
 use super::words::counted;
 
 /// Packets that wait to be put in order. Records of two CPUs change places over microseconds.

@@ -20,7 +20,8 @@ use tracer_model::time::Instant;
 
 pub(super) use headlines::{Headline, Weight, headlines};
 pub(super) use steps::{
-    Mark, Step, after, found, header, numbers, of_end, passed_through, segment, skipped, steps, verdict, wall,
+    Line, Mark, after, entry_closed, entry_state, header, lines, numbers, peer_reset_received, peer_reset_sent,
+    reset_output, segment, skipped, verdict, wall,
 };
 
 /// A space at which no line ends: between a word and its number.
@@ -219,23 +220,25 @@ pub(super) fn candidates(candidates: &Candidates) -> String {
     text
 }
 
-/// How the entry ended that a packet came too late for.
-pub(super) fn ended(gone: &DestroyedEntry, packet: Instant) -> String {
-    let ago = interval(packet - gone.at);
-    let state = gone.entry.state;
-    let assured = if gone.entry.status.assured() { ", ASSURED" } else { "" };
-    let how = match (gone.by, gone.end()) {
+/// Why the entry was destroyed that a packet came too late for, and how long before the packet.
+pub(super) fn destroyed(destroyed: &DestroyedEntry, packet: Instant) -> String {
+    let before = interval(packet - destroyed.at);
+    let state = destroyed.entry.state;
+    let assured = if destroyed.entry.status.assured() { ", ASSURED" } else { "" };
+    let why = match (destroyed.by, destroyed.end()) {
         (EndedBy::UserSpace { pid, comm }, _) if comm.is_empty() => format!("process {pid} deleted it"),
         (EndedBy::UserSpace { pid, comm }, _) => format!("{comm} (process {pid}) deleted it"),
-        (EndedBy::EarlyDrop, _) => "a new connection took its place in the full table".to_owned(),
-        (EndedBy::Pressure, _) => "the garbage collector took it: the table is above 95 % full".to_owned(),
-        (EndedBy::CleanUp, _) => "it went with the masquerading address, an interface or a module".to_owned(),
-        (EndedBy::Tracker, _) => "a RST or a new SYN ended it".to_owned(),
-        (EndedBy::Timeout, End::Closed) => "the connection was closed and its timeout ran out".to_owned(),
-        (EndedBy::Timeout, _) => "its timeout ran out".to_owned(),
+        (EndedBy::EarlyDrop, _) => "a new connection evicted it from the full table".to_owned(),
+        (EndedBy::Pressure, _) => "the garbage collector evicted it: the table is above 95 % full".to_owned(),
+        (EndedBy::CleanUp, _) => {
+            "the kernel deleted it with the masquerading address, an interface or a module".to_owned()
+        }
+        (EndedBy::Tracker, _) => "a RST or a new SYN ended the connection".to_owned(),
+        (EndedBy::Timeout, End::Closed) => "the connection was closed and its timeout expired".to_owned(),
+        (EndedBy::Timeout, _) => "its timeout expired".to_owned(),
         (EndedBy::Kernel, _) => "the kernel deleted it".to_owned(),
     };
-    format!("no entry: {how} {ago} before ({state}{assured})")
+    format!("entry destroyed {before} before the packet: {why} ({state}{assured})")
 }
 
 /// A duration in the unit that suits it.

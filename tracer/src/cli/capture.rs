@@ -543,10 +543,9 @@ impl<W: Write> Printer<W> {
 
 /// Whether the filter wants an event: its flow, and the cause it speaks for.
 pub(super) fn wanted(observed: &Observed, filter: &Filter) -> bool {
-    match &observed.kind {
-        Kind::Unwanted => false,
-        Kind::ConntrackVerdict(_, diagnosis) | Kind::Reset(_, diagnosis, _) => filter.matches_cause(diagnosis.cause),
-        Kind::ResetReceived(_) => filter.matches_cause(Cause::PeerReset),
-        Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) => filter.is_empty() || observed.flow.is_some(),
+    match observed.diagnosis() {
+        _ if matches!(observed.kind, Kind::Unwanted) => false,
+        Some(diagnosis) => filter.matches_cause(diagnosis.cause),
+        None => filter.is_empty() || observed.flow.is_some(),
     }
 }

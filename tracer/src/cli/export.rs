@@ -18,10 +18,10 @@ use tracer_model::capture::{Items, Origin};
 use tracer_model::filter::Filter;
 use tracer_recording::redact::{Key, Redacted, Redactor};
 use tracer_recording::{Reader, Recordings};
+use tracer_render::annotated::AnnotatedEvent;
 use tracer_render::csv;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::PcapNg;
-use tracer_render::step::AnnotatedEvent;
 
 use super::args::{Export, ExportFormat, Global};
 use super::capture::{refuse_overwriting, warn_of_damage};

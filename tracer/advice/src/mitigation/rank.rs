@@ -138,7 +138,7 @@ pub(super) fn timeout(flow: &Flow) -> Option<&'static str> {
     if flow.incident.diagnosis.reason != Some(Reason::Expired) {
         return None;
     }
-    match flow.incident.gone()?.entry.state {
+    match flow.incident.destroyed()?.entry.state {
         TcpState::Established => Some(TIMEOUT_ESTABLISHED),
         TcpState::FinWait => Some("nf_conntrack_tcp_timeout_fin_wait"),
         TcpState::CloseWait => Some("nf_conntrack_tcp_timeout_close_wait"),

@@ -17,13 +17,13 @@ impl Engine {
     /// A RST arrives.
     pub(super) fn arrival(&mut self, event: Box<Event>) -> Observed {
         let Some(packet) = event.packet else {
-            return Observed { flow: None, kind: Kind::ResetReceived(event) };
+            return Observed::new(None, Kind::ResetReceived(event));
         };
         if let Some(flow) = self.sender_of(&packet, &event) {
-            return Observed { flow: Some(flow), kind: Kind::ResetOutput(event) };
+            return Observed::new(Some(flow), Kind::ResetOutput(event));
         }
         if let Some(flow) = self.arrived_before(&packet, &event) {
-            return Observed { flow: Some(flow), kind: Kind::Remark(event) };
+            return Observed::new(Some(flow), Kind::Remark(event));
         }
         let seen = PeerSeen::Arrived { input: event.input, packet };
         let peer = PeerReset { at: event.at, tuple: packet.tuple(), seen };
@@ -42,13 +42,13 @@ impl Engine {
             self.poller.start(id, event.at, self.limits.followed);
         }
         let kind = if flow.is_some() { Kind::ResetReceived(event) } else { Kind::Unwanted };
-        Observed { flow, kind }
+        Observed::new(flow, kind)
     }
 
     /// conntrack was seen to refuse the first packet of a connection. Some kernels say so too: then it is counted already.
     pub(super) fn new_refused(&mut self, event: Box<Event>) -> Observed {
         match self.pending.flow_of(event.netns, event.skb, event.packet.as_ref(), event.at) {
-            Some(flow) => Observed { flow: Some(flow), kind: Kind::Remark(event) },
+            Some(flow) => Observed::new(Some(flow), Kind::Remark(event)),
             None => self.logged(event),
         }
     }

@@ -66,7 +66,7 @@ fn a_syn_to_a_closed_port_is_no_late_segment() {
     engine.event(syn.gone(1_000, ESTABLISHED, -1, caller::GC_WORKER, 0).event());
     let [flow] = flows(engine).try_into().unwrap();
     assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::NoListener));
-    assert_eq!(flow.incident.gone(), None);
+    assert_eq!(flow.incident.destroyed(), None);
 }
 
 /// 6.9 and later say "invalid new" of a FIN whose entry is gone. That it is gone says more.

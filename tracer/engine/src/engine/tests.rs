@@ -415,7 +415,7 @@ fn an_older_entry_is_not_that_of_a_full_socket() {
         let mut engine = engine(LogFormat::E3);
         engine.event(build.event());
         let [flow] = flows(engine).try_into().unwrap();
-        (flow.incident.gone().is_some(), flow.incident.reset.unwrap().effect == Effect::Closed)
+        (flow.incident.destroyed().is_some(), flow.incident.reset.unwrap().effect == Effect::Closed)
     };
     assert_eq!(answered(1), (false, false));
     assert_eq!(answered(6), (true, true), "one in TIME_WAIT");

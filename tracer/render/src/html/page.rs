@@ -19,7 +19,7 @@ use tracer_model::mitigation::Mitigation;
 
 use super::{escape, sequence, window};
 use crate::style::TextStyle;
-use crate::words::{Headline, Mark, Step, Weight, counted, grouped};
+use crate::words::{Headline, Line, Mark, Weight, counted, grouped};
 use crate::{json, words};
 
 /// Most flows that are told in full. What is drawn of one takes about 30 kB.
@@ -94,7 +94,7 @@ struct AnnotatedEvent<'a> {
 
 /// A step, and what there is more to say about it.
 struct StepView {
-    step: Step,
+    step: Line,
     symbol: &'static str,
     class: &'static str,
     more: Vec<String>,
@@ -262,10 +262,10 @@ impl<'a> AnnotatedEvent<'a> {
         let (flow, host) = (&report.flow, &whole.host);
         let number = index + 1;
         let (mut before, mut steps): (Vec<String>, Vec<StepView>) = (Vec::new(), Vec::new());
-        for mut step in words::steps(report, host, TextStyle::default()) {
+        for mut step in words::lines(report, host, TextStyle::default()) {
             step.text = step.text.replace(words::TIED, " ");
             match (step.mark, steps.last_mut()) {
-                (Mark::More, Some(last)) => last.more.push(step.text),
+                (Mark::More, Some(last)) => last.more.push(step.text + &step.time),
                 (Mark::More, None) if step.text.is_empty() => before.push(step.time),
                 (Mark::More, None) => before.push(step.text),
                 _ => steps.push(StepView::new(step)),
@@ -300,7 +300,7 @@ impl<'a> AnnotatedEvent<'a> {
 }
 
 impl StepView {
-    fn new(step: Step) -> Self {
+    fn new(step: Line) -> Self {
         let (symbol, class) = match step.mark {
             Mark::More => ("", ""),
             Mark::Segment => ("▸", "plain"),

@@ -12,7 +12,7 @@ use tracer_model::decode::padded;
 use tracer_model::evidence;
 
 use super::{hexadecimal, side, types, writing};
-use crate::step::AnnotatedEvent;
+use crate::annotated::AnnotatedEvent;
 
 /// The identifier of the schema of a line of `whyrst export --format jsonl`.
 pub const EXPORT_SCHEMA: &str = "whyrst.export.v1";

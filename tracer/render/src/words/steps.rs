@@ -1,26 +1,29 @@
-//! The story of a flow, step by step: the sentences, and what each is about.
+//! The steps of a flow's incident as lines of text.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use jiff::civil::Date;
 
 use tracer_advice::report::FlowReport;
 use tracer_common::Hook;
-use tracer_engine::flow::{ConntrackVerdict, EntryStatus, Flow, PeerReset, PeerSeen, Reset};
-use tracer_model::capture::{Host, Outcome};
+use tracer_engine::flow::{ConntrackVerdict, Flow, Reset};
+use tracer_engine::timeline::{EntryFound, Step, StepKind, Timeline};
+use tracer_model::capture::Host;
 use tracer_model::cause::ResetBy;
-use tracer_model::conntrack::{Direction, Nfct, TcpState, Verdict};
-use tracer_model::event::Event;
+use tracer_model::conntrack::{Direction, Nfct, Verdict};
+use tracer_model::event::{Event, Interface};
 use tracer_model::packet::{Flags, Packet};
 use tracer_model::time::Instant;
 
-use super::{TIED, candidates, counted, effect, ended, peer, unaccounted, unanswered, window};
-use crate::json::{nat_skipped, reset_passed_through};
+use super::{TIED, candidates, counted, destroyed, effect, peer, unaccounted, unanswered, window};
 use crate::style::TextStyle;
 
-/// What a step is about.
+/// What a line is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mark {
-    /// More about the step before.
+    /// More about the line before.
     More,
     /// A segment was seen.
     Segment,
@@ -28,7 +31,7 @@ pub(crate) enum Mark {
     Bad,
     /// A segment was accepted.
     Good,
-    /// What was done is not known.
+    /// It is not known what was done with a segment.
     Unsure,
     /// A RST of an end.
     Back,
@@ -38,14 +41,12 @@ pub(crate) enum Mark {
     Unknown,
 }
 
-/// A step of a flow's story.
+/// A line about a step. A step has one or more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Step {
-    /// When.
-    pub(crate) at: Instant,
-    /// When, in words: the time of the day, or how long after the beginning; empty where it is more about the step before.
+pub(crate) struct Line {
+    /// The time of the day, or the time since the beginning; empty where it is more about the line before.
     pub(crate) time: String,
-    /// Who takes it, where that is not the segment itself.
+    /// Who acts, where that is not the segment itself.
     pub(crate) who: &'static str,
     /// What it is about.
     pub(crate) mark: Mark,
@@ -53,16 +54,23 @@ pub(crate) struct Step {
     pub(crate) text: String,
 }
 
-/// The steps of a flow's story, in order.
-pub(crate) fn steps(report: &FlowReport, host: &Host, style: TextStyle) -> Vec<Step> {
+/// The lines of a flow's steps, in order.
+pub(crate) fn lines(report: &FlowReport, host: &Host, style: TextStyle) -> Vec<Line> {
     let flow = &report.flow;
-    let mut teller =
-        Teller { host, style, flow, began: flow.incident.began().unwrap_or(flow.first), steps: Vec::new() };
-    teller.tell(report);
-    teller.steps
+    let Timeline { origin, steps } = Timeline::of(flow);
+    let day = date(host, host.started, style);
+    let mut lines =
+        LineBuilder { report, host, style, flow, origin, began: false, segment_shown: false, day, lines: Vec::new() };
+    if let Some(text) = tally(flow) {
+        lines.more(text);
+    }
+    for step in &steps {
+        lines.step(step);
+    }
+    lines.lines
 }
 
-/// The time of the day, to the microsecond. The offset from UTC is told where it is not that of the capture's beginning.
+/// The time of the day, to the microsecond. The offset from UTC is there where it is not that of the capture's beginning.
 pub(crate) fn wall(host: &Host, at: Instant, style: TextStyle) -> String {
     let local = |at| style.local(host.clock.wall(at));
     let (start, at) = (local(host.started), local(at));
@@ -70,10 +78,8 @@ pub(crate) fn wall(host: &Host, at: Instant, style: TextStyle) -> String {
     format!("{}{offset}", at.strftime("%H:%M:%S%.6f"))
 }
 
-/// The day, where it is not the one on which the capture began.
-fn day(host: &Host, at: Instant, style: TextStyle) -> Option<String> {
-    let date = |at| style.local(host.clock.wall(at)).date();
-    (date(host.started) != date(at)).then(|| date(at).to_string())
+fn date(host: &Host, at: Instant, style: TextStyle) -> Date {
+    style.local(host.clock.wall(at)).date()
 }
 
 /// How long after: `+19 µs`, `+2.07 s`.
@@ -86,7 +92,7 @@ pub(crate) fn after(elapsed: Duration, style: TextStyle) -> String {
     }
 }
 
-/// A segment as it is told: endpoints, flags, numbers, and how it came.
+/// A segment: endpoints, flags, numbers, and the interface it arrived on.
 pub(crate) fn segment(event: &Event, style: TextStyle) -> String {
     let Some(packet) = event.packet else { return "a segment whose headers are out of reach".to_owned() };
     format!("{} {} {}  {}", packet.src, style.arrow(), packet.dst, header(&packet, event, style))
@@ -110,30 +116,28 @@ pub(crate) fn header(packet: &Packet, event: &Event, style: TextStyle) -> String
     text
 }
 
-/// What conntrack did with a packet, with its own words.
+/// What conntrack did with a packet, with its message.
 pub(crate) fn verdict(logged: &ConntrackVerdict) -> String {
     let event = &logged.event;
-    let silent = if event.hook == Hook::NewRefused { " without a word, by tcp_new" } else { "" };
+    let silent = if event.hook == Hook::NewRefused { " without a message, by tcp_new" } else { "" };
     let quoted =
         event.words.as_ref().map_or(silent.to_owned(), |words| format!(" \"{}\"", words.to_string().trim_end()));
     let verdict = match logged.verdict {
         Verdict::Invalid => "INVALID",
         Verdict::Ignored => "accepted in spite of",
-        Verdict::Unknown => "said",
+        Verdict::Unknown => "logged",
     };
     format!("{verdict}{quoted}")
 }
 
-/// That, and why, a packet was not translated back.
-pub(crate) fn skipped(flow: &Flow, reset: &Reset) -> Option<String> {
-    let (_, destination) = nat_skipped(flow, reset)?;
-    let why = match reset.event.nfct {
-        Some(Nfct::Untracked) => "the packet is exempt from connection tracking",
-        Some(Nfct::None) if flow.incident.gone().is_some() => "the packet has no conntrack entry",
-        Some(Nfct::None) => "the packet has no conntrack entry any more",
-        _ => "the packet was taken for the first of a new connection",
+/// That a packet was not translated back, and why.
+pub(crate) fn skipped(nfct: Nfct, destination: SocketAddr) -> String {
+    let why = match nfct {
+        Nfct::Untracked => "the packet is exempt from connection tracking",
+        Nfct::None => "the packet has no conntrack entry",
+        Nfct::Entry(_) => "conntrack classified the packet as the first of a new connection",
     };
-    Some(format!("skipped: {why}, its destination stays {destination} (this host)"))
+    format!("skipped: {why}, its destination stays {destination} (this host)")
 }
 
 /// Who made a RST, in one word.
@@ -156,43 +160,43 @@ pub(crate) fn numbers(reset: &Reset) -> String {
     }
 }
 
-/// What an end's RST says of that end.
-pub(crate) fn of_end(reset: &PeerReset, style: TextStyle) -> String {
-    match reset.seen {
-        PeerSeen::Made { answered: Some(_), .. } => ": it has no connection any more".to_owned(),
-        PeerSeen::Made { answered: None, .. } => ": it ends the connection".to_owned(),
-        PeerSeen::Arrived { input, packet } => {
-            let dot = style.dot();
-            let by = input.map_or_else(String::new, |input| format!(" {dot} in by {input}"));
-            let what = if packet.refuses() { ": nothing listens there" } else { "" };
-            format!("  [{}] seq {} {dot} ttl {}{by}{what}", packet.flags, packet.seq, packet.ttl)
-        }
-    }
+/// What the RST of an end on this host means.
+pub(crate) const fn peer_reset_sent(answers: bool) -> &'static str {
+    if answers { ": it has no such connection" } else { ": it ends the connection" }
 }
 
-/// How the entry was found, without when.
-pub(crate) fn found(flow: &Flow, outcome: &Outcome) -> String {
-    let expires = |timeout: Option<u32>| timeout.map_or_else(String::new, |left| format!(", {left} s left"));
-    match outcome {
-        Outcome::Found { state: Some(TcpState::Close), timeout_s, .. } if reset_passed_through(flow) => {
-            format!("CLOSE{}: a RST of one end has passed through to the other", expires(*timeout_s))
-        }
-        Outcome::Found { state, timeout_s, .. } => {
-            let state = state.map_or_else(|| "there".to_owned(), |state| state.to_string());
-            format!("still {state}{}", expires(*timeout_s))
-        }
-        Outcome::NotFound { .. } => "gone".to_owned(),
-        Outcome::Failed { because } => format!("not looked up: {because}"),
-    }
+/// A RST of an end, as it arrived.
+pub(crate) fn peer_reset_received(input: Option<Interface>, packet: Option<&Packet>, style: TextStyle) -> String {
+    let dot = style.dot();
+    let by = input.map_or_else(String::new, |input| format!(" {dot} in by {input}"));
+    let Some(packet) = packet else { return by };
+    let what = if packet.refuses() { ": nothing listens there" } else { "" };
+    format!("  [{}] seq {} {dot} ttl {}{by}{what}", packet.flags, packet.seq, packet.ttl)
 }
 
-/// Whether an entry that was found so got there by a RST that passed through.
-pub(crate) fn passed_through(flow: &Flow, outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Found { state: Some(TcpState::Close), .. }) && reset_passed_through(flow)
+/// How this host's RST leaves it.
+pub(crate) fn reset_output(output: Option<Interface>) -> String {
+    let by = output.map_or_else(String::new, |output| format!(" by {output}"));
+    format!("the RST leaves{by}, untranslated")
 }
 
-/// What is counted of a flow that more than one thing happened to.
-pub(crate) fn tally(flow: &Flow) -> Option<String> {
+/// An entry that was found.
+pub(crate) fn entry_state(found: &EntryFound) -> String {
+    let state = found.state.map_or_else(|| "there".to_owned(), |state| state.to_string());
+    format!("still {state}{}", expires(found))
+}
+
+/// An entry that a RST of one end has closed.
+pub(crate) fn entry_closed(found: &EntryFound) -> String {
+    format!("CLOSE{}: a RST of one end passed through to the other", expires(found))
+}
+
+fn expires(found: &EntryFound) -> String {
+    found.timeout_s.map_or_else(String::new, |left| format!(", {left} s left"))
+}
+
+/// The counts of a flow with more than two events.
+fn tally(flow: &Flow) -> Option<String> {
     let tally = flow.tally();
     if tally.invalid + tally.resets + tally.ignored + tally.forwarded <= 2 {
         return None;
@@ -208,115 +212,147 @@ pub(crate) fn tally(flow: &Flow) -> Option<String> {
     Some(format!("{}; the first that did harm:", parts.join(", ")))
 }
 
-struct Teller<'a> {
+struct LineBuilder<'a> {
+    report: &'a FlowReport,
     host: &'a Host,
     style: TextStyle,
     flow: &'a Flow,
-    began: Instant,
-    steps: Vec<Step>,
+    origin: Instant,
+    /// There is a line with the time of the day that the others count from.
+    began: bool,
+    /// There is a line with the segment that the RST answers.
+    segment_shown: bool,
+    /// The day of the last time of the day.
+    day: Date,
+    lines: Vec<Line>,
 }
 
-impl Teller<'_> {
-    fn tell(&mut self, report: &FlowReport) {
-        let flow = self.flow;
-        let incident = &flow.incident;
-        if let Some(text) = tally(flow) {
-            self.more(text);
-        }
-        if let Some(day) = day(self.host, self.began, self.style) {
-            self.step(self.began, day, "", Mark::More, String::new());
-        }
-        for before in &incident.follows {
-            self.logged(before);
-            if let Some(consequence) = unaccounted(before) {
-                self.more(consequence);
+impl LineBuilder<'_> {
+    fn step(&mut self, Step { at, kind }: &Step<'_>) {
+        let (at, flow) = (*at, self.flow);
+        match *kind {
+            StepKind::EntryDestroyed(entry) => {
+                self.line(at, "conntrack", Mark::Entry, destroyed(entry, self.origin));
             }
-        }
-        if let Some(logged) = &incident.logged {
-            self.logged(logged);
-            if let Some(remark) = &incident.remark {
-                self.more(format!("and \"{remark}\""));
+            StepKind::AcceptedBefore(logged) => {
+                self.logged(logged);
+                if let Some(consequence) = unaccounted(logged) {
+                    self.more(consequence);
+                }
             }
-            if !incident.follows.is_empty() {
-                self.more("conntrack let these bytes pass above, without recording them".to_owned());
+            StepKind::Logged { logged, remark } => {
+                self.logged(logged);
+                if let Some(remark) = remark {
+                    self.more(format!("and \"{remark}\""));
+                }
+                if !flow.incident.follows.is_empty() {
+                    self.more("conntrack accepted these bytes above, without recording them".to_owned());
+                }
+                if let Some(text) = unanswered(flow, logged).filter(|_| flow.incident.reset.is_none()) {
+                    self.more(text);
+                }
             }
-            if let Some(text) = unanswered(flow, logged).filter(|_| incident.reset.is_none()) {
+            StepKind::Remark(event) => {
+                let text = event.words.as_ref().map_or_else(String::new, |text| format!("and \"{text}\""));
                 self.more(text);
             }
+            StepKind::NatSkipped { reset, nfct, destination } => {
+                self.answered(reset);
+                self.line(at, "nat", Mark::Bad, skipped(nfct, destination));
+            }
+            StepKind::ResetSent { reset, .. } => {
+                self.answered(reset);
+                let text = self.reset(reset);
+                self.line(at, maker(reset.by), Mark::Bad, text);
+                if let Some(found) = &self.report.candidates {
+                    self.more(candidates(found));
+                }
+            }
+            StepKind::ResetOutput { output } => self.line(at, "", Mark::Segment, reset_output(output)),
+            StepKind::PeerResetSent { tuple, answered, .. } => {
+                let who = tuple.and_then(|tuple| flow.end(tuple.src)).unwrap_or("an end");
+                let to = tuple.map_or_else(String::new, |tuple| format!(" {} {}", self.style.arrow(), tuple.dst));
+                self.line(at, who, Mark::Back, format!("RST{to}{}", peer_reset_sent(answered.is_some())));
+            }
+            StepKind::PeerResetReceived { input, packet } => {
+                let who = packet.and_then(|packet| flow.end(packet.src)).unwrap_or("an end");
+                let to = packet.map_or_else(String::new, |packet| format!(" {} {}", self.style.arrow(), packet.dst));
+                let text = format!("RST{to}{}", peer_reset_received(input, packet, self.style));
+                self.line(at, who, Mark::Back, text);
+            }
+            StepKind::EntryState(found) => {
+                self.line(at, "entry", Mark::Entry, entry_state(&found) + &self.since(found.not_before));
+            }
+            StepKind::PeerResetForwarded(found) => {
+                self.line(at, "entry", Mark::Back, entry_closed(&found) + &self.since(found.not_before));
+            }
+            StepKind::EntryNotFound { not_before } => {
+                self.line(at, "entry", Mark::Entry, "not found".to_owned() + &self.since(not_before));
+            }
+            StepKind::EntryUnknown { because } => {
+                self.line(at, "entry", Mark::Unknown, format!("look-up failed: {because}"));
+            }
         }
-        if let Some(reset) = &incident.reset {
-            self.reset(reset);
-        }
-        if let Some(found) = &report.candidates {
-            self.more(candidates(found));
-        }
-        let mut later = self.aftermath();
-        // Where nothing was told before, the first of these is when it began.
-        if let Some(first) = later.first_mut().filter(|_| incident.logged.is_none() && incident.reset.is_none()) {
-            first.time = wall(self.host, first.at, self.style);
-        }
-        self.steps.append(&mut later);
     }
 
     fn more(&mut self, text: String) {
-        let at = self.steps.last().map_or(self.began, |step| step.at);
-        self.steps.push(Step { at, time: String::new(), who: "", mark: Mark::More, text });
+        self.lines.push(Line { time: String::new(), who: "", mark: Mark::More, text });
     }
 
-    fn step(&mut self, at: Instant, time: String, who: &'static str, mark: Mark, text: String) {
-        self.steps.push(Step { at, time, who, mark, text });
+    /// Adds a line: the first one at or after the beginning, and all before it, have the time of the day.
+    fn line(&mut self, at: Instant, who: &'static str, mark: Mark, text: String) {
+        let time = if self.began { after(at - self.origin, self.style) } else { self.wall(at) };
+        self.lines.push(Line { time, who, mark, text });
     }
 
-    fn after(&self, at: Instant) -> String {
-        after(at - self.began, self.style)
+    /// The time of the day, below the day where that changes.
+    fn wall(&mut self, at: Instant) -> String {
+        self.began |= at >= self.origin;
+        let date = date(self.host, at, self.style);
+        if std::mem::replace(&mut self.day, date) != date {
+            self.lines.push(Line { time: date.to_string(), who: "", mark: Mark::More, text: String::new() });
+        }
+        wall(self.host, at, self.style)
     }
 
-    fn trigger(&mut self, event: &Event) {
-        let text = segment(event, self.style);
-        self.step(event.at, wall(self.host, event.at, self.style), "", Mark::Segment, text);
+    fn segment(&mut self, event: &Event) {
+        self.segment_shown = true;
+        let (time, text) = (self.wall(event.at), segment(event, self.style));
+        self.lines.push(Line { time, who: "", mark: Mark::Segment, text });
     }
 
-    /// The packet, and what conntrack said of it.
+    /// The packet, and what conntrack did with it.
     fn logged(&mut self, logged: &ConntrackVerdict) {
-        let event = &logged.event;
-        self.trigger(event);
+        self.segment(&logged.event);
         let mark = match logged.verdict {
             Verdict::Invalid => Mark::Bad,
             Verdict::Ignored => Mark::Good,
             Verdict::Unknown => Mark::Unsure,
         };
-        let same = after(Duration::ZERO, self.style);
-        self.step(event.at, same, "conntrack", mark, verdict(logged));
+        let time = after(Duration::ZERO, self.style);
+        self.lines.push(Line { time, who: "conntrack", mark, text: verdict(logged) });
         if let Some(explained) = &logged.window {
             self.more(window(explained));
         }
         if logged.verdict == Verdict::Invalid && logged.direction == Some(Direction::Original) {
             let source = self.flow.key.client();
-            self.more(format!("a refused packet of the client's side keeps its private source {source}"));
+            self.more(format!("a refused packet of the client keeps its private source {source}"));
         }
     }
 
-    fn reset(&mut self, reset: &Reset) {
-        let (flow, event) = (self.flow, &reset.event);
-        // A socket that resets its connection of its own accord answers nothing.
-        let shown = flow.incident.logged.is_some() || event.own_socket().is_some();
-        if !shown {
-            self.trigger(event);
+    /// The segment that a RST answers. A socket that resets its own connection answers none.
+    fn answered(&mut self, reset: &Reset) {
+        if !self.segment_shown && reset.event.own_socket().is_none() {
+            self.segment(&reset.event);
         }
-        let first = flow.incident.logged.is_none() && shown;
-        let time = if first { wall(self.host, event.at, self.style) } else { self.after(event.at) };
-        if let Some(gone) = flow.incident.gone()
-            && reset.by == ResetBy::GatewayStack
-        {
-            self.step(event.at, time.clone(), "conntrack", Mark::Bad, ended(gone, event.at));
-        }
-        if let Some(text) = skipped(flow, reset) {
-            self.step(event.at, time.clone(), "nat", Mark::Bad, text);
-        }
+    }
+
+    fn reset(&self, reset: &Reset) -> String {
+        let event = &reset.event;
         let to = event.tuple().map_or_else(|| "its sender".to_owned(), |tuple| tuple.src.to_string());
         let mut text = format!("RST {} {to}{}", self.style.arrow(), numbers(reset));
         // A String takes any write.
-        let _infallible = write!(text, ": {}", effect(reset, peer(Some(flow), reset)));
+        let _infallible = write!(text, ": {}", effect(reset, peer(Some(self.flow), reset)));
         if reset.doubtful {
             text.push_str("; the segment is signed (TCP-MD5 or TCP-AO), so the kernel may not have sent it");
         }
@@ -329,44 +365,12 @@ impl Teller<'_> {
         if let Some(reason) = event.reset_reason.and_then(|value| self.host.reset_reason(value)) {
             let _infallible = write!(text, "; the kernel's reason: {reason}");
         }
-        self.step(event.at, time, maker(reset.by), Mark::Bad, text);
+        text
     }
 
-    /// What happened after the RST, in order of time.
-    fn aftermath(&self) -> Vec<Step> {
-        let (flow, style) = (self.flow, self.style);
-        let mut steps = Vec::new();
-        let mut add = |at: Instant, who, mark, text| {
-            steps.push(Step { at, time: self.after(at), who, mark, text });
-        };
-        if let Some(reset_output) = flow.incident.reset_output {
-            let by = reset_output.output.map_or_else(String::new, |output| format!(" by {output}"));
-            add(reset_output.at, "", Mark::Segment, format!("the RST left{by}, untranslated"));
-        }
-        if let Some(reset) = flow.peer_reset.as_deref() {
-            let who = flow.end(reset.tuple.src).unwrap_or("an end");
-            let text = format!("RST {} {}{}", style.arrow(), reset.tuple.dst, of_end(reset, style));
-            add(reset.at, who, Mark::Back, text);
-        }
-        for fate in &flow.entry_statuses {
-            add(fate.at, "entry", fate_mark(flow, fate), found(flow, &fate.outcome) + &self.since(fate));
-        }
-        steps.sort_by_key(|step| step.at);
-        steps
-    }
-
-    /// When an entry was last found otherwise.
-    fn since(&self, fate: &EntryStatus) -> String {
-        let since = |at: Instant| format!(" (not before {})", self.after(at));
-        let known = fate.not_before.filter(|_| !matches!(fate.outcome, Outcome::Failed { .. }));
-        known.map(since).unwrap_or_default()
-    }
-}
-
-fn fate_mark(flow: &Flow, fate: &EntryStatus) -> Mark {
-    match &fate.outcome {
-        Outcome::Failed { .. } => Mark::Unknown,
-        outcome if passed_through(flow, outcome) => Mark::Back,
-        Outcome::Found { .. } | Outcome::NotFound { .. } => Mark::Entry,
+    /// The last time when an entry was found in another state.
+    fn since(&self, not_before: Option<Instant>) -> String {
+        let since = |at: Instant| format!(" (not before {})", after(at - self.origin, self.style));
+        not_before.map(since).unwrap_or_default()
     }
 }

@@ -155,7 +155,7 @@ impl Sheet<'_> {
         let incident = &flow.incident;
         let made_for_it =
             matches!(incident.reset.as_ref().and_then(|reset| reset.event.nfct), Some(Nfct::Entry(CtInfo::New)));
-        let until = match (incident.gone().is_some(), incident.entry().is_some() && !made_for_it) {
+        let until = match (incident.destroyed().is_some(), incident.entry().is_some() && !made_for_it) {
             (true, _) => ends.unwrap_or(self.lanes.top),
             (false, true) => ends.unwrap_or(bottom - 4),
             (false, false) => return,

@@ -1,12 +1,12 @@
-//! What a packet's comment says: `key=value` pairs that a display filter can look for, and sentences for eyes.
+//! An event with the conclusion about its flow, and its comment in a packet: `key=value` pairs for a display filter, and sentences.
 
 use std::fmt::{self, Write as _};
 
 use tracer_engine::engine::{Kind, Observed};
 use tracer_engine::flow::Flow;
+use tracer_engine::timeline::StepKind;
 use tracer_model::capture::Host;
-use tracer_model::cause::{Cause, Diagnosis};
-use tracer_model::conntrack::Verdict;
+use tracer_model::cause::Diagnosis;
 use tracer_model::event::Event;
 
 use super::plain::{self, Value};
@@ -15,58 +15,27 @@ use super::words;
 /// Most bytes of a comment.
 const LIMIT: usize = 2_048;
 
-/// An event, with what the whole capture says of its flow.
+/// An event, with the conclusion of the whole capture about its flow.
 #[derive(Clone, Copy)]
 pub struct AnnotatedEvent<'a> {
-    /// What the event was when it came.
+    /// The event as it was classified when it came.
     pub observed: &'a Observed,
     /// The event.
     pub event: &'a Event,
-    /// The record that it was made of.
+    /// The record that it was decoded from.
     pub record: &'a [u8],
-    /// Its flow: as it was at the end, where it was not forgotten.
+    /// Its flow: as it was at the end, unless it was evicted.
     pub flow: Option<&'a Flow>,
-    /// Whether the flow's story is the whole capture's.
+    /// Whether the flow is that of the report.
     pub settled: bool,
     /// The host.
     pub host: &'a Host,
 }
 
-/// The event of an observation; `None` where a filter does not want it.
-pub fn event(observed: &Observed) -> Option<&Event> {
-    Some(match &observed.kind {
-        Kind::Unwanted => return None,
-        Kind::ConntrackVerdict(logged, _) => &logged.event,
-        Kind::Reset(reset, ..) => &reset.event,
-        Kind::Remark(event) | Kind::ResetOutput(event) | Kind::PeerReset(event) | Kind::ResetReceived(event) => event,
-    })
-}
-
 impl AnnotatedEvent<'_> {
-    /// The step, in the words of the JSON.
+    /// The step's name.
     pub(super) fn step(&self) -> &'static str {
-        match &self.observed.kind {
-            Kind::Unwanted => "unwanted",
-            Kind::ConntrackVerdict(logged, _) => match logged.verdict {
-                Verdict::Invalid => "conntrack-invalid",
-                Verdict::Ignored => "conntrack-ignored",
-                Verdict::Unknown => "conntrack-undecided",
-            },
-            Kind::Remark(_) => "conntrack-remark",
-            Kind::Reset(..) => "reset-sent",
-            Kind::ResetOutput(_) => "reset-output",
-            Kind::PeerReset(_) => "peer-reset-sent",
-            Kind::ResetReceived(_) => "peer-reset-received",
-        }
-    }
-
-    /// The cause that the event itself speaks for.
-    const fn diagnosis(&self) -> Option<Diagnosis> {
-        match &self.observed.kind {
-            Kind::ConntrackVerdict(_, diagnosis) | Kind::Reset(_, diagnosis, _) => Some(*diagnosis),
-            Kind::ResetReceived(_) => Some(Diagnosis::plain(Cause::PeerReset)),
-            _ => None,
-        }
+        self.observed.step().map_or("unwanted", |step| step.kind.name())
     }
 
     /// The pairs, on one line.
@@ -80,27 +49,13 @@ impl AnnotatedEvent<'_> {
     fn write(&self, line: &mut String) -> fmt::Result {
         let event = self.event;
         write!(line, "step={}", self.step())?;
-        if let Some(Diagnosis { cause, reason }) = self.diagnosis() {
+        if let Some(Diagnosis { cause, reason }) = self.observed.diagnosis() {
             write!(line, " cause={cause}")?;
             if let Some(reason) = reason {
                 write!(line, " reason={reason}")?;
             }
         }
-        match &self.observed.kind {
-            Kind::ConntrackVerdict(logged, _) => {
-                write!(line, " verdict={}", logged.verdict.name())?;
-                if let Some(window) = &logged.window {
-                    write!(line, " failed={} distance_bytes={}", window.failure.inequality(), window.distance)?;
-                }
-            }
-            Kind::Reset(reset, _, confidence) => {
-                write!(line, " by={} effect={} confidence={confidence}", reset.by, reset.effect.name())?;
-                if reset.doubtful {
-                    line.push_str(" doubtful");
-                }
-            }
-            _ => {}
-        }
+        self.evidence(line)?;
         if let Some(reason) = event.reset_reason.and_then(|value| self.host.reset_reason(value)) {
             write!(line, " kernel_reason={}", Value(reason))?;
         }
@@ -134,6 +89,43 @@ impl AnnotatedEvent<'_> {
         Ok(())
     }
 
+    /// The pairs of the step's own evidence.
+    fn evidence(&self, line: &mut String) -> fmt::Result {
+        match self.observed.step().map(|step| step.kind) {
+            Some(StepKind::Logged { logged, .. } | StepKind::AcceptedBefore(logged)) => {
+                write!(line, " verdict={}", logged.verdict.name())?;
+                if let Some(window) = &logged.window {
+                    write!(line, " failed={} distance_bytes={}", window.failure.inequality(), window.distance)?;
+                }
+            }
+            Some(StepKind::ResetSent { reset, .. }) => {
+                write!(line, " by={} effect={}", reset.by, reset.effect.name())?;
+                if let Kind::Reset(_, _, confidence) = &self.observed.kind {
+                    write!(line, " confidence={confidence}")?;
+                }
+                if reset.doubtful {
+                    line.push_str(" doubtful");
+                }
+            }
+            None
+            // The event itself is the evidence.
+            | Some(
+                StepKind::Remark(_)
+                | StepKind::ResetOutput { .. }
+                | StepKind::PeerResetSent { .. }
+                | StepKind::PeerResetReceived { .. }
+                // Conclusions and answers to look-ups, no events.
+                | StepKind::EntryDestroyed(_)
+                | StepKind::NatSkipped { .. }
+                | StepKind::EntryState(_)
+                | StepKind::PeerResetForwarded(_)
+                | StepKind::EntryNotFound { .. }
+                | StepKind::EntryUnknown { .. },
+            ) => {}
+        }
+        Ok(())
+    }
+
     fn flow(&self, line: &mut String) -> fmt::Result {
         let Some(flow) = self.flow else { return Ok(()) };
         write!(line, " flow={}", flow.id.0)?;
@@ -161,12 +153,14 @@ impl AnnotatedEvent<'_> {
         flow.reset_by().map_or(Ok(()), |by| write!(line, " reset_by={by}"))
     }
 
-    /// What the event means, for eyes.
+    /// The event in a sentence.
     pub(super) fn sentence(&self) -> Option<String> {
         let text = match &self.observed.kind {
             Kind::ConntrackVerdict(logged, _) => words::window(&logged.window?),
             Kind::Reset(reset, ..) => words::effect(reset, words::peer(self.flow, reset)),
-            _ => return None,
+            Kind::Unwanted | Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) | Kind::ResetReceived(_) => {
+                return None;
+            }
         };
         Some(plain::line(&text, LIMIT))
     }
