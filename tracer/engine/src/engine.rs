@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use tracer_common::Hook;
-use tracer_model::capture::{LookUp, LookedUp, Outcome, Request};
+use tracer_model::capture::{Gap, LookUp, LookedUp, Outcome, Request};
 use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::entry::CtInfo;
 use tracer_model::conntrack::log_format::LogFormat;
@@ -21,6 +21,7 @@ use tracer_model::filter::Filter;
 use tracer_model::time::Instant;
 
 use super::Limits;
+use super::conclusion::is_after_gap;
 use super::effect::{self, Effect};
 use super::evicted::{EvictedFlow, EvictedFlows};
 use super::flow::{
@@ -42,11 +43,13 @@ pub struct Observed {
     pub flow: Option<FlowId>,
     /// What it is.
     pub kind: Kind,
+    /// The report can name another cause for this flow: another event of the flow decides it, or a fact that is not known yet.
+    pub provisional: bool,
 }
 
 impl Observed {
     pub(super) const fn new(flow: Option<FlowId>, kind: Kind) -> Self {
-        Self { flow, kind }
+        Self { flow, kind, provisional: false }
     }
 
     /// The event; `None` where the filter does not want its flow.
@@ -162,6 +165,22 @@ impl Engine {
         let observed = self.observe(event);
         self.learn(hook, class, &observed);
         observed
+    }
+
+    /// Marks an event if the report can name another cause for its flow. `gaps`: the missing parts of the capture so far.
+    pub(super) fn mark_provisional(&mut self, observed: &mut Observed, gaps: &[Gap]) {
+        let Some(diagnosis) = observed.diagnosis() else { return };
+        let Some(flow) = observed.flow.and_then(|id| self.flows.get_mut(id)) else { return };
+        let at = observed.event().map(|event| event.at);
+        let (first, incident) = (flow.first, &mut flow.incident);
+        let (decides, since) = match (&incident.reset, &incident.peer) {
+            (Some(reset), _) => (at == Some(reset.event.at), reset.event.at),
+            // A gap before the first event of the connection can hold more of it.
+            (None, peer) => (at == peer.as_ref().map(|peer| peer.at), first),
+        };
+        incident.after_gap |= decides && incident.lacks_first_step() && is_after_gap(since, gaps);
+        observed.provisional =
+            incident.diagnosis != diagnosis || incident.after_gap || incident.is_refused_in_silence();
     }
 
     fn observe(&mut self, event: Box<Event>) -> Observed {

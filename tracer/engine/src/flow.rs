@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tracer_common::Hook;
 use tracer_model::capture::Outcome;
-use tracer_model::cause::{Confidence, Diagnosis, ResetBy};
+use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::window::{Explanation, Failure};
 use tracer_model::conntrack::{DestroyedEntry, Direction, Entry, Nfct, Seq, TcpState, Tuple, Verdict};
 use tracer_model::event::{Event, Interface, LogMessage};
@@ -205,6 +205,8 @@ pub struct Incident {
     pub reset_output: Option<ResetOutput>,
     /// The RST of one of the ends, where it is the incident.
     pub peer: Option<Box<PeerReset>>,
+    /// Its first step can be missing: it came right after a gap in the capture.
+    pub(super) after_gap: bool,
 }
 
 impl Incident {
@@ -220,6 +222,7 @@ impl Incident {
             reset: None,
             reset_output: None,
             peer: None,
+            after_gap: false,
         }
     }
 
@@ -249,6 +252,24 @@ impl Incident {
         let rank = EvidenceRank::Forwarded;
         // Until a look-up shows that conntrack knows the connection.
         Self { rank, peer: Some(Box::new(peer)), ..Self::new(diagnosis, Confidence::Inferred) }
+    }
+
+    /// Whether its first step is not in the evidence: the refusal of a segment that conntrack is known to have refused, or the
+    /// packet that an end answers with a RST.
+    pub(super) fn lacks_first_step(&self) -> bool {
+        match &self.reset {
+            Some(reset) => {
+                let refused = reset.by == ResetBy::GatewayStack && reset.event.nfct == Some(Nfct::None);
+                refused && self.logged.is_none() && reset.event.gone.is_none()
+            }
+            None => self.diagnosis.cause == Cause::PeerReset,
+        }
+    }
+
+    /// Whether the cause waits for facts about conntrack in the namespace: the RST answers a segment that conntrack refused without
+    /// a message.
+    pub(super) fn is_refused_in_silence(&self) -> bool {
+        self.diagnosis.cause == Cause::Unknown && self.reset.is_some() && self.lacks_first_step()
     }
 
     /// How far it goes.

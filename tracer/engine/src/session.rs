@@ -104,7 +104,9 @@ impl Session {
                     let of_others =
                         [Hook::CtInvalid, Hook::CtMalformed, Hook::NewRefused, Hook::PacketTap, Hook::TcxTap];
                     self.resets += u64::from(!of_others.contains(&event.hook));
-                    return Some(self.engine.event(event));
+                    let mut observed = self.engine.event(event);
+                    self.engine.mark_provisional(&mut observed, &self.gaps);
+                    return Some(observed);
                 }
                 Err(error) => {
                     tracing::debug!("{error}");

@@ -107,6 +107,9 @@ impl Lines {
             | StepKind::EntryNotFound { .. }
             | StepKind::EntryUnknown { .. } => write!(line, "{}", step.name())?,
         }
+        if observed.provisional {
+            line.push_str(" provisional");
+        }
         if let Some(interface) = event.input {
             write!(line, " in={}", Value(&interface.to_string()))?;
         }

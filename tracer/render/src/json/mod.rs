@@ -141,6 +141,7 @@ impl<'a> types::Trace<'a> {
             cause: diagnosis.map(|diagnosis| types::Cause(diagnosis.cause)),
             reason: diagnosis.and_then(|diagnosis| diagnosis.reason).map(types::Reason),
             confidence: confidence.map(types::Confidence),
+            provisional: observed.provisional,
             netns: event.netns,
             client: flow.map(|flow| flow.key.client().to_string()),
             nat: flow.and_then(|flow| flow.key.nat()).map(|nat| nat.to_string()),

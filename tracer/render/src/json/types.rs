@@ -513,6 +513,10 @@ pub(super) struct Trace<'a> {
     pub(super) reason: Option<Reason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) confidence: Option<Confidence>,
+    /// The report can name another cause for this flow: another event of the flow decides it, or a fact that is not known yet.
+    /// Absent where it is false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) provisional: bool,
     pub(super) netns: Option<u32>,
     /// The endpoints, where the flow is known.
     pub(super) client: Option<String>,
