@@ -10,7 +10,7 @@ use tracer_model::cause::Diagnosis;
 use tracer_model::event::Event;
 
 use super::plain::{self, Value};
-use super::words;
+use super::sentences;
 
 /// Most bytes of a comment.
 const LIMIT: usize = 2_048;
@@ -156,8 +156,8 @@ impl AnnotatedEvent<'_> {
     /// The event in a sentence.
     pub(super) fn sentence(&self) -> Option<String> {
         let text = match &self.observed.kind {
-            Kind::ConntrackVerdict(logged, _) => words::window(&logged.window?),
-            Kind::Reset(reset, ..) => words::effect(reset, words::peer(self.flow, reset)),
+            Kind::ConntrackVerdict(logged, _) => sentences::window(&logged.window?),
+            Kind::Reset(reset, ..) => sentences::effect(reset, sentences::peer(self.flow, reset)),
             Kind::Unwanted | Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) | Kind::ResetReceived(_) => {
                 return None;
             }

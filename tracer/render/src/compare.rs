@@ -7,8 +7,8 @@ use tracer_advice::compare::{Changed, Comparison, Count, Route, Row, Side, Verdi
 use tracer_model::cause::Diagnosis;
 
 use super::plain;
+use super::sentences::{counted, grouped};
 use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use super::words::{counted, grouped};
 
 /// Lines of a table, unless all are wanted.
 const LISTED: usize = 10;

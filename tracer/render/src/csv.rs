@@ -9,7 +9,7 @@ use tracer_engine::flow::Incident;
 use tracer_model::conntrack::window::Explanation;
 
 use super::json::rfc3339;
-use super::{plain, words};
+use super::{plain, sentences};
 
 /// Most bytes of a text from outside.
 const LIMIT: usize = 1_024;
@@ -67,7 +67,7 @@ pub fn write(report: &Report, to: &mut dyn io::Write) -> io::Result<()> {
 
 fn reason(report: &FlowReport, whole: &Report) -> Option<String> {
     let word = report.flow.incident.diagnosis.reason.map(|reason| reason.to_string());
-    word.or_else(|| words::kernel_reason(&report.flow, &whole.host).map(|reason| harmless(&reason)))
+    word.or_else(|| sentences::kernel_reason(&report.flow, &whole.host).map(|reason| harmless(&reason)))
 }
 
 fn window(incident: &Incident) -> Option<Explanation> {

@@ -18,8 +18,8 @@ use tracer_model::health::{Facts, Namespace};
 use tracer_model::ruleset::audit::{Audit, Does};
 
 use super::plain::Plain;
+use super::sentences::{counted, grouped};
 use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use super::words::{counted, grouped};
 
 /// Holders and destinations that are listed unless all are asked for.
 const LISTED: usize = 5;

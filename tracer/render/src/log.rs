@@ -8,8 +8,8 @@ use tracer_model::conntrack::Verdict;
 use tracer_model::conntrack::log_format::LogFormat;
 
 use super::plain::Plain;
+use super::sentences::{counted, grouped};
 use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use super::words::{counted, grouped};
 
 /// Flows that are listed of a group, unless all are wanted.
 const LISTED: usize = 10;

@@ -7,8 +7,8 @@ use tracer_model::mitigation::Mitigation;
 use tracer_model::mitigation::watched::{Verdict, Window, compare};
 
 use super::cures;
+use super::sentences::{counted, grouped};
 use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use super::words::{counted, grouped};
 
 /// A cure, and whether it can help here.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -30,7 +30,7 @@ use tracer_model::time::{ClockOffset, Instant};
 
 use super::annotated::AnnotatedEvent;
 use super::plain;
-use super::words::counted;
+use super::sentences::counted;
 
 /// Packets that wait to be put in order. Records of two CPUs change places over microseconds.
 const WAITING: usize = 4_096;

@@ -16,8 +16,8 @@ use tracer_model::event::Event;
 use tracer_model::packet::Flags;
 
 use super::plain::{Plain, Value};
+use super::sentences;
 use super::style::{BAD, FAINT, GOOD, TextStyle, WARN};
-use super::words;
 
 /// How lines are drawn.
 #[derive(Debug, Clone, Default)]
@@ -177,5 +177,5 @@ fn answer(line: &mut String, reset: &Reset) -> fmt::Result {
 
 /// The text of a progress line.
 pub fn progress(events: u64, resets: u64) -> String {
-    format!("{}, {}", words::counted(events, "event", "events"), words::counted(resets, "reset", "resets"))
+    format!("{}, {}", sentences::counted(events, "event", "events"), sentences::counted(resets, "reset", "resets"))
 }

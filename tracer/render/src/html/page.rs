@@ -18,9 +18,9 @@ use tracer_model::finding::Finding;
 use tracer_model::mitigation::Mitigation;
 
 use super::{escape, sequence, window};
+use crate::sentences::{Headline, Line, Mark, Weight, counted, grouped};
 use crate::style::TextStyle;
-use crate::words::{Headline, Line, Mark, Weight, counted, grouped};
-use crate::{json, words};
+use crate::{json, sentences};
 
 /// Most flows that are told in full. What is drawn of one takes about 30 kB.
 const TOLD: usize = 200;
@@ -158,7 +158,7 @@ impl<'a> Page<'a> {
             ended: instant(report.ended),
             duration: format!("{:.1} s", report.duration().as_secs_f64()),
             facts: facts(report),
-            headlines: words::headlines(report, STORIES),
+            headlines: sentences::headlines(report, STORIES),
             causes: causes.into_iter().collect(),
             rows: rows.collect(),
             told: told
@@ -209,7 +209,7 @@ fn facts(report: &Report) -> Vec<(&'static str, String)> {
             format!("Linux {} (conntrack's logging of era {})", report.host.kernel, report.host.log_format.name()),
         ),
         ("Hooks", format!("{} of {} attached", attached, report.hooks.len())),
-        ("Events", words::events(report)),
+        ("Events", sentences::events(report)),
         ("Packets refused", grouped(report.summary.tally.invalid)),
         ("RSTs sent by this gateway", grouped(report.summary.tally.resets)),
         ("Connections reset by it", grouped(report.summary.flows_reset)),
@@ -247,7 +247,7 @@ impl<'a> Row<'a> {
             reason: diagnosis
                 .reason
                 .map(|reason| reason.name().to_owned())
-                .or_else(|| words::kernel_reason(&flow.flow, &report.host)),
+                .or_else(|| sentences::kernel_reason(&flow.flow, &report.host)),
             by: flow.flow.reset_by().map_or("", |by| by.name()),
             flow: &flow.flow,
             refused: tally.invalid,
@@ -262,8 +262,8 @@ impl<'a> AnnotatedEvent<'a> {
         let (flow, host) = (&report.flow, &whole.host);
         let number = index + 1;
         let (mut before, mut steps): (Vec<String>, Vec<StepView>) = (Vec::new(), Vec::new());
-        for mut step in words::lines(report, host, TextStyle::default()) {
-            step.text = step.text.replace(words::TIED, " ");
+        for mut step in sentences::lines(report, host, TextStyle::default()) {
+            step.text = step.text.replace(sentences::TIED, " ");
             match (step.mark, steps.last_mut()) {
                 (Mark::More, Some(last)) => last.more.push(step.text + &step.time),
                 (Mark::More, None) if step.text.is_empty() => before.push(step.time),
@@ -283,7 +283,7 @@ impl<'a> AnnotatedEvent<'a> {
             number,
             open: place < UNFOLDED || of <= UNFOLDED_ALL,
             row: Row::new(whole, report, index),
-            sentence: (incident.rank() >= EvidenceRank::Forwarded).then(|| words::incident(flow)),
+            sentence: (incident.rank() >= EvidenceRank::Forwarded).then(|| sentences::incident(flow)),
             before,
             sequence: sequence::draw(report, host, &format!("s{number}"), &title, &description.join(". ")),
             windows: windows.collect(),
@@ -316,11 +316,12 @@ impl StepView {
 
 impl WindowView {
     fn new(logged: &ConntrackVerdict, explained: &Explanation, id: &str, number: usize) -> Self {
-        let (sender, receiver) = (words::end_of(explained.direction), words::end_of(explained.direction.other()));
+        let (sender, receiver) =
+            (sentences::end_of(explained.direction), sentences::end_of(explained.direction.other()));
         Self {
             picture: window::draw(logged, explained, id, &format!("Window check of flow {number}")),
-            inequality: format!("{}: {}", explained.failure.inequality(), words::inequality(explained)),
-            text: words::window(explained),
+            inequality: format!("{}: {}", explained.failure.inequality(), sentences::inequality(explained)),
+            text: sentences::window(explained),
             sides: vec![("sender", sender, explained.sender), ("receiver", receiver, explained.receiver)],
             agrees: explained.agrees,
         }

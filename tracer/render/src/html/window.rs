@@ -7,7 +7,7 @@ use tracer_model::conntrack::Seq;
 use tracer_model::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
 
 use super::canvas::{Area, Canvas, LINE, width_of};
-use crate::words;
+use crate::sentences;
 
 /// Width of the picture.
 const WIDTH: i32 = 740;
@@ -48,12 +48,12 @@ struct Plan {
 /// Draws the window check that a segment failed. `id` makes the picture's identifiers unique.
 pub(super) fn draw(logged: &ConntrackVerdict, window: &Explanation, id: &str, title: &str) -> String {
     let (canvas, height) = picture(logged, window);
-    canvas.finish(id, WIDTH, height, title, &words::window(window))
+    canvas.finish(id, WIDTH, height, title, &sentences::window(window))
 }
 
 fn plan(logged: &ConntrackVerdict, window: &Explanation) -> Plan {
     let (s, r) = (&window.sender, &window.receiver);
-    let (sender, receiver) = (words::end_of(window.direction), words::end_of(window.direction.other()));
+    let (sender, receiver) = (sentences::end_of(window.direction), sentences::end_of(window.direction.other()));
     let point = |number: Seq, what: String| Point { at: i64::from(number.since(window.bound)), number, what };
     let acknowledges = matches!(window.failure, Failure::AckOver | Failure::AckUnder);
     let above = matches!(window.failure, Failure::SeqOver | Failure::Overshot | Failure::AckOver);
@@ -137,7 +137,7 @@ fn picture(logged: &ConntrackVerdict, window: &Explanation) -> (Canvas, i32) {
     canvas.rect("segment", Area { x: segment_x, y: GROUND - 16, width: segment, height: 32 });
     let bound = plan.window.get(plan.missed).map_or(window_x, &place);
     let near = if plan.above { segment_x } else { segment_x + segment };
-    dimension(&mut canvas, (near.min(bound), near.max(bound)), &words::bytes(u64::from(window.distance)), to_scale);
+    dimension(&mut canvas, (near.min(bound), near.max(bound)), &sentences::bytes(u64::from(window.distance)), to_scale);
     let mut y = GROUND - TALL - 3 * LINE - 16;
     for (point, x) in plan.segment.iter().zip([segment_x, segment_x + segment]) {
         canvas.line("leader bad", (x, y + 4), (x, GROUND - 16));

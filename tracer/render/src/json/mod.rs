@@ -30,7 +30,7 @@ use tracer_model::packet::Packet;
 use tracer_model::ruleset::{Candidates, Rule};
 use tracer_model::time::{ClockOffset, Instant};
 
-use super::words;
+use super::sentences;
 
 pub use compare::{COMPARE_SCHEMA, write as write_comparison, write_schema as write_comparison_schema};
 pub use export::{EXPORT_SCHEMA, JsonLines, write_schema as write_export_schema};
@@ -74,7 +74,7 @@ pub fn write_observation(
     writing::line(&line, to)
 }
 
-/// Writes what a kernel log says.
+/// Writes the report of a kernel log.
 pub fn write_log(report: &LogReport, to: &mut dyn io::Write) -> io::Result<()> {
     let shape = types::LogReport {
         schema: EXPLAIN_SCHEMA,
@@ -96,7 +96,7 @@ pub fn write_log(report: &LogReport, to: &mut dyn io::Write) -> io::Result<()> {
     writing::document(&shape, to)
 }
 
-/// Writes the JSON Schema of what a kernel log says.
+/// Writes the JSON Schema of the report of a kernel log.
 pub fn write_log_schema(to: &mut dyn io::Write) -> io::Result<()> {
     writing::document(&schemars::schema_for!(types::LogReport<'_>), to)
 }
@@ -153,7 +153,7 @@ impl<'a> types::Trace<'a> {
 }
 
 impl<'a> types::Report<'a> {
-    fn new(report: &'a Report, told: Vec<&'a FlowReport>) -> Self {
+    fn new(report: &'a Report, shown: Vec<&'a FlowReport>) -> Self {
         let clock = report.host.clock;
         Self {
             schema: SCHEMA,
@@ -190,17 +190,17 @@ impl<'a> types::Report<'a> {
                 by_cause: report.summary.by_cause.iter().map(|(cause, flows)| (cause.name(), *flows)).collect(),
                 table_full_drops: report.summary.table_full_drops,
             },
-            flows: types::Flows { told, report },
+            flows: types::Flows { shown, report },
             findings: report.findings.iter().map(finding).collect(),
             mitigations: report.mitigations.iter().map(mitigation).collect(),
         }
     }
 }
 
-/// Flows take their shape one after the other: that of all of them is much larger than they are.
+/// Flows take their shape one after the other: all shapes together are much larger than the flows.
 impl Serialize for types::Flows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.told.iter().map(|flow| types::Flow::new(flow, self.report)))
+        serializer.collect_seq(self.shown.iter().map(|flow| types::Flow::new(flow, self.report)))
     }
 }
 
@@ -221,7 +221,7 @@ impl<'a> types::Flow<'a> {
             assured: flow.assured,
             cause: types::Cause(incident.diagnosis.cause),
             reason: incident.diagnosis.reason.map(types::Reason).map(types::FlowReason::Word).or_else(|| {
-                words::kernel_reason(flow, &whole.host).map(|reason| types::FlowReason::Kernel(reason.into()))
+                sentences::kernel_reason(flow, &whole.host).map(|reason| types::FlowReason::Kernel(reason.into()))
             }),
             confidence: types::Confidence(incident.confidence),
             reset_by: flow.reset_by().map(types::ResetBy),
@@ -378,7 +378,7 @@ fn reset_sent<'a>(reset: &Reset, segment_shown: bool, host: &'a Host, flow: Opti
         seq: reset.answer.map(|answer| answer.seq.0),
         ack: reset.answer.and_then(|answer| answer.ack).map(|ack| ack.0),
         effect: reset.effect.name(),
-        meaning: words::effect(reset, words::peer(flow, reset)),
+        meaning: sentences::effect(reset, sentences::peer(flow, reset)),
         packet: Segment::of(event).filter(|_| !segment_shown).map(packet),
         socket_state: event.socket.as_ref().map(|socket| socket.state.to_string()),
         process: event.process().map(|process| types::Process { pid: process.pid, name: process.comm.to_string() }),
@@ -395,7 +395,7 @@ fn reject_rule(candidates: &Candidates) -> types::RejectRule<'_> {
         candidate_count: candidates.count,
         of: candidates.of,
         problems: &candidates.problems,
-        meaning: words::candidates(candidates),
+        meaning: sentences::candidates(candidates),
     }
 }
 
@@ -414,7 +414,7 @@ fn named_rule(rule: &Rule) -> types::NamedRule<'_> {
 fn window(explained: &Explanation) -> types::Window {
     types::Window {
         failed: explained.failure.inequality(),
-        inequality: words::inequality(explained),
+        inequality: sentences::inequality(explained),
         bound: explained.bound.0,
         value: explained.value.0,
         distance_bytes: explained.distance,
@@ -431,7 +431,7 @@ fn window(explained: &Explanation) -> types::Window {
 
 fn side(seen: &Seen, direction: Direction) -> types::Side {
     types::Side {
-        end: words::end_of(direction),
+        end: sentences::end_of(direction),
         td_end: seen.td_end.0,
         td_maxend: seen.td_maxend.0,
         td_maxwin: seen.td_maxwin,

@@ -8,8 +8,8 @@ use tracer_advice::report::FlowReport;
 use tracer_model::cause::Confidence;
 
 use super::Text;
+use crate::sentences::{Mark, TIED, kernel_reason, lines};
 use crate::style::{BAD, GOOD, WARN};
-use crate::words::{Mark, TIED, kernel_reason, lines};
 
 impl Text<'_> {
     pub(super) fn flow(&mut self, number: usize, report: &FlowReport) -> fmt::Result {

@@ -5,8 +5,8 @@ use std::fmt::{self, Write};
 use tracer_engine::flow::Flow;
 
 use super::Text;
+use crate::sentences::{Weight, counted, headlines};
 use crate::style::{FAINT, GOOD, STRONG};
-use crate::words::{Weight, counted, headlines};
 
 /// Flows that nothing happened to that are named.
 const NAMED: usize = 5;

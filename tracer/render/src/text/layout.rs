@@ -13,8 +13,8 @@ use tracer_model::time::Instant;
 
 use super::Text;
 use crate::plain::Plain;
+use crate::sentences::TIED;
 use crate::style::{FAINT, STRONG};
-use crate::words::TIED;
 
 /// Columns of the time of a step.
 const TIME: usize = 15;

@@ -16,8 +16,8 @@ use tracer_model::time::Instant;
 
 use super::Text;
 use crate::plain::Plain;
+use crate::sentences::{counted, grouped, kernel_reason};
 use crate::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use crate::words::{counted, grouped, kernel_reason};
 
 /// Rows that are shown unless all are asked for.
 const ROWS: usize = 14;

@@ -14,8 +14,8 @@ use tracer_model::event::Event;
 use tracer_model::time::Instant;
 
 use super::lanes::Lane;
+use crate::sentences;
 use crate::style::TextStyle;
-use crate::words;
 
 /// Where an arrow begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,15 +31,15 @@ pub(super) enum Place {
 pub(super) enum Known {
     /// A hook of this host saw it.
     Seen,
-    /// As far as the gateway's edge a hook saw it; what is beyond is concluded.
+    /// A hook saw it up to the gateway's edge; the rest is concluded.
     SeenInside,
     /// The end that it comes from was seen making it; that it came here is concluded.
     SeenOutside,
-    /// It follows from what was seen.
+    /// It follows from other rows.
     Concluded,
 }
 
-/// What something is, to those whom the connection belongs to.
+/// What something means to the ends of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
@@ -60,7 +60,7 @@ pub(super) enum Sign {
     Dot,
 }
 
-/// What a row shows.
+/// The content of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
     /// Something goes from here to there.
@@ -124,7 +124,7 @@ impl RowBuilder<'_> {
         let at = *at;
         match *kind {
             StepKind::EntryDestroyed(entry) => {
-                let text = words::destroyed(entry, self.origin);
+                let text = sentences::destroyed(entry, self.origin);
                 self.sign(at, CONNTRACK, Sign::Cross, Tone::Plain, &text).entry_ends = true;
             }
             StepKind::AcceptedBefore(logged) | StepKind::Logged { logged, .. } => self.logged(logged),
@@ -133,7 +133,7 @@ impl RowBuilder<'_> {
             StepKind::NatSkipped { reset, nfct, destination } => {
                 self.answered(reset);
                 self.delivered = true;
-                let text = format!("NAT {}", words::skipped(nfct, destination));
+                let text = format!("NAT {}", sentences::skipped(nfct, destination));
                 self.add(at, Shown::Arrow(CONNTRACK, MAKER), Known::Seen, Tone::Plain, &text);
             }
             StepKind::ResetSent { reset, .. } => {
@@ -141,20 +141,20 @@ impl RowBuilder<'_> {
                 self.reset(reset);
             }
             StepKind::ResetOutput { output } => {
-                self.sign(at, CONNTRACK, Sign::Dot, Tone::Plain, &words::reset_output(output));
+                self.sign(at, CONNTRACK, Sign::Dot, Tone::Plain, &sentences::reset_output(output));
             }
             StepKind::PeerResetSent { tuple, answered, .. } => {
                 let from = tuple.and_then(|tuple| self.flow.end(tuple.src));
-                let text = format!("RST{}", words::peer_reset_sent(answered.is_some()));
+                let text = format!("RST{}", sentences::peer_reset_sent(answered.is_some()));
                 self.peer_reset(at, from, Known::SeenOutside, &text);
             }
             StepKind::PeerResetReceived { input, packet } => {
                 let from = packet.and_then(|packet| self.flow.end(packet.src));
-                let text = format!("RST{}", words::peer_reset_received(input, packet, TextStyle::default()));
+                let text = format!("RST{}", sentences::peer_reset_received(input, packet, TextStyle::default()));
                 self.peer_reset(at, from, Known::Seen, &text);
             }
             StepKind::EntryState(found) => {
-                let text = format!("entry: {}", words::entry_state(&found));
+                let text = format!("entry: {}", sentences::entry_state(&found));
                 self.sign(at, CONNTRACK, Sign::Dot, Tone::Plain, &text);
             }
             StepKind::EntryNotFound { .. } => {
@@ -165,14 +165,14 @@ impl RowBuilder<'_> {
                 self.sign(at, CONNTRACK, Sign::Question, Tone::Plain, &text);
             }
             StepKind::PeerResetForwarded(found) => {
-                let text = format!("entry: {}", words::entry_closed(&found));
+                let text = format!("entry: {}", sentences::entry_closed(&found));
                 self.sign(at, CONNTRACK, Sign::Dot, Tone::Bad, &text).dead.extend(["client", "server"]);
             }
         }
     }
 
     fn add(&mut self, at: Instant, shown: Shown, known: Known, tone: Tone, text: &str) -> &mut Row {
-        let text = text.replace(words::TIED, " ");
+        let text = text.replace(sentences::TIED, " ");
         self.rows.push(Row { at, shown, known, tone, text, dead: Vec::new(), entry_ends: false });
         let last = self.rows.len() - 1;
         &mut self.rows[last]
@@ -194,8 +194,8 @@ impl RowBuilder<'_> {
         let style = TextStyle::default();
         let from = event.packet.and_then(|packet| self.flow.end(packet.src));
         let text = match event.packet {
-            Some(packet) => words::header(&packet, event, style),
-            None => words::segment(event, style),
+            Some(packet) => sentences::header(&packet, event, style),
+            None => sentences::segment(event, style),
         };
         self.add(event.at, Self::from(from), Known::Seen, Tone::Plain, &text);
     }
@@ -208,9 +208,9 @@ impl RowBuilder<'_> {
             Verdict::Ignored => (Sign::Check, Tone::Good),
             Verdict::Unknown => (Sign::Question, Tone::Plain),
         };
-        let mut text = words::verdict(logged);
+        let mut text = sentences::verdict(logged);
         if let Some(window) = &logged.window {
-            text = format!("{text}: {}", words::missed(window));
+            text = format!("{text}: {}", sentences::missed(window));
         }
         self.sign(at, CONNTRACK, sign, tone, &text);
         let to = match (logged.verdict, logged.direction) {
@@ -245,11 +245,17 @@ impl RowBuilder<'_> {
             self.add(at, Shown::Arrow(CONNTRACK, MAKER), Known::Seen, Tone::Plain, &text);
         }
         if let Some(candidates) = &self.report.candidates {
-            self.add(at, Shown::Sign(MAKER, Sign::Dot), Known::Concluded, Tone::Plain, &words::candidates(candidates));
+            self.add(
+                at,
+                Shown::Sign(MAKER, Sign::Dot),
+                Known::Concluded,
+                Tone::Plain,
+                &sentences::candidates(candidates),
+            );
         }
         let to = event.tuple().and_then(|tuple| self.flow.end(tuple.src));
         let sent = to.map_or(Shown::Sign(MAKER, Sign::Dot), |end| Shown::Arrow(MAKER, Place::End(end)));
-        let text = format!("RST{}, made by {}", words::numbers(reset), event.hook.spec().symbol);
+        let text = format!("RST{}, made by {}", sentences::numbers(reset), event.hook.spec().symbol);
         let known = if reset.doubtful { Known::Concluded } else { Known::SeenInside };
         self.add(at, sent, known, Tone::Bad, &text);
         self.effect(reset, to, own);
@@ -258,7 +264,7 @@ impl RowBuilder<'_> {
     /// The effect of the RST at its receiver: concluded from its numbers, not seen.
     fn effect(&mut self, reset: &Reset, to: Option<&'static str>, own: bool) {
         let at = reset.event.at;
-        let text = words::effect(reset, words::peer(Some(self.flow), reset));
+        let text = sentences::effect(reset, sentences::peer(Some(self.flow), reset));
         if own && reset.effect == Effect::Kills {
             let process = reset.event.process();
             let whose = process.map_or_else(String::new, |process| format!(", closed by {process}"));
@@ -291,15 +297,15 @@ impl RowBuilder<'_> {
 pub(super) fn time(flow: &Flow, host: &Host, at: Instant) -> String {
     let began = flow.began();
     match at.cmp(&began) {
-        Ordering::Equal => words::wall(host, at, TextStyle::default()),
-        Ordering::Less => words::after(began - at, TextStyle::default()).replacen('+', "−", 1),
-        Ordering::Greater => words::after(at - began, TextStyle::default()),
+        Ordering::Equal => sentences::wall(host, at, TextStyle::default()),
+        Ordering::Less => sentences::after(began - at, TextStyle::default()).replacen('+', "−", 1),
+        Ordering::Greater => sentences::after(at - began, TextStyle::default()),
     }
 }
 
 /// How long a break of the axis stands for.
 pub(super) fn pause(elapsed: Duration) -> String {
-    words::after(elapsed, TextStyle::default()).trim_start_matches('+').to_owned()
+    sentences::after(elapsed, TextStyle::default()).trim_start_matches('+').to_owned()
 }
 
 fn other(end: &str) -> &'static str {

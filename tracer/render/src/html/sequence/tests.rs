@@ -29,8 +29,8 @@ fn every_label_of_every_recording_is_readable() {
     assert!(flows > 200, "{flows} flows");
 }
 
-/// What is drawn of a story, in short: `=` was seen, `-` is concluded.
-fn told(report: &Report) -> Vec<String> {
+/// The rows of a diagram in short: `=` was seen, `-` is concluded.
+fn drawn(report: &Report) -> Vec<String> {
     let rows = rows(&report.flows[0]);
     let brief = |row: &super::rows::Row| {
         let how = match row.known {
@@ -65,7 +65,7 @@ fn told(report: &Report) -> Vec<String> {
 fn what_is_drawn(#[case] name: &str) {
     let report = golden(name);
     insta::with_settings!({ snapshot_suffix => name.replace('/', "-"), omit_expression => true }, {
-        insta::assert_snapshot!(told(&report).join("\n"));
+        insta::assert_snapshot!(drawn(&report).join("\n"));
     });
 }
 
@@ -90,7 +90,7 @@ fn what_happens_elsewhere_is_dashed() {
     }
 }
 
-/// The words of a refusal, by number.
+/// Messages of conntrack, by number.
 fn words(which: u8) -> (&'static str, &'static str) {
     match which {
         0 => ("%s", "SEQ is under the lower bound (already ACKed data retransmitted)"),
@@ -102,7 +102,7 @@ fn words(which: u8) -> (&'static str, &'static str) {
 }
 
 prop_compose! {
-    /// A story of some events around one connection, at any distance of time.
+    /// Some events of one connection, at any distance of time.
     fn incident()(
         which in 0u8..5,
         seq in any::<u32>(),
@@ -136,7 +136,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn every_label_of_any_story_is_readable(report in incident()) {
+    fn every_label_of_any_incident_is_readable(report in incident()) {
         for flow in &report.flows {
             let (canvas, width, height) = picture(flow, &report.host);
             labels_are_readable(&canvas, width, height);

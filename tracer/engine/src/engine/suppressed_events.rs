@@ -1,4 +1,4 @@
-//! Events that were counted in the kernel instead of being told.
+//! Suppressed events: counted in the kernel, not emitted.
 
 use tracer_common::Hook;
 use tracer_model::capture::{Suppressed, SuppressedEvents};
@@ -43,7 +43,7 @@ fn counts(engine: &mut Engine, at: u64, events: impl IntoIterator<Item = Suppres
 }
 
 #[test]
-fn they_add_to_the_flow_of_what_was_told() {
+fn they_add_to_the_flow_of_the_emitted_event() {
     let mut engine = engine(LogFormat::E1);
     engine.event(of_class(logged(1_000)).event());
     engine.event(reset(2_000).event());
@@ -56,12 +56,12 @@ fn they_add_to_the_flow_of_what_was_told() {
     assert_eq!(flow.last, Instant(9_000));
 }
 
-/// What was let pass is counted as let pass: the message of the one that was told says so.
+/// A suppressed event is of the kind of the emitted one: here accepted, as its message shows.
 #[test]
-fn they_are_what_the_told_one_was() {
+fn they_are_of_the_kind_of_the_emitted_event() {
     let mut engine = engine(LogFormat::E3);
-    let told = "SEQ is under lower bound %u (already ACKed data retransmitted)";
-    let build = logged(1_000).words(told, "", 7);
+    let message = "SEQ is under lower bound %u (already ACKed data retransmitted)";
+    let build = logged(1_000).words(message, "", 7);
     engine.event(of_class(build).event());
     counts(&mut engine, 10_000, [refused(5, 0)]);
     let [flow] = flows(engine).try_into().unwrap();
@@ -85,15 +85,15 @@ fn they_may_be_read_before_the_record() {
 #[test]
 fn a_flow_may_be_known_by_its_counts_alone() {
     let mut engine = engine(LogFormat::E1);
-    // Of another connection of the same kind something was told.
+    // Another connection has an emitted event of the same kind.
     engine.event(of_class(logged(1_000)).connection(40_000).event());
     counts(&mut engine, 10_000, [refused(3, 2)]);
-    let [told, flow] = flows(engine).try_into().unwrap();
-    assert!(!told.is_only_counted());
+    let [emitted, flow] = flows(engine).try_into().unwrap();
+    assert!(!emitted.is_only_counted());
     assert!(flow.is_only_counted());
     assert_eq!(flow.key.original, wire());
     assert_eq!(flow.tally(), Tally { invalid: 3, resets: 2, ..Tally::default() });
-    assert_eq!(flow.incident.diagnosis, told.incident.diagnosis);
+    assert_eq!(flow.incident.diagnosis, emitted.incident.diagnosis);
     assert_eq!((flow.incident.rank(), flow.incident.confidence), (EvidenceRank::Counted, Confidence::Inferred));
     assert!(!flow.was_reset());
 }
@@ -106,8 +106,8 @@ fn the_reason_for_a_reset_is_not_taken_from_another_flow() {
     engine.event(of_class(syn(1_000)).connection(40_000).event());
     let resets = SuppressedEvents { hook: Hook::ResetV4, ..refused(7, 0) };
     counts(&mut engine, 10_000, [resets]);
-    let [told, flow] = flows(engine).try_into().unwrap();
-    assert_eq!(told.incident.diagnosis.cause, Cause::NoListener);
+    let [emitted, flow] = flows(engine).try_into().unwrap();
+    assert_eq!(emitted.incident.diagnosis.cause, Cause::NoListener);
     assert_eq!(flow.incident.diagnosis, Diagnosis::plain(Cause::Unknown));
     assert_eq!(flow.tally().resets, 7);
 }

@@ -24,7 +24,7 @@ pub(super) use steps::{
     reset_output, segment, skipped, verdict, wall,
 };
 
-/// A space at which no line ends: between a word and its number.
+/// A space that is not broken at the end of a line: between a word and its number.
 pub(super) const TIED: char = '\u{a0}';
 
 /// Which end of a connection sends packets of a direction.
@@ -35,17 +35,17 @@ pub(super) const fn end_of(direction: Direction) -> &'static str {
     }
 }
 
-/// How many events there were, and what became of those that were not told.
+/// The numbers of events: reported, suppressed, lost.
 pub(super) fn events(report: &Report) -> String {
-    let told = counted(report.events, "event", "events");
+    let reported = counted(report.events, "event", "events");
     let only_counted = match report.suppressed {
         0 => String::new(),
         suppressed => format!(", {} more counted", grouped(suppressed)),
     };
-    format!("{told}{only_counted}, {} lost", grouped(report.lost))
+    format!("{reported}{only_counted}, {} lost", grouped(report.lost))
 }
 
-/// The inequality that failed, in the entry's terms.
+/// The inequality that failed, with the entry's members.
 pub(super) fn inequality(window: &Explanation) -> String {
     let (sender, receiver) = (end_of(window.direction), end_of(window.direction.other()));
     match window.failure {
@@ -71,12 +71,12 @@ pub(super) fn missed(window: &Explanation) -> String {
     }
 }
 
-/// Where the bound of a window check comes from: a sum in the entry's terms.
+/// The bound of a window check as a sum of the entry's members.
 pub(super) fn bound(window: &Explanation) -> String {
     let (sender, receiver) = (end_of(window.direction), end_of(window.direction.other()));
     let (s, r) = (&window.sender, &window.receiver);
     let bound = window.bound;
-    // The entry had moved on when it was read: the kernel's number stands alone.
+    // The entry had changed before it was read: only the kernel's number is known.
     if window.source == BoundSource::Kernel {
         return format!("{bound} (the kernel's number)");
     }
@@ -90,7 +90,7 @@ pub(super) fn bound(window: &Explanation) -> String {
     }
 }
 
-/// The failed inequality with its numbers: what was compared with what, and by how much it failed.
+/// The failed inequality with its numbers, and by how much it failed.
 pub(super) fn window(window: &Explanation) -> String {
     let (what, sign) = match window.failure {
         Failure::SeqOver | Failure::Overshot => ("seq", '>'),
@@ -101,7 +101,7 @@ pub(super) fn window(window: &Explanation) -> String {
     format!("{}: {what} {} {sign} {}", missed(window), window.value, bound(window))
 }
 
-/// What follows from a packet that was let pass in spite of the window check.
+/// The consequence of a packet that was accepted in spite of the window check.
 pub(super) fn unaccounted(logged: &ConntrackVerdict) -> Option<String> {
     let window = logged.window?;
     let end = logged.event.packet?.end();
@@ -119,8 +119,8 @@ pub(super) fn unaccounted(logged: &ConntrackVerdict) -> Option<String> {
     })
 }
 
-/// Why nobody answers a packet of the server's that was refused, where that is known without asking the rules: being addressed
-/// to the gateway, it comes to the gateway's own stack.
+/// Why nobody answers a refused packet of the server, where that is known without the rules: its destination is the gateway, so the
+/// gateway's own stack gets it.
 pub(super) fn unanswered(flow: &Flow, logged: &ConntrackVerdict) -> Option<String> {
     let words = logged.event.words.as_ref()?;
     let to_gateway = logged.direction == Some(Direction::Reply) && flow.key.nat().is_some();
@@ -128,22 +128,21 @@ pub(super) fn unanswered(flow: &Flow, logged: &ConntrackVerdict) -> Option<Strin
         return None;
     }
     match words.message {
-        Message::BadChecksum | Message::Truncated => Some(
-            "the gateway's own stack throws such a packet away without an answer: to the connection it is lost"
-                .to_owned(),
-        ),
+        Message::BadChecksum | Message::Truncated => {
+            Some("the gateway's own stack drops such a packet without an answer: the connection loses it".to_owned())
+        }
         _ if logged.event.packet?.flags.has(Flags::RST) => Some(format!(
-            "a RST is never answered, and this one does not reach {}: the client is not told and goes on waiting",
+            "a RST is never answered, and this one does not reach {}: the client does not learn of it and waits",
             flow.key.client()
         )),
         _ => None,
     }
 }
 
-/// What a RST does to the peer, with the numbers behind it.
+/// The effect of a RST at the peer, with its numbers.
 pub(super) fn effect(reset: &Reset, peer: &str) -> String {
     match reset.effect {
-        Effect::Kills if reset.event.packet.is_none() => "the socket is gone, the connection is dead".to_owned(),
+        Effect::Kills if reset.event.packet.is_none() => "the socket is closed, the connection is dead".to_owned(),
         Effect::Kills if reset.answer.is_some_and(|answer| answer.ack.is_some()) => {
             format!("it answers the {peer}'s SYN: the attempt fails at once")
         }
@@ -153,24 +152,22 @@ pub(super) fn effect(reset: &Reset, peer: &str) -> String {
                 "between what the {peer} has acknowledged and what may have been sent to it: it ends the connection if all of that arrived"
             )
         }
-        Effect::Closed => "the connection had been closed before: there is nothing left to end".to_owned(),
+        Effect::Closed => "the connection was closed before: the RST ends nothing".to_owned(),
         Effect::OtherConnection => {
-            format!(
-                "it ends what the {peer} has left of an older connection: the attempt that the socket makes goes on"
-            )
+            format!("it ends an older connection of the {peer}: the socket's own attempt goes on")
         }
         Effect::Challenged => {
             format!("not what the {peer} expects next: answered with a challenge ACK, the connection goes on")
         }
         Effect::Dropped if reset.answer.is_some_and(|answer| answer.ack.is_some()) => {
-            format!("nothing to a {peer} that is in the middle of this connection: it goes on")
+            format!("no effect on a {peer} in the middle of this connection: it goes on")
         }
         Effect::Dropped => format!("below what the {peer} has acknowledged: dropped, the connection goes on"),
-        Effect::Unknown => format!("nothing is known of the {peer}'s state"),
+        Effect::Unknown => format!("the {peer}'s state is not known"),
     }
 }
 
-/// Which end of the flow a RST was sent to. Of a flow that is known by a packet alone it is not known who opened it.
+/// The end of the flow that a RST was sent to. If only a packet of the flow is known, it is not known who opened it.
 pub(super) fn peer(flow: Option<&Flow>, reset: &Reset) -> &'static str {
     match (flow.filter(|flow| flow.known), reset.event.tuple()) {
         (Some(flow), Some(tuple)) if tuple.src == flow.key.server() => "server",
@@ -188,17 +185,17 @@ pub(super) fn kernel_reason(flow: &Flow, host: &Host) -> Option<String> {
     Some(reason.to_ascii_lowercase().replace('_', "-"))
 }
 
-/// What a RST that arrived is about: who sent it and by which interface it came.
+/// A RST that was received: who sent it, and its interface.
 pub(super) fn arrived(flow: &Flow) -> Option<String> {
     let peer = flow.incident.peer.as_ref()?;
     let PeerSeen::Arrived { input, packet } = peer.seen else { return None };
     let who = flow.end(packet.src).map_or_else(|| packet.src.to_string(), |end| format!("the {end}"));
     let by = input.map_or_else(String::new, |input| format!(" by {input}"));
     let what = if packet.refuses() { "refuses the connection: its RST" } else { "sent a RST: it" };
-    Some(format!("{who} {what} arrived{by}, and this gateway made none."))
+    Some(format!("{who} {what} arrived{by}. This gateway sent none."))
 }
 
-/// Which rule rejected: the only one that can have, or those that can, or that none was found.
+/// The rule that rejected: the only candidate, or all candidates, or none.
 pub(super) fn candidates(candidates: &Candidates) -> String {
     let rules = |number: usize| counted(number as u64, "rule", "rules");
     let of = candidates.of;
@@ -276,7 +273,7 @@ pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{} {many}", grouped(number)) }
 }
 
-/// What happened to a flow that this host reset, in one sentence.
+/// What happened to a flow that was reset, in one sentence.
 pub(super) fn incident(flow: &Flow) -> String {
     let what = match flow.incident.diagnosis.reason {
         Some(Reason::SeqUnder) => "a late retransmission",
@@ -293,12 +290,12 @@ pub(super) fn incident(flow: &Flow) -> String {
     match flow.incident.diagnosis.cause {
         Cause::OutOfWindow | Cause::InvalidState | Cause::Malformed => {
             let way = if flow.key.nat().is_some() { ", so it was not reverse-NATed" } else { "" };
-            format!("conntrack took {what} for INVALID{way}; the local TCP stack got it and answered RST.")
+            format!("conntrack classified {what} as INVALID{way}; the local TCP stack got it and answered RST.")
         }
         Cause::NoEntry => {
             let entry = match flow.incident.diagnosis.reason {
                 Some(Reason::Expired) => "the connection's conntrack entry had expired",
-                Some(Reason::Closed) => "the connection's conntrack entry had ended with the connection",
+                Some(Reason::Closed) => "the connection was closed and its conntrack entry destroyed",
                 Some(Reason::Evicted) => "the connection's conntrack entry had been evicted from a full table",
                 Some(Reason::Deleted) => "the connection's conntrack entry had been deleted",
                 _ => "there was no conntrack entry for the segment",
@@ -313,11 +310,11 @@ pub(super) fn incident(flow: &Flow) -> String {
             .to_owned(),
         Cause::PeerReset => arrived(flow).unwrap_or_default(),
         Cause::TableFull => String::new(),
-        Cause::Unknown if without_kprobes(flow) => "conntrack refused the segment (INVALID), or does not look at this \
-                                                    namespace; which check refused it cannot be seen without kprobes. \
-                                                    The local TCP stack got it and answered RST."
+        Cause::Unknown if without_kprobes(flow) => "conntrack refused the segment (INVALID), or does not track this \
+                                                    namespace; without kprobes it is not known which. The local TCP \
+                                                    stack got it and answered RST."
             .to_owned(),
-        Cause::Unknown => "the local TCP stack answered RST; why the segment came to it is not known.".to_owned(),
+        Cause::Unknown => "the local TCP stack answered RST; it is not known why the segment came to it.".to_owned(),
     }
 }
 
@@ -332,7 +329,7 @@ fn local_socket(flow: &Flow) -> String {
         Some(OwnSocket { process: Some(process), .. }) => {
             format!("{process} on the gateway itself ended its connection.")
         }
-        Some(OwnSocket { process: None, .. }) => "the kernel gave up a connection of the gateway itself.".to_owned(),
+        Some(OwnSocket { process: None, .. }) => "the kernel aborted a connection of the gateway itself.".to_owned(),
         None => "a socket of the gateway itself sent the RST.".to_owned(),
     }
 }

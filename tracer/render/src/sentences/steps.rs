@@ -203,13 +203,13 @@ fn tally(flow: &Flow) -> Option<String> {
     }
     let parts = [
         (tally.invalid, "packet refused", "packets refused"),
-        (tally.ignored, "packet remarked on and accepted", "packets remarked on and accepted"),
+        (tally.ignored, "packet logged and accepted", "packets logged and accepted"),
         (tally.resets, "RST sent", "RSTs sent"),
         (tally.forwarded, "RST of an end", "RSTs of the ends"),
     ];
     let parts: Vec<String> =
         parts.into_iter().filter(|(n, ..)| *n > 0).map(|(n, one, many)| counted(n, one, many)).collect();
-    Some(format!("{}; the first that did harm:", parts.join(", ")))
+    Some(format!("{}; the first with the highest rank:", parts.join(", ")))
 }
 
 struct LineBuilder<'a> {

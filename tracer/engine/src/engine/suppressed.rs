@@ -1,14 +1,14 @@
-//! Events that were counted in the kernel instead of being told: they add to the counts of their flows.
+//! Suppressed events: counted in the kernel, not emitted. They add to the counts of their flows.
 //!
-//! What such an event is follows from one that was told: its hook and class are the same. Of the same flow it also tells
-//! why; of another it tells what conntrack does with such packets, and no more.
+//! An emitted event with the same hook and class shows what a suppressed event is. If it is of the same flow, it also shows the cause;
+//! if it is of another flow, it only shows what conntrack does with such packets.
 
 use std::collections::HashMap;
 
 use ahash::RandomState;
 
 use tracer_common::Hook;
-use tracer_model::capture::{Suppressed, SuppressedEvents};
+use tracer_model::capture::{self, SuppressedEvents};
 use tracer_model::cause::{Cause, Confidence, Diagnosis};
 use tracer_model::conntrack::Verdict;
 use tracer_model::flow_key::FlowKey;
@@ -21,38 +21,38 @@ use crate::flow::{FlowId, Incident, Sample, Tally, Unit};
 /// Most kinds of events that a flow remembers. Endpoints can be the same with few reasons to refuse a packet.
 const SAMPLES: usize = 16;
 
-/// What is known of events that are only counted.
+/// What is known about suppressed events.
 #[derive(Debug, Default)]
-pub(super) struct Counted {
-    /// What conntrack and the stack do with packets of a hook and class, whatever the flow.
+pub(super) struct Suppressed {
+    /// What conntrack and the stack do with packets of a hook and class, for any flow.
     kinds: HashMap<(Hook, u32), (Diagnosis, Unit), RandomState>,
-    /// Events of flows that are not known yet: what was read before the records of their first events.
+    /// Events of flows that are not known yet: the counters were read before the records of their first events.
     early: Vec<SuppressedEvents>,
     /// When these were read.
     read: Instant,
 }
 
 impl Engine {
-    /// Takes events that were counted in the kernel.
-    pub fn suppressed(&mut self, suppressed: &Suppressed) {
-        if suppressed.at != self.counted.read {
-            // Whatever was told before that time has been taken by now.
+    /// Takes suppressed events.
+    pub fn suppressed(&mut self, suppressed: &capture::Suppressed) {
+        if suppressed.at != self.suppressed.read {
+            // All events from before that time have been taken by now.
             self.settle_suppressed();
-            self.counted.read = suppressed.at;
+            self.suppressed.read = suppressed.at;
         }
         for events in &suppressed.events {
             if let Some(netns) = events.netns {
                 self.namespace(netns);
             }
             if !self.add(events) {
-                self.counted.early.push(*events);
+                self.suppressed.early.push(*events);
             }
         }
     }
 
-    /// Makes flows of those that no record was about.
+    /// Makes flows of those without any emitted event.
     pub(super) fn settle_suppressed(&mut self) {
-        for events in std::mem::take(&mut self.counted.early) {
+        for events in std::mem::take(&mut self.suppressed.early) {
             if self.add(&events) {
                 continue;
             }
@@ -77,14 +77,14 @@ impl Engine {
         }
     }
 
-    /// Whether such events are of a flow that the filter wants.
+    /// Whether the filter wants the flow of these events.
     pub fn wants(&self, events: &SuppressedEvents) -> bool {
         let Some(tuple) = events.tuple else { return self.filter.is_empty() };
         let key = FlowKey { netns: events.netns, zone: 0, original: tuple, reply: tuple.reversed() };
         self.flows.of_packet(events.netns, tuple).is_some() || self.filter.matches(&key)
     }
 
-    /// Remembers what an event was that was told.
+    /// Remembers the kind of an emitted event.
     pub(super) fn learn(&mut self, hook: Hook, class: u32, observed: &Observed) {
         let (diagnosis, unit) = match &observed.kind {
             Kind::ConntrackVerdict(logged, diagnosis) => (*diagnosis, of_verdict(logged.verdict)),
@@ -97,7 +97,7 @@ impl Engine {
         };
         let mut flow = observed.flow.and_then(|id| self.flows.get_mut(id));
         if let Some(flow) = &mut flow {
-            // What a flow knows, all know.
+            // A kind that the flow has is known for all flows.
             if flow.samples.iter().any(|sample| (sample.hook, sample.class) == (hook, class)) {
                 return;
             }
@@ -105,12 +105,12 @@ impl Engine {
                 flow.samples.push(Sample { hook, class, diagnosis, unit });
             }
         }
-        if self.counted.kinds.len() < self.limits.waiting {
-            self.counted.kinds.entry((hook, class)).or_insert((diagnosis, unit));
+        if self.suppressed.kinds.len() < self.limits.waiting {
+            self.suppressed.kinds.entry((hook, class)).or_insert((diagnosis, unit));
         }
     }
 
-    /// Adds events to their flow; false where it is not known.
+    /// Adds events to their flow; false if the flow is not known.
     fn add(&mut self, events: &SuppressedEvents) -> bool {
         let Some(tuple) = events.tuple else { return false };
         let Some(id) = self.known_flow_of_packet(events.netns, tuple) else { return false };
@@ -130,11 +130,11 @@ impl Engine {
         flow.count(diagnosis, counted);
     }
 
-    /// What events are of which none of the same flow was told.
+    /// The kind of events without an emitted event of the same flow.
     fn kind(&self, events: &SuppressedEvents) -> (Diagnosis, Unit) {
         let unknown = Diagnosis::plain(Cause::Unknown);
-        match (events.hook, self.counted.kinds.get(&(events.hook, events.class))) {
-            // The message says it all, whoever the packet is of.
+        match (events.hook, self.suppressed.kinds.get(&(events.hook, events.class))) {
+            // The message alone shows the cause, for any flow.
             (Hook::CtInvalid, Some(&(diagnosis, unit))) if diagnosis.cause == Cause::OutOfWindow => (diagnosis, unit),
             (_, Some(&(_, unit))) => (unknown, unit),
             (Hook::CtInvalid | Hook::CtMalformed | Hook::NewRefused, None) => (unknown, Unit::Undecided),

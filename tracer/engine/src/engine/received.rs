@@ -1,7 +1,7 @@
-//! RSTs that arrive on a tapped interface, and first packets that conntrack was seen to refuse.
+//! RSTs at the ingress of a tapped interface, and first packets that conntrack was seen to refuse.
 //!
-//! A RST that comes in by an interface was not made by this host. That it reached the other end is another matter: conntrack
-//! may refuse it, and then it is the refusal that counts.
+//! This host did not make a RST that it receives. conntrack can refuse it; then it does not reach the other end, and the refusal is the
+//! incident.
 
 use std::sync::Arc;
 
@@ -14,21 +14,21 @@ use super::{Engine, Kind, Observed};
 use crate::flow::{Flow, FlowId, Incident, PeerReset, PeerSeen, Tally};
 
 impl Engine {
-    /// A RST arrives.
-    pub(super) fn arrival(&mut self, event: Box<Event>) -> Observed {
+    /// A RST is received.
+    pub(super) fn reset_received(&mut self, event: Box<Event>) -> Observed {
         let Some(packet) = event.packet else {
             return Observed::new(None, Kind::ResetReceived(event));
         };
         if let Some(flow) = self.sender_of(&packet, &event) {
             return Observed::new(Some(flow), Kind::ResetOutput(event));
         }
-        if let Some(flow) = self.arrived_before(&packet, &event) {
+        if let Some(flow) = self.received_before(&packet, &event) {
             return Observed::new(Some(flow), Kind::Remark(event));
         }
         let seen = PeerSeen::Arrived { input: event.input, packet };
         let peer = PeerReset { at: event.at, tuple: packet.tuple(), seen };
         let diagnosis = Diagnosis::plain(Cause::PeerReset);
-        let incident = Incident::of_arrival(diagnosis, peer);
+        let incident = Incident::of_received(diagnosis, peer);
         let tally = Tally { forwarded: 1, ..Tally::default() };
         let flow = self.account(&event, diagnosis, tally, incident);
         if let Some(id) = flow
@@ -38,14 +38,14 @@ impl Engine {
                 flow.incident.confidence = Confidence::Proven;
             }
             flow.peer_reset.get_or_insert(Box::new(peer));
-            flow.last_arrival = Some(Box::new(peer));
+            flow.last_received = Some(Box::new(peer));
             self.poller.start(id, event.at, self.limits.followed);
         }
         let kind = if flow.is_some() { Kind::ResetReceived(event) } else { Kind::Unwanted };
         Observed::new(flow, kind)
     }
 
-    /// conntrack was seen to refuse the first packet of a connection. Some kernels say so too: then it is counted already.
+    /// conntrack refused the first packet of a connection. Some kernels log it too: then it is counted already.
     pub(super) fn new_refused(&mut self, event: Box<Event>) -> Observed {
         match self.pending.flow_of(event.netns, event.skb, event.packet.as_ref(), event.at) {
             Some(flow) => Observed::new(Some(flow), Kind::Remark(event)),
@@ -53,10 +53,10 @@ impl Engine {
         }
     }
 
-    /// The flow whose RST this is, seen a second time by another interface: a VLAN on a wire, a bridge on its port.
-    fn arrived_before(&self, packet: &Packet, event: &Event) -> Option<FlowId> {
+    /// The flow whose RST this is, seen again on another interface: a VLAN on a wire, a bridge on its port.
+    fn received_before(&self, packet: &Packet, event: &Event) -> Option<FlowId> {
         let flow = self.flows.get(self.flows.of_packet(event.netns, packet.tuple())?)?;
-        let last = flow.last_arrival.as_ref()?;
+        let last = flow.last_received.as_ref()?;
         let PeerSeen::Arrived { input, packet: before } = last.seen else { return None };
         let again = before.same_segment(packet) && input != event.input && event.at - last.at <= self.limits.patience;
         again.then_some(flow.id)
@@ -75,8 +75,8 @@ impl Engine {
     }
 }
 
-/// A RST that arrived was refused: it has not reached the other end, and the refusal is the story.
-pub(super) fn take_back(flow: &mut Flow, incident: Incident) {
+/// A RST that was received was refused: it has not reached the other end, and the refusal is the incident.
+pub(super) fn replace_by_refusal(flow: &mut Flow, incident: Incident) {
     let Some(PeerSeen::Arrived { packet: arrived, .. }) = flow.incident.peer.as_ref().map(|peer| peer.seen) else {
         return;
     };
@@ -86,8 +86,7 @@ pub(super) fn take_back(flow: &mut Flow, incident: Incident) {
     }
 }
 
-/// A look-up shows whether conntrack knows the connection that a RST arrived for, or knew it until then: only then it was
-/// forwarded. A RST that answers a SYN ends the entry at once (`nf_conntrack_tcp_packet`, 5.10 to 7.2).
+/// A look-up shows whether conntrack knows the connection of a RST, or knew it until then: only then the RST was forwarded. A RST that answers a SYN ends the entry at once (`nf_conntrack_tcp_packet`, 5.10 to 7.2).
 pub(super) fn confirm(flow: &mut Flow, outcome: &Outcome) {
     let Some(peer) = &flow.incident.peer else { return };
     let known = match outcome {

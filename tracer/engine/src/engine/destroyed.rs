@@ -1,4 +1,4 @@
-//! Segments that come after their connection's entry has ended.
+//! Segments that come after their connection's entry was destroyed.
 
 use rstest::rstest;
 
@@ -13,8 +13,8 @@ use super::tests::{
 };
 use crate::effect::Effect;
 
-/// The server speaks again after the entry has ended: the segment finds none, or makes a new one, and is answered. Who
-/// ended the entry is why.
+/// The server sends again after the entry was destroyed: the segment finds none, or makes a new one, and is answered. The reason is
+/// why the entry was destroyed.
 #[rstest]
 #[case::idle(ESTABLISHED, -1, caller::GC_WORKER, 0, Some(Reason::Expired), Effect::Kills)]
 #[case::found_expired_by_a_look_up(ESTABLISHED, 0, caller::OTHER, 0, Some(Reason::Expired), Effect::Kills)]
@@ -27,7 +27,7 @@ use crate::effect::Effect;
 #[case::flushed_although_expired(ESTABLISHED, -1, caller::CLEANUP, 77, Some(Reason::Deleted), Effect::Kills)]
 #[case::address_removed(ESTABLISHED, 900, caller::CLEANUP, 0, Some(Reason::Deleted), Effect::Kills)]
 #[case::by_nobody_known(ESTABLISHED, 900, caller::OTHER, 0, None, Effect::Kills)]
-fn an_entry_that_ended_is_why(
+fn a_destroyed_entry_is_the_reason(
     #[case] state: u8,
     #[case] left: i32,
     #[case] by: u32,
@@ -69,7 +69,7 @@ fn a_syn_to_a_closed_port_is_no_late_segment() {
     assert_eq!(flow.incident.destroyed(), None);
 }
 
-/// 6.9 and later say "invalid new" of a FIN whose entry is gone. That it is gone says more.
+/// 6.9 and later log "invalid new" for a FIN without an entry. The destroyed entry shows more.
 #[test]
 fn invalid_new_of_a_connection_that_expired() {
     let mut engine = engine(LogFormat::E4);

@@ -1,4 +1,4 @@
-//! What happened, a headline per kind of thing: the sentences that a report begins with.
+//! The headlines of a report: one sentence per kind of incident.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -9,27 +9,27 @@ use tracer_model::cause::Cause;
 
 use super::{counted, incident, unanswered};
 
-/// How much a headline weighs.
+/// The weight of a headline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Weight {
     /// Something was lost.
     Harm,
     /// Nothing was lost.
     Harmless,
-    /// How much there is that is not told here.
+    /// The number of incidents that have no headline.
     Folded,
 }
 
-/// One kind of thing that happened, and the flows that it happened to.
+/// A kind of incident, and its flows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Headline<'a> {
-    /// It in one sentence.
+    /// The incident in one sentence.
     pub(crate) title: String,
-    /// What it came from, where there is more to say.
+    /// Its explanation, if there is one.
     pub(crate) paragraph: Option<String>,
-    /// How much it weighs.
+    /// Its weight.
     pub(crate) weight: Weight,
-    /// Its flows, where they are to be named because nothing else tells of them.
+    /// Its flows, where nothing else names them.
     pub(crate) accepted: Vec<&'a Flow>,
 }
 
@@ -39,13 +39,13 @@ impl Headline<'_> {
     }
 }
 
-/// What is told of flows, and of which.
-type Stories<'a> = BTreeMap<String, Vec<&'a Flow>>;
+/// Flows by their sentence.
+type Incidents<'a> = BTreeMap<String, Vec<&'a Flow>>;
 
-/// The headlines of a report, the worst first; at least one, and of each cause not more than `most`: a story can name a
-/// process or an address, so that there may be as many as flows.
+/// The headlines of a report, the worst first; at least one, and of each cause not more than `most`: a sentence can
+/// name a process or an address, so that there can be as many as flows.
 pub(crate) fn headlines(report: &Report, most: usize) -> Vec<Headline<'_>> {
-    let mut groups: BTreeMap<(Reverse<EvidenceRank>, Cause), Stories<'_>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Reverse<EvidenceRank>, Cause), Incidents<'_>> = BTreeMap::new();
     for flow in report.flows.iter().map(|flow| &flow.flow) {
         let rank = flow.incident.rank();
         let what = if rank >= EvidenceRank::Forwarded { incident(flow) } else { String::new() };
@@ -66,7 +66,7 @@ pub(crate) fn headlines(report: &Report, most: usize) -> Vec<Headline<'_>> {
         }
         if !folded.is_empty() {
             let others = counted(folded.iter().sum::<usize>() as u64, "connection", "connections");
-            let incidents = counted(folded.len() as u64, "other story", "other stories");
+            let incidents = counted(folded.len() as u64, "other incident", "other incidents");
             let title = format!("and {others} of the same cause ({cause}) with {incidents}");
             found.push(Headline { title, paragraph: None, weight: Weight::Folded, accepted: Vec::new() });
         }
@@ -104,29 +104,30 @@ fn headline(rank: EvidenceRank, cause: Cause, what: String, flows: Vec<&Flow>) -
         EvidenceRank::Refused => {
             let refused = counted(packets(|tally| tally.invalid), "packet", "packets");
             let title = format!("conntrack refused {refused} of {} ({cause}); no RST answered.", connections());
-            // Where it is known what became of the packet, the flow says so.
-            let told = |flow: &&Flow| flow.incident.logged.as_ref().is_some_and(|it| unanswered(flow, it).is_some());
-            let rest = (!flows.iter().all(told))
-                .then(|| "A rule dropped what was refused, or it went on untranslated.".to_owned());
+            // Where it is known what happened to the packet, the flow's steps have it.
+            let explained =
+                |flow: &&Flow| flow.incident.logged.as_ref().is_some_and(|it| unanswered(flow, it).is_some());
+            let rest = (!flows.iter().all(explained))
+                .then(|| "A rule dropped the refused packets, or they went on untranslated.".to_owned());
             Headline::harm(title, rest)
         }
         EvidenceRank::Counted => {
             let refused = counted(packets(|tally| tally.invalid + tally.undecided), "packet", "packets");
             let resets = counted(packets(|tally| tally.resets), "RST", "RSTs");
             let title = format!("{refused} and {resets} of {} were counted in the kernel only.", connections());
-            let rest = "There were too many to be told one by one: what they did to the connections is not known.";
+            let rest = "They were rate-limited: counted, but not reported individually. Their effect on the connections is not known.";
             Headline::harm(title, Some(rest.to_owned()))
         }
         EvidenceRank::Undecided => {
             let remarks = counted(packets(|tally| tally.undecided), "packet", "packets");
-            let title = format!("conntrack remarked on {remarks}; this kernel's words do not say what it did with it.");
+            let title = format!("conntrack logged {remarks}; this kernel's message does not show the verdict.");
             Headline::harm(title, None)
         }
         EvidenceRank::Ignored => {
             let number = packets(|tally| tally.ignored);
             let them = if number == 1 { "it" } else { "them" };
             let title = format!(
-                "conntrack remarked on {} ({cause}) and accepted {them}: forwarded as usual, nothing was reset.",
+                "conntrack logged {} ({cause}) and accepted {them}: forwarded as usual, nothing was reset.",
                 counted(number, "packet", "packets")
             );
             Headline { title, paragraph: None, weight: Weight::Harmless, accepted: flows }

@@ -26,7 +26,7 @@ fn engine() -> Engine {
 }
 
 /// A RST of the server's arrives.
-fn arrival(time: u64) -> Build {
+fn received(time: u64) -> Build {
     let mut build = Build::from_server(Hook::TcxTap, SKB, time, SERVER_SEQ, CLIENT_END).flags(RST);
     build.record.payload_len = 0;
     build.record.present &= !tracer_common::wire::present::NFCT;
@@ -55,7 +55,7 @@ fn look_up(engine: &mut Engine, now: u64) -> LookUp {
 #[test]
 fn a_rst_that_arrives_is_an_ends() {
     let mut engine = engine();
-    let observed = engine.event(arrival(1_000).event());
+    let observed = engine.event(received(1_000).event());
     assert!(matches!(observed.kind, Kind::ResetReceived(_)));
     let look_up = look_up(&mut engine, 2_000);
     let [original, reply] = tuples();
@@ -76,7 +76,7 @@ fn a_rst_that_arrives_is_an_ends() {
 fn a_refused_connection_is_known_by_its_ended_entry() {
     for (ended, expected) in [(1_500, Confidence::Proven), (500, Confidence::Inferred)] {
         let mut engine = engine();
-        let mut refuses = arrival(1_000).flags(RST | ACK);
+        let mut refuses = received(1_000).flags(RST | ACK);
         refuses.record.l4[4..8].fill(0);
         engine.event(refuses.event());
         let look_up = look_up(&mut engine, 2_000);
@@ -94,7 +94,7 @@ fn a_refused_connection_is_known_by_its_ended_entry() {
 #[test]
 fn a_rst_that_is_refused_is_not_forwarded() {
     let mut engine = engine();
-    engine.event(arrival(1_000).event());
+    engine.event(received(1_000).event());
     let mut logged = Build::from_server(Hook::CtInvalid, SKB, 1_010, SERVER_SEQ, CLIENT_END).flags(RST);
     logged.record.payload_len = 0;
     let logged = logged.entry(REPLY, SERVER_SEQ, CLIENT_END).words("invalid rst", "", 0);
@@ -111,8 +111,8 @@ fn a_rst_that_is_refused_is_not_forwarded() {
 #[test]
 fn what_two_interfaces_show_is_counted_once() {
     let mut engine = engine();
-    engine.event(arrival(1_000).event());
-    let mut again = arrival(1_100);
+    engine.event(received(1_000).event());
+    let mut again = received(1_100);
     again.record.in_index = 9;
     let observed = engine.event(again.event());
     assert!(matches!(observed.kind, Kind::Remark(_)));
