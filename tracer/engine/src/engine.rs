@@ -388,7 +388,7 @@ impl Engine {
         let logged = refused.as_ref().map(|(_, logged, _)| logged);
         let entry = logged.and_then(|logged| logged.event.connection()).or(event.connection());
         let side = logged.map_or_else(|| direction(&event), |logged| logged.direction);
-        let closed = event.gone.as_ref().is_some_and(|gone| gone.end() == End::Closed);
+        let closed = event.gone.as_ref().is_some_and(|destroyed| destroyed.end() == End::Closed);
         let is_attempt = event.socket.as_ref().is_some_and(|socket| socket.state == SocketState::SYN_SENT);
         let effect = match &event.packet {
             _ if closed => Effect::Closed,

@@ -73,7 +73,7 @@ fn a_rst_that_arrives_is_an_ends() {
 
 /// A RST that answers a SYN ends the entry at once: what a hook has seen end stands in for it. One that ended before does not.
 #[test]
-fn a_refused_connection_is_known_by_its_ended_entry() {
+fn a_refused_connection_is_known_by_its_destroyed_entry() {
     for (ended, expected) in [(1_500, Confidence::Proven), (500, Confidence::Inferred)] {
         let mut engine = engine();
         let mut refuses = received(1_000).flags(RST | ACK);

@@ -127,7 +127,7 @@ fn the_same_segment_in_another_buffer_is_inferred() {
 
 /// List receive: all refusals of a batch come before the first RST.
 #[test]
-fn batches_are_told_apart() {
+fn batches_are_distinguished() {
     let mut engine = engine(LogFormat::E1);
     for index in 0..8 {
         let port = 40_000 + u16::try_from(index).unwrap();
@@ -479,7 +479,7 @@ fn the_server_s_own_rst_is_an_effect(#[case] tracked: bool) {
 #[rstest]
 #[case::opened_a_minute_apart(1_000_000_000)]
 #[case::opened_a_millisecond_apart(15_625)]
-fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
+fn the_ends_of_twins_are_distinguished(#[case] apart: u32) {
     let (twin, server, other_server) = (GATEWAY + 7, GATEWAY + 1, GATEWAY + 8);
     let mut engine = engine(LogFormat::E1);
     let of_twin = |hook, time| {
@@ -511,7 +511,7 @@ fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
 
 /// Two gateways with the same addresses, in two namespaces of one host.
 #[test]
-fn namespaces_are_told_apart() {
+fn namespaces_are_distinguished() {
     let mut engine = engine(LogFormat::E1);
     engine.event(logged(1_000).event());
     engine.event(logged(1_100).netns(GATEWAY + 7).event());
@@ -524,7 +524,7 @@ fn namespaces_are_told_apart() {
 
 /// The incident with the highest rank is reported, the first of several; everything is counted.
 #[test]
-fn the_first_deadly_story_is_told() {
+fn the_first_deadly_incident_is_reported() {
     let mut engine = engine(LogFormat::E1);
     let over = |time: u64, skb: u64| {
         let mut build = Build::from_server(Hook::CtInvalid, skb, time, OLD + 9_000_000, CLIENT_END);

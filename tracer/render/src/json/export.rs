@@ -77,7 +77,7 @@ struct EventLine<'a> {
     /// The packet's conntrack entry.
     entry: Option<EntryShape>,
     /// The destroyed entry that the packet would have belonged to.
-    ended_entry: Option<EntryShape>,
+    destroyed_entry: Option<EntryShape>,
     /// A field that the hook needs could not be read.
     incomplete: bool,
 }
@@ -156,7 +156,7 @@ impl<'r, W: Write> JsonLines<'r, W> {
             on_cpu: event.cpu,
             headers: headers(annotated.record),
             entry: event.entry.as_ref().map(entry),
-            ended_entry: event.gone.as_ref().map(|gone| entry(&gone.entry)),
+            destroyed_entry: event.gone.as_ref().map(|destroyed| entry(&destroyed.entry)),
             incomplete: event.flags.incomplete,
         })))
     }

@@ -19,7 +19,7 @@ use crate::style::TextStyle;
 
 /// Where an arrow begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Anchor {
     /// At one of the gateway's lifelines.
     Inside(Lane),
     /// At an end of the flow.
@@ -64,9 +64,9 @@ pub(super) enum Sign {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
     /// Something goes from here to there.
-    Arrow(Place, Place),
+    Arrow(Anchor, Anchor),
     /// Something happens here.
-    Sign(Place, Sign),
+    Sign(Anchor, Sign),
 }
 
 /// A row.
@@ -84,8 +84,8 @@ pub(super) struct Row {
     pub(super) entry_ends: bool,
 }
 
-const CONNTRACK: Place = Place::Inside(Lane::Conntrack);
-const MAKER: Place = Place::Inside(Lane::Maker);
+const CONNTRACK: Anchor = Anchor::Inside(Lane::Conntrack);
+const MAKER: Anchor = Anchor::Inside(Lane::Maker);
 
 /// The rows of a flow, in order of time.
 pub(super) fn rows(report: &FlowReport) -> Vec<Row> {
@@ -179,13 +179,13 @@ impl RowBuilder<'_> {
     }
 
     /// A sign of something that was seen.
-    fn sign(&mut self, at: Instant, place: Place, sign: Sign, tone: Tone, text: &str) -> &mut Row {
+    fn sign(&mut self, at: Instant, place: Anchor, sign: Sign, tone: Tone, text: &str) -> &mut Row {
         self.add(at, Shown::Sign(place, sign), Known::Seen, tone, text)
     }
 
     /// Something that comes from an end, where it is known which.
     fn from(end: Option<&'static str>) -> Shown {
-        end.map_or(Shown::Sign(CONNTRACK, Sign::Dot), |end| Shown::Arrow(Place::End(end), CONNTRACK))
+        end.map_or(Shown::Sign(CONNTRACK, Sign::Dot), |end| Shown::Arrow(Anchor::End(end), CONNTRACK))
     }
 
     /// A segment that came to the gateway.
@@ -218,7 +218,7 @@ impl RowBuilder<'_> {
             (Verdict::Ignored, Some(Direction::Reply)) => "client",
             _ => return,
         };
-        let on = Shown::Arrow(CONNTRACK, Place::End(to));
+        let on = Shown::Arrow(CONNTRACK, Anchor::End(to));
         self.add(at, on, Known::Concluded, Tone::Good, "forwarded as usual");
     }
 
@@ -254,7 +254,7 @@ impl RowBuilder<'_> {
             );
         }
         let to = event.tuple().and_then(|tuple| self.flow.end(tuple.src));
-        let sent = to.map_or(Shown::Sign(MAKER, Sign::Dot), |end| Shown::Arrow(MAKER, Place::End(end)));
+        let sent = to.map_or(Shown::Sign(MAKER, Sign::Dot), |end| Shown::Arrow(MAKER, Anchor::End(end)));
         let text = format!("RST{}, made by {}", sentences::numbers(reset), event.hook.spec().symbol);
         let known = if reset.doubtful { Known::Concluded } else { Known::SeenInside };
         self.add(at, sent, known, Tone::Bad, &text);
@@ -277,7 +277,7 @@ impl RowBuilder<'_> {
             Effect::MayKill | Effect::Unknown => (Sign::Question, Tone::Plain),
             Effect::Closed | Effect::OtherConnection | Effect::Dropped | Effect::Challenged => (Sign::Dot, Tone::Good),
         };
-        let row = self.add(at, Shown::Sign(Place::End(end), sign), Known::Concluded, tone, &text);
+        let row = self.add(at, Shown::Sign(Anchor::End(end), sign), Known::Concluded, tone, &text);
         if sign == Sign::Cross {
             row.dead.push(end);
         }
@@ -287,7 +287,7 @@ impl RowBuilder<'_> {
     fn peer_reset(&mut self, at: Instant, from: Option<&'static str>, known: Known, text: &str) {
         self.add(at, Self::from(from), known, Tone::Bad, text).dead.extend(from);
         if let Some(to) = from.filter(|_| self.passed_through).map(other) {
-            let on = Shown::Arrow(CONNTRACK, Place::End(to));
+            let on = Shown::Arrow(CONNTRACK, Anchor::End(to));
             self.add(at, on, Known::Concluded, Tone::Bad, &format!("forwarded to the {to}")).dead.push(to);
         }
     }

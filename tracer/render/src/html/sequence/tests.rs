@@ -81,7 +81,7 @@ fn what_happens_elsewhere_is_dashed() {
     for path in recordings() {
         for flow in &report_of(&path).flows {
             for row in rows(flow) {
-                if let Shown::Sign(super::rows::Place::End(_), sign) = row.shown {
+                if let Shown::Sign(super::rows::Anchor::End(_), sign) = row.shown {
                     assert_eq!(row.known, Known::Concluded, "{}: {sign:?}", path.display());
                     assert!(sign != Sign::Check);
                 }
