@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use tracer_common::{Hook, counter, hook};
 use tracer_model::capture::{
-    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, Suppressed,
-    SuppressedEvents,
+    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, RecordLayout,
+    Suppressed, SuppressedEvents,
 };
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState};
@@ -135,6 +135,7 @@ impl Output {
             log_format: LogFormat::E4,
             clock: ClockOffset(1_700_000_000_000_000_000),
             started: Instant(START),
+            records: RecordLayout::default(),
             reset_reasons: vec![(2, "SK_RST_REASON_NO_SOCKET".to_owned())],
             tool: env!("CARGO_PKG_VERSION").to_owned(),
             boot: Some("00000000-0000-4000-8000-000000000000".to_owned()),

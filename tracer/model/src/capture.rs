@@ -5,52 +5,94 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use tracer_common::{Hook, counter};
+use tracer_common::{Hook, counter, wire};
 
 use crate::conntrack::log_format::LogFormat;
 use crate::conntrack::{Status, TcpState, Tuple};
+use crate::hook_number;
 use crate::host_context::HostContext;
 use crate::ruleset::Rules;
 use crate::table_usage::TableUsage;
 use crate::time::{ClockOffset, Instant};
 
 /// The host a capture was taken on, fixed when the capture starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
+    /// Version of the program that captured.
+    pub tool: String,
     /// Its name.
     pub hostname: String,
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
-    /// The era of conntrack's logging code.
+    /// The format of conntrack's log messages.
+    #[serde(rename = "era")]
     pub log_format: LogFormat,
-    /// How boot time becomes wall-clock time.
-    pub clock: ClockOffset,
     /// When the capture started.
+    #[serde(rename = "started_ns")]
     pub started: Instant,
+    /// How boot time becomes wall-clock time.
+    #[serde(rename = "clock_offset_ns")]
+    pub clock: ClockOffset,
+    /// How the records are laid out, as this program writes them. A recording of another version is read, and copied, in this
+    /// layout: versions only append members, and what a record lacks at its end is zero.
+    #[serde(flatten, skip_deserializing)]
+    pub records: RecordLayout,
     /// `enum sk_rst_reason` of this kernel: value and name, from BTF; empty before 6.10.
+    #[serde(default)]
     pub reset_reasons: Vec<(u32, String)>,
-    /// Version of the program that captured.
-    pub tool: String,
-    /// Which boot of which host: the kernel's `boot_id`. Absent in recordings of before this was kept.
+    /// The kernel's `boot_id`; absent in older recordings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
-    /// Which capture, by a random number that all files of its recording have.
+    /// A random number that all files of one capture share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<String>,
-    /// Which file of a recording that is made of several, from 1 on.
+    /// The number of this file, from 1 on, in a recording of several files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<u32>,
+}
+
+/// How the records of a recording are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RecordLayout {
+    /// Byte order of the capturing host.
+    pub byte_order: ByteOrder,
+    /// [`wire::VERSION`].
+    #[serde(rename = "record_version")]
+    pub version: u16,
+}
+
+/// A byte order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ByteOrder {
+    /// The least significant byte first.
+    Little,
+    /// The most significant byte first.
+    Big,
+}
+
+impl Default for RecordLayout {
+    /// The layout that this program writes on this host.
+    fn default() -> Self {
+        let byte_order = if cfg!(target_endian = "little") { ByteOrder::Little } else { ByteOrder::Big };
+        Self { byte_order, version: wire::VERSION }
+    }
 }
 
 impl Host {
     /// A host of which nothing is known.
     pub fn nobody() -> Self {
         Self {
+            tool: String::new(),
             hostname: String::new(),
             kernel: String::new(),
             log_format: LogFormat::Unknown,
-            clock: ClockOffset(0),
             started: Instant(0),
+            clock: ClockOffset(0),
+            records: RecordLayout::default(),
             reset_reasons: Vec::new(),
-            tool: String::new(),
             boot: None,
             capture: None,
             part: None,
@@ -65,43 +107,70 @@ impl Host {
 }
 
 /// How a hook is, or is not, attached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase", from = "StateWord")]
 pub enum HookState {
     /// A kprobe is on the function.
     Attached,
     /// The function's module is not loaded; it is attached when the module comes.
     Waiting {
         /// The module.
+        #[serde(rename = "detail", skip_serializing_if = "String::is_empty")]
         module: String,
     },
     /// It cannot be attached here.
     Unavailable {
         /// Why.
+        #[serde(rename = "detail", skip_serializing_if = "String::is_empty")]
         because: String,
     },
 }
 
+/// A state as a recording has it. A word that this version does not know is one of a hook without events.
+#[derive(Deserialize)]
+struct StateWord {
+    state: String,
+    #[serde(default)]
+    detail: String,
+}
+
+impl From<StateWord> for HookState {
+    fn from(StateWord { state, detail }: StateWord) -> Self {
+        match state.as_str() {
+            "attached" => Self::Attached,
+            "waiting" => Self::Waiting { module: detail },
+            _ => Self::Unavailable { because: detail },
+        }
+    }
+}
+
 /// A hook's state from a point in time on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStatus {
     /// Which hook.
+    #[serde(flatten, with = "hook_number::with_target")]
     pub hook: Hook,
     /// Since when.
+    #[serde(rename = "since_ns")]
     pub since: Instant,
     /// How it is.
+    #[serde(flatten)]
     pub state: HookState,
 }
 
 /// A hook's exact counters, summed over the CPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<u64>")]
 pub struct HookCounters(pub [u64; counter::COUNT]);
 
-impl HookCounters {
-    /// As many as there are; recordings of before have fewer.
-    pub fn of(counts: &[u64]) -> Self {
+impl From<Vec<u64>> for HookCounters {
+    /// Older recordings have fewer counters, later ones may have more.
+    fn from(counts: Vec<u64>) -> Self {
         Self(std::array::from_fn(|at| counts.get(at).copied().unwrap_or_default()))
     }
+}
 
+impl HookCounters {
     /// Calls of the hooked function.
     pub const fn hits(self) -> u64 {
         self.0[counter::HITS]
@@ -119,15 +188,18 @@ impl HookCounters {
 }
 
 /// All hooks' counters at a point in time, in the order of [`Hook::ALL`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// When they were read.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// The counters, one per hook.
     pub hooks: Vec<HookCounters>,
     /// Records lost per CPU and hook, those that are not zero: `(cpu, hook, lost)`.
+    #[serde(default, with = "hook_number::per_cpu")]
     pub lost_on: Vec<(u32, Hook, u64)>,
     /// How often new connections found the table full, per network namespace where they did.
+    #[serde(default)]
     pub table_full: Vec<TableFull>,
 }
 
@@ -224,7 +296,7 @@ pub struct SuppressedEvents {
 }
 
 /// How often new connections of a network namespace found the conntrack table full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableFull {
     /// Its inode number.
     pub netns: u32,
@@ -233,19 +305,22 @@ pub struct TableFull {
     /// New connections that took the place of others.
     pub made_room: u64,
     /// The first time.
+    #[serde(rename = "first_ns")]
     pub first: Instant,
     /// The last time.
+    #[serde(rename = "last_ns")]
     pub last: Instant,
 }
 
 /// What is known of a network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
     /// Its inode number.
     pub inode: u32,
     /// Its name under `/run/netns`, where it has one.
     pub name: Option<String>,
     /// When this was read.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// Conntrack entries in its table.
     pub entries: Option<u32>,
@@ -254,6 +329,7 @@ pub struct Netns {
     /// Packets that conntrack has refused in it, ever.
     pub invalid: Option<u64>,
     /// The sysctls that decide what conntrack does, by name without `net.netfilter.`.
+    #[serde(default)]
     pub sysctls: Vec<(String, i64)>,
 }
 
@@ -270,29 +346,34 @@ impl Netns {
 }
 
 /// Which entry to look up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LookUp {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// Conntrack zone.
+    #[serde(default)]
     pub zone: u16,
     /// A tuple of the entry, of either direction.
     pub tuple: Tuple,
 }
 
 /// What became of an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LookedUp {
     /// Which entry was asked for.
+    #[serde(flatten)]
     pub look_up: LookUp,
     /// When the kernel answered.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// The answer.
+    #[serde(flatten)]
     pub outcome: Outcome,
 }
 
 /// The kernel's answer to a look-up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Outcome {
     /// The entry is in the table.
     Found {
@@ -308,8 +389,10 @@ pub enum Outcome {
         status: Status,
     },
     /// There is no such entry.
+    #[serde(rename = "gone")]
     NotFound {
         /// The one that there was, where a hook has seen it end.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         was: Option<DestroyedTuples>,
     },
     /// It could not be asked for.
@@ -320,9 +403,10 @@ pub enum Outcome {
 }
 
 /// An entry that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestroyedTuples {
     /// When it ended.
+    #[serde(rename = "ended_ns")]
     pub ended: Instant,
     /// The tuple of the direction that opened the connection.
     pub original: Tuple,
@@ -331,18 +415,22 @@ pub struct DestroyedTuples {
 }
 
 /// A stretch of time that the items do not tell of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// When it begins; absent where what was read begins later.
+    #[serde(rename = "from_ns")]
     pub from: Option<Instant>,
     /// When it ends; absent where what was read ends earlier.
+    #[serde(rename = "until_ns")]
     pub until: Option<Instant>,
     /// Why it is there.
+    #[serde(flatten)]
     pub why: GapReason,
 }
 
 /// Why a stretch of time is missing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "kebab-case")]
 pub enum GapReason {
     /// It is in another file of the same recording.
     OtherFile,
@@ -351,6 +439,7 @@ pub enum GapReason {
     /// The file that had it is damaged.
     Damaged {
         /// Which file, and what is wrong with it.
+        #[serde(rename = "detail", default, skip_serializing_if = "String::is_empty")]
         what: String,
     },
 }

@@ -7,60 +7,77 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::known;
 use crate::ruleset::{Backend, Family, Hooks};
 use crate::time::Instant;
 
 /// What there is around a network namespace's conntrack.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostContext {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// When this was read.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// How a command comes to run in it.
     pub way: Way,
     /// How one comes to run in the initial namespace, which alone may change what all share.
     pub initial: Way,
     /// Tools that are installed, by name.
+    #[serde(default)]
     pub tools: Vec<String>,
     /// Which variant the plain `iptables` is.
+    #[serde(default, deserialize_with = "known::value")]
     pub iptables: Option<Backend>,
     /// What owns the host's firewall; only where that is this namespace's.
+    #[serde(default, deserialize_with = "known::value")]
     pub manager: Option<Manager>,
     /// What brings rules back after a reboot; only of the host's own namespace.
+    #[serde(default, rename = "keepers", deserialize_with = "known::elements")]
     pub persistence: Vec<Persistence>,
     /// What holds rules here.
+    #[serde(default, rename = "holders", deserialize_with = "known::elements")]
     pub backends: Vec<Backend>,
     /// Rules that change the source of what leaves.
+    #[serde(default, deserialize_with = "known::elements")]
     pub translations: Vec<Translation>,
     /// Rules that drop what conntrack refused, where packets for this host come by.
+    #[serde(default, deserialize_with = "known::elements")]
     pub drops: Vec<Dropping>,
     /// Base chains of nftables that filter, and are not those of iptables.
+    #[serde(default, deserialize_with = "known::elements")]
     pub chains: Vec<FilterChain>,
     /// Tables that iptables has made, or would take for its own: those of nftables with their family, and its legacy ones.
+    #[serde(default, deserialize_with = "known::elements")]
     pub xtables: Vec<(Family, String)>,
     /// Base chains that iptables has made in tables of nftables: family, table and name.
+    #[serde(default, deserialize_with = "known::elements")]
     pub xchains: Vec<(Family, String, String)>,
     /// Interfaces that default routes lead to.
+    #[serde(default)]
     pub uplinks: Vec<String>,
     /// Addresses of this namespace, each with its interface.
+    #[serde(default)]
     pub addresses: Vec<(String, IpAddr)>,
     /// The host's memory, in bytes.
     pub memory: Option<u64>,
     /// How large the table may become.
+    #[serde(flatten)]
     pub limits: Limits,
     /// What could not be read.
+    #[serde(default)]
     pub problems: Vec<String>,
 }
 
 /// How large the table may become.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// `nf_conntrack_max` of the initial namespace, which holds for all.
     pub max: Option<i64>,
     /// `nf_conntrack_buckets`, of which there is one.
     pub buckets: Option<i64>,
     /// The namespace's own `nf_conntrack_max`, where the kernel lets it have one; the lower of both holds.
+    #[serde(rename = "own_max")]
     pub own: Option<i64>,
 }
 
@@ -77,7 +94,8 @@ pub enum Way {
 }
 
 /// A program that owns a host's firewall and overwrites what others do to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Manager {
     /// firewalld.
     Firewalld,
@@ -86,7 +104,8 @@ pub enum Manager {
 }
 
 /// What brings rules back after a reboot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "keeper", rename_all = "kebab-case")]
 pub enum Persistence {
     /// nftables.service, which loads this file.
     Nftables {
@@ -100,7 +119,7 @@ pub enum Persistence {
 }
 
 /// A rule that changes the source of what leaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Translation {
     /// What made it.
     pub backend: Backend,
@@ -109,11 +128,12 @@ pub struct Translation {
     /// The interface that a packet has to leave by, where the rule names one.
     pub output: Option<String>,
     /// The first and the last of its new addresses; none where it takes the interface's.
+    #[serde(default)]
     pub to: Vec<(IpAddr, IpAddr)>,
 }
 
 /// A rule that drops what conntrack refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropping {
     /// How its tool shows it.
     pub rule: String,
@@ -128,7 +148,7 @@ pub struct Dropping {
 }
 
 /// A base chain of nftables that filters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterChain {
     /// The address families whose packets enter it.
     pub family: Family,

@@ -5,6 +5,8 @@ use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Instant;
 
 /// Sources and services that are named.
@@ -13,11 +15,12 @@ const NAMED: usize = 10;
 const COUNTED: usize = 65_536;
 
 /// Who held the entries of a namespace's table at a point in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableUsage {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// When counting ended.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// Entries that were counted.
     pub entries: u64,
@@ -30,7 +33,7 @@ pub struct TableUsage {
 }
 
 /// What connections go to: the destination of their original direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Service {
     /// IP protocol number.
     pub protocol: u8,

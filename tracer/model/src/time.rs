@@ -4,9 +4,10 @@ use std::ops::Sub;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
 /// A point in time: nanoseconds of `CLOCK_BOOTTIME`, which goes on through suspend and is never stepped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Instant(pub u64);
 
 impl Instant {
@@ -32,7 +33,7 @@ impl Sub for Instant {
 
 /// What to add to a boot-time clock reading to get Unix time, in nanoseconds. Taken once when a capture starts, so that
 /// a stepped wall clock does not tear a capture apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClockOffset(pub i64);
 
 impl ClockOffset {

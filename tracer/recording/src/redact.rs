@@ -44,13 +44,15 @@ impl Redactor {
 
     /// A host under another name.
     pub fn host(&mut self, host: &Host) -> Host {
-        let Host { hostname, kernel, log_format, clock, started, reset_reasons, tool, boot, capture, part } = host;
+        let Host { hostname, kernel, log_format, clock, started, records, reset_reasons, tool, boot, capture, part } =
+            host;
         Host {
             hostname: self.names.whole("host", hostname),
             kernel: kernel.clone(),
             log_format: *log_format,
             clock: *clock,
             started: *started,
+            records: *records,
             reset_reasons: reset_reasons.clone(),
             tool: tool.clone(),
             boot: boot.as_ref().map(|boot| self.names.whole("boot", boot)),

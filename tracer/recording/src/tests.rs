@@ -10,7 +10,7 @@ use rstest::rstest;
 use tracer_common::Hook;
 use tracer_model::capture::{
     Counters, Gap, GapReason, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome,
-    TableFull,
+    RecordLayout, TableFull,
 };
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState, Tuple};
@@ -31,6 +31,7 @@ fn host() -> Host {
         log_format: LogFormat::E1,
         clock: ClockOffset(1_700_000_000_000_000_000),
         started: Instant(5),
+        records: RecordLayout::default(),
         reset_reasons: vec![(1, "SK_RST_REASON_NO_SOCKET".to_owned())],
         tool: "0.1.0".to_owned(),
         boot: Some("b".to_owned()),

@@ -22,7 +22,7 @@ use tracer_host::preflight::bpf_obstacles;
 use tracer_host::privileges::Needed;
 use tracer_host::symbols::Symbols;
 use tracer_host::{attach, boot_id, hostname, netns, preflight, privileges, timed};
-use tracer_model::capture::{HookState, HookStatus, Host, Item, Items, Origin};
+use tracer_model::capture::{HookState, HookStatus, Host, Item, Items, Origin, RecordLayout};
 use tracer_model::cause::Cause;
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
@@ -446,6 +446,7 @@ fn host(log_format: LogFormat, reset_reasons: Vec<(u32, String)>) -> Host {
         log_format,
         clock: ClockOffset(i64::try_from(wall - i128::from(started.0)).unwrap_or(0)),
         started,
+        records: RecordLayout::default(),
         reset_reasons,
         boot: boot_id().ok(),
         capture: random_name(),

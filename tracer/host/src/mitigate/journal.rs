@@ -8,21 +8,22 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
+use serde::{Deserialize, Serialize};
 
 use tracer_model::host_context::Way;
 use tracer_model::mitigation::MitigationId;
 
-use crate::mitigate::journal_file::{decode, encode};
-
 /// Where journals are kept unless told otherwise.
 pub const DIRECTORY: &str = "/var/lib/whyrst/mitigations";
+/// The schema of an entry.
+const SCHEMA: &str = "whyrst.mitigation-journal.v1";
 /// Most bytes that are read of an entry.
 const MOST: u64 = 1 << 20;
 /// Bits of a mode that let others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// One time that a cure was applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Which cure.
     pub id: MitigationId,
@@ -31,8 +32,10 @@ pub struct Entry {
     /// The host's name.
     pub host: String,
     /// The boot that it was applied in (`/proc/sys/kernel/random/boot_id`).
+    #[serde(rename = "boot_id")]
     pub boot: String,
     /// The namespaces that it was applied in, by inode number, and how commands came there.
+    #[serde(rename = "netns", with = "netns")]
     pub places: Vec<(u32, Way)>,
     /// What was done.
     pub steps: Vec<Done>,
@@ -41,7 +44,7 @@ pub struct Entry {
 }
 
 /// One change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// The command.
     pub run: String,
@@ -56,7 +59,8 @@ pub struct Done {
 }
 
 /// What became of an application.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum State {
     /// It had begun when the entry was written last.
     Applying,
@@ -69,9 +73,6 @@ pub enum State {
 }
 
 impl State {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Applying, Self::Applied, Self::RolledBack, Self::Undone];
-
     /// The word used for it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -189,6 +190,53 @@ impl Journal {
     }
 }
 
+/// An entry with the name of its schema.
+#[derive(Serialize, Deserialize)]
+struct Document<S, E> {
+    schema: S,
+    #[serde(flatten)]
+    entry: E,
+}
+
+/// The bytes of an entry.
+fn encode(entry: &Entry) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(&Document { schema: SCHEMA, entry })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// The entry of these bytes.
+fn decode(bytes: &[u8]) -> Result<Entry, String> {
+    let document: Document<String, serde_json::Value> =
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if document.schema != SCHEMA {
+        return Err(format!("its schema is {}, not {SCHEMA}", document.schema));
+    }
+    serde_json::from_value(document.entry).map_err(|error| error.to_string())
+}
+
+/// Namespaces in the journal: an object for each.
+mod netns {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use tracer_model::host_context::Way;
+
+    #[derive(Serialize, Deserialize)]
+    struct Netns<W> {
+        inode: u32,
+        way: W,
+    }
+
+    pub(super) fn serialize<S: Serializer>(places: &[(u32, Way)], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(places.iter().map(|(inode, way)| Netns { inode: *inode, way }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, Way)>, D::Error> {
+        let places = Vec::<Netns<Way>>::deserialize(deserializer)?;
+        Ok(places.into_iter().map(|Netns { inode, way }| (inode, way)).collect())
+    }
+}
+
 /// Commands are run as the user who runs whyrst: nobody else may have written them.
 fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), JournalError> {
     let own = metadata.uid() == rustix::process::geteuid().as_raw();
@@ -206,7 +254,7 @@ mod tests {
     use tracer_model::host_context::Way;
     use tracer_model::mitigation::MitigationId;
 
-    use super::{Done, Entry, Journal, JournalError, State};
+    use super::{Done, Entry, Journal, JournalError, State, decode, encode};
 
     fn entry(second: i64) -> Entry {
         Entry {
@@ -224,6 +272,56 @@ mod tests {
             }],
             state: State::Applying,
         }
+    }
+
+    /// The undo works from entries that earlier versions wrote.
+    #[test]
+    fn the_schema_does_not_change() {
+        let json = r#"{
+  "schema": "whyrst.mitigation-journal.v1",
+  "id": "be-liberal",
+  "at": "2027-01-15T08:00:00Z",
+  "host": "gw-1",
+  "boot_id": "4f0c",
+  "netns": [
+    {
+      "inode": 7,
+      "way": {
+        "named": "a;reboot"
+      }
+    },
+    {
+      "inode": 8,
+      "way": {
+        "process": 9
+      }
+    },
+    {
+      "inode": 10,
+      "way": "here"
+    }
+  ],
+  "steps": [
+    {
+      "run": "sysctl -w x=1",
+      "undo": [
+        "sysctl -w x=0"
+      ],
+      "probe": "sysctl -n x",
+      "before": "0",
+      "after": null
+    }
+  ],
+  "state": "applying"
+}
+"#;
+        assert_eq!(String::from_utf8(encode(&entry(0)).unwrap()).unwrap(), json);
+        assert_eq!(decode(json.as_bytes()).unwrap(), entry(0));
+        let other = json.replace("journal.v1", "journal.v2");
+        assert_eq!(
+            decode(other.as_bytes()).unwrap_err(),
+            "its schema is whyrst.mitigation-journal.v2, not whyrst.mitigation-journal.v1"
+        );
     }
 
     #[test]

@@ -5,7 +5,6 @@
 
 pub mod apply;
 pub mod journal;
-mod journal_file;
 pub mod live;
 mod run;
 pub mod watch;

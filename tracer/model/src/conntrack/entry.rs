@@ -4,10 +4,12 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::seq::Seq;
 
 /// A connection's endpoints in one direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Tuple {
     /// Where packets of this direction come from.
     pub src: SocketAddr,
@@ -120,7 +122,8 @@ impl Nfct {
 }
 
 /// `enum tcp_conntrack` (`include/uapi/linux/netfilter/nf_conntrack_tcp.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "u8", into = "u8")]
 pub enum TcpState {
     /// No packet seen.
     None,
@@ -182,6 +185,18 @@ impl TcpState {
     }
 }
 
+impl From<u8> for TcpState {
+    fn from(raw: u8) -> Self {
+        Self::from_raw(raw)
+    }
+}
+
+impl From<TcpState> for u8 {
+    fn from(state: TcpState) -> Self {
+        state.raw()
+    }
+}
+
 impl fmt::Display for TcpState {
     /// The kernel's own names (`tcp_conntrack_names`, `net/netfilter/nf_conntrack_proto_tcp.c`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,7 +217,7 @@ impl fmt::Display for TcpState {
 }
 
 /// `IPS_*` bits of `nf_conn.status` (`include/uapi/linux/netfilter/nf_conntrack_common.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Status(pub u32);
 
 impl Status {

@@ -2,8 +2,11 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// Which shape of the code a kernel has. Distributions backport at will: it is detected, never read off a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// 5.10: `nf_ct_l4proto_log_invalid(skb, ct, fmt, …)`; every window failure is INVALID.
     E1,
@@ -15,6 +18,7 @@ pub enum LogFormat {
     /// 6.1.184, 6.12.104, 7.2 and later: as E3, but the message is logged after the entry's lock is released.
     E4,
     /// The kernel describes its functions and they are none of these.
+    #[serde(other)]
     Unknown,
 }
 

@@ -10,7 +10,10 @@ mod test;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::NfHook;
+use crate::known;
 use crate::shell::{nft_name, word, xtables_name};
 use crate::time::Instant;
 
@@ -19,27 +22,32 @@ pub use chains::Chains;
 pub use test::{Key, Shown, Test};
 
 /// The rules of a namespace that can answer with a RST, as they were at a point in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// When reading them began.
+    #[serde(rename = "began_ns")]
     pub began: Instant,
     /// When they had been read.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// The number of the nftables ruleset, which grows with each change; absent where there is none.
     pub generation: Option<u32>,
     /// Whether packets that are bridged meet the rules too (`bridge-nf-call-iptables`). At FORWARD their buffer then names
     /// another interface than the rules see (`br_nf_forward_ip`, 5.10 to 7.2).
+    #[serde(default)]
     pub bridged: bool,
     /// The rules, in the order of their chains.
+    #[serde(deserialize_with = "known::elements")]
     pub rules: Vec<Rule>,
     /// Why there may be others: what could not be read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
 /// A rule that answers with a RST.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     /// What made it, and shows it.
     pub backend: Backend,
@@ -121,7 +129,8 @@ impl fmt::Display for Rule {
 }
 
 /// What made a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// nftables.
     Nftables,
@@ -146,7 +155,8 @@ impl Backend {
 }
 
 /// The families of tables whose REJECT comes by `nf_send_reset`; those of bridges and devices make their RST elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Family {
     /// IPv4.
     Ip,
@@ -186,7 +196,7 @@ impl fmt::Display for Family {
 }
 
 /// A set of netfilter hooks: bit n is hook number n (`enum nf_inet_hooks`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Hooks(pub u8);
 
 impl Hooks {

@@ -3,6 +3,8 @@
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use serde::{Deserialize, Serialize};
+
 use super::Family;
 use crate::conntrack::Nfct;
 use crate::conntrack::entry::CtInfo;
@@ -23,7 +25,8 @@ const STATES: [(u32, &str); 5] =
     [(1, "invalid"), (1 << 1, "established"), (1 << 2, "related"), (1 << 3, "new"), (1 << 6, "untracked")];
 
 /// What is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "key", rename_all = "kebab-case")]
 pub enum Key {
     /// The name of the interface that the packet came in by, padded with zero bytes.
     InputName,
@@ -35,7 +38,7 @@ pub enum Key {
     Family,
     /// The `EtherType`, two bytes.
     EtherType,
-    /// `NF_CT_STATE_*` bits, four bytes of the host's order.
+    /// `NF_CT_STATE_*` bits, four bytes in the byte order of the host, which a recording names.
     State,
     /// Bytes of the IP header.
     NetworkHeader {
@@ -48,17 +51,20 @@ pub enum Key {
         offset: u32,
     },
     /// Something that a later version may know.
+    #[serde(other)]
     Unknown,
 }
 
 /// A comparison: bytes of the packet, masked, are within some bounds, or outside of all.
 ///
 /// All byte strings are compared as `memcmp` does, as many bytes as the bounds have; all bounds have the same number.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Test {
     /// What is compared.
+    #[serde(flatten)]
     pub key: Key,
     /// What is left of it before it is compared; empty where all of it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mask: Vec<u8>,
     /// Lower and upper bounds, both included.
     pub bounds: Vec<(Vec<u8>, Vec<u8>)>,
