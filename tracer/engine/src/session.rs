@@ -133,7 +133,7 @@ impl Session {
                 self.last = self.last.max(rules.at);
                 match self.rulesets.entry(rules.netns) {
                     Entry::Vacant(place) => drop(place.insert(Snapshots::new(rules.clone()))),
-                    Entry::Occupied(mut snapshots) => snapshots.get_mut().again(rules.clone()),
+                    Entry::Occupied(mut snapshots) => snapshots.get_mut().add(rules.clone()),
                 }
             }
             Item::TableUsage(table_usage) => {

@@ -1,5 +1,5 @@
-//! What a source delivers besides the records: facts about the host, the hooks and the namespaces, exact counters, and
-//! what became of an entry.
+//! The items of a capture: facts about the host, the hooks and the namespaces, records, exact counters, and answers to
+//! look-ups.
 
 use std::io;
 use std::time::Duration;
@@ -106,13 +106,13 @@ impl Host {
     }
 }
 
-/// How a hook is, or is not, attached.
+/// Whether and how a hook is attached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "lowercase", from = "StateWord")]
 pub enum HookState {
     /// A kprobe is on the function.
     Attached,
-    /// The function's module is not loaded; it is attached when the module comes.
+    /// The function's module is not loaded; the hook is attached once the module is.
     Waiting {
         /// The module.
         #[serde(rename = "detail", skip_serializing_if = "String::is_empty")]
@@ -126,7 +126,7 @@ pub enum HookState {
     },
 }
 
-/// A state as a recording has it. A word that this version does not know is one of a hook without events.
+/// A state as a recording has it. An unknown word of a later version becomes [`HookState::Unavailable`].
 #[derive(Deserialize)]
 struct StateWord {
     state: String,
@@ -153,7 +153,7 @@ pub struct HookStatus {
     /// Since when.
     #[serde(rename = "since_ns")]
     pub since: Instant,
-    /// How it is.
+    /// Its state.
     #[serde(flatten)]
     pub state: HookState,
 }
@@ -176,12 +176,12 @@ impl HookCounters {
         self.0[counter::HITS]
     }
 
-    /// Events that were neither told nor counted with a flow.
+    /// Events that were neither emitted nor counted with a flow.
     pub const fn lost(self) -> u64 {
         self.0[counter::LOST]
     }
 
-    /// Events that were counted with their flow instead of being told.
+    /// Events that were counted with their flow instead of being emitted.
     pub const fn suppressed(self) -> u64 {
         self.0[counter::SUPPRESSED]
     }
@@ -198,13 +198,13 @@ pub struct Counters {
     /// Records lost per CPU and hook, those that are not zero: `(cpu, hook, lost)`.
     #[serde(default, with = "hook_number::per_cpu")]
     pub lost_on: Vec<(u32, Hook, u64)>,
-    /// How often new connections found the table full, per network namespace where they did.
+    /// How often new connections found the table full, for each network namespace where one did.
     #[serde(default)]
     pub table_full: Vec<TableFull>,
 }
 
 impl Counters {
-    /// What was counted after `baseline`.
+    /// The counts since `baseline`.
     #[must_use]
     pub fn since(&self, baseline: &Self) -> Self {
         let hooks = self.hooks.iter().enumerate().map(|(hook, counts)| {
@@ -236,7 +236,7 @@ impl Counters {
         }
     }
 
-    /// These and the ones of an earlier stretch of time.
+    /// The sum of these and those of an earlier period.
     #[must_use]
     pub fn and(&self, earlier: &Self) -> Self {
         let mut sum = self.clone();
@@ -267,10 +267,10 @@ impl Counters {
     }
 }
 
-/// Events that were counted in the kernel and not told, since the last time this was said.
+/// Events that the kernel side counted instead of emitting, since the last such item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suppressed {
-    /// When it was read. What is read at one time may be delivered in several parts.
+    /// When the counts were read. One reading may be delivered in several parts.
     pub at: Instant,
     /// The events.
     pub events: Vec<SuppressedEvents>,
@@ -281,15 +281,15 @@ pub struct Suppressed {
 pub struct SuppressedEvents {
     /// The hook.
     pub hook: Hook,
-    /// What distinguishes them from others of the hook: the `class` of the records of their kind.
+    /// The `class` of the records of their kind, which separates them from others of the hook.
     pub class: u32,
     /// Inode number of the network namespace, where it could be read.
     pub netns: Option<u32>,
-    /// Endpoints of the packets; absent where there were too many to be counted apart.
+    /// Endpoints of the packets; absent where there were too many flows to count each.
     pub tuple: Option<Tuple>,
     /// How many.
     pub count: u64,
-    /// RSTs of the TCP stack that answered packets of this kind, and were not told either.
+    /// RSTs of the TCP stack that answered packets of this kind and were suppressed too.
     pub answered: u64,
     /// The last one.
     pub last: Instant,
@@ -302,7 +302,7 @@ pub struct TableFull {
     pub netns: u32,
     /// Packets that would have opened a connection and were dropped.
     pub dropped: u64,
-    /// New connections that took the place of others.
+    /// New connections for which another entry was evicted.
     pub made_room: u64,
     /// The first time.
     #[serde(rename = "first_ns")]
@@ -312,29 +312,29 @@ pub struct TableFull {
     pub last: Instant,
 }
 
-/// What is known of a network namespace.
+/// Facts about a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
     /// Its inode number.
     pub inode: u32,
     /// Its name under `/run/netns`, where it has one.
     pub name: Option<String>,
-    /// When this was read.
+    /// When they were read.
     #[serde(rename = "at_ns")]
     pub at: Instant,
     /// Conntrack entries in its table.
     pub entries: Option<u32>,
-    /// The most entries its table takes.
+    /// The limit of entries in its table.
     pub max: Option<u32>,
-    /// Packets that conntrack has refused in it, ever.
+    /// Packets that conntrack classified as INVALID in it, since it was created.
     pub invalid: Option<u64>,
-    /// The sysctls that decide what conntrack does, by name without `net.netfilter.`.
+    /// Sysctls of conntrack, by name without `net.netfilter.`.
     #[serde(default)]
     pub sysctls: Vec<(String, i64)>,
 }
 
 impl Netns {
-    /// Whether conntrack is known to look at the packets of this namespace: it keeps entries, or has refused packets.
+    /// Whether conntrack is known to track this namespace: it has entries, or has classified packets as INVALID.
     pub fn tracks(&self) -> bool {
         self.entries.is_some_and(|entries| entries > 0) || self.invalid.is_some_and(|invalid| invalid > 0)
     }
@@ -345,7 +345,7 @@ impl Netns {
     }
 }
 
-/// Which entry to look up.
+/// A look-up of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LookUp {
     /// Inode number of the network namespace.
@@ -357,10 +357,10 @@ pub struct LookUp {
     pub tuple: Tuple,
 }
 
-/// What became of an entry.
+/// The answer to a look-up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LookedUp {
-    /// Which entry was asked for.
+    /// The look-up.
     #[serde(flatten)]
     pub look_up: LookUp,
     /// When the kernel answered.
@@ -388,24 +388,24 @@ pub enum Outcome {
         /// Status bits.
         status: Status,
     },
-    /// There is no such entry.
+    /// The table has no such entry.
     #[serde(rename = "gone")]
     NotFound {
-        /// The one that there was, where a hook has seen it end.
+        /// The destroyed entry, where a hook saw its destruction.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         was: Option<DestroyedTuples>,
     },
-    /// It could not be asked for.
+    /// The kernel could not be asked.
     Failed {
         /// Why.
         because: String,
     },
 }
 
-/// An entry that has ended.
+/// When an entry was destroyed, and its tuples.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestroyedTuples {
-    /// When it ended.
+    /// When it was destroyed.
     #[serde(rename = "ended_ns")]
     pub ended: Instant,
     /// The tuple of the direction that opened the connection.
@@ -414,29 +414,29 @@ pub struct DestroyedTuples {
     pub reply: Tuple,
 }
 
-/// A stretch of time that the items do not tell of.
+/// A period that the items do not cover.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// When it begins; absent where what was read begins later.
+    /// When it begins; absent before the first item.
     #[serde(rename = "from_ns")]
     pub from: Option<Instant>,
-    /// When it ends; absent where what was read ends earlier.
+    /// When it ends; absent after the last item.
     #[serde(rename = "until_ns")]
     pub until: Option<Instant>,
-    /// Why it is there.
+    /// Why it is missing.
     #[serde(flatten)]
     pub why: GapReason,
 }
 
-/// Why a stretch of time is missing.
+/// Why a period is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "why", rename_all = "kebab-case")]
 pub enum GapReason {
-    /// It is in another file of the same recording.
+    /// Another file of the same recording has it.
     OtherFile,
-    /// One capture had ended and the next not begun.
+    /// One capture had ended and the next had not begun.
     NotCaptured,
-    /// The file that had it is damaged.
+    /// The file that has it is damaged.
     Damaged {
         /// Which file, and what is wrong with it.
         #[serde(rename = "detail", default, skip_serializing_if = "String::is_empty")]
@@ -444,35 +444,35 @@ pub enum GapReason {
     },
 }
 
-/// One thing a source delivers.
+/// One item of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
     /// A record of a hook, not decoded yet.
     Record(Bytes),
-    /// A hook came or went.
+    /// The state of a hook changed.
     Hook(HookStatus),
     /// The exact counters; later ones replace earlier ones.
     Counters(Counters),
-    /// Events that were counted and not told; they add to those of before.
+    /// Suppressed events; they add to those of earlier items.
     Suppressed(Suppressed),
     /// Facts about a namespace; later ones replace earlier ones.
     Netns(Netns),
     /// The answer to a look-up.
     LookedUp(Box<LookedUp>),
-    /// The rules of a namespace that can answer with a RST: the first time soon after one did, and when the capture ends.
+    /// The rules of a namespace that can answer with a RST: read soon after the first such RST, and when the capture ends.
     Rules(Rules),
-    /// Who holds the entries of a table that was full, when the capture ends.
+    /// The use of a table that was full, read when the capture ends.
     TableUsage(TableUsage),
-    /// What there is around a namespace's conntrack, when the capture ends.
+    /// The host context of a namespace, read when the capture ends.
     HostContext(Box<HostContext>),
     /// Something is missing.
     Gap(Gap),
-    /// The capture ended here, in good order.
+    /// The capture was closed here.
     Ended(Instant),
 }
 
 impl Item {
-    /// When it was seen, where that is known.
+    /// The time of the item, where that is known.
     pub fn at(&self) -> Option<Instant> {
         match self {
             Self::Record(raw) => raw.first_chunk().map(|time| Instant(u64::from_ne_bytes(*time))),
@@ -499,18 +499,18 @@ pub trait Items {
     fn read(&mut self) -> io::Result<Option<Item>>;
 }
 
-/// Something the engine wants to know of the kernel.
+/// A question of the engine to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// What became of this entry.
+    /// Look up this entry.
     LookUp(LookUp),
-    /// What is known of the namespace with this inode number.
+    /// The facts about the namespace with this inode number.
     Netns(u32),
     /// The rules of this namespace that can answer with a RST.
     Rules(u32),
-    /// Who holds the entries of this namespace's table. It takes a while: never while packets are captured.
+    /// The use of this namespace's table. Reading it takes a while: it is never read while packets are captured.
     TableUsage(u32),
-    /// What there is around this namespace's conntrack that remedies depend on.
+    /// The host context of this namespace, which mitigations depend on.
     HostContext(u32),
 }
 
@@ -523,7 +523,7 @@ impl Request {
         }
     }
 
-    /// How long the kernel may take to answer, beyond the moment that everything takes.
+    /// How long the answer may take beyond the time that every answer may take.
     pub const fn patience(self) -> Duration {
         match self {
             Self::LookUp(_) | Self::Netns(_) => Duration::ZERO,
@@ -550,7 +550,7 @@ pub enum Origin {
 /// Where and why reading stopped before the end of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Offset of the first byte that was not understood.
+    /// Offset of the first byte that cannot be read.
     pub offset: u64,
     /// What is wrong there.
     pub what: String,

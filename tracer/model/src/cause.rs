@@ -1,4 +1,4 @@
-//! The closed vocabulary of answers: causes, reasons, who sent the RST, how sure it is. Every output uses these words.
+//! The closed sets of answers: causes, reasons, the sender of the RST, the confidence. Every output uses these words.
 
 use std::fmt;
 use std::str::FromStr;
@@ -172,7 +172,7 @@ impl Diagnosis {
         Self { cause, reason: Some(reason) }
     }
 
-    /// What a message of conntrack's TCP tracker says about its packet.
+    /// The diagnosis that a message of conntrack's TCP tracker gives.
     pub const fn of_message(message: Message) -> Self {
         match message {
             Message::Window { failure, .. } => Self::with(Cause::OutOfWindow, Reason::of_failure(failure)),

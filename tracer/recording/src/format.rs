@@ -1,4 +1,4 @@
-//! The recording format: frames, and what is in them.
+//! The recording format: frames and their payloads.
 //!
 //! A recording is [`MAGIC`], a little-endian `u32` [`VERSION`], and frames. A frame is
 //!
@@ -9,9 +9,10 @@
 //! …    payload
 //! ```
 //!
-//! The first frame is the host's. Record frames hold a `tracer_common::wire::Record` of the capturing host's byte order
-//! without its trailing zero bytes, frames of suppressed events an array of numbers; all others hold one JSON object. A reader skips kinds that it does not know
-//! and ignores JSON members that it does not know; a change that an old reader would misunderstand changes [`VERSION`].
+//! The first frame is that of the host. Record frames hold a `tracer_common::wire::Record` of the capturing host's byte order
+//! without its trailing zero bytes, frames of suppressed events an array of numbers. All others hold one JSON object, which
+//! the types of `tracer_model` define by their serde attributes. A reader skips unknown kinds and ignores unknown JSON
+//! members; a change that an old reader would misunderstand changes [`VERSION`].
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -23,7 +24,7 @@ use tracer_model::time::Instant;
 
 mod suppressed;
 
-/// How a recording starts. The line ends and the 0x1a show a transfer that mangled it, as in PNG.
+/// The first bytes of a recording. As in PNG, the line ends and the 0x1a reveal a transfer that changed them.
 pub const MAGIC: &[u8; 12] = b"whyrst\r\n\x1a\n\0\0";
 
 /// Version of the format.
@@ -32,10 +33,10 @@ pub const VERSION: u32 = 1;
 /// Bytes before a frame's payload: length, checksum, kind.
 pub const FRAME_HEADER: usize = 9;
 
-/// The largest frame that is believed; a larger length is damage.
+/// The largest frame; a larger length is damage.
 pub const FRAME_MAX: u32 = 1 << 20;
 
-/// The largest count that is believed, a million a second for nine years: sums of such counts are no trouble.
+/// The largest count, a million a second for nine years; larger ones are cut to it, so that no sum overflows.
 const COUNT_MAX: u64 = 1 << 48;
 
 /// Kinds of frames.
@@ -44,15 +45,15 @@ pub mod kind {
     pub const HOST: u8 = 1;
     /// A record of a hook.
     pub const RECORD: u8 = 2;
-    /// A hook came or went.
+    /// The state of a hook changed.
     pub const HOOK: u8 = 3;
     /// Counters.
     pub const COUNTERS: u8 = 4;
-    /// Facts about a namespace.
+    /// Facts about a network namespace.
     pub const NETNS: u8 = 5;
     /// The answer to a look-up.
     pub const LOOKED_UP: u8 = 6;
-    /// The capture ended in good order.
+    /// The capture was closed, or the recording goes on in another file.
     pub const ENDED: u8 = 7;
     /// The rules of a namespace that can answer with a RST.
     pub const RULES: u8 = 8;

@@ -128,7 +128,7 @@ pub fn describe(id: MitigationId, places: &[Place<'_>]) -> Mitigation {
         unpersist,
         side_effects: about.side_effects.to_vec(),
         notes,
-        cures: about.cures.to_vec(),
+        cures: about.reasons.to_vec(),
         steps,
     }
 }

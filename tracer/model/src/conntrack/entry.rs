@@ -1,4 +1,4 @@
-//! A conntrack entry: its two tuples, its TCP state, and what each side has sent and offered.
+//! A conntrack entry: its two tuples, its TCP state, and the window data of both sides.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -11,9 +11,9 @@ use super::seq::Seq;
 /// A connection's endpoints in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Tuple {
-    /// Where packets of this direction come from.
+    /// The source of packets of this direction.
     pub src: SocketAddr,
-    /// Where they go.
+    /// Their destination.
     pub dst: SocketAddr,
 }
 
@@ -68,10 +68,10 @@ impl Direction {
     }
 }
 
-/// `skb->_nfct` without the address: what the packet is to conntrack.
+/// `skb->_nfct` without the address: conntrack's view of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Nfct {
-    /// 0: conntrack refused the packet, or does not see packets in this namespace.
+    /// 0: conntrack classified the packet as INVALID, or does not track this namespace.
     None,
     /// Exactly 7, `IP_CT_UNTRACKED` without an entry: a NOTRACK rule.
     Untracked,
@@ -247,7 +247,7 @@ const FLAG_SACK_PERM: u8 = 0x02;
 /// `IP_CT_TCP_FLAG_MAXACK_SET`: `td_maxack` means something.
 const FLAG_MAXACK_SET: u8 = 0x20;
 
-/// What conntrack knows of one side, `struct ip_ct_tcp_state`.
+/// The window data of one side, `struct ip_ct_tcp_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Seen {
     /// Highest sequence number sent, plus one.
@@ -289,7 +289,7 @@ pub struct Entry {
     pub status: Status,
     /// State of the TCP tracker.
     pub state: TcpState,
-    /// What each side has sent and offered: original, then reply.
+    /// The window data of both sides: original, then reply.
     pub seen: [Seen; 2],
     /// Direction of the last packet that was accepted.
     pub last_dir: Direction,
@@ -298,7 +298,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What one side has sent and offered.
+    /// The window data of one side.
     pub const fn side(&self, direction: Direction) -> &Seen {
         &self.seen[direction.index()]
     }

@@ -1,10 +1,11 @@
-//! The eras of conntrack's TCP logging code, which decide what a logged packet's verdict was.
+//! The conntrack log format: the shape of the TCP logging code, which decides the verdict on a logged packet.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Which shape of the code a kernel has. Distributions backport at will: it is detected, never read off a version.
+/// The format of a kernel. Distributions backport the code, so the format is detected from BTF and not derived from a
+/// version number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
@@ -12,12 +13,12 @@ pub enum LogFormat {
     E1,
     /// 5.15 to 6.0: the hook state is passed too; every window failure is INVALID.
     E2,
-    /// 6.1 to 6.1.183, 6.6.87, up to 6.12.103: some window failures are let pass (`NFCT_TCP_IGNORE`); the message
-    /// travels in a `va_format`.
+    /// 6.1 to 6.1.183, 6.6.87, up to 6.12.103: packets with some window failures are accepted (`NFCT_TCP_IGNORE`); the
+    /// message is passed in a `va_format`.
     E3,
     /// 6.1.184, 6.12.104, 7.2 and later: as E3, but the message is logged after the entry's lock is released.
     E4,
-    /// The kernel describes its functions and they are none of these.
+    /// None of these.
     #[serde(other)]
     Unknown,
 }
@@ -34,7 +35,7 @@ impl LogFormat {
         }
     }
 
-    /// The era with this name.
+    /// The format with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::E1, Self::E2, Self::E3, Self::E4, Self::Unknown].into_iter().find(|log_format| log_format.name() == name)
     }

@@ -1,7 +1,6 @@
-//! What conntrack's TCP tracker knows and says, restated: entries, states, window arithmetic, log messages and their
-//! verdicts.
+//! conntrack's TCP tracker as data and arithmetic: entries, states, the window check, log messages and their verdicts.
 //!
-//! Pure: no clock, no file, no socket, no allocation that depends on the outside.
+//! Pure: no clock, no file, no socket.
 
 pub mod destroyed;
 pub mod entry;

@@ -1,4 +1,4 @@
-//! The names of the cures, and what is said of each on every host.
+//! The names of the mitigations, and the description of each that is the same on every host.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,42 +7,42 @@ use serde::{Deserialize, Serialize};
 
 use crate::cause::Reason;
 
-/// A cure's stable name.
+/// The stable name of a mitigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum MitigationId {
-    /// A kernel that lets such packets pass.
+    /// A kernel that accepts such packets.
     UpgradeKernel,
     /// A rule that drops INVALID packets before the local stack can answer them.
     DropInvalidInput,
-    /// No window checks at all.
+    /// No window checks.
     BeLiberal,
-    /// RSTs below the acknowledged sequence number are let pass.
+    /// RSTs below the acknowledged sequence number are accepted.
     IgnoreInvalidRst,
     /// A longer timeout for idle connections.
     RaiseTimeout,
-    /// Ends that do not stay silent for that long.
+    /// Keepalives of a client or server, more often than the timeout.
     Keepalive,
-    /// A table with more room.
+    /// A larger table.
     RaiseTableSize,
-    /// A service that is not tracked at all.
+    /// A service that is not tracked.
     UntrackService,
-    /// A look at the rule that rejected.
+    /// A review of the rule that rejects.
     ReviewRejectRule,
 }
 
-/// What is said of a cure on every host.
+/// The description of a mitigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct About {
-    /// It in one line.
+    /// Its title, one line.
     pub title: &'static str,
-    /// What else it does.
+    /// Its side effects.
     pub side_effects: &'static [&'static str],
-    /// The reasons that it is for.
-    pub cures: &'static [Reason],
+    /// The reasons that it mitigates.
+    pub reasons: &'static [Reason],
 }
 
-/// A name that no cure has.
+/// A name that no mitigation has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{word}` is no mitigation; there are {}", MitigationId::ALL.map(MitigationId::name).join(", "))]
 pub struct UnknownMitigation {
@@ -79,33 +79,28 @@ impl MitigationId {
         }
     }
 
-    /// It in one line.
+    /// Its title, one line.
     pub fn title(self) -> &'static str {
         self.about().title
     }
 
-    /// The reasons that it cures.
-    pub fn cures(self) -> &'static [Reason] {
-        self.about().cures
-    }
-
-    /// What is the same on every host.
+    /// Its description.
     pub const fn about(self) -> About {
         match self {
             Self::UpgradeKernel => About {
                 title: "run Linux 6.1 or later: it lets old segments and acknowledgements pass instead of refusing them",
                 side_effects: &["segments over the window and acknowledgements of unseen data are still refused"],
-                cures: &[Reason::SeqUnder, Reason::AckUnder, Reason::Overshot],
+                reasons: &[Reason::SeqUnder, Reason::AckUnder, Reason::Overshot],
             },
             Self::DropInvalidInput => About {
                 title: "drop TCP packets that conntrack refused before the gateway's own stack can answer them",
                 side_effects: &[
-                    "the server is not told when a connection has really vanished here: it retransmits until it gives up",
+                    "the server gets no RST when its connection really has no socket here: it retransmits until it gives up",
                     "the segment is still lost; TCP recovers by retransmission",
                     "where both directions of a connection take different ways (asymmetric routing, anycast), conntrack \
                      refuses all of it, and dropping makes it hang instead of failing at once",
                 ],
-                cures: &[
+                reasons: &[
                     Reason::SeqUnder,
                     Reason::SeqOver,
                     Reason::AckUnder,
@@ -123,12 +118,12 @@ impl MitigationId {
                     "does not help against packets that the state table refuses",
                     "what is refused for another reason still keeps its private source when it is forwarded",
                 ],
-                cures: &[Reason::SeqUnder, Reason::SeqOver, Reason::AckUnder, Reason::AckOver, Reason::Overshot],
+                reasons: &[Reason::SeqUnder, Reason::SeqOver, Reason::AckUnder, Reason::AckOver, Reason::Overshot],
             },
             Self::IgnoreInvalidRst => About {
                 title: "let RSTs pass that are below what their receiver has acknowledged",
                 side_effects: &["a blind attacker's RST reaches the client, which then checks it itself (RFC 5961)"],
-                cures: &[Reason::InvalidRst],
+                reasons: &[Reason::InvalidRst],
             },
             Self::RaiseTimeout => About {
                 title: "keep idle connections for at least 2 h 4 min, as RFC 5382 asks of a NAT",
@@ -136,12 +131,12 @@ impl MitigationId {
                     "connections whose ends have vanished stay in the table for as long: watch its size",
                     "holds for connections that carry a packet after it is set",
                 ],
-                cures: &[Reason::Expired],
+                reasons: &[Reason::Expired],
             },
             Self::Keepalive => About {
                 title: "let one end send TCP keepalives more often than the entry's timeout (SO_KEEPALIVE, TCP_KEEPIDLE)",
                 side_effects: &["it has to be done at the client or the server; the default of Linux is 2 h"],
-                cures: &[Reason::Expired],
+                reasons: &[Reason::Expired],
             },
             Self::RaiseTableSize => About {
                 title: "make room for more connections, with buckets to match",
@@ -150,7 +145,7 @@ impl MitigationId {
                     "the table is hashed anew when the number of buckets changes: packets wait for that moment",
                     "all network namespaces share the limit of the initial one",
                 ],
-                cures: &[Reason::Evicted],
+                reasons: &[Reason::Evicted],
             },
             Self::UntrackService => About {
                 title: "exempt a service that is not translated from connection tracking (NOTRACK)",
@@ -159,7 +154,7 @@ impl MitigationId {
                     "it must never be NATed: whoever adds a NAT rule for it later breaks it",
                     "its connections are no longer in `conntrack -L`, nor counted or logged there",
                 ],
-                cures: &[
+                reasons: &[
                     Reason::SeqUnder,
                     Reason::SeqOver,
                     Reason::AckUnder,
@@ -172,7 +167,7 @@ impl MitigationId {
             Self::ReviewRejectRule => About {
                 title: "look at the rule that rejects, and accept or drop ahead of it what it should not reject",
                 side_effects: &["looking changes nothing; a new rule ahead of it is the ruleset's owner's to write"],
-                cures: &[],
+                reasons: &[],
             },
         }
     }
