@@ -137,14 +137,15 @@ impl Whom {
     fn event(&mut self, event: &Event) {
         let packet = event.packet.map(|packet| packet.tuple());
         packet.into_iter().chain(event.tuple()).for_each(|tuple| self.tuple(tuple));
-        let entries = event.entry.iter().chain(event.gone.as_deref().map(|gone: &DestroyedEntry| &gone.entry));
+        let entries = event.entry.iter().chain(event.destroyed.as_deref().map(|gone: &DestroyedEntry| &gone.entry));
         entries.for_each(|entry| [entry.original, entry.reply].into_iter().for_each(|tuple| self.tuple(tuple)));
         let interfaces = event.input.iter().chain(&event.output);
         self.interfaces.extend(interfaces.map(|interface| interface.name.to_string()).filter(|name| name != "lo"));
         if let Some(process) = event.process() {
             self.names.insert(process.comm.to_string());
         }
-        if let Some(tracer_model::conntrack::EndedBy::UserSpace { comm, .. }) = event.gone.as_ref().map(|gone| gone.by)
+        if let Some(tracer_model::conntrack::DestroyedBy::UserSpace { comm, .. }) =
+            event.destroyed.as_ref().map(|gone| gone.by)
         {
             self.names.insert(comm.to_string());
         }

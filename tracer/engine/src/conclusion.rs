@@ -115,7 +115,7 @@ fn unseen(flow: &Flow, gaps: &[Gap]) -> bool {
     let (silent, at) = match &flow.incident.reset {
         Some(reset) => {
             let refused = reset.by == ResetBy::GatewayStack && reset.event.nfct == Some(Nfct::None);
-            (refused && flow.incident.logged.is_none() && reset.event.gone.is_none(), reset.event.at)
+            (refused && flow.incident.logged.is_none() && reset.event.destroyed.is_none(), reset.event.at)
         }
         None => (flow.incident.diagnosis.cause == Cause::PeerReset, flow.first),
     };

@@ -15,7 +15,7 @@ use tracer_model::capture::{LookUp, LookedUp, Outcome, Request};
 use tracer_model::cause::{Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::entry::CtInfo;
 use tracer_model::conntrack::log_format::LogFormat;
-use tracer_model::conntrack::{End, Message, Nfct, Seq, Tuple, Verdict};
+use tracer_model::conntrack::{DestroyReason, Message, Nfct, Seq, Tuple, Verdict};
 use tracer_model::event::{Event, SocketState};
 use tracer_model::filter::Filter;
 use tracer_model::time::Instant;
@@ -125,7 +125,7 @@ impl Engine {
         let mut event = event.into();
         if event.packet.is_some_and(|packet| opens(&packet)) {
             // It opens a connection of its own, whatever the same addresses and ports were before.
-            event.gone = None;
+            event.destroyed = None;
         }
         self.totals.events += 1;
         if let Some(netns) = event.netns {
@@ -342,7 +342,7 @@ impl Engine {
         let logged = refused.as_ref().map(|(_, logged, _)| logged);
         let entry = logged.and_then(|logged| logged.event.connection()).or(event.connection());
         let side = logged.map_or_else(|| direction(&event), |logged| logged.direction);
-        let closed = event.gone.as_ref().is_some_and(|gone| gone.end() == End::Closed);
+        let closed = event.destroyed.as_ref().is_some_and(|gone| gone.reason() == DestroyReason::Closed);
         let is_attempt = event.socket.as_ref().is_some_and(|socket| socket.state == SocketState::SYN_SENT);
         let effect = match &event.packet {
             _ if closed => Effect::Closed,

@@ -275,8 +275,8 @@ impl Incident {
 
     /// The entry that the packet would have belonged to, where it had ended before.
     pub fn gone(&self) -> Option<&DestroyedEntry> {
-        let of_reset = || self.reset.as_ref().and_then(|reset| reset.event.gone.as_deref());
-        self.logged.as_ref().and_then(|logged| logged.event.gone.as_deref()).or_else(of_reset)
+        let of_reset = || self.reset.as_ref().and_then(|reset| reset.event.destroyed.as_deref());
+        self.logged.as_ref().and_then(|logged| logged.event.destroyed.as_deref()).or_else(of_reset)
     }
 }
 

@@ -14,7 +14,7 @@ use tracer_model::health::counters::from_proc;
 use tracer_model::health::ports::Ranges;
 use tracer_model::health::sysctls::ALL;
 use tracer_model::health::table::Table;
-use tracer_model::health::{Namespace, Place, Sample};
+use tracer_model::health::{Namespace, NetnsRef, Sample};
 use tracer_model::ruleset::audit::Audit;
 
 use super::netns::{self, audit_here, now};
@@ -28,9 +28,9 @@ const TABLE: Duration = Duration::from_secs(5);
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
 /// The network namespaces of this host that can be found: those with a name, and those that a process is in.
-pub fn places() -> io::Result<BTreeMap<u32, Place>> {
+pub fn places() -> io::Result<BTreeMap<u32, NetnsRef>> {
     let home = netns::home()?;
-    let mut places = BTreeMap::from([(home, Place { home: true, ..Place::default() })]);
+    let mut places = BTreeMap::from([(home, NetnsRef { home: true, ..NetnsRef::default() })]);
     for entry in fs::read_dir(netns::NAMED).into_iter().flatten().flatten() {
         if let Ok(inode) = netns::inode(&entry.path()) {
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -52,7 +52,7 @@ pub fn places() -> io::Result<BTreeMap<u32, Place>> {
 /// A look at a namespace that has begun.
 pub struct Begun {
     inode: u32,
-    place: Place,
+    place: NetnsRef,
     before: Sample,
     sysctls: BTreeMap<String, i64>,
     own_limit: bool,
@@ -62,7 +62,7 @@ pub struct Begun {
 }
 
 /// Takes the first look at a namespace's counters.
-pub fn begin(inode: u32, place: Place) -> Begun {
+pub fn begin(inode: u32, place: NetnsRef) -> Begun {
     let mut unread = Vec::new();
     let read = netns::enter(inode, || {
         let own_limit = fs::metadata(Path::new(SYSCTLS).join("nf_conntrack_max"))

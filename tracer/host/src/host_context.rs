@@ -12,7 +12,9 @@ use std::{env, fs};
 use nix::ifaddrs::getifaddrs;
 
 use tracer_model::event::NfHook;
-use tracer_model::host_context::{Dropping, FilterChain, HostContext, Limits, Manager, Persistence, Translation, Way};
+use tracer_model::host_context::{
+    Dropping, FilterChain, HostContext, Limits, Manager, NetnsPath, Persistence, Translation,
+};
 use tracer_model::ruleset::audit::{Audit, Does, Noted};
 use tracer_model::ruleset::{Backend, Family, Hooks, Key, Rule, Test};
 
@@ -42,7 +44,7 @@ const NFTABLES_FILES: [&str; 2] = ["/etc/nftables.conf", "/etc/sysconfig/nftable
 const MOST: usize = 256;
 
 /// Reads what there is around the namespace that the calling thread is in.
-pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -> HostContext {
+pub(super) fn read_here(netns: u32, way: NetnsPath, initial: NetnsPath, deadline: Instant) -> HostContext {
     let mut found = HostContext { initial, ..HostContext::unknown(netns, now(), way) };
     found.tools = TOOLS.iter().filter(|tool| find(tool).is_some()).map(|tool| (*tool).to_owned()).collect();
     found.iptables = find("iptables").and_then(|path| variant(&path));
@@ -51,7 +53,7 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
     found.uplinks = uplinks();
     found.addresses = addresses(&mut found.problems);
     // Both belong to the host's own namespace: what they own, and what is loaded at boot.
-    if found.way == Way::Here && found.initial == Way::Here {
+    if found.netns_path == NetnsPath::Here && found.initial == NetnsPath::Here {
         found.manager = manager(Path::new("/"));
         found.persistence = persistence(Path::new("/"), &found.tools);
     }
@@ -133,11 +135,11 @@ fn memory() -> Option<u64> {
 }
 
 /// A child namespace may write its own limit only where it has one.
-fn limits(initial: &Way) -> Limits {
+fn limits(initial: &NetnsPath) -> Limits {
     let read = |name: &str| -> Option<i64> { fs::read_to_string(limit(name)).ok()?.trim().parse().ok() };
     let both = || (read("max"), read("buckets"));
     let (max, buckets) = both();
-    let Way::Process(pid) = initial else { return Limits { max, buckets, own: None } };
+    let NetnsPath::Process(pid) = initial else { return Limits { max, buckets, own: None } };
     let writable = fs::metadata(limit("max")).is_ok_and(|data| data.permissions().mode() & 0o200 != 0);
     let path = format!("/proc/{pid}/ns/net");
     // What cannot be entered is taken to be as here: up to now namespaces see the value that holds for all.

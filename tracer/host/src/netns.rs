@@ -13,7 +13,7 @@ use std::{io, thread};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use tracer_model::capture::{Item, LookUp, LookedUp, Netns, Outcome, Request};
-use tracer_model::host_context::{HostContext, Way};
+use tracer_model::host_context::{HostContext, NetnsPath};
 use tracer_model::ruleset::Rules;
 use tracer_model::ruleset::audit::{Audit, Found};
 use tracer_model::table_usage::{Counting, TableUsage};
@@ -221,7 +221,7 @@ fn ask(
 }
 
 /// The answer of a namespace that could not be entered.
-fn unanswered(request: Request, because: &str, way: &Way, name: Option<String>) -> Item {
+fn unanswered(request: Request, because: &str, way: &NetnsPath, name: Option<String>) -> Item {
     let because = because.to_owned();
     match request {
         Request::LookUp(look_up) => {
@@ -254,24 +254,24 @@ fn inside<T>(door: Option<&NetnsHandle>, at_home: bool, home: &File, question: i
 }
 
 /// How a command that is started where this program was comes to run behind a door.
-fn way(door: Option<&NetnsHandle>, at_home: bool) -> Way {
+fn way(door: Option<&NetnsHandle>, at_home: bool) -> NetnsPath {
     match door {
-        Some(NetnsHandle { name: Some(name), .. }) => Way::Named(name.clone()),
-        _ if at_home => Way::Here,
+        Some(NetnsHandle { name: Some(name), .. }) => NetnsPath::Named(name.clone()),
+        _ if at_home => NetnsPath::Here,
         Some(door) => {
             let pid = door.path.iter().nth(2).and_then(|pid| pid.to_str()?.parse().ok());
-            pid.map_or(Way::Here, Way::Process)
+            pid.map_or(NetnsPath::Here, NetnsPath::Process)
         }
-        None => Way::Here,
+        None => NetnsPath::Here,
     }
 }
 
 /// The inode number of the namespace that a way leads to.
-pub fn leads_to(way: &Way) -> io::Result<u32> {
+pub fn leads_to(way: &NetnsPath) -> io::Result<u32> {
     match way {
-        Way::Here => home(),
-        Way::Named(name) => inode_of_name(name),
-        Way::Process(pid) => inode(&PathBuf::from(format!("/proc/{pid}/ns/net"))),
+        NetnsPath::Here => home(),
+        NetnsPath::Named(name) => inode_of_name(name),
+        NetnsPath::Process(pid) => inode(&PathBuf::from(format!("/proc/{pid}/ns/net"))),
     }
 }
 
@@ -283,9 +283,9 @@ pub(super) fn visit<T>(path: &Path, question: impl FnOnce() -> T) -> io::Result<
 }
 
 /// Reads what there is around the conntrack of the namespace that the calling thread is in.
-fn host_context_here(netns: u32, way: Way, home: u32) -> HostContext {
+fn host_context_here(netns: u32, way: NetnsPath, home: u32) -> HostContext {
     let at_home = inode(Path::new("/proc/1/ns/net")).map_or(true, |initial| initial == home);
-    let initial = if at_home { Way::Here } else { Way::Process(1) };
+    let initial = if at_home { NetnsPath::Here } else { NetnsPath::Process(1) };
     let deadline = std::time::Instant::now() + Request::HostContext(netns).patience();
     host_context::read_here(netns, way, initial, deadline)
 }

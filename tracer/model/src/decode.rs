@@ -8,7 +8,9 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use tracer_common::Hook;
 use tracer_common::wire::{self, OLDEST, RECORD_SIZE, Record, VERSION, caller, present};
 
-use crate::conntrack::{DestroyedEntry, Direction, EndedBy, Entry, Message, Nfct, Seen, Seq, Status, TcpState, Tuple};
+use crate::conntrack::{
+    DestroyedBy, DestroyedEntry, Direction, Entry, Message, Nfct, Seen, Seq, Status, TcpState, Tuple,
+};
 use crate::event::{
     Event, Interface, LogMessage, LogText, NfHook, OwnSocket, Process, RecordFlags, SkbId, Socket, SocketState, Text,
 };
@@ -64,7 +66,7 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         packet: has(present::L3 | present::L4).then(|| packet(record)).flatten(),
         nfct: (has(present::NFCT) && !taken_away).then(|| Nfct::from_raw(record.nfct)),
         entry: has(present::CONNTRACK).then(|| entry(&record.ct)).flatten(),
-        gone: (has(present::GONE) && !taken_away).then(|| gone(&record.gone)).flatten().map(Box::new),
+        destroyed: (has(present::GONE) && !taken_away).then(|| gone(&record.gone)).flatten().map(Box::new),
         words: has(present::TEXT).then(|| words(record)),
         socket,
         reset_reason: has(present::RESET_REASON).then_some(record.reset_reason),
@@ -151,13 +153,13 @@ fn entry(ct: &wire::Conntrack) -> Option<Entry> {
 /// An ended entry; `None` where its addresses are of no known family.
 pub fn gone(gone: &wire::Gone) -> Option<DestroyedEntry> {
     let by = match gone.caller {
-        _ if gone.portid != 0 => EndedBy::UserSpace { pid: gone.pid, comm: Text::new(&gone.comm) },
-        caller::EARLY_DROP => EndedBy::EarlyDrop,
-        _ if gone.left <= 0 => EndedBy::Timeout,
-        caller::GC_WORKER => EndedBy::Pressure,
-        caller::CLEANUP => EndedBy::CleanUp,
-        caller::TRACKER => EndedBy::Tracker,
-        _ => EndedBy::Kernel,
+        _ if gone.portid != 0 => DestroyedBy::UserSpace { pid: gone.pid, comm: Text::new(&gone.comm) },
+        caller::EARLY_DROP => DestroyedBy::EarlyDrop,
+        _ if gone.left <= 0 => DestroyedBy::Timeout,
+        caller::GC_WORKER => DestroyedBy::Pressure,
+        caller::CLEANUP => DestroyedBy::CleanUp,
+        caller::TRACKER => DestroyedBy::Tracker,
+        _ => DestroyedBy::Kernel,
     };
     Some(DestroyedEntry { at: Instant(gone.time_ns), entry: entry(&gone.ct)?, by })
 }

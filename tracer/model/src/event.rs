@@ -38,7 +38,7 @@ pub struct Event {
     /// The packet's conntrack entry.
     pub entry: Option<Entry>,
     /// The destroyed entry of the packet's connection; only where the packet has no entry, or a new one.
-    pub gone: Option<Box<DestroyedEntry>>,
+    pub destroyed: Option<Box<DestroyedEntry>>,
     /// The kernel's log message.
     pub words: Option<LogMessage>,
     /// The socket that answers.
@@ -84,7 +84,7 @@ impl Event {
 
     /// The entry of the packet's connection: the destroyed one, else the packet's own.
     pub fn connection(&self) -> Option<&Entry> {
-        self.gone.as_ref().map(|gone| &gone.entry).or(self.entry.as_ref())
+        self.destroyed.as_ref().map(|destroyed| &destroyed.entry).or(self.entry.as_ref())
     }
 }
 

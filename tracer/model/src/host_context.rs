@@ -20,9 +20,10 @@ pub struct HostContext {
     #[serde(rename = "at_ns")]
     pub at: Instant,
     /// How a command enters it.
-    pub way: Way,
+    #[serde(rename = "way")]
+    pub netns_path: NetnsPath,
     /// How a command enters the initial namespace, the only one that may change what all namespaces share.
-    pub initial: Way,
+    pub initial: NetnsPath,
     /// Installed tools, by name.
     #[serde(default)]
     pub tools: Vec<String>,
@@ -84,7 +85,7 @@ pub struct Limits {
 /// How a command enters a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Way {
+pub enum NetnsPath {
     /// It is in there already.
     Here,
     /// The namespace has a name under `/run/netns`.
@@ -172,12 +173,12 @@ impl Manager {
 
 impl HostContext {
     /// The host context of a namespace about which only the way into it is known.
-    pub fn unknown(netns: u32, at: Instant, way: Way) -> Self {
+    pub fn unknown(netns: u32, at: Instant, netns_path: NetnsPath) -> Self {
         Self {
             netns,
             at,
-            way,
-            initial: Way::Here,
+            netns_path,
+            initial: NetnsPath::Here,
             tools: Vec::new(),
             iptables: None,
             manager: None,

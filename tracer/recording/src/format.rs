@@ -180,7 +180,7 @@ fn rules(payload: &[u8]) -> serde_json::Result<Rules> {
 #[cfg(test)]
 mod tests {
     use tracer_model::host_context::{
-        Dropping, FilterChain, HostContext, Limits, Manager, Persistence, Translation, Way,
+        Dropping, FilterChain, HostContext, Limits, Manager, NetnsPath, Persistence, Translation,
     };
     use tracer_model::ruleset::{Backend, Family, Hooks, Key};
     use tracer_model::time::Instant;
@@ -191,8 +191,8 @@ mod tests {
         HostContext {
             netns: 7,
             at: Instant(8),
-            way: Way::Named("gateway".to_owned()),
-            initial: Way::Process(1),
+            netns_path: NetnsPath::Named("gateway".to_owned()),
+            initial: NetnsPath::Process(1),
             tools: vec!["nft".to_owned()],
             iptables: Some(Backend::IptablesLegacy),
             manager: Some(Manager::Ufw),
@@ -244,7 +244,7 @@ mod tests {
         let json = r#"{"netns": 7, "at_ns": 8, "way": "here", "initial": "here", "iptables": "iptables-bpf",
             "keepers": [{"keeper": "new-one", "file": "x"}], "holders": ["eBPF", "nftables"], "new": 1}"#;
         let expected =
-            HostContext { backends: vec![Backend::Nftables], ..HostContext::unknown(7, Instant(8), Way::Here) };
+            HostContext { backends: vec![Backend::Nftables], ..HostContext::unknown(7, Instant(8), NetnsPath::Here) };
         let read = decode(kind::HOST_CONTEXT, json.as_bytes()).unwrap();
         assert_eq!(read, Some(Frame::Item(Item::HostContext(Box::new(expected)))));
         let hook = r#"{"hook": 999, "target": "new", "since_ns": 1, "state": "attached"}"#;

@@ -12,7 +12,7 @@ use tracer_engine::flow::{ConntrackVerdict, Flow, PeerSeen, Reset};
 use tracer_model::capture::Host;
 use tracer_model::cause::{Cause, Reason};
 use tracer_model::conntrack::window::{BoundSource, Explanation, Failure, MAX_ACK_WINDOW};
-use tracer_model::conntrack::{DestroyedEntry, Direction, End, EndedBy, Message, Nfct, Verdict};
+use tracer_model::conntrack::{DestroyReason, DestroyedBy, DestroyedEntry, Direction, Message, Nfct, Verdict};
 use tracer_model::event::OwnSocket;
 use tracer_model::packet::Flags;
 use tracer_model::ruleset::Candidates;
@@ -224,16 +224,16 @@ pub(super) fn ended(gone: &DestroyedEntry, packet: Instant) -> String {
     let ago = interval(packet - gone.at);
     let state = gone.entry.state;
     let assured = if gone.entry.status.assured() { ", ASSURED" } else { "" };
-    let how = match (gone.by, gone.end()) {
-        (EndedBy::UserSpace { pid, comm }, _) if comm.is_empty() => format!("process {pid} deleted it"),
-        (EndedBy::UserSpace { pid, comm }, _) => format!("{comm} (process {pid}) deleted it"),
-        (EndedBy::EarlyDrop, _) => "a new connection took its place in the full table".to_owned(),
-        (EndedBy::Pressure, _) => "the garbage collector took it: the table is above 95 % full".to_owned(),
-        (EndedBy::CleanUp, _) => "it went with the masquerading address, an interface or a module".to_owned(),
-        (EndedBy::Tracker, _) => "a RST or a new SYN ended it".to_owned(),
-        (EndedBy::Timeout, End::Closed) => "the connection was closed and its timeout ran out".to_owned(),
-        (EndedBy::Timeout, _) => "its timeout ran out".to_owned(),
-        (EndedBy::Kernel, _) => "the kernel deleted it".to_owned(),
+    let how = match (gone.by, gone.reason()) {
+        (DestroyedBy::UserSpace { pid, comm }, _) if comm.is_empty() => format!("process {pid} deleted it"),
+        (DestroyedBy::UserSpace { pid, comm }, _) => format!("{comm} (process {pid}) deleted it"),
+        (DestroyedBy::EarlyDrop, _) => "a new connection took its place in the full table".to_owned(),
+        (DestroyedBy::Pressure, _) => "the garbage collector took it: the table is above 95 % full".to_owned(),
+        (DestroyedBy::CleanUp, _) => "it went with the masquerading address, an interface or a module".to_owned(),
+        (DestroyedBy::Tracker, _) => "a RST or a new SYN ended it".to_owned(),
+        (DestroyedBy::Timeout, DestroyReason::Closed) => "the connection was closed and its timeout ran out".to_owned(),
+        (DestroyedBy::Timeout, _) => "its timeout ran out".to_owned(),
+        (DestroyedBy::Kernel, _) => "the kernel deleted it".to_owned(),
     };
     format!("no entry: {how} {ago} before ({state}{assured})")
 }

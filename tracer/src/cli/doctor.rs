@@ -9,7 +9,7 @@ use tracer_advice::doctor::diagnose;
 use tracer_host::doctor::{Begun, begin, host, places};
 use tracer_host::netns::home;
 use tracer_model::finding::Severity;
-use tracer_model::health::{Facts, Place};
+use tracer_model::health::{Facts, NetnsRef};
 use tracer_render::{doctor as text, json};
 
 use super::args::{Doctor, Format, Global, Urgency};
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop>
 }
 
 /// The namespaces to look at, and how commands get there.
-fn selected(arguments: &Doctor) -> anyhow::Result<Vec<(u32, Place)>> {
+fn selected(arguments: &Doctor) -> anyhow::Result<Vec<(u32, NetnsRef)>> {
     let mut places = places().context("finding network namespaces")?;
     if arguments.all_netns {
         return Ok(places.into_iter().collect());

@@ -21,7 +21,7 @@ use tracer_host::{attach, hostname};
 use tracer_model::capture::Origin;
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::mitigation::watched::Window;
 use tracer_model::mitigation::{Mitigation, MitigationId};
 use tracer_recording::Recordings;
@@ -83,10 +83,10 @@ fn offers(arguments: &Mitigate) -> Result<Vec<Offer>, Stop> {
 }
 
 /// One cure, and the namespaces that it is for.
-fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way)>), Stop> {
+fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, NetnsPath)>), Stop> {
     let Some(path) = &arguments.from else {
         let seen = see(arguments)?;
-        let places = vec![(seen.facts.inode, seen.context.way.clone())];
+        let places = vec![(seen.facts.inode, seen.context.netns_path.clone())];
         return Ok((here(id, &place(&seen, arguments), log_format()), places));
     };
     let report = report(path)?;
@@ -124,7 +124,8 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way
         };
         seen.1.push(flow);
     }
-    let places: Vec<(u32, Way)> = all.iter().map(|(inode, (seen, _))| (*inode, seen.context.way.clone())).collect();
+    let places: Vec<(u32, NetnsPath)> =
+        all.iter().map(|(inode, (seen, _))| (*inode, seen.context.netns_path.clone())).collect();
     let described: Vec<Place<'_>> = all
         .values()
         .map(|(seen, flows)| wanted(Place::new(Some(&seen.facts), Some(&seen.context), None), flows))
@@ -203,7 +204,7 @@ fn report(path: &Path) -> Result<Report, Stop> {
 
 fn apply(
     mitigation: &Mitigation,
-    places: Vec<(u32, Way)>,
+    places: Vec<(u32, NetnsPath)>,
     arguments: &Mitigate,
     global: &Global,
 ) -> Result<Outcome, Stop> {

@@ -3,7 +3,7 @@
 //! What a name cannot be written in safely is refused here: one with characters that do not print, or that the tool would
 //! read as something else.
 
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::shell::word;
 
 /// Whether a name can be shown to a person and typed again: nothing that a terminal would obey or hide.
@@ -12,19 +12,19 @@ pub(crate) fn prints(name: &str) -> bool {
 }
 
 /// The words that lead into a namespace; none where its name cannot be printed.
-pub(super) fn lead(way: &Way) -> Option<Vec<String>> {
+pub(super) fn lead(way: &NetnsPath) -> Option<Vec<String>> {
     match way {
-        Way::Here => Some(Vec::new()),
+        NetnsPath::Here => Some(Vec::new()),
         // One that begins with a dash would be taken for an option.
-        Way::Named(name) => {
+        NetnsPath::Named(name) => {
             (prints(name) && !name.starts_with('-')).then(|| ["ip", "netns", "exec", name].map(str::to_owned).to_vec())
         }
-        Way::Process(pid) => Some(["nsenter", "-t", &pid.to_string(), "-n"].map(str::to_owned).to_vec()),
+        NetnsPath::Process(pid) => Some(["nsenter", "-t", &pid.to_string(), "-n"].map(str::to_owned).to_vec()),
     }
 }
 
 /// A command in a namespace, as a shell takes it. None where it cannot be written.
-pub(super) fn line<S: AsRef<str>>(way: &Way, words: &[S]) -> Option<String> {
+pub(super) fn line<S: AsRef<str>>(way: &NetnsPath, words: &[S]) -> Option<String> {
     let mut all = lead(way)?;
     all.extend(words.iter().map(|word| word.as_ref().to_owned()));
     let words: Option<Vec<String>> = all.iter().map(|word| quoted(word)).collect();
@@ -52,7 +52,7 @@ pub(super) fn xtables_interface(name: &str) -> Option<&str> {
 mod tests {
     use rstest::rstest;
 
-    use tracer_model::host_context::Way;
+    use tracer_model::host_context::NetnsPath;
     use tracer_model::shell::nft_name;
 
     use super::{line, nft_interface, xtables_interface};
@@ -69,7 +69,7 @@ mod tests {
     #[case::variable("$HOME ~ !! #x")]
     #[case::letters("größe")]
     fn a_shell_reads_the_same_words(#[case] name: &str) {
-        let line = line(&Way::Named(name.to_owned()), &["sysctl", "-n", name]).unwrap();
+        let line = line(&NetnsPath::Named(name.to_owned()), &["sysctl", "-n", name]).unwrap();
         let printed =
             std::process::Command::new("sh").args(["-c", &format!("printf '%s\\n' {line}")]).output().unwrap();
         let words: Vec<String> = String::from_utf8(printed.stdout).unwrap().lines().map(str::to_owned).collect();
@@ -84,15 +84,15 @@ mod tests {
     #[case::not_utf8("gate\u{fffd}way")]
     #[case::empty("")]
     fn what_does_not_print_is_refused(#[case] name: &str) {
-        assert_eq!(line(&Way::Named(name.to_owned()), &["true"]), None);
+        assert_eq!(line(&NetnsPath::Named(name.to_owned()), &["true"]), None);
         assert_eq!(nft_interface(name), None);
         assert_eq!(xtables_interface(name), None);
     }
 
     #[test]
     fn a_namespace_that_looks_like_an_option_is_refused() {
-        assert_eq!(line(&Way::Named("-all".to_owned()), &["true"]), None);
-        assert_eq!(line(&Way::Here, &["true", "-all"]).as_deref(), Some("true -all"));
+        assert_eq!(line(&NetnsPath::Named("-all".to_owned()), &["true"]), None);
+        assert_eq!(line(&NetnsPath::Here, &["true", "-all"]).as_deref(), Some("true -all"));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use tracer_model::host_context::{HostContext, Manager, Persistence, Way};
+use tracer_model::host_context::{HostContext, Manager, NetnsPath, Persistence};
 use tracer_model::mitigation::{Probe, Shows, Step};
 use tracer_model::ruleset::{Backend, Family, Rule};
 use tracer_model::shell::word;
@@ -241,7 +241,7 @@ fn keep(
         return;
     }
     let persistence = place.context.map(|context| context.persistence.as_slice()).unwrap_or_default();
-    if place.way != Way::Here {
+    if place.way != NetnsPath::Here {
         plan.note("no service loads rules into this namespace at boot: have whoever makes it run the commands too");
         return;
     }

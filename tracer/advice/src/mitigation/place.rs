@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use tracer_model::capture::Netns;
-use tracer_model::host_context::{HostContext, Way};
+use tracer_model::host_context::{HostContext, NetnsPath};
 use tracer_model::ruleset::Rule;
 
 use super::rank;
@@ -14,7 +14,7 @@ use crate::report::FlowReport;
 #[derive(Debug, Clone)]
 pub struct Place<'a> {
     /// How a command comes to run in it.
-    pub way: Way,
+    pub way: NetnsPath,
     /// What is known of it.
     pub facts: Option<&'a Netns>,
     /// What there is around its conntrack.
@@ -33,9 +33,9 @@ impl<'a> Place<'a> {
     /// A place that nothing is wanted in yet. The name is what is left to go by where nothing else is known.
     pub fn new(facts: Option<&'a Netns>, context: Option<&'a HostContext>, name: Option<&String>) -> Self {
         let name = name.or_else(|| facts?.name.as_ref());
-        let by_name = || name.map_or(Way::Here, |name| Way::Named(name.clone()));
+        let by_name = || name.map_or(NetnsPath::Here, |name| NetnsPath::Named(name.clone()));
         Self {
-            way: context.map_or_else(by_name, |context| context.way.clone()),
+            way: context.map_or_else(by_name, |context| context.netns_path.clone()),
             facts,
             context,
             targets: BTreeSet::new(),
@@ -62,10 +62,10 @@ impl<'a> Place<'a> {
     /// How it is called in a sentence.
     pub(super) fn title(&self) -> String {
         match &self.way {
-            Way::Here => "this host".to_owned(),
-            Way::Named(name) if super::prints(name) => format!("namespace {name}"),
-            Way::Named(_) => "a namespace whose name cannot be printed".to_owned(),
-            Way::Process(pid) => format!("the namespace of process {pid}"),
+            NetnsPath::Here => "this host".to_owned(),
+            NetnsPath::Named(name) if super::prints(name) => format!("namespace {name}"),
+            NetnsPath::Named(_) => "a namespace whose name cannot be printed".to_owned(),
+            NetnsPath::Process(pid) => format!("the namespace of process {pid}"),
         }
     }
 }

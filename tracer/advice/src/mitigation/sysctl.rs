@@ -1,6 +1,6 @@
 //! Cures that are a value of conntrack's own.
 
-use tracer_model::host_context::{Limits, Way};
+use tracer_model::host_context::{Limits, NetnsPath};
 use tracer_model::mitigation::{MitigationId, Probe, Shows, Step};
 
 use super::command::line;
@@ -22,7 +22,7 @@ const BUCKETS_OF_A_PAGE: i128 = 512;
 const MODULES: &str = "/etc/modules-load.d/whyrst";
 
 /// Changes one value, from what it is.
-fn change(way: &Way, name: &str, before: i64, after: i64) -> Option<Step> {
+fn change(way: &NetnsPath, name: &str, before: i64, after: i64) -> Option<Step> {
     let set = |value: i64| line(way, &["sysctl", "-w", &format!("net.netfilter.{name}={value}")]);
     let probe = line(way, &["sysctl", "-n", &format!("net.netfilter.{name}")])?;
     Some(Step {
@@ -59,11 +59,11 @@ fn changes(id: MitigationId, place: &Place<'_>, wanted: &[(&str, i64)]) -> Plan 
 }
 
 /// Values of the host's own namespace are set at boot; those of others by whoever makes the namespace.
-fn keep(id: MitigationId, way: &Way, values: &[(&str, i64)], plan: &mut Plan) {
+fn keep(id: MitigationId, way: &NetnsPath, values: &[(&str, i64)], plan: &mut Plan) {
     if plan.steps.is_empty() {
         return;
     }
-    if *way != Way::Here {
+    if *way != NetnsPath::Here {
         plan.note("sysctl.d is for the host's own namespace: have whoever makes this one run the commands too");
         return;
     }
@@ -131,7 +131,7 @@ pub(super) fn table_size(places: &[Place<'_>]) -> Plan {
         own: None,
     };
     let limits = first.context.map_or_else(|| seen(first), |context| context.limits);
-    let initial = first.context.map_or(&Way::Here, |context| &context.initial);
+    let initial = first.context.map_or(&NetnsPath::Here, |context| &context.initial);
     let Some(max) = limits.max.filter(|max| *max > 0) else {
         plan.note("nf_conntrack_max could not be read: no command is given");
         return plan;
@@ -162,7 +162,7 @@ pub(super) fn table_size(places: &[Place<'_>]) -> Plan {
     }
     // Where whyrst runs in another namespace than the host's own, the files are still the host's.
     if !lasting.is_empty() {
-        keep(MitigationId::RaiseTableSize, &Way::Here, &lasting, &mut plan);
+        keep(MitigationId::RaiseTableSize, &NetnsPath::Here, &lasting, &mut plan);
     }
     plan
 }

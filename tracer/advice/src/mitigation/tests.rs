@@ -14,7 +14,7 @@ use tracer_model::capture::Netns;
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_model::host_context::{
-    Dropping, FilterChain, HostContext, Limits as TableLimits, Manager, Persistence, Translation, Way,
+    Dropping, FilterChain, HostContext, Limits as TableLimits, Manager, NetnsPath, Persistence, Translation,
 };
 use tracer_model::mitigation::{Mitigation, MitigationId};
 use tracer_model::ruleset::{Backend, Family, Hooks, Rule};
@@ -98,7 +98,7 @@ fn host(backend: Backend) -> HostContext {
         xtables: vec![(Family::Ip, "filter".to_owned()), (Family::Ip, "raw".to_owned())],
         xchains: ["INPUT", "FORWARD", "OUTPUT"].map(|it| (Family::Ip, "filter".to_owned(), it.to_owned())).to_vec(),
         limits: TableLimits { max: Some(65_536), buckets: Some(16_384), own: None },
-        ..HostContext::unknown(GATEWAY, Instant(1), Way::Here)
+        ..HostContext::unknown(GATEWAY, Instant(1), NetnsPath::Here)
     }
 }
 
@@ -273,13 +273,13 @@ fn nothing_of_others_is_taken_away() {
 #[test]
 fn hostile_names() {
     let facts = facts(&DEFAULTS);
-    let of = |backend: Backend, way: Way, interface: &str| {
-        let context = HostContext { way, ..host(backend) };
+    let of = |backend: Backend, way: NetnsPath, interface: &str| {
+        let context = HostContext { netns_path: way, ..host(backend) };
         describe(MitigationId::DropInvalidInput, &[place(&facts, &context, &[(interface, "192.0.2.1")])])
     };
     let words = |line: &String| shlex::split(line).unwrap();
     for name in ["a;reboot", "$(x)", "it's", "`x`", "a b"] {
-        let way = Way::Named(name.to_owned());
+        let way = NetnsPath::Named(name.to_owned());
         for line in &of(Backend::Nftables, way.clone(), name).commands {
             let words = words(line);
             assert_eq!(words[..5], ["ip", "netns", "exec", name, "nft"], "{line}");
@@ -291,10 +291,10 @@ fn hostile_names() {
             assert_eq!((words[3].as_str(), words[at + 1].as_str()), (name, name), "{line}");
         }
     }
-    let odd = of(Backend::Nftables, Way::Here, "a\"b");
+    let odd = of(Backend::Nftables, NetnsPath::Here, "a\"b");
     assert!(odd.commands.iter().all(|line| !line.contains("iifname")), "{:?}", odd.commands);
     assert!(odd.notes.iter().any(|note| note.contains("cannot be written in a rule")));
-    let lost = of(Backend::Nftables, Way::Named("\u{1b}[2J\n".to_owned()), "s0");
+    let lost = of(Backend::Nftables, NetnsPath::Named("\u{1b}[2J\n".to_owned()), "s0");
     assert_eq!((lost.commands.len(), lost.undo.len()), (0, 0));
     assert!(lost.notes.iter().all(|note| !note.contains('\u{1b}')), "{:?}", lost.notes);
 }
@@ -341,19 +341,19 @@ fn hostile_recordings(
     #[values(Backend::Nftables, Backend::IptablesNft, Backend::IptablesLegacy)] backend: Backend,
 ) {
     for manager in [None, Some(Manager::Firewalld), Some(Manager::Ufw)] {
-        for way in [Way::Here, Way::Named(text.to_owned())] {
+        for way in [NetnsPath::Here, NetnsPath::Named(text.to_owned())] {
             hostile_recording(text, backend, manager, way);
         }
     }
 }
 
-fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way: Way) {
+fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way: NetnsPath) {
     let owned = || text.to_owned();
     let facts = facts(&DEFAULTS);
     let plain = host(backend);
     let context = HostContext {
         initial: way.clone(),
-        way,
+        netns_path: way,
         tools: plain.tools.iter().cloned().chain([owned()]).collect(),
         manager,
         persistence: vec![Persistence::Nftables { file: owned() }, Persistence::NetfilterPersistent],
@@ -446,8 +446,8 @@ fn a_table_and_its_buckets_grow_together() {
         )
     );
     let child = HostContext {
-        way: Way::Named("gw".to_owned()),
-        initial: Way::Process(1),
+        netns_path: NetnsPath::Named("gw".to_owned()),
+        initial: NetnsPath::Process(1),
         limits: TableLimits { own: Some(1_000), ..context.limits },
         ..context.clone()
     };

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use tracer_model::event::NfHook;
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::mitigation::Step;
 use tracer_model::shell::nft_name;
 
@@ -66,7 +66,7 @@ fn keep(place: &Place<'_>, plan: &mut Plan) {
     );
     let persistence = place.context.map(|context| context.persistence.as_slice()).unwrap_or_default();
     let of_nft = plan.steps.iter().any(|step| step.run.contains(TABLE));
-    if place.way != Way::Here {
+    if place.way != NetnsPath::Here {
         plan.note("no service loads rules into this namespace at boot: have whoever makes it run the commands too");
     } else if of_nft && firewall::keep_table(TABLE, persistence, plan) {
         plan.note(

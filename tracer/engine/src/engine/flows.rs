@@ -83,7 +83,7 @@ impl Engine {
         }
         // A segment for which there was no entry makes one of its own. Where the connection that it really belongs to is
         // known, that is its flow.
-        let picked_up = event.gone.is_none() && event.nfct == Some(Nfct::Entry(CtInfo::New));
+        let picked_up = event.destroyed.is_none() && event.nfct == Some(Nfct::Entry(CtInfo::New));
         if picked_up && let Some(id) = self.flows.of_packet(key.netns, key.original) {
             return Some(id);
         }

@@ -4,7 +4,7 @@ use tracer_common::Hook;
 use tracer_model::cause::{Cause, Confidence, Diagnosis};
 use tracer_model::conntrack::entry::CtInfo;
 use tracer_model::conntrack::log_format::LogFormat;
-use tracer_model::conntrack::{Direction, End, Entry, Message, Nfct, TcpState, window};
+use tracer_model::conntrack::{DestroyReason, Direction, Entry, Message, Nfct, TcpState, window};
 use tracer_model::event::{Event, NfHook};
 use tracer_model::flow_key::FlowKey;
 use tracer_model::packet::{Flags, Packet};
@@ -24,8 +24,8 @@ pub(super) fn message_of(event: &Event) -> Message {
 /// What a message says about its packet. That a first packet cannot open a connection has a reason of its own where the
 /// entry of its connection is known to have ended.
 pub(super) fn of_message(message: Message, event: &Event) -> Diagnosis {
-    match (message, &event.gone) {
-        (Message::InvalidNew | Message::InvalidState, Some(gone)) => Diagnosis::of_end(gone.end()),
+    match (message, &event.destroyed) {
+        (Message::InvalidNew | Message::InvalidState, Some(gone)) => Diagnosis::of_destroyed(gone.reason()),
         // With `tcp_loose=0` it is refused for being from the middle of a connection, whatever its flags.
         (Message::InvalidNew, None) if event.hook == Hook::NewRefused && is_from_the_middle(event) => {
             Diagnosis::NEVER_SEEN
@@ -43,13 +43,13 @@ pub(super) const fn key_of_entry(event: &Event, entry: &Entry) -> FlowKey {
 pub(super) fn opener_first(event: &Event, key: FlowKey) -> FlowKey {
     let accepts = |packet: Packet| packet.flags.has(Flags::SYN) && packet.flags.has(Flags::ACK);
     let answers = event.packet.is_some_and(|packet| accepts(packet) || packet.refuses());
-    let unknown = event.gone.is_none() && event.entry.is_none_or(|entry| entry.state == TcpState::None);
+    let unknown = event.destroyed.is_none() && event.entry.is_none_or(|entry| entry.state == TcpState::None);
     if answers && unknown { FlowKey { original: key.reply, reply: key.original, ..key } } else { key }
 }
 
 /// The packet's direction: from `ctinfo`, or by comparing it with the entry's tuples.
 pub(super) fn direction(event: &Event) -> Option<Direction> {
-    if event.gone.is_none()
+    if event.destroyed.is_none()
         && let Some(direction) = event.nfct.and_then(Nfct::direction)
     {
         return Some(direction);
@@ -100,9 +100,9 @@ fn of_answered(event: &Event) -> (Diagnosis, Confidence) {
         Some(Nfct::Untracked) => (Diagnosis::plain(Cause::NotTracked), Confidence::Proven),
         // The entry was seen to end, and at the RST the segment had none: refused without a word, or taken for the first
         // of a new connection.
-        Some(Nfct::None | Nfct::Entry(CtInfo::New)) if event.gone.is_some() => {
-            let end = event.gone.as_ref().map_or(End::Unknown, |gone| gone.end());
-            (Diagnosis::of_end(end), Confidence::Proven)
+        Some(Nfct::None | Nfct::Entry(CtInfo::New)) if event.destroyed.is_some() => {
+            let end = event.destroyed.as_ref().map_or(DestroyReason::Unknown, |gone| gone.reason());
+            (Diagnosis::of_destroyed(end), Confidence::Proven)
         }
         // A segment from the middle of a connection was taken for the first of a new one.
         Some(Nfct::Entry(CtInfo::New)) => (Diagnosis::NEVER_SEEN, Confidence::Inferred),

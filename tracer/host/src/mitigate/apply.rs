@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate as kernel;
 use jiff::Timestamp;
 
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::mitigation::{Mitigation, MitigationId, Shows};
 
 use super::journal::{Done, Entry, Journal, JournalError, State};
@@ -117,7 +117,7 @@ pub fn obstacle(mitigation: &Mitigation) -> Option<MitigateError> {
 }
 
 /// Looks at what there is before, and makes an entry of it. Changes nothing.
-pub fn prepare(mitigation: &Mitigation, host: &str, places: Vec<(u32, Way)>) -> Result<Entry, MitigateError> {
+pub fn prepare(mitigation: &Mitigation, host: &str, places: Vec<(u32, NetnsPath)>) -> Result<Entry, MitigateError> {
     if let Some(obstacle) = obstacle(mitigation) {
         return Err(obstacle);
     }
@@ -217,7 +217,8 @@ pub fn plan_undo(entry: &Entry, force: bool) -> Result<Vec<String>, MitigateErro
     for (inode, way) in &entry.places {
         let there = leads_to(way).ok();
         // Numbers of namespaces and processes mean something else after a reboot.
-        let same = if same_boot { there == Some(*inode) } else { !matches!(way, Way::Process(_)) && there.is_some() };
+        let same =
+            if same_boot { there == Some(*inode) } else { !matches!(way, NetnsPath::Process(_)) && there.is_some() };
         if !same {
             return Err(MitigateError::OtherPlace(format!(
                 "the network namespace {inode} that it was applied in is not there any more: nothing is left to be undone"

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
 use serde::{Deserialize, Serialize};
 
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::mitigation::MitigationId;
 
 /// Where journals are kept unless told otherwise.
@@ -36,7 +36,7 @@ pub struct Entry {
     pub boot: String,
     /// The namespaces that it was applied in, by inode number, and how commands came there.
     #[serde(rename = "netns", with = "netns")]
-    pub places: Vec<(u32, Way)>,
+    pub places: Vec<(u32, NetnsPath)>,
     /// What was done.
     pub steps: Vec<Done>,
     /// What became of it.
@@ -219,7 +219,7 @@ fn decode(bytes: &[u8]) -> Result<Entry, String> {
 mod netns {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    use tracer_model::host_context::Way;
+    use tracer_model::host_context::NetnsPath;
 
     #[derive(Serialize, Deserialize)]
     struct Netns<W> {
@@ -227,12 +227,12 @@ mod netns {
         way: W,
     }
 
-    pub(super) fn serialize<S: Serializer>(places: &[(u32, Way)], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(places: &[(u32, NetnsPath)], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(places.iter().map(|(inode, way)| Netns { inode: *inode, way }))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, Way)>, D::Error> {
-        let places = Vec::<Netns<Way>>::deserialize(deserializer)?;
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(u32, NetnsPath)>, D::Error> {
+        let places = Vec::<Netns<NetnsPath>>::deserialize(deserializer)?;
         Ok(places.into_iter().map(|Netns { inode, way }| (inode, way)).collect())
     }
 }
@@ -251,7 +251,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
-    use tracer_model::host_context::Way;
+    use tracer_model::host_context::NetnsPath;
     use tracer_model::mitigation::MitigationId;
 
     use super::{Done, Entry, Journal, JournalError, State, decode, encode};
@@ -262,7 +262,11 @@ mod tests {
             at: jiff::Timestamp::from_second(1_800_000_000 + second).unwrap(),
             host: "gw-1".to_owned(),
             boot: "4f0c".to_owned(),
-            places: vec![(7, Way::Named("a;reboot".to_owned())), (8, Way::Process(9)), (10, Way::Here)],
+            places: vec![
+                (7, NetnsPath::Named("a;reboot".to_owned())),
+                (8, NetnsPath::Process(9)),
+                (10, NetnsPath::Here),
+            ],
             steps: vec![Done {
                 run: "sysctl -w x=1".to_owned(),
                 undo: vec!["sysctl -w x=0".to_owned()],

@@ -12,12 +12,12 @@ pub struct DestroyedEntry {
     /// Its last state.
     pub entry: Entry,
     /// What destroyed it.
-    pub by: EndedBy,
+    pub by: DestroyedBy,
 }
 
 /// What destroyed an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EndedBy {
+pub enum DestroyedBy {
     /// Its timeout.
     Timeout,
     /// A program, by netlink: `conntrack -D`, `conntrack -F`.
@@ -41,7 +41,7 @@ pub enum EndedBy {
 
 /// Why an entry was destroyed, seen from its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum End {
+pub enum DestroyReason {
     /// The timeout of an open connection expired.
     Expired,
     /// The connection was closed before.
@@ -54,7 +54,7 @@ pub enum End {
     Unknown,
 }
 
-impl End {
+impl DestroyReason {
     /// The word used for it in every output.
     pub const fn name(self) -> &'static str {
         match self {
@@ -69,13 +69,15 @@ impl End {
 
 impl DestroyedEntry {
     /// Why it was destroyed.
-    pub const fn end(&self) -> End {
+    pub const fn reason(&self) -> DestroyReason {
         match (self.by, self.entry.state) {
-            (EndedBy::UserSpace { .. } | EndedBy::CleanUp, _) => End::Deleted,
-            (EndedBy::EarlyDrop | EndedBy::Pressure, _) => End::Evicted,
-            (EndedBy::Timeout, TcpState::TimeWait | TcpState::Close) | (EndedBy::Tracker, _) => End::Closed,
-            (EndedBy::Timeout, _) => End::Expired,
-            (EndedBy::Kernel, _) => End::Unknown,
+            (DestroyedBy::UserSpace { .. } | DestroyedBy::CleanUp, _) => DestroyReason::Deleted,
+            (DestroyedBy::EarlyDrop | DestroyedBy::Pressure, _) => DestroyReason::Evicted,
+            (DestroyedBy::Timeout, TcpState::TimeWait | TcpState::Close) | (DestroyedBy::Tracker, _) => {
+                DestroyReason::Closed
+            }
+            (DestroyedBy::Timeout, _) => DestroyReason::Expired,
+            (DestroyedBy::Kernel, _) => DestroyReason::Unknown,
         }
     }
 }

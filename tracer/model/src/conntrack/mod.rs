@@ -9,7 +9,7 @@ pub mod message;
 pub mod seq;
 pub mod window;
 
-pub use destroyed::{DestroyedEntry, End, EndedBy};
+pub use destroyed::{DestroyReason, DestroyedBy, DestroyedEntry};
 pub use entry::{Direction, Entry, Nfct, Seen, Status, TcpState, Tuple};
 pub use log_format::LogFormat;
 pub use message::{Message, Verdict};

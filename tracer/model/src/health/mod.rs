@@ -128,7 +128,7 @@ pub struct Namespace {
     /// Its inode number.
     pub inode: u32,
     /// How a command enters it.
-    pub place: Place,
+    pub place: NetnsRef,
     /// The first sample.
     pub before: Sample,
     /// The second.
@@ -223,7 +223,7 @@ pub struct Sample {
 
 /// How a command enters a network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct NetnsRef {
     /// Its name, as `ip netns` knows it.
     pub name: Option<String>,
     /// A process that is in it.
@@ -234,7 +234,7 @@ pub struct Place {
     pub initial: bool,
 }
 
-impl Place {
+impl NetnsRef {
     /// The prefix of a command; `None` where no command can enter.
     pub fn prefix(&self) -> Option<String> {
         if self.home {
@@ -256,7 +256,7 @@ impl Place {
 mod tests {
     use rstest::rstest;
 
-    use super::Place;
+    use super::NetnsRef;
 
     #[rstest]
     #[case::home(Some("gw"), None, true, Some(""))]
@@ -273,7 +273,7 @@ mod tests {
         #[case] home: bool,
         #[case] expected: Option<&str>,
     ) {
-        let place = Place { name: name.map(str::to_owned), pid, home, initial: false };
+        let place = NetnsRef { name: name.map(str::to_owned), pid, home, initial: false };
         assert_eq!(place.prefix().as_deref(), expected);
     }
 }

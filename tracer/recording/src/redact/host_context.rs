@@ -2,20 +2,21 @@
 
 use std::net::IpAddr;
 
-use tracer_model::host_context::{Dropping, FilterChain, HostContext, Persistence, Translation, Way};
+use tracer_model::host_context::{Dropping, FilterChain, HostContext, NetnsPath, Persistence, Translation};
 
 use super::Redactor;
 
 impl Redactor {
     pub(super) fn host_context(&mut self, context: HostContext) -> HostContext {
-        let HostContext { netns, at, way, initial, tools, iptables, manager, persistence, backends, .. } = context;
+        let HostContext { netns, at, netns_path, initial, tools, iptables, manager, persistence, backends, .. } =
+            context;
         let HostContext { translations, drops, chains, xtables, xchains, uplinks, addresses, .. } = context;
         let HostContext { memory, limits, problems, .. } = context;
         HostContext {
             netns,
             at,
-            way: self.way(way),
-            initial: self.way(initial),
+            netns_path: self.netns_path(netns_path),
+            initial: self.netns_path(initial),
             // Programs that whyrst asks for by name.
             tools,
             iptables,
@@ -49,10 +50,10 @@ impl Redactor {
         }
     }
 
-    fn way(&mut self, way: Way) -> Way {
-        match way {
-            Way::Named(name) => Way::Named(self.netns(&name)),
-            Way::Here | Way::Process(_) => way,
+    fn netns_path(&mut self, netns_path: NetnsPath) -> NetnsPath {
+        match netns_path {
+            NetnsPath::Named(name) => NetnsPath::Named(self.netns(&name)),
+            NetnsPath::Here | NetnsPath::Process(_) => netns_path,
         }
     }
 

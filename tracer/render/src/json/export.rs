@@ -156,7 +156,7 @@ impl<'r, W: Write> JsonLines<'r, W> {
             on_cpu: event.cpu,
             headers: headers(told.record),
             entry: event.entry.as_ref().map(entry),
-            ended_entry: event.gone.as_ref().map(|gone| entry(&gone.entry)),
+            ended_entry: event.destroyed.as_ref().map(|gone| entry(&gone.entry)),
             incomplete: event.flags.incomplete,
         })))
     }

@@ -20,7 +20,7 @@ use tracer_model::capture::{HookState, Host, Origin, Outcome};
 use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::window::{BoundSource, Explanation};
-use tracer_model::conntrack::{DestroyedEntry, Direction, EndedBy, Nfct, Seen, TcpState, Verdict};
+use tracer_model::conntrack::{DestroyedBy, DestroyedEntry, Direction, Nfct, Seen, TcpState, Verdict};
 use tracer_model::event::{Event, Interface};
 use tracer_model::finding::Finding;
 use tracer_model::mitigation::Mitigation;
@@ -352,12 +352,12 @@ fn arrived<'a>(flow: Option<&Flow>, input: Option<Interface>, segment: Option<&P
 
 fn entry_ended<'a>(gone: &DestroyedEntry, began: Instant) -> types::Step<'a> {
     types::Step::EntryDestroyed {
-        how: gone.end().name(),
+        how: gone.reason().name(),
         before_us: u64::try_from((began - gone.at).as_micros()).unwrap_or(u64::MAX),
         tcp_state: gone.entry.state.to_string(),
         assured: gone.entry.status.assured(),
         process: match gone.by {
-            EndedBy::UserSpace { pid, comm } => Some(types::Process { pid, name: comm.to_string() }),
+            DestroyedBy::UserSpace { pid, comm } => Some(types::Process { pid, name: comm.to_string() }),
             _ => None,
         },
     }
