@@ -13,6 +13,7 @@ pub mod evidence;
 pub mod filter;
 pub mod finding;
 pub mod flow_key;
+pub mod headers;
 pub mod health;
 pub mod host_context;
 pub mod kernel_log;

@@ -25,7 +25,7 @@ use tracer_engine::conclusion::HookLine;
 use tracer_engine::engine::Kind;
 use tracer_model::capture::{HookState, Host, Origin};
 use tracer_model::evidence;
-use tracer_model::evidence::{Frame, Way};
+use tracer_model::evidence::{Bound, Frame};
 use tracer_model::time::{ClockOffset, Instant};
 
 use super::plain;
@@ -68,7 +68,7 @@ struct Packet {
     at: Instant,
     serial: u64,
     hook: Hook,
-    way: u32,
+    bound: u32,
     length: u32,
     bytes: Vec<u8>,
     comments: Vec<String>,
@@ -105,7 +105,7 @@ impl<'r, W: Write> PcapNg<'r, W> {
                     comments
                         .push(format!("altered: {bytes} of IPv6 extension headers were not captured and are left out"));
                 }
-                self.push(told, frame, evidence::way(event), comments)?;
+                self.push(told, frame, evidence::bound(event), comments)?;
             }
             None => self.written.without_headers += 1,
         }
@@ -128,7 +128,7 @@ impl<'r, W: Write> PcapNg<'r, W> {
         if matches!(&told.observed.kind, Kind::Reset(reset, ..) if reset.doubtful) {
             comments.push("the segment is signed: the kernel sends the RST only if it finds the key".to_owned());
         }
-        self.push(told, frame, Way::Out, comments)
+        self.push(told, frame, Bound::Out, comments)
     }
 
     /// Writes what waits, and the statistics.
@@ -146,21 +146,27 @@ impl<'r, W: Write> PcapNg<'r, W> {
         Ok(self.written)
     }
 
-    fn push(&mut self, told: AnnotatedEvent<'_>, frame: Frame, way: Way, mut comments: Vec<String>) -> io::Result<()> {
+    fn push(
+        &mut self,
+        told: AnnotatedEvent<'_>,
+        frame: Frame,
+        bound: Bound,
+        mut comments: Vec<String>,
+    ) -> io::Result<()> {
         let at = told.event.at;
         if since_epoch(self.report.host.clock, at).1 {
             comments.push(format!("time out of range: it is {}", self.report.host.clock.wall(at)));
         }
         // epb_flags of draft-ietf-opsawg-pcapng: the lowest two bits are the direction.
-        let way = match way {
-            Way::In => 1,
-            Way::Out => 2,
-            Way::Unknown => 0,
+        let bound = match bound {
+            Bound::In => 1,
+            Bound::Out => 2,
+            Bound::Unknown => 0,
         };
         let Frame { bytes, length, .. } = frame;
         self.serial += 1;
         let hook = told.event.hook;
-        self.waiting.push(Reverse(Packet { at, serial: self.serial, hook, way, length, bytes, comments }));
+        self.waiting.push(Reverse(Packet { at, serial: self.serial, hook, bound, length, bytes, comments }));
         if self.waiting.len() > WAITING
             && let Some(Reverse(packet)) = self.waiting.pop()
         {
@@ -172,8 +178,8 @@ impl<'r, W: Write> PcapNg<'r, W> {
     fn write(&mut self, packet: Packet) -> io::Result<()> {
         let interface_id = self.interface(packet.hook)?;
         let mut options: Vec<EnhancedPacketOption<'_>> = packet.comments.into_iter().map(comment).collect();
-        if packet.way != 0 {
-            options.push(EnhancedPacketOption::Flags(packet.way));
+        if packet.bound != 0 {
+            options.push(EnhancedPacketOption::Flags(packet.bound));
         }
         let block = EnhancedPacketBlock {
             interface_id,
