@@ -135,7 +135,7 @@ pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop
     let names = if from.is_empty() { netns::names() } else { names_in(from, arguments.format)? };
     let key = arguments.redaction.key(global)?;
     let names = match key.as_ref().map(Redactor::new) {
-        Some(mut redactor) => names.into_iter().map(|(inode, name)| (inode, redactor.netns(&name))).collect(),
+        Some(redactor) => names.into_iter().map(|(inode, name)| (inode, redactor.netns(&name))).collect(),
         None => names,
     };
     let lines = Lines { style, names };
@@ -259,8 +259,7 @@ fn live<'s>(
         let mut live =
             Live::start(kernel, &symbols, choice, output::wants_bpf_log()).map_err(|error| untraceable(&error))?;
         // The capture starts when everything is attached.
-        let session = Session::new(host(log_format, reset_reasons), filter.clone());
-        let mut stage = Pipeline::new(session, &filter, redactor, sinks)?;
+        let mut stage = Pipeline::new(host(log_format, reset_reasons), &filter, redactor, sinks)?;
         live.give_up(files).context("giving up capabilities")?;
         for item in live.begin() {
             stage.offer(&item)?;
@@ -312,7 +311,7 @@ async fn capture(
                 stage.hang_up();
                 stage.offer(&Item::Counters(live.counters()))?;
             }
-            () = until(due) => live.ask(stage.session().requests(now())),
+            () = until(due) => live.ask(stage.requests(now())),
             () = until(deadline) => return Ok(()),
             () = end.signalled() => return Ok(()),
             _ = redraw.tick(), if !progress.is_hidden() => {
@@ -330,7 +329,7 @@ async fn finish(live: &mut Live, stage: &mut Pipeline<'_>) -> anyhow::Result<()>
     for item in &rest {
         stage.offer(item)?;
     }
-    let questions = stage.session().last_requests();
+    let questions = stage.last_requests();
     // Earlier questions are answered before these.
     let count = stage.session().outstanding();
     let patience = questions.iter().map(|question| question.patience()).sum::<Duration>() + LAST_ANSWERS;
