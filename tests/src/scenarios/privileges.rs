@@ -96,7 +96,7 @@ fn kept(context: &Context<'_>, capture: &Capture, given: u64) -> Result<()> {
     context.step(format!("in effect: {threads:x?}"));
     for (name, effective) in threads {
         let expected = match name.as_str() {
-            "asker" => ASKING & given,
+            "netns-worker" => ASKING & given,
             "whyrst" => reading,
             _ => 0,
         };
@@ -110,7 +110,7 @@ fn kept(context: &Context<'_>, capture: &Capture, given: u64) -> Result<()> {
     for (name, permitted) in threads {
         // For hooks whose modules may come.
         let most = match name.as_str() {
-            "asker" => ASKING & given,
+            "netns-worker" => ASKING & given,
             "whyrst" => (BPF | PERFMON | SYSLOG | paranoid) & given,
             _ => 0,
         };

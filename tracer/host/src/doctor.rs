@@ -17,8 +17,7 @@ use tracer_model::health::table::Table;
 use tracer_model::health::{Namespace, Place, Sample};
 use tracer_model::ruleset::audit::Audit;
 
-use super::netns::{self, audit_here, now};
-use super::table;
+use crate::{netns, now, ruleset, table};
 
 /// How long reading the rules of a namespace may take.
 const RULES: Duration = Duration::from_secs(3);
@@ -80,7 +79,7 @@ impl Begun {
     /// Reads the rules, and then the table.
     pub fn style(&mut self) {
         let inode = self.inode;
-        let rules = netns::enter(inode, || audit_here(inode, Instant::now() + RULES));
+        let rules = netns::enter(inode, || ruleset::audit(inode, Instant::now() + RULES));
         let Ok(audit) = rules else { return };
         let ranges = Ranges::of_rules(&audit);
         self.audit = Some(audit);

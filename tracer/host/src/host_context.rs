@@ -16,8 +16,8 @@ use tracer_model::host_context::{Dropping, FilterChain, HostContext, Limits, Man
 use tracer_model::ruleset::audit::{Audit, Does, Noted};
 use tracer_model::ruleset::{Backend, Family, Hooks, Key, Rule, Test};
 
-use super::netns::{audit_here, now, visit};
-use super::nftables;
+use crate::netns::visit;
+use crate::{nftables, now, ruleset};
 
 /// Tools that commands of remedies are made of.
 const TOOLS: [&str; 12] = [
@@ -77,7 +77,7 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
     found.xchains = made.map(|chain| (chain.family, chain.table.clone(), chain.name.clone())).collect();
     let filters = chains.iter().filter(|chain| chain.filters && !chain.of_iptables());
     found.chains = filters.take(MOST).map(|chain| chain.shape.clone()).collect();
-    let audit = audit_here(netns, deadline);
+    let audit = ruleset::audit(netns, deadline);
     found.translations = translations(&audit);
     found.drops = audit
         .noted

@@ -1,6 +1,6 @@
 //! The live source: loads the programs, attaches them, reads the ring buffer and the counters.
 //!
-//! The only module, with `attach`, that knows aya.
+//! It and its submodules are the only ones that load programs and maps with aya; `preflight` asks the kernel about BPF.
 
 mod counters;
 mod gone_maps;
@@ -39,11 +39,11 @@ use self::rights::Rights;
 use self::ring::Ring;
 use self::tap::Tap;
 use crate::attach::{Choice, Kernel};
-use crate::netns::{NetnsWorker, now};
 use crate::preflight::chain;
 use crate::privileges::Needed;
 use crate::symbols::Symbols;
-use crate::{attach, privileges, timed};
+use crate::worker::NetnsWorker;
+use crate::{attach, now, privileges, timed};
 
 /// Where functions are, as `attach::callers` has it.
 type Callers = [[u64; 3]; wire::CALLER_RANGES];
@@ -110,7 +110,7 @@ pub struct Live {
     links: BTreeMap<Hook, Vec<(&'static str, KProbeLinkId)>>,
     modules: Modules,
     tap: Tap,
-    asker: NetnsWorker,
+    worker: NetnsWorker,
     answers: mpsc::UnboundedReceiver<Item>,
     gone: GoneMaps,
     held_back: HeldBackMaps,
@@ -146,7 +146,7 @@ impl Live {
         let modules = Modules::of(&choice.hooks(&kernel).collect::<Vec<Hook>>());
         let held_back = timed("places", || HeldBackMaps::take(&mut ebpf))?;
         let (answer, answers) = mpsc::unbounded_channel();
-        let asker = NetnsWorker::start(move |item| {
+        let worker = NetnsWorker::start(move |item| {
             // Nobody listens any more once the capture has ended.
             if answer.send(item).is_err() {
                 tracing::trace!("an answer came too late");
@@ -170,7 +170,7 @@ impl Live {
             modules,
             tap: Tap::new(choice.tap.clone()),
             choice,
-            asker,
+            worker,
             answers,
             gone,
             held_back,
@@ -226,7 +226,7 @@ impl Live {
 
     /// Asks the kernel; the answers come out of [`Live::next`].
     pub fn ask(&self, requests: Vec<Request>) {
-        self.asker.ask(requests);
+        self.worker.ask(requests);
     }
 
     /// The next thing that has happened, as far as it is at hand: no more than a thousand or so, one after the other.

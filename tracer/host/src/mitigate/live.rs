@@ -7,7 +7,8 @@ use tracer_model::capture::{Item, Netns, Request};
 use tracer_model::host_context::HostContext;
 use tracer_model::ruleset::Rule;
 
-use crate::netns::{answer, home};
+use crate::netns::home;
+use crate::worker::answer;
 
 /// What is known of a network namespace of this host.
 #[derive(Debug)]
