@@ -13,16 +13,18 @@ use std::{fs, io};
 use tracer_model::health::counters::from_proc;
 use tracer_model::health::ports::Ranges;
 use tracer_model::health::sysctls::ALL;
-use tracer_model::health::table::Table;
+use tracer_model::health::table::{Table, Tally};
 use tracer_model::health::{Namespace, Place, Sample};
 use tracer_model::ruleset::audit::Audit;
 
-use crate::{netns, now, ruleset, table};
+use crate::{ctnetlink, netns, now, ruleset};
 
 /// How long reading the rules of a namespace may take.
 const RULES: Duration = Duration::from_secs(3);
 /// How long counting a table may take.
 const TABLE: Duration = Duration::from_secs(5);
+/// Most entries of a table that are counted.
+const MOST_ENTRIES: u64 = 8_000_000;
 /// conntrack's sysctls.
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
@@ -83,7 +85,7 @@ impl Begun {
         let Ok(audit) = rules else { return };
         let ranges = Ranges::of_rules(&audit);
         self.audit = Some(audit);
-        match netns::enter(inode, || table::count(ranges, Instant::now() + TABLE)) {
+        match netns::enter(inode, || count(ranges)) {
             Ok(Ok((tally, problem))) => self.table = Some(tally.finish(inode, now(), problem)),
             Ok(Err(error)) => self.unread.push(format!("the table could not be read: ctnetlink: {}", told(&error))),
             Err(error) => self.unread.push(format!("the table could not be read: {error}")),
@@ -100,13 +102,20 @@ impl Begun {
     }
 }
 
+/// Counts the entries of the namespace that the calling thread is in; and why these are not all.
+fn count(ranges: Ranges) -> io::Result<(Tally, Option<String>)> {
+    let mut tally = Tally::new(ranges);
+    let problem = ctnetlink::entries(MOST_ENTRIES, Instant::now() + TABLE, |entry| tally.add(&entry.counted()))?;
+    Ok((tally, problem))
+}
+
 /// Looks at the counters of the namespace that the calling thread is in.
 fn sample(unread: &mut Vec<String>) -> Sample {
     let entries = number(&Path::new(SYSCTLS).join("nf_conntrack_count")).and_then(|count| u64::try_from(count).ok());
     if entries.is_none() {
         unread.push(format!("{SYSCTLS}/nf_conntrack_count could not be read"));
     }
-    let counters = table::counters().or_else(|error| {
+    let counters = ctnetlink::counters().or_else(|error| {
         // Of the thread's namespace, not of the process'.
         let listed = fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").ok().map(|text| from_proc(&text));
         listed.filter(|counters| !counters.is_empty()).ok_or(error)
@@ -116,7 +125,7 @@ fn sample(unread: &mut Vec<String>) -> Sample {
         Vec::new()
     });
     // Without the right to ask there is nothing to say of it that is not said already.
-    let expectations = table::expectations().ok();
+    let expectations = ctnetlink::expectations().ok();
     Sample { at: now(), entries, counters, expectations }
 }
 

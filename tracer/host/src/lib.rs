@@ -19,7 +19,6 @@ pub mod privileges;
 mod ruleset;
 pub mod save;
 pub mod symbols;
-pub mod table;
 pub mod version;
 mod worker;
 

@@ -34,6 +34,9 @@ const SYSCTLS: [&str; 13] = [
     "nf_conntrack_tcp_timeout_last_ack",
 ];
 
+/// Most entries of a table that are counted.
+const MOST_ENTRIES: u64 = 4_000_000;
+
 /// A thread that enters network namespaces and asks the kernel there, so that the rest of the program stays where it is.
 pub(crate) struct NetnsWorker {
     requests: mpsc::Sender<Vec<Request>>,
@@ -181,10 +184,14 @@ fn look_up_here(socket: &mut Option<Ctnetlink>, look_up: LookUp) -> Outcome {
 
 /// Counts who holds the entries of the namespace that the calling thread is in.
 fn table_usage_here(netns: u32) -> TableUsage {
-    let counted = ctnetlink::count(Request::TableUsage(netns).patience());
-    let (counting, problem) =
-        counted.unwrap_or_else(|error| (Counting::default(), Some(format!("ctnetlink: {error}"))));
-    counting.finish(netns, now(), problem)
+    let mut counting = Counting::default();
+    let read = ctnetlink::entries(MOST_ENTRIES, deadline(&Request::TableUsage(netns)), |entry| {
+        counting.add(entry.original.source, entry.original.service());
+    });
+    match read {
+        Ok(problem) => counting.finish(netns, now(), problem),
+        Err(error) => Counting::default().finish(netns, now(), Some(format!("ctnetlink: {error}"))),
+    }
 }
 
 /// Reads the facts of the namespace that the calling thread is in: /proc/sys/net shows each thread its own.
@@ -199,7 +206,7 @@ fn facts(inode: u32, name: Option<String>) -> Netns {
         u32::try_from(*value).ok()
     };
     let (entries, max) = (number("nf_conntrack_count"), number("nf_conntrack_max"));
-    let invalid = Ctnetlink::open().and_then(|ctnetlink| ctnetlink.invalid());
+    let invalid = ctnetlink::invalid();
     let invalid = invalid.inspect_err(|error| tracing::debug!("conntrack's counters: {error}")).ok();
     Netns { inode, name, at: now(), entries, max, invalid, sysctls }
 }

@@ -9,7 +9,7 @@ use netlink_packet_core::NLM_F_DUMP;
 
 use tracer_model::ruleset::audit::Verdict;
 
-use super::super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, message, number, request};
+use super::super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, message, number, put_string, request};
 use super::expressions::verdict;
 use super::{SUBSYSTEM, Table};
 
@@ -40,13 +40,18 @@ pub(super) struct Element {
 /// A verdict map of conntrack states: each state with what becomes of its packets. Verdicts that decide nothing are left
 /// out.
 pub(super) fn verdicts((family, table): &Table, name: &str, deadline: Instant) -> io::Result<Vec<(Vec<u8>, Verdict)>> {
-    let wanted = request(NFT_MSG_GETSETELEM, NLM_F_DUMP, *family, &[(1, table.as_str()), (2, name)]);
+    let wanted = request(NFT_MSG_GETSETELEM, NLM_F_DUMP, *family, &of_set(table, name));
     let mut found = Vec::new();
     let end = Nfnetlink::open()?.dump(&wanted, Some(deadline), |message| {
         found.extend(mapped(message));
         Ok(if found.len() < MOST { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     })?;
     if end == End::Cut { Err(io::ErrorKind::TimedOut.into()) } else { Ok(found) }
+}
+
+/// `NFTA_SET_TABLE` and `NFTA_SET_NAME`, or `NFTA_SET_ELEM_LIST_TABLE` and `NFTA_SET_ELEM_LIST_SET`.
+fn of_set(table: &str, name: &str) -> Vec<u8> {
+    [put_string(1, table), put_string(2, name)].concat()
 }
 
 /// The elements of a message of a verdict map.
@@ -65,8 +70,7 @@ pub(super) fn mapped(message: Message<'_>) -> Vec<(Vec<u8>, Verdict)> {
 /// Reads a set; none where it is not of the kind that is understood, or has too many elements.
 pub(super) fn read((family, table): &Table, name: &str, deadline: Instant) -> io::Result<Option<Bounds>> {
     const NFTA_SET_FLAGS: u16 = 3;
-    // NFTA_SET_TABLE and NFTA_SET_NAME, NFTA_SET_ELEM_LIST_TABLE and NFTA_SET_ELEM_LIST_SET.
-    let which = [(1, table.as_str()), (2, name)];
+    let which = of_set(table, name);
     let answer = Nfnetlink::open()?.exchange(&request(NFT_MSG_GETSET, 0, *family, &which))?;
     let flags = attribute(message(&answer)?.attributes, NFTA_SET_FLAGS).and_then(number).unwrap_or(0);
     let plain = NFT_SET_ANONYMOUS | NFT_SET_CONSTANT;
@@ -142,7 +146,7 @@ mod tests {
     use tracer_model::ruleset::audit::Verdict;
 
     use super::super::super::nfnetlink::Message;
-    use super::super::super::nfnetlink::tests::attribute;
+    use super::super::super::nfnetlink::put as attribute;
     use super::{Element, bounds, mapped, take};
 
     fn elements(keys: &[(u16, bool)]) -> Vec<Element> {

@@ -8,7 +8,7 @@ use rstest::rstest;
 use tracer_model::ruleset::{Backend, Family, Hooks, Key, Rule, Test};
 
 use super::super::nfnetlink::Message;
-use super::super::nfnetlink::tests::attribute;
+use super::super::nfnetlink::put as attribute;
 use super::Reader;
 use super::expressions::Expressions;
 
