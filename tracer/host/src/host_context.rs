@@ -12,9 +12,9 @@ use std::{env, fs};
 use nix::ifaddrs::getifaddrs;
 
 use tracer_model::event::NfHook;
-use tracer_model::host_context::{Dropping, FilterChain, HostContext, Limits, Manager, Persistence, Translation, Way};
+use tracer_model::host_context::{Dropping, HostContext, Limits, Manager, Persistence, Translation, Way};
 use tracer_model::ruleset::audit::{Audit, Does, Noted};
-use tracer_model::ruleset::{Backend, Family, Hooks, Key, Rule, Test};
+use tracer_model::ruleset::{Backend, Family, Key, Rule, Test};
 
 use crate::netns::visit;
 use crate::{nftables, now, ruleset};
@@ -87,24 +87,6 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
         .collect();
     found.problems.extend(audit.problems);
     found
-}
-
-/// A base chain of nftables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Base {
-    /// Family, table, name and hook.
-    pub(super) shape: FilterChain,
-    /// Its type is `filter`.
-    pub(super) filters: bool,
-}
-
-impl Base {
-    /// Whether iptables made it: it alone writes these names in capitals into tables of these names.
-    fn of_iptables(&self) -> bool {
-        self.shape.family != Family::Inet
-            && ["filter", "nat", "mangle", "raw", "security"].contains(&self.shape.table.as_str())
-            && ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&self.shape.name.as_str())
-    }
 }
 
 /// Where a program is.
@@ -280,11 +262,6 @@ fn exact(test: &Test) -> Option<Vec<u8>> {
 
 fn name(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
-}
-
-/// A chain as nftables tells of it.
-pub(super) fn base(family: Family, table: String, name: String, hook: u32, filters: bool) -> Base {
-    Base { shape: FilterChain { family, table, name, hooks: Hooks::only(hook) }, filters }
 }
 
 #[cfg(test)]

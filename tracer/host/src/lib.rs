@@ -7,7 +7,7 @@ pub mod btf;
 pub mod ctnetlink;
 pub mod doctor;
 mod host_context;
-mod iptables;
+pub mod iptables;
 pub mod layout;
 pub mod live;
 pub mod mitigate;
@@ -17,8 +17,8 @@ pub mod nftables;
 pub mod preflight;
 pub mod privileges;
 mod ruleset;
-pub mod save;
 pub mod symbols;
+mod terminal;
 pub mod version;
 mod worker;
 

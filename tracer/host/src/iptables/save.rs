@@ -1,14 +1,15 @@
-//! What `iptables-save -c` prints, as far as it can answer a packet with a RST or is noted by an [`tracer_model::ruleset::audit`].
-
-mod target;
+//! Text of `iptables-save -c`: the rules that can answer a packet with a RST, and those that an
+//! [`tracer_model::ruleset::audit`] notes.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use tracer_model::ruleset::audit::{BaseChain, Does, Found, Noted, Verdict};
+use tracer_model::ruleset::audit::{BaseChain, Found, Noted, Verdict};
 use tracer_model::ruleset::{Backend, Chains, Family, Hooks, Key, Rule, Test};
 
-use target::Target;
+use super::options::{Printed, Word};
+use super::xtables::{self, Target};
+use crate::terminal::Terminal;
 
 /// Most characters that are kept of a rule.
 const WORDS: usize = 160;
@@ -79,33 +80,29 @@ impl Table {
         let number = *place + 1;
         *place = number;
         let words = words(rest);
-        let last = words.iter().rposition(|word| !word.quoted && matches!(word.text.as_str(), "-j" | "-g"));
+        let last = words.iter().rposition(|word| word.is("-j") || word.is("-g"));
         let Some((matches, target)) = last.and_then(|at| Some((words.get(..at)?, words.get(at + 1..)?))) else {
             return;
         };
         let Some((name, options)) = target.split_first() else { return };
         let (tests, complete) = tests(matches, family);
-        let target = target::read(&name.text, options, &tests, family);
-        if let Target::Chain(to) = &target {
+        let target = xtables::target(&name.text, &Printed { words: options, family });
+        let (resets, unreadable) = (target == Target::Reset, target == Target::Unreadable);
+        let terminal = match target {
+            Target::Reset => Some(Terminal::Verdict(Verdict::Reject)),
+            Target::Terminal(terminal) => Some(terminal),
+            Target::Other | Target::Unreadable => None,
+        };
+        if let Some(Terminal::Verdict(Verdict::Chain(to))) = &terminal {
             self.chains.jump(chain, to);
         }
-        let (resets, verdict) = match &target {
-            Target::Reject { reset } => (*reset, Some(Verdict::Reject)),
-            Target::Ends(verdict) => (false, Some(verdict.clone())),
-            Target::Chain(to) => (false, Some(Verdict::Chain(to.clone()))),
-            Target::Does(_) | Target::Other | Target::Strange => (false, None),
-        };
-        let asks_state =
-            || matches.iter().any(|word| !word.quoted && matches!(word.text.as_str(), "--ctstate" | "--state"));
+        let asks_state = || matches.iter().any(|word| word.is("--ctstate") || word.is("--state"));
         let understood = tests.iter().any(|test| test.key == Key::State) || !asks_state();
-        let does = match &target {
-            Target::Does(does) => Some(does.clone()),
-            _ => verdict.as_ref().and_then(|verdict| Does::to_invalid(verdict, &tests)),
-        };
-        if target == Target::Strange || (verdict.is_some() && !understood) {
+        if unreadable || (matches!(terminal, Some(Terminal::Verdict(_))) && !understood) {
             let tool = if family == Family::Ip6 { "ip6tables" } else { "iptables" };
             self.problems.push(format!("{tool} {} {chain} rule {number} is not understood", self.name));
         }
+        let does = terminal.and_then(|terminal| terminal.noted(&tests));
         if !resets && does.is_none() {
             return;
         }
@@ -139,13 +136,6 @@ impl Table {
         all.found.extend(Found { noted: noted.collect(), drops: self.drops, problems: self.problems });
         all.rejecting.extend(self.rules.into_iter().map(with_hooks));
     }
-}
-
-/// A word of a line; one in quotes is never an option.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Word {
-    text: String,
-    quoted: bool,
 }
 
 /// Splits a line as a shell would: double quotes, and backslashes inside of them.
@@ -197,10 +187,10 @@ fn tests(words: &[Word], family: Family) -> (Vec<Test>, bool) {
             ("", "-p") => protocol(value()),
             ("", "-s") => network(value(), family, true),
             ("", "-d") => network(value(), family, false),
-            ("tcp", "--sport") => ports(0, value()),
-            ("tcp", "--dport") => ports(2, value()),
+            ("tcp", "--sport") => ports(xtables::SOURCE_PORT, value()),
+            ("tcp", "--dport") => ports(xtables::DESTINATION_PORT, value()),
             ("tcp", "--tcp-flags") => flags(value(), value()),
-            ("conntrack", "--ctstate") | ("state", "--state") => states(value()),
+            ("conntrack", "--ctstate") | ("state", "--state") => xtables::states_named(value()),
             _ => None,
         };
         match test {
@@ -273,9 +263,7 @@ fn octets(address: &str) -> Option<Vec<u8>> {
 
 fn ports(offset: u32, range: &str) -> Option<Test> {
     let (from, to) = range.split_once(':').unwrap_or((range, range));
-    let port = |text: &str| Some(text.parse::<u16>().ok()?.to_be_bytes().to_vec());
-    let bounds = vec![(port(from)?, port(to)?)];
-    Some(Test { key: Key::TransportHeader { offset }, mask: Vec::new(), bounds, inside: true })
+    Some(xtables::ports(offset, from.parse().ok()?, to.parse().ok()?))
 }
 
 fn flags(mask: &str, set: &str) -> Option<Test> {
@@ -295,23 +283,7 @@ fn flags(mask: &str, set: &str) -> Option<Test> {
             Some(bits | bit)
         })
     };
-    let (mask, set) = (bits(mask)?, bits(set)?);
-    Some(Test { mask: vec![mask], ..Test::is(Key::TransportHeader { offset: 13 }, vec![set]) })
-}
-
-fn states(names: &str) -> Option<Test> {
-    let bits = names.split(',').try_fold(0u32, |bits, name| {
-        let bit = match name {
-            "INVALID" => 1,
-            "ESTABLISHED" => 1 << 1,
-            "RELATED" => 1 << 2,
-            "NEW" => 1 << 3,
-            "UNTRACKED" => 1 << 6,
-            _ => return None,
-        };
-        Some(bits | bit)
-    })?;
-    Some(Test::state(bits, false))
+    Some(xtables::tcp_flags(bits(mask)?, bits(set)?))
 }
 
 #[cfg(test)]

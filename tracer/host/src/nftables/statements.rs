@@ -1,46 +1,25 @@
-//! What a rule comes to: its verdict, or the translation of addresses.
+//! Statements that end a rule, as nftables stores them: verdicts and translations.
 
 use std::net::IpAddr;
 
 use tracer_model::ruleset::audit::{Does, Translation, Verdict};
 
-use super::super::nfnetlink::{attribute, number};
-use super::expressions::Registers;
+use super::registers::Registers;
+use crate::nfnetlink::{attribute, number, string};
 
-/// What a rule comes to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Ending {
-    /// A verdict.
-    Verdict(Verdict),
-    /// Something that is noted whatever the rule asks of a packet.
-    Does(Does),
-}
-
-impl Ending {
-    /// A translation of xtables or nft, whose interface is not known yet.
-    pub(super) fn translation(&mut self) -> Option<&mut Translation> {
-        match self {
-            Self::Does(Does::SourceNat(to) | Does::Masquerades(to) | Does::DestinationNat(to)) => Some(to),
-            _ => None,
-        }
-    }
-
-    /// As its tool writes it.
-    pub(super) fn words(&self) -> String {
-        match self {
-            Self::Verdict(Verdict::Accept) => "accept".to_owned(),
-            Self::Verdict(Verdict::Drop) => "drop".to_owned(),
-            Self::Verdict(Verdict::Reject) => "reject".to_owned(),
-            Self::Verdict(Verdict::Chain(to)) => format!("jump {to}"),
-            Self::Does(Does::Untracks) => "notrack".to_owned(),
-            Self::Does(Does::SourceNat(to)) => format!("snat to {to}"),
-            Self::Does(Does::Masquerades(to)) if to.ports.is_none() => "masquerade".to_owned(),
-            Self::Does(Does::Masquerades(to)) => format!("masquerade to {to}"),
-            Self::Does(Does::DestinationNat(to)) if !to.to.is_empty() => format!("dnat to {to}"),
-            Self::Does(Does::DestinationNat(to)) if to.ports.is_some() => format!("redirect to {to}"),
-            Self::Does(Does::DestinationNat(_)) => "dnat".to_owned(),
-            Self::Does(other) => other.name().to_owned(),
-        }
+/// A verdict that decides, or leads elsewhere.
+pub(super) fn verdict(attributes: &[u8]) -> Option<Verdict> {
+    const NFTA_VERDICT_CODE: u16 = 1;
+    const NFTA_VERDICT_CHAIN: u16 = 2;
+    const NF_DROP: i32 = 0;
+    const NF_ACCEPT: i32 = 1;
+    const NFT_JUMP: i32 = -3;
+    const NFT_GOTO: i32 = -4;
+    match attribute(attributes, NFTA_VERDICT_CODE).and_then(number).map(u32::cast_signed)? {
+        NF_DROP => Some(Verdict::Drop),
+        NF_ACCEPT => Some(Verdict::Accept),
+        NFT_JUMP | NFT_GOTO => attribute(attributes, NFTA_VERDICT_CHAIN).map(string).map(Verdict::Chain),
+        _ => None,
     }
 }
 
@@ -86,6 +65,6 @@ fn address(bytes: &[u8]) -> Option<IpAddr> {
     }
 }
 
-pub(super) fn port(bytes: &[u8]) -> Option<u16> {
+fn port(bytes: &[u8]) -> Option<u16> {
     bytes.first_chunk().map(|bytes| u16::from_be_bytes(*bytes))
 }
