@@ -90,7 +90,7 @@ pub(super) fn no_kprobes(_: &Context<'_>) -> Result<()> {
 pub(super) fn without_kprobes(context: &Context<'_>) -> Result<()> {
     let _hidden = Hidden::new("/sys/bus/event_source/devices")?;
     if !context.names_reset_reasons() {
-        return untraceable(&["report", "--without-kprobes"], &["it tells of all RSTs from Linux 6.10 on"]);
+        return untraceable(&["report", "--without-kprobes"], &["it reports all RSTs from Linux 6.10 on"]);
     }
     let lab = Lab::build(Nat::NftMasquerade)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &["--without-kprobes"])?;

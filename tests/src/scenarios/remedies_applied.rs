@@ -74,7 +74,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
         &mut expect,
         "a command fails",
         mitigate(&format!("/tmp/fake:{path}"), &broken)?,
-        "was taken back",
+        "was rolled back",
     );
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
 

@@ -248,7 +248,7 @@ mod tests {
         }
     }
 
-    /// An attribute that says it is shorter than its own header, in a message of another subsystem: found by fuzzing, when
+    /// An attribute whose length is less than its own header's, in a message of another subsystem: found by fuzzing, when
     /// whole messages were parsed by a crate.
     #[test]
     fn an_attribute_that_is_shorter_than_its_header() {

@@ -1,6 +1,7 @@
 //! What `whyrst doctor` reads of network namespaces: counters twice, sysctls, the rules, and the whole table.
 //!
-//! Only reading. ctnetlink is asked only where conntrack is loaded, because asking would load it.
+//! It changes nothing. ctnetlink is asked only where conntrack is loaded, because a request would load it. What the numbers
+//! mean is decided in the crate `advice`.
 
 pub mod host;
 
@@ -32,25 +33,19 @@ const SYSCTLS: &str = "/proc/sys/net/netfilter";
 pub fn places() -> io::Result<BTreeMap<u32, Place>> {
     let home = netns::home()?;
     let mut places = BTreeMap::from([(home, Place { home: true, ..Place::default() })]);
-    for entry in fs::read_dir(netns::NAMED).into_iter().flatten().flatten() {
-        if let Ok(inode) = netns::inode(&entry.path()) {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            places.entry(inode).or_default().name.get_or_insert(name);
-        }
+    for (inode, _, name) in netns::named(Path::new(netns::NAMED)) {
+        places.entry(inode).or_default().name.get_or_insert(name);
     }
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        if let Ok(inode) = netns::inode(&entry.path().join("ns/net")) {
-            let place = places.entry(inode).or_default();
-            // The oldest process is the likeliest to be there tomorrow.
-            place.pid = Some(place.pid.map_or(pid, |known| known.min(pid)));
-            place.initial |= pid == 1;
-        }
+    for (inode, _, pid) in netns::of_processes() {
+        let place = places.entry(inode).or_default();
+        // The oldest process is the likeliest to be there tomorrow.
+        place.pid = Some(place.pid.map_or(pid, |known| known.min(pid)));
+        place.initial |= pid == 1;
     }
     Ok(places)
 }
 
-/// A look at a namespace that has begun.
+/// A reading of a namespace that has begun.
 pub struct Begun {
     inode: u32,
     place: Place,
@@ -62,7 +57,7 @@ pub struct Begun {
     table: Option<Table>,
 }
 
-/// Takes the first look at a namespace's counters.
+/// Reads a namespace's counters for the first time.
 pub fn begin(inode: u32, place: Place) -> Begun {
     let mut unread = Vec::new();
     let read = netns::enter(inode, || {
@@ -79,7 +74,7 @@ pub fn begin(inode: u32, place: Place) -> Begun {
 
 impl Begun {
     /// Reads the rules, and then the table.
-    pub fn style(&mut self) {
+    pub fn read(&mut self) {
         let inode = self.inode;
         let rules = netns::enter(inode, || ruleset::audit(inode, Instant::now() + RULES));
         let Ok(audit) = rules else { return };
@@ -87,12 +82,14 @@ impl Begun {
         self.audit = Some(audit);
         match netns::enter(inode, || count(ranges)) {
             Ok(Ok((tally, problem))) => self.table = Some(tally.finish(inode, now(), problem)),
-            Ok(Err(error)) => self.unread.push(format!("the table could not be read: ctnetlink: {}", told(&error))),
+            Ok(Err(error)) => {
+                self.unread.push(format!("the table could not be read: ctnetlink: {}", explained(&error)));
+            }
             Err(error) => self.unread.push(format!("the table could not be read: {error}")),
         }
     }
 
-    /// Takes the second look at the counters.
+    /// Reads the counters for the second time.
     pub fn finish(self) -> Namespace {
         let Self { inode, place, before, sysctls, own_limit, unread, audit, table } = self;
         let mut again = Vec::new();
@@ -109,7 +106,7 @@ fn count(ranges: Ranges) -> io::Result<(Tally, Option<String>)> {
     Ok((tally, problem))
 }
 
-/// Looks at the counters of the namespace that the calling thread is in.
+/// Reads the counters of the namespace that the calling thread is in.
 fn sample(unread: &mut Vec<String>) -> Sample {
     let entries = number(&Path::new(SYSCTLS).join("nf_conntrack_count")).and_then(|count| u64::try_from(count).ok());
     if entries.is_none() {
@@ -121,16 +118,16 @@ fn sample(unread: &mut Vec<String>) -> Sample {
         listed.filter(|counters| !counters.is_empty()).ok_or(error)
     });
     let counters = counters.unwrap_or_else(|error| {
-        unread.push(format!("conntrack's counters could not be read: ctnetlink: {}", told(&error)));
+        unread.push(format!("conntrack's counters could not be read: ctnetlink: {}", explained(&error)));
         Vec::new()
     });
-    // Without the right to ask there is nothing to say of it that is not said already.
+    // A missing right is reported with the counters already.
     let expectations = ctnetlink::expectations().ok();
     Sample { at: now(), entries, counters, expectations }
 }
 
-/// An error of the kernel's, and what it takes to get none.
-fn told(error: &io::Error) -> String {
+/// An error of the kernel's, and the right that avoids it.
+fn explained(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => format!("{error}; it takes CAP_NET_ADMIN: run whyrst as root"),
         _ => error.to_string(),

@@ -1,5 +1,5 @@
-//! What there is around a namespace's conntrack: tools, what owns the firewall, interfaces, memory. Reads files and asks
-//! the kernel; changes nothing, and starts no program but `iptables --version`.
+//! The host context of a namespace: tools, what owns the firewall, interfaces, memory. Reads files and asks the kernel;
+//! changes nothing, and starts no program but `iptables --version` and iptables' save tool.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,7 +19,7 @@ use tracer_model::ruleset::{Backend, Family, Key, Rule, Test};
 use crate::netns::visit;
 use crate::{nftables, now, ruleset};
 
-/// Tools that commands of remedies are made of.
+/// Tools that the commands of mitigations use.
 const TOOLS: [&str; 12] = [
     "nft",
     "iptables",
@@ -34,14 +34,14 @@ const TOOLS: [&str; 12] = [
     "sysctl",
     "nsenter",
 ];
-/// Where they are looked for besides `PATH`, which has no `sbin` for everybody.
+/// Where they are searched besides `PATH`, which has no `sbin` for everybody.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 /// Files that nftables.service loads, of Debian and of Red Hat.
 const NFTABLES_FILES: [&str; 2] = ["/etc/nftables.conf", "/etc/sysconfig/nftables.conf"];
 /// Interfaces that uplinks are looked for among, and addresses that are kept.
 const MOST: usize = 256;
 
-/// Reads what there is around the namespace that the calling thread is in.
+/// Reads the host context of the namespace that the calling thread is in.
 pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -> HostContext {
     let mut found = HostContext { initial, ..HostContext::unknown(netns, now(), way) };
     found.tools = TOOLS.iter().filter(|tool| find(tool).is_some()).map(|tool| (*tool).to_owned()).collect();
@@ -68,11 +68,11 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
         found.problems.push(format!("the chains of nftables could not be read: {error}"));
         Vec::new()
     });
-    let held = |backend: Backend| match backend {
+    let holds = |backend: Backend| match backend {
         Backend::IptablesLegacy => legacy,
         of_nftables => chains.iter().any(|chain| (of_nftables == Backend::IptablesNft) == chain.of_iptables()),
     };
-    found.backends = Backend::ALL.into_iter().filter(|backend| held(*backend)).collect();
+    found.backends = Backend::ALL.into_iter().filter(|backend| holds(*backend)).collect();
     let made = chains.iter().filter(|chain| chain.of_iptables()).map(|chain| &chain.shape);
     found.xchains = made.map(|chain| (chain.family, chain.table.clone(), chain.name.clone())).collect();
     let filters = chains.iter().filter(|chain| chain.filters && !chain.of_iptables());
@@ -98,7 +98,7 @@ fn find(tool: &str) -> Option<PathBuf> {
     directories.into_iter().filter(|directory| directory.is_absolute()).map(|it| it.join(tool)).find(runs)
 }
 
-/// Which variant of iptables a program is: it says so from 1.8 on, before there was one only.
+/// Which variant of iptables a program is: it prints that from 1.8 on; before, there was only one.
 fn variant(program: &Path) -> Option<Backend> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);

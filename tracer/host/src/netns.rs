@@ -15,7 +15,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tracer_model::host_context::Way;
 
 /// Where `ip netns` keeps the names.
-pub(super) const NAMED: &str = "/run/netns";
+pub(crate) const NAMED: &str = "/run/netns";
 /// The namespace of the calling thread.
 const OF_THREAD: &str = "/proc/thread-self/ns/net";
 
@@ -36,8 +36,24 @@ pub(crate) struct Home {
 
 /// The namespaces that have a name, as `ip netns` gives it: inode numbers and names.
 pub fn names() -> BTreeSet<(u32, String)> {
-    let named = |entry: fs::DirEntry| Some((inode(&entry.path()).ok()?, entry.file_name().into_string().ok()?));
-    fs::read_dir(NAMED).into_iter().flatten().flatten().filter_map(named).collect()
+    named(Path::new(NAMED)).map(|(inode, _, name)| (inode, name)).collect()
+}
+
+/// The namespaces that have a name in this directory: inode numbers, paths and names.
+pub(crate) fn named(directory: &Path) -> impl Iterator<Item = (u32, PathBuf, String)> + use<> {
+    fs::read_dir(directory).into_iter().flatten().flatten().filter_map(|entry| {
+        let path = entry.path();
+        Some((inode(&path).ok()?, path, entry.file_name().to_string_lossy().into_owned()))
+    })
+}
+
+/// The namespaces that processes are in: inode numbers, paths and the numbers of the processes.
+pub(crate) fn of_processes() -> impl Iterator<Item = (u32, PathBuf, u32)> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let path = entry.path().join("ns/net");
+        Some((inode(&path).ok()?, path, pid))
+    })
 }
 
 /// The inode number of the namespace with this name.
@@ -85,11 +101,11 @@ pub fn enter<T: Send>(netns: u32, question: impl FnOnce() -> T + Send) -> io::Re
 }
 
 /// Runs `question` inside the namespace that a path leads to, whichever that is, and returns.
-pub(super) fn visit<T>(path: &Path, question: impl FnOnce() -> T) -> io::Result<T> {
+pub(crate) fn visit<T>(path: &Path, question: impl FnOnce() -> T) -> io::Result<T> {
     Home::of_thread()?.inside(&File::open(path)?, question)
 }
 
-pub(super) fn inode(path: &Path) -> io::Result<u32> {
+pub(crate) fn inode(path: &Path) -> io::Result<u32> {
     u32::try_from(fs::metadata(path)?.ino()).map_err(io::Error::other)
 }
 
@@ -99,22 +115,14 @@ fn opened(file: &File) -> io::Result<u32> {
 
 /// Finds a namespace: by its name, or through a process that is in it.
 pub(crate) fn find(wanted: u32) -> Option<NetnsHandle> {
-    find_named(Path::new(NAMED), wanted).or_else(|| {
-        fs::read_dir("/proc").into_iter().flatten().flatten().find_map(|entry| {
-            let is_process = entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit);
-            let path = entry.path().join("ns/net");
-            let found = is_process && inode(&path).is_ok_and(|inode| inode == wanted);
-            found.then_some(NetnsHandle { inode: wanted, path, name: None })
-        })
-    })
+    let in_process = || of_processes().find(|(inode, ..)| *inode == wanted);
+    let unnamed = |(inode, path, _)| NetnsHandle { inode, path, name: None };
+    find_named(Path::new(NAMED), wanted).or_else(|| in_process().map(unnamed))
 }
 
 fn find_named(directory: &Path, wanted: u32) -> Option<NetnsHandle> {
-    fs::read_dir(directory).into_iter().flatten().flatten().find_map(|entry| {
-        let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
-        let found = inode(&path).is_ok_and(|inode| inode == wanted);
-        found.then_some(NetnsHandle { inode: wanted, path, name: Some(name) })
-    })
+    let (inode, path, name) = named(directory).find(|(inode, ..)| *inode == wanted)?;
+    Some(NetnsHandle { inode, path, name: Some(name) })
 }
 
 impl NetnsHandle {

@@ -1,4 +1,5 @@
-//! nfnetlink sockets: one question and one answer, and dumps (`net/netfilter/nfnetlink.c`).
+//! nfnetlink sockets (`net/netfilter/nfnetlink.c`): a request with one answer, dumps, and attributes. What a subsystem's
+//! attributes mean is decided by its reader.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -58,7 +59,7 @@ impl Nfnetlink {
         Ok(Self { socket })
     }
 
-    /// Asks a question that has one answer.
+    /// Sends a request that has one answer.
     pub(super) fn exchange(&self, request: &[u8]) -> io::Result<Vec<u8>> {
         self.socket.send(request, 0)?;
         let (answer, _) = self.socket.recv_from_full()?;

@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop>
     // Without conntrack there is nothing to look at, and asking would load it.
     if tracing.conntrack {
         snapshots.extend(selected.into_iter().map(|(inode, place)| begin(inode, place)));
-        snapshots.iter_mut().for_each(Begun::style);
+        snapshots.iter_mut().for_each(Begun::read);
         wait(arguments.interval.saturating_sub(began.elapsed()))?;
     }
     let namespaces = snapshots.into_iter().map(Begun::finish).collect();

@@ -83,8 +83,8 @@ impl Options for Stored<'_> {
         self.info.first_chunk().map(|bytes| u16::from_ne_bytes(*bytes) & XT_CT_NOTRACK != 0)
     }
 
-    /// xt_nat.c, xt_MASQUERADE.c, xt_REDIRECT.c (5.10 to 7.2): revision 0 has the structure of old where there are only IPv4
-    /// addresses.
+    /// Revision 0 has the structure of old where there are only IPv4 addresses (`xt_nat.c`, `xt_MASQUERADE.c`,
+    /// `xt_REDIRECT.c`, 5.10 to 7.2).
     fn translation(&self) -> Option<Translation> {
         let old = self.revision == 0 && self.family != Family::Ip6;
         if old { old_range(self.info) } else { range(self.info) }

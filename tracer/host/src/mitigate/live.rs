@@ -1,4 +1,4 @@
-//! What there is to know of this host before a cure is printed or applied.
+//! The facts, host context and rules of this host, read before a mitigation is printed or applied. It changes nothing.
 
 use std::collections::BTreeSet;
 use std::io;

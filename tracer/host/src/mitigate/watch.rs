@@ -1,4 +1,4 @@
-//! Did it help? The kernel's own counters before and after, without BPF.
+//! Whether a mitigation helped: the kernel's own counters before and after, without BPF.
 
 use std::time::Instant;
 use std::{fs, io};

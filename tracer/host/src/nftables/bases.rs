@@ -1,4 +1,4 @@
-//! Base chains alone: where the kernel enters the rulesets of a namespace.
+//! Base chains and the names of tables, without rules: where the kernel enters the rulesets of a namespace.
 
 use std::io;
 use std::ops::ControlFlow;

@@ -34,7 +34,7 @@ pub(super) struct Expressions {
     pub(super) lookups: Vec<Lookup>,
     /// What it comes to.
     pub(super) terminal: Option<Terminal>,
-    /// An anonymous verdict map that says what becomes of packets by their conntrack state.
+    /// An anonymous verdict map from conntrack states to verdicts.
     pub(super) state_map: Option<String>,
     /// Whether it asks for the conntrack state, or translates, in a way that is not understood.
     pub(super) unclear: bool,

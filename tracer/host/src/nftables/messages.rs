@@ -8,9 +8,9 @@ const SUBSYSTEM: u16 = 10 << 8;
 pub(super) const NFT_MSG_GETTABLE: u16 = SUBSYSTEM | 1;
 pub(super) const NFT_MSG_GETCHAIN: u16 = SUBSYSTEM | 4;
 pub(super) const NFT_MSG_GETRULE: u16 = SUBSYSTEM | 7;
-pub(super) const NFT_MSG_GETSET: u16 = SUBSYSTEM | 10;
-pub(super) const NFT_MSG_GETSETELEM: u16 = SUBSYSTEM | 13;
-pub(super) const NFT_MSG_GETGEN: u16 = SUBSYSTEM | 16;
+pub(super) const NFT_MSG_GETSET: u16 = SUBSYSTEM | 0xa;
+pub(super) const NFT_MSG_GETSETELEM: u16 = SUBSYSTEM | 0xd;
+pub(super) const NFT_MSG_GETGEN: u16 = SUBSYSTEM | 0x10;
 
 pub(super) const NFTA_DATA_VALUE: u16 = 1;
 pub(super) const NFTA_DATA_VERDICT: u16 = 2;

@@ -13,7 +13,7 @@ pub(super) struct Loaded {
     pub(super) key: Key,
     pub(super) length: usize,
     pub(super) mask: Vec<u8>,
-    /// What it is, where the rule itself says so.
+    /// Its bytes, where the rule itself loads them.
     pub(super) constant: Option<Vec<u8>>,
 }
 

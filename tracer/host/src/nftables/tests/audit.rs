@@ -1,4 +1,4 @@
-//! What an audit notes of a ruleset, and what it says it does not understand.
+//! What an audit notes of a ruleset, and what it reports as not understood.
 
 use rstest::rstest;
 
@@ -87,7 +87,7 @@ fn rules_that_do_not(#[case] expressions: &[Vec<u8>]) {
 }
 
 #[test]
-fn what_is_not_understood_is_said() {
+fn what_is_not_understood_is_a_problem() {
     let of_state = expression("ct", &[number(2, 0), number(1, 1)]);
     let lookup = |set: &str| expression("lookup", &[text(1, set), number(2, 1)]);
     let named = noted(INET, &[of_state.clone(), lookup("bad"), verdict(0)]);
