@@ -72,22 +72,22 @@ impl Writer<'_> {
         let counts = format!("{} before, {} after", grouped(before), grouped(after));
         writeln!(self.to)?;
         match total.reset {
-            Verdict::AnnotatedEvent(Difference::Fewer(p)) => {
+            Verdict::Tested(Difference::Fewer(p)) => {
                 writeln!(
                     self.to,
                     "{GOOD}Fewer connections per minute were reset after ({counts}, {}).{GOOD:#}",
                     chance(p)
                 )
             }
-            Verdict::AnnotatedEvent(Difference::More(p)) => {
+            Verdict::Tested(Difference::More(p)) => {
                 writeln!(self.to, "{BAD}More connections per minute were reset after ({counts}, {}).{BAD:#}", chance(p))
             }
-            Verdict::AnnotatedEvent(Difference::None(p)) => writeln!(
+            Verdict::Tested(Difference::None(p)) => writeln!(
                 self.to,
                 "{STRONG}No difference is shown in how many connections were reset ({counts}, {}).{STRONG:#}",
                 chance(p)
             ),
-            Verdict::AnnotatedEvent(Difference::TooFew) => writeln!(
+            Verdict::Tested(Difference::TooFew) => writeln!(
                 self.to,
                 "{STRONG}Too few connections were reset to tell anything ({counts}): capture for longer.{STRONG:#}"
             ),
@@ -249,9 +249,9 @@ const fn empty(count: Count) -> bool {
 
 const fn style(verdict: Verdict) -> anstyle::Style {
     match verdict {
-        Verdict::AnnotatedEvent(Difference::Fewer(_)) => GOOD,
-        Verdict::AnnotatedEvent(Difference::More(_)) => BAD,
-        Verdict::AnnotatedEvent(Difference::None(_) | Difference::TooFew) => FAINT,
+        Verdict::Tested(Difference::Fewer(_)) => GOOD,
+        Verdict::Tested(Difference::More(_)) => BAD,
+        Verdict::Tested(Difference::None(_) | Difference::TooFew) => FAINT,
         Verdict::Lost | Verdict::NotWatched => WARN,
     }
 }
@@ -259,10 +259,10 @@ const fn style(verdict: Verdict) -> anstyle::Style {
 /// A verdict in a few words.
 fn told(verdict: Verdict) -> String {
     match verdict {
-        Verdict::AnnotatedEvent(Difference::Fewer(p)) => format!("fewer, {}", chance(p)),
-        Verdict::AnnotatedEvent(Difference::More(p)) => format!("more, {}", chance(p)),
-        Verdict::AnnotatedEvent(Difference::None(p)) => format!("may be chance, {}", chance(p)),
-        Verdict::AnnotatedEvent(Difference::TooFew) => "too few to tell".to_owned(),
+        Verdict::Tested(Difference::Fewer(p)) => format!("fewer, {}", chance(p)),
+        Verdict::Tested(Difference::More(p)) => format!("more, {}", chance(p)),
+        Verdict::Tested(Difference::None(p)) => format!("may be chance, {}", chance(p)),
+        Verdict::Tested(Difference::TooFew) => "too few to tell".to_owned(),
         Verdict::Lost => "too many events are missing to tell".to_owned(),
         Verdict::NotWatched => "not watched in both".to_owned(),
     }

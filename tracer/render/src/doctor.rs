@@ -127,12 +127,12 @@ impl Text<'_> {
         writeln!(self.to, "\n{style}{}{style:#}", lines.next().unwrap_or_default())?;
         lines.try_for_each(|line| writeln!(self.to, "  {line}"))?;
         // What is in the title, or is told in full further down, is not said again.
-        let said = |name: &str| {
+        let is_listed = |name: &str| {
             let always = name.starts_with("rule_");
-            let told = ["netns", "remedy", "entries", "max", "percent", "counted", "per_s"].contains(&name);
-            always || (!told && finding.severity < Severity::Info)
+            let shown = ["netns", "mitigation", "entries", "max", "percent", "counted", "per_s"].contains(&name);
+            always || (!shown && finding.severity < Severity::Info)
         };
-        for (name, value) in finding.evidence.iter().filter(|(name, _)| said(name)) {
+        for (name, value) in finding.evidence.iter().filter(|(name, _)| is_listed(name)) {
             self.indented(&format!("{name}: {}", Plain(value)), 2)?;
         }
         finding.advice.iter().try_for_each(|advice| self.advice(&Plain(advice).to_string()))

@@ -90,17 +90,17 @@ impl MitigationId {
     pub const fn about(self) -> About {
         match self {
             Self::UpgradeKernel => About {
-                title: "run Linux 6.1 or later: it lets old segments and acknowledgements pass instead of refusing them",
-                side_effects: &["segments over the window and acknowledgements of unseen data are still refused"],
+                title: "run Linux 6.1 or later, which accepts old segments and acknowledgements",
+                side_effects: &["conntrack still refuses segments over the window and acknowledgements of unseen data"],
                 cures: &[Reason::SeqUnder, Reason::AckUnder, Reason::Overshot],
             },
             Self::DropInvalidInput => About {
-                title: "drop TCP packets that conntrack refused before the gateway's own stack can answer them",
+                title: "drop INVALID TCP packets before the gateway's own stack can answer them",
                 side_effects: &[
-                    "the server is not told when a connection has really vanished here: it retransmits until it gives up",
+                    "if a connection has really vanished here, the server gets no RST: it retransmits until it gives up",
                     "the segment is still lost; TCP recovers by retransmission",
-                    "where both directions of a connection take different ways (asymmetric routing, anycast), conntrack \
-                     refuses all of it, and dropping makes it hang instead of failing at once",
+                    "if the two directions of a connection take different paths (asymmetric routing, anycast), conntrack \
+                     refuses all its packets, and dropping them makes it hang instead of failing at once",
                 ],
                 cures: &[
                     Reason::SeqUnder,
@@ -114,37 +114,37 @@ impl MitigationId {
                 ],
             },
             Self::BeLiberal => About {
-                title: "let every segment pass that is out of the window",
+                title: "accept every segment that is out of the window",
                 side_effects: &[
-                    "window checks end for all connections of the namespace: forged segments and RSTs pass more easily",
-                    "does not help against packets that the state table refuses",
-                    "what is refused for another reason still keeps its private source when it is forwarded",
+                    "conntrack no longer checks windows in this namespace: forged segments and RSTs pass more easily",
+                    "it does not help with packets that the state table refuses",
+                    "packets refused for another reason are still forwarded with their private source address",
                 ],
                 cures: &[Reason::SeqUnder, Reason::SeqOver, Reason::AckUnder, Reason::AckOver, Reason::Overshot],
             },
             Self::IgnoreInvalidRst => About {
-                title: "let RSTs pass that are below what their receiver has acknowledged",
-                side_effects: &["a blind attacker's RST reaches the client, which then checks it itself (RFC 5961)"],
+                title: "accept RSTs below the sequence number that their receiver has acknowledged",
+                side_effects: &["a blind attacker's RST reaches the client, which checks it (RFC 5961)"],
                 cures: &[Reason::InvalidRst],
             },
             Self::RaiseTimeout => About {
-                title: "keep idle connections for at least 2 h 4 min, as RFC 5382 asks of a NAT",
+                title: "keep idle connections for at least 2 h 4 min, as RFC 5382 requires of a NAT",
                 side_effects: &[
-                    "connections whose ends have vanished stay in the table for as long: watch its size",
-                    "holds for connections that carry a packet after it is set",
+                    "connections whose endpoints have vanished stay in the table until then: monitor its size",
+                    "it applies to a connection from its next packet on",
                 ],
                 cures: &[Reason::Expired],
             },
             Self::Keepalive => About {
-                title: "let one end send TCP keepalives more often than the entry's timeout (SO_KEEPALIVE, TCP_KEEPIDLE)",
-                side_effects: &["it has to be done at the client or the server; the default of Linux is 2 h"],
+                title: "send TCP keepalives at an interval below the entry's timeout (SO_KEEPALIVE, TCP_KEEPIDLE)",
+                side_effects: &["only the client or the server can do it; the default of Linux is 2 h"],
                 cures: &[Reason::Expired],
             },
             Self::RaiseTableSize => About {
-                title: "make room for more connections, with buckets to match",
+                title: "enlarge the conntrack table and its number of buckets",
                 side_effects: &[
                     "each entry takes about 300 bytes of kernel memory, each bucket 8",
-                    "the table is hashed anew when the number of buckets changes: packets wait for that moment",
+                    "the kernel rehashes the table when the number of buckets changes: packets wait meanwhile",
                     "all network namespaces share the limit of the initial one",
                 ],
                 cures: &[Reason::Evicted],
@@ -152,9 +152,9 @@ impl MitigationId {
             Self::UntrackService => About {
                 title: "exempt a service that is not translated from connection tracking (NOTRACK)",
                 side_effects: &[
-                    "rules that ask for the state of a connection do not see it any more: the accepting rule stands for them",
-                    "it must never be NATed: whoever adds a NAT rule for it later breaks it",
-                    "its connections are no longer in `conntrack -L`, nor counted or logged there",
+                    "rules that match the state of a connection no longer match it: the accepting rule replaces them",
+                    "the service must never be translated: a later NAT rule for it breaks it",
+                    "`conntrack -L` no longer lists its connections, and conntrack neither counts nor logs them",
                 ],
                 cures: &[
                     Reason::SeqUnder,
@@ -167,8 +167,8 @@ impl MitigationId {
                 ],
             },
             Self::ReviewRejectRule => About {
-                title: "look at the rule that rejects, and accept or drop ahead of it what it should not reject",
-                side_effects: &["looking changes nothing; a new rule ahead of it is the ruleset's owner's to write"],
+                title: "review the rule that rejects, and add a rule ahead of it for packets that it should not reject",
+                side_effects: &["the review changes nothing; the owner of the ruleset writes the new rule"],
                 cures: &[],
             },
         }

@@ -1,4 +1,4 @@
-//! Where a cure is wanted: a network namespace, what is known of it, and what of it is concerned.
+//! The target of a mitigation: a network namespace, its facts, and the addresses, services and rules concerned.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -10,27 +10,27 @@ use tracer_model::ruleset::Rule;
 use super::rank;
 use crate::report::FlowReport;
 
-/// A network namespace that a cure is wanted in.
+/// A network namespace to apply a mitigation in.
 #[derive(Debug, Clone)]
-pub struct Place<'a> {
-    /// How a command comes to run in it.
+pub struct Target<'a> {
+    /// How a command enters the namespace.
     pub way: Way,
-    /// What is known of it.
+    /// Its facts.
     pub facts: Option<&'a Netns>,
-    /// What there is around its conntrack.
+    /// Its host context.
     pub context: Option<&'a HostContext>,
-    /// Addresses that refused packets are for, each with the interface that they come in by.
-    pub targets: BTreeSet<(Option<String>, IpAddr)>,
-    /// Services that are to be exempt from tracking.
+    /// Destination addresses of refused packets, each with the ingress interface.
+    pub addresses: BTreeSet<(Option<String>, IpAddr)>,
+    /// Services to exempt from tracking.
     pub services: BTreeSet<SocketAddr>,
-    /// Timeouts that ran out, by the name of their sysctl.
+    /// Expired timeouts, by the names of their sysctls.
     pub timeouts: BTreeSet<&'static str>,
-    /// Rules that are suspected.
+    /// Candidate rules.
     pub rules: Vec<Rule>,
 }
 
-impl<'a> Place<'a> {
-    /// A place that nothing is wanted in yet. The name is what is left to go by where nothing else is known.
+impl<'a> Target<'a> {
+    /// A target without addresses, services, timeouts and rules. Commands enter it by `name` if the context is unknown.
     pub fn new(facts: Option<&'a Netns>, context: Option<&'a HostContext>, name: Option<&String>) -> Self {
         let name = name.or_else(|| facts?.name.as_ref());
         let by_name = || name.map_or(Way::Here, |name| Way::Named(name.clone()));
@@ -38,7 +38,7 @@ impl<'a> Place<'a> {
             way: context.map_or_else(by_name, |context| context.way.clone()),
             facts,
             context,
-            targets: BTreeSet::new(),
+            addresses: BTreeSet::new(),
             services: BTreeSet::new(),
             timeouts: BTreeSet::new(),
             rules: Vec::new(),
@@ -47,19 +47,19 @@ impl<'a> Place<'a> {
 
     /// Adds what a flow needs.
     pub(super) fn wants(&mut self, flow: &FlowReport) {
-        self.targets.extend(rank::target(&flow.flow));
+        self.addresses.extend(rank::destination(&flow.flow));
         self.services.extend(rank::untranslated_service(&flow.flow));
         self.timeouts.extend(rank::timeout(&flow.flow));
         let rules = flow.candidates.iter().flat_map(|candidates| &candidates.rules);
         self.rules.extend(rules.cloned());
     }
 
-    /// A sysctl's value.
+    /// The value of a sysctl.
     pub(super) fn sysctl(&self, name: &str) -> Option<i64> {
         self.facts?.sysctl(name)
     }
 
-    /// How it is called in a sentence.
+    /// Its name in a sentence.
     pub(super) fn title(&self) -> String {
         match &self.way {
             Way::Here => "this host".to_owned(),
@@ -70,10 +70,10 @@ impl<'a> Place<'a> {
     }
 }
 
-/// What these flows need, in a place.
-pub fn wanted<'a>(mut place: Place<'a>, flows: &[&FlowReport]) -> Place<'a> {
+/// A target with what these flows need.
+pub fn wanted<'a>(mut target: Target<'a>, flows: &[&FlowReport]) -> Target<'a> {
     for flow in flows {
-        place.wants(flow);
+        target.wants(flow);
     }
-    place
+    target
 }
