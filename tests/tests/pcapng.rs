@@ -262,7 +262,7 @@ fn the_file_says_where_it_comes_from() {
         "Strict time order:   True",
         "Capture application: whyrst ",
         "Capture comment:     host lab, Linux 5.10.",
-        "Capture comment:     3 events, 0 lost, 0 not understood",
+        "Capture comment:     3 events, 0 lost, 0 not decoded",
         "Name = nf_ct_l4proto_log_invalid",
         "Description = this host's TCP answers the packet with a RST",
         "Number of stat entries = 1",

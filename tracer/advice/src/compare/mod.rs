@@ -181,7 +181,7 @@ pub struct Comparison {
     pub by_server: Vec<Row<SocketAddr>>,
     /// Per client, server and cause.
     pub routes: Vec<Row<Route>>,
-    /// What is different about the hosts, and may explain something.
+    /// Differences between the hosts that may explain a change.
     pub changed: Vec<Changed>,
     /// What else is different: how busy they were.
     pub load: Vec<Changed>,

@@ -69,7 +69,7 @@ impl<'a> Text<'a> {
             self.first_of_each_kind(&told)?;
         }
         self.findings()?;
-        self.cures()
+        self.mitigations()
     }
 
     fn header(&mut self) -> fmt::Result {

@@ -1,4 +1,4 @@
-//! Cures, as a terminal shows them: what to type first, then what it costs, how it is undone and how it lasts.
+//! Mitigations as text: commands, then side effects, undo commands, and commands that make them persistent.
 
 use std::fmt::{self, Write};
 
@@ -9,10 +9,10 @@ use tracer_model::mitigation::Mitigation;
 use super::plain::Plain;
 use super::style::{FAINT, STRONG, TextStyle};
 
-/// Columns that a label takes, so that all texts begin in one place.
+/// Columns of a label.
 const LABEL: usize = 9;
 
-/// Writes one cure.
+/// Writes one mitigation.
 pub(super) fn write(to: &mut String, mitigation: &Mitigation, style: TextStyle) -> fmt::Result {
     writeln!(to, "\n{STRONG}{}{STRONG:#}", mitigation.id.name())?;
     text(to, "what", mitigation.title, style)?;
@@ -21,14 +21,14 @@ pub(super) fn write(to: &mut String, mitigation: &Mitigation, style: TextStyle) 
         text(to, "note", note, style)?;
     }
     for effect in &mitigation.side_effects {
-        text(to, "price", effect, style)?;
+        text(to, "cost", effect, style)?;
     }
     commands(to, "undo", &mitigation.undo)?;
     commands(to, "keep", &mitigation.persist)?;
     commands(to, "unkeep", &mitigation.unpersist)
 }
 
-/// Commands are never wrapped: they are there to be copied.
+/// Commands are never wrapped, so that they can be copied.
 fn commands(to: &mut String, label: &str, lines: &[String]) -> fmt::Result {
     lines.iter().try_for_each(|line| writeln!(to, "  {FAINT}{:LABEL$}{FAINT:#}{}", format!("{label}:"), Plain(line)))
 }
