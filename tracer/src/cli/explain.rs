@@ -28,7 +28,9 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
     match what {
         None | Some("-") => {
             if what.is_none() && io::stdin().is_terminal() {
-                return Err(anyhow!("nothing to explain: name one of {}, or pipe in a kernel log", words().join(", ")).into());
+                return Err(
+                    anyhow!("nothing to explain: name one of {}, or pipe in a kernel log", words().join(", ")).into()
+                );
             }
             lines(&mut io::stdin().lock(), &mut reader).context("reading standard input")?;
         }

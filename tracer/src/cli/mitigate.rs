@@ -141,8 +141,7 @@ fn recorded(report: &Report, id: MitigationId) -> Offer {
         None => Offer {
             mitigation: describe(id, &[]),
             not_because: Some(
-                "it helps no connection of the recording, as far as the namespaces could be read"
-                    .to_owned(),
+                "it helps no connection of the recording, as far as the namespaces could be read".to_owned(),
             ),
         },
     }
@@ -155,9 +154,7 @@ fn here(id: MitigationId, target: &Target<'_>, log_format: LogFormat) -> Offer {
         MitigationId::UpgradeKernel => matches!(log_format, LogFormat::E3 | LogFormat::E4)
             .then(|| format!("this kernel already accepts such packets (conntrack log format {})", log_format.name())),
         MitigationId::Keepalive => None,
-        MitigationId::ReviewRejectRule => {
-            target.rules.is_empty().then(|| "no rule rejects with a RST".to_owned())
-        }
+        MitigationId::ReviewRejectRule => target.rules.is_empty().then(|| "no rule rejects with a RST".to_owned()),
         MitigationId::IgnoreInvalidRst if log_format == LogFormat::E1 => {
             Some("this kernel lacks the sysctl (5.15 and later have it)".to_owned())
         }

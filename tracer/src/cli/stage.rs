@@ -5,7 +5,7 @@ use tracer_model::capture::Item;
 use tracer_model::filter::Filter;
 use tracer_recording::redact::Redactor;
 
-use super::capture::Sink;
+use super::sink::Sink;
 
 /// A session, and those who watch it.
 ///

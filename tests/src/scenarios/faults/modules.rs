@@ -27,11 +27,11 @@ pub(in super::super) fn conntrack(context: &Context<'_>) -> Result<()> {
     before.is_reset()?;
     lab.gateway.run(&["nft", "flush", "ruleset"])?;
     unload_conntrack()?;
-    capture.wait_for("not watched any more: module nf_conntrack was taken out")?;
+    capture.wait_for(": module nf_conntrack was removed")?;
     context.step("nf_conntrack is gone");
     lab.translate(Nat::NftMasquerade)?;
     // The last of its hooks.
-    capture.wait_for("watching early_drop now")?;
+    capture.wait_for("attached early_drop")?;
     context.step("nf_conntrack is back");
     lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "1")?;
     let mut after = Connection::open(&lab, server(443))?;
@@ -66,14 +66,14 @@ pub(in super::super) fn reject(context: &Context<'_>) -> Result<()> {
         reject_rule::chain(&lab.gateway, "forward")?;
         reject_rule::rule(&lab.gateway, "forward", RULE)?;
         if round == 1 {
-            capture.wait_for("watching nf_send_reset now")?;
+            capture.wait_for("attached nf_send_reset")?;
         }
         let error = connection.client_learns()?;
         context.step(format!("a rule rejects: {error}"));
         lab.gateway.run(&["nft", "delete", "table", "inet", "filter"])?;
         if round == 0 {
             unload("nf_reject_ipv4")?;
-            capture.wait_for("nf_send_reset is not watched any more")?;
+            capture.wait_for("detached nf_send_reset")?;
         }
     }
     let captured = capture.stop()?;
