@@ -104,7 +104,7 @@ fn compared(before: Capture, after: Capture) -> Comparison {
     Capture { hooks: vec![Hook::CtInvalid, Hook::ResetV4], ..Capture::new(600, 0) },
     "not-watched"
 )]
-#[case::taps_tell_of_no_own_resets(
+#[case::taps_do_not_show_own_resets(
     Capture::new(600, 40),
     Capture { hooks: [&HOOKS[..], &[Hook::TcxTap]].concat(), ..Capture::new(600, 0) },
     "fewer"

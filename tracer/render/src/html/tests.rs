@@ -280,7 +280,7 @@ proptest! {
     }
 }
 
-/// Above the bound a page names all flows and tells some of every kind.
+/// Above the bound, a page lists all flows and shows some of each kind in full.
 #[test]
 fn many_flows_are_folded() {
     let mut report = golden("5.10/late-retransmission");
