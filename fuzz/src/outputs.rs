@@ -21,19 +21,19 @@ use tracer_render::{compare as comparisons, csv as tables, html, json, text as t
 
 const STYLE: TextStyle = TextStyle { width: Some(100), symbols: true, zone: &tracer_render::style::UTC };
 
-/// Tells of a capture in every format. `items` gives the same items each time.
-pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
+/// Writes a capture in every format. `items` gives the same items each time.
+pub(crate) fn write<I: Items>(items: impl Fn() -> I) -> Side {
     let mut first = items();
     let mut session = Session::new(first.host().clone(), Filter::default());
     let lines = trace::Lines { style: STYLE, ..trace::Lines::default() };
-    let (mut count, mut events, mut told, mut counted) = (0, 0, 0, false);
+    let (mut count, mut events, mut shown, mut counted) = (0, 0, 0, false);
     while let Some(item) = first.read().expect("items in memory can be read") {
         count += 1;
         counted |= matches!(&item, Item::Suppressed(_));
         events += u64::from(matches!(&item, Item::Record(raw) if decode(raw).is_ok()));
         let observed = session.item(&item);
         if let Some(observed) = &observed {
-            told += u64::from(is_told(observed));
+            shown += u64::from(is_shown(observed));
             if let Some(line) = lines.line(observed, &session) {
                 assert!(!line.contains('\n'), "a line is one line: {line:?}");
                 text(&line);
@@ -42,7 +42,7 @@ pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
             let flow = observed.flow.and_then(|id| session.flow(id));
             json::write_observation(observed, flow, session.host(), &mut line).expect("a Vec");
             // What the filter does not want is no line.
-            if is_told(observed) {
+            if is_shown(observed) {
                 json(&line);
             }
         }
@@ -51,7 +51,7 @@ pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
     let _asked = session.last_requests();
     let background = session.background();
     let report = Report::new(session.finish(Origin::Recording { path: "fuzzed".to_owned(), damage: None }));
-    // Events that were counted without being told are in the sums besides.
+    // The sums include suppressed events.
     if !counted {
         counts(&report, events);
     }
@@ -64,7 +64,7 @@ pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
     assert_eq!(document["capture"]["events"].as_u64(), Some(report.events));
     page(&report);
     table(&report);
-    packets(&items, &report, count, told);
+    packets(&items, &report, count, shown);
     commands(&report);
     assert!(!all_at_once.is_empty());
     Side { report, background }
@@ -172,8 +172,10 @@ const fn page_scripts() -> u32 {
 
 /// A command is one line of words that a shell takes apart as they were put together.
 fn commands(report: &Report) {
-    for cure in &report.mitigations {
-        for line in cure.commands.iter().chain(&cure.undo).chain(&cure.persist).chain(&cure.unpersist) {
+    for mitigation in &report.mitigations {
+        for line in
+            mitigation.commands.iter().chain(&mitigation.undo).chain(&mitigation.persist).chain(&mitigation.unpersist)
+        {
             assert_eq!(line.chars().find(|c| is_obeyed(*c)), None, "{line:?}");
             assert!(shlex::split(line).is_some_and(|words| !words.is_empty()), "{line:?}");
         }
@@ -198,31 +200,31 @@ fn table(report: &Report) {
     assert_eq!(rows, report.flows.len());
 }
 
-/// Exports that tell of events.
-fn packets<I: Items>(items: &impl Fn() -> I, report: &Report, count: u64, told: u64) {
+/// Exports of events.
+fn packets<I: Items>(items: &impl Fn() -> I, report: &Report, count: u64, shown: u64) {
     let mut lines = Vec::new();
     let mut writer = JsonLines::start(&mut lines, report).expect("a Vec takes any write");
-    annotate::events(&mut items(), report, count, &Filter::default(), |told| writer.event(told)).expect("a Vec");
-    assert_eq!(writer.finish().expect("a Vec takes any write"), told);
+    annotate::events(&mut items(), report, count, &Filter::default(), |event| writer.event(event)).expect("a Vec");
+    assert_eq!(writer.finish().expect("a Vec takes any write"), shown);
     let text = String::from_utf8(lines).expect("JSON is UTF-8");
     assert_eq!(
         text.lines().inspect(|line| drop(json(line.as_bytes()))).count() as u64,
-        told + report.flows.len() as u64 + 2
+        shown + report.flows.len() as u64 + 2
     );
 
     let mut bytes = Vec::new();
     let mut file = PcapNg::start(&mut bytes, report, false).expect("a Vec takes any write");
-    annotate::events(&mut items(), report, count, &Filter::default(), |told| -> io::Result<()> { file.event(told) })
+    annotate::events(&mut items(), report, count, &Filter::default(), |event| -> io::Result<()> { file.event(event) })
         .expect("a Vec takes any write");
     let written = file.finish().expect("a Vec takes any write");
-    assert!(written.captured + written.without_headers >= told.saturating_sub(written.computed));
+    assert!(written.captured + written.without_headers >= shown.saturating_sub(written.computed));
     let mut reader = PcapNgReader::new(&bytes[..]).expect("a pcapng file");
     while let Some(block) = reader.next_block() {
         block.expect("a block");
     }
 }
 
-/// Whether an observation is one that outputs tell of.
-const fn is_told(observed: &Observed) -> bool {
+/// Whether the outputs show an observation.
+const fn is_shown(observed: &Observed) -> bool {
     !matches!(observed.kind, Kind::Unwanted)
 }

@@ -49,7 +49,7 @@ pub(crate) fn joined(data: &[u8]) {
     }
     let Ok(mut recordings) = Recordings::open(&paths) else { return };
     while let Ok(Some(_)) = recordings.read() {}
-    let _told = (recordings.verdict(), recordings.remarks().len());
+    let _remarks = (recordings.verdict(), recordings.remarks().len());
 }
 
 fn apart(bytes: &[u8]) -> Vec<&[u8]> {

@@ -210,7 +210,7 @@ impl Capture {
         self.end()
     }
 
-    /// Kills it where it stands; tells what it had said.
+    /// Kills it; gives its output up to then.
     pub fn kill(mut self) -> Result<String> {
         self.child.kill().context("killing whyrst")?;
         self.child.wait().context("waiting for whyrst")?;

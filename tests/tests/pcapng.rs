@@ -112,7 +112,7 @@ fn report(path: &Path) -> Report {
 /// The file, and how much is in it.
 fn export(path: &Path, report: &Report, to: &Path) -> Written {
     let mut file = PcapNg::start(File::create(to).unwrap(), report, false).unwrap();
-    events(path, report, |told| file.event(told));
+    events(path, report, |event| file.event(event));
     file.finish().unwrap()
 }
 
@@ -120,7 +120,7 @@ fn export(path: &Path, report: &Report, to: &Path) -> Written {
 fn lines(path: &Path, report: &Report) -> Vec<Value> {
     let mut bytes = Vec::new();
     let mut lines = JsonLines::start(&mut bytes, report).unwrap();
-    events(path, report, |told| lines.event(told));
+    events(path, report, |event| lines.event(event));
     lines.finish().unwrap();
     let parsed = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let parsed = parsed.map(|line| serde_json::from_slice::<Value>(line).unwrap());
@@ -231,11 +231,11 @@ fn reconstructions(recording: &Path, shown: &[Shown], lines: &[Value]) -> usize 
     let mut sent: Vec<(String, u64)> =
         computed.iter().map(|packet| (packet.endpoint("dst"), packet.number("tcp.seq_raw"))).collect();
     for line in lines.iter().filter(|line| line["step"] == "reset-sent") {
-        let told = (line["to"].as_str().unwrap().to_owned(), line["seq"].as_u64().unwrap());
-        let found = sent.iter().position(|known| *known == told);
-        sent.remove(found.unwrap_or_else(|| panic!("{name}: no RST to {told:?}")));
+        let expected = (line["to"].as_str().unwrap().to_owned(), line["seq"].as_u64().unwrap());
+        let found = sent.iter().position(|known| *known == expected);
+        sent.remove(found.unwrap_or_else(|| panic!("{name}: no RST to {expected:?}")));
     }
-    let left = |packet: &&&Shown| packet.get("frame.comment").starts_with("step=reset-left ");
+    let left = |packet: &&&Shown| packet.get("frame.comment").starts_with("step=reset-output ");
     let all: Vec<&Shown> = shown.iter().collect();
     let left: Vec<_> = all.iter().filter(left).collect();
     for reset_output in &left {

@@ -42,8 +42,8 @@ impl Confusion {
             Named::NotE1(_) if log_format == "e1" => (Vec::new(), false),
             Named::Nothing | Named::Refusing(_) => (Vec::new(), false),
             Named::Each(label) | Named::IfAny(label) | Named::NotE1(label) => (vec![(1, label)], false),
-            Named::ByEra { refusing, .. } if matches!(log_format, "e1" | "e2") => (vec![(1, refusing)], false),
-            Named::ByEra { lenient, .. } => (vec![(1, lenient)], false),
+            Named::ByLogFormat { refusing, .. } if matches!(log_format, "e1" | "e2") => (vec![(1, refusing)], false),
+            Named::ByLogFormat { lenient, .. } => (vec![(1, lenient)], false),
             Named::Several(labels) => (labels.to_vec(), false),
             Named::AtLeast(least, label) => (vec![(least, label)], true),
         };

@@ -22,7 +22,7 @@ const FIRST_PORT: u16 = 32_768;
 const HTTPS: u16 = 443;
 /// Buffers that the kernel has in use; their addresses come again and again.
 const BUFFERS: u64 = 4_096;
-/// Segments of a sender that floods, beyond those that are told.
+/// Suppressed segments of a sender that floods.
 const FLOOD: u64 = 1_000;
 /// `IP_CT_ESTABLISHED_REPLY`.
 const ESTABLISHED_REPLY: u64 = 3;
@@ -169,7 +169,7 @@ impl Connection {
         }
     }
 
-    /// What is counted and not told after an incident, where its sender floods, and the hook of the RSTs that answer that.
+    /// The suppressed events after an incident whose sender floods, and the hook of the RSTs that answer them.
     pub(super) fn suppressed(&self, at: u64) -> Option<(SuppressedEvents, Hook)> {
         let format = match self.kind {
             Kind::SeqOver => SEQ_OVER,
@@ -189,7 +189,7 @@ impl Connection {
         mix(self.number ^ 2).is_multiple_of(64).then_some((events, self.stack()))
     }
 
-    /// A refusal, the RST of the stack, and the RST on its way out, as 6.9 and later tell of it.
+    /// A refusal, the RST of the stack, and the RST at LOCAL_OUT, as on 6.9 and later.
     fn refused(&self, at: u64, times: u32, format: &str, seq: u32, ack: u32) -> Vec<Made> {
         let mut logged = self.of_server(Hook::CtInvalid, at, times, seq, ack);
         self.entry(&mut logged);

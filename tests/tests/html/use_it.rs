@@ -88,7 +88,7 @@ async fn commands_are_copied() {
     let expected: Vec<String> = report
         .mitigations
         .iter()
-        .flat_map(|cure| [&cure.commands, &cure.undo])
+        .flat_map(|mitigation| [&mitigation.commands, &mitigation.undo])
         .filter(|commands| !commands.is_empty())
         .map(|commands| commands.join("\n"))
         .collect();

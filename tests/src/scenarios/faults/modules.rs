@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use super::super::Context;
 use super::super::connection::Connection;
-use super::super::no_entry::gone;
+use super::super::no_entry::wait_without_entries;
 use super::super::reject_rule;
-use super::super::told::{SEQ_OVER, What, Who};
+use super::super::reported::{SEQ_OVER, What, Who};
 use super::super::topologies::{unload, unload_conntrack};
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, Wiring, server};
@@ -18,7 +18,7 @@ use crate::whyrst::Capture;
 const EXPIRED: What =
     What { cause: "no-entry", reason: Some("expired"), by: "gateway-stack", invalid: 0, effect: "kills" };
 
-/// conntrack goes and comes back; what happens before and after is told, and who ended an entry too.
+/// nf_conntrack is unloaded and loaded again. The report has the resets before and after, and why an entry was destroyed.
 pub(in super::super) fn conntrack(context: &Context<'_>) -> Result<()> {
     let lab = Lab::wire(Wiring::default())?;
     lab.translate(Nat::NftMasquerade)?;
@@ -38,7 +38,7 @@ pub(in super::super) fn conntrack(context: &Context<'_>) -> Result<()> {
     after.is_reset()?;
     lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", "1")?;
     let mut idle = Connection::open(&lab, server(444))?;
-    gone(&lab)?;
+    wait_without_entries(&lab)?;
     idle.server.write_all(b"are you still there?")?;
     idle.reset_to_server()?;
     Connection::error_of(&mut idle.server)?;
@@ -46,7 +46,7 @@ pub(in super::super) fn conntrack(context: &Context<'_>) -> Result<()> {
     let captured = capture.stop()?;
     let mut expect = Expect::new();
     for (connection, what) in [(&before, &SEQ_OVER), (&after, &SEQ_OVER), (&idle, &EXPIRED)] {
-        Who::of(connection, &lab.gateway)?.is_told(&mut expect, &captured.report, what);
+        Who::of(connection, &lab.gateway)?.is_reported(&mut expect, &captured.report, what);
     }
     expect.is(&captured.report, "/summary/flows_reset", 3);
     expect.is(&captured.report, "/capture/events_lost", 0);
@@ -77,10 +77,10 @@ pub(in super::super) fn reject(context: &Context<'_>) -> Result<()> {
         }
     }
     let captured = capture.stop()?;
-    let told = &captured.report;
-    expect.is(told, "/summary/by_cause/reject-rule", 2);
-    expect.is(told, "/summary/resets_sent", 2);
-    for flow in told["flows"].as_array().into_iter().flatten() {
+    let report = &captured.report;
+    expect.is(report, "/summary/by_cause/reject-rule", 2);
+    expect.is(report, "/summary/resets_sent", 2);
+    for flow in report["flows"].as_array().into_iter().flatten() {
         expect.that(flow["reset_by"] == "gateway-reject-rule", || format!("reset by {}", flow["reset_by"]));
         expect.that(flow["confidence"] == "proven", || format!("it is {}", flow["confidence"]));
     }

@@ -1,5 +1,5 @@
-//! The cures that a report prints, typed in as printed: the same incident then does no harm, and what undoes them leaves
-//! everything as it was.
+//! Runs the commands of mitigations as a report prints them: the same incident then does no harm, and the undo restores every
+//! rule and sysctl.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::Context;
 use super::connection::Connection;
-use super::no_entry::gone;
+use super::no_entry::wait_without_entries;
 use super::reject_rule;
 use super::state::old_reset;
 use super::table::{Shared, half_open};
@@ -22,26 +22,26 @@ use crate::topology::{Lab, Nat, Wiring, server};
 use crate::whyrst::{Capture, Captured};
 use crate::wire::{PATIENCE, Segment, Tap, flag};
 
-/// A cure of a report.
-pub(super) struct Cure {
+/// A mitigation of a report.
+pub(super) struct Mitigation {
     id: String,
     commands: Vec<String>,
     undo: Vec<String>,
 }
 
-impl Cure {
-    /// The cure with this name; the first flow must name it too.
+impl Mitigation {
+    /// The mitigation with this ID; the first flow must name it too.
     pub(super) fn of(report: &Value, id: &str) -> Result<Self> {
         let named = report["flows"][0]["mitigations"].as_array().is_some_and(|ids| ids.iter().any(|known| known == id));
-        ensure!(named, "the flow is not cured by {id}, but by {}", report["flows"][0]["mitigations"]);
+        ensure!(named, "the flow's mitigations are {}, without {id}", report["flows"][0]["mitigations"]);
         let all = report["mitigations"].as_array().into_iter().flatten();
         let found = all.clone().find(|mitigation| mitigation["id"] == id).with_context(|| format!("no {id}"))?;
         let lines = |field: &str| -> Vec<String> {
             found[field].as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
         };
-        let cure = Self { id: id.to_owned(), commands: lines("commands"), undo: lines("undo") };
-        ensure!(!cure.commands.is_empty() && !cure.undo.is_empty(), "{id} has no commands: {found:#}");
-        Ok(cure)
+        let mitigation = Self { id: id.to_owned(), commands: lines("commands"), undo: lines("undo") };
+        ensure!(!mitigation.commands.is_empty() && !mitigation.undo.is_empty(), "{id} has no commands: {found:#}");
+        Ok(mitigation)
     }
 
     pub(super) fn apply(&self, context: &Context<'_>) -> Result<()> {
@@ -55,12 +55,12 @@ impl Cure {
     }
 }
 
-/// Types a line into a shell.
+/// Runs a line in a shell.
 fn sh(line: &str) -> Result<()> {
     command::run("/bin/sh", &["-c", line]).map(drop)
 }
 
-/// Everything that a cure may change in a namespace: rules without their counters, and conntrack's sysctls.
+/// Everything that a mitigation may change in a namespace: rules without their counters, and conntrack's sysctls.
 pub(super) fn state(gateway: &Namespace) -> Result<String> {
     let mut text = gateway.run(&["nft", "-s", "list", "ruleset"])?;
     for program in ["iptables-save", "ip6tables-save", "iptables-legacy-save", "ip6tables-legacy-save"] {
@@ -113,22 +113,24 @@ pub(super) fn survives(lab: &Lab, port: u16) -> Result<()> {
     Ok(())
 }
 
-fn cures(context: &Context<'_>, lab: &Lab, drop_by: &str) -> Result<()> {
+fn both(context: &Context<'_>, lab: &Lab, drop_by: &str) -> Result<()> {
     let captured = incident(context, lab)?;
     let before = state(&lab.gateway)?;
-    cure_both(context, lab, &captured, &before, drop_by)
+    apply_both(context, lab, &captured, &before, drop_by)
 }
 
-fn cure_both(context: &Context<'_>, lab: &Lab, captured: &Captured, before: &str, drop_by: &str) -> Result<()> {
+fn apply_both(context: &Context<'_>, lab: &Lab, captured: &Captured, before: &str, drop_by: &str) -> Result<()> {
     let mut expect = Expect::new();
     for (id, port) in [("drop-invalid-input", 8444), ("be-liberal", 9443)] {
-        let cure = Cure::of(&captured.report, id)?;
+        let mitigation = Mitigation::of(&captured.report, id)?;
         let by = if id == "be-liberal" { "sysctl" } else { drop_by };
         let prefix = format!("ip netns exec gateway {by} ");
-        expect.that(cure.commands[0].starts_with(&prefix), || format!("{id} is not by {by}: {}", cure.commands[0]));
-        cure.apply(context)?;
+        expect.that(mitigation.commands[0].starts_with(&prefix), || {
+            format!("{id} is not by {by}: {}", mitigation.commands[0])
+        });
+        mitigation.apply(context)?;
         survives(lab, port).with_context(|| format!("with {id}"))?;
-        cure.undo(context)?;
+        mitigation.undo(context)?;
         unchanged(&mut expect, before, &state(&lab.gateway)?);
     }
     captured.replay()?;
@@ -136,30 +138,29 @@ fn cure_both(context: &Context<'_>, lab: &Lab, captured: &Captured, before: &str
 }
 
 pub(super) fn by_nft(context: &Context<'_>) -> Result<()> {
-    cures(context, &Lab::build(Nat::NftMasquerade)?, "nft")
+    both(context, &Lab::build(Nat::NftMasquerade)?, "nft")
 }
 
-/// iptables has no table for filtering yet, and somebody writes a rule of nft's into the one that the cure makes: what undoes
-/// the cure leaves that alone.
+/// iptables has no filter table yet. The mitigation creates one, and somebody adds an nft rule to it: the undo leaves that rule.
 pub(super) fn by_iptables(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::IptablesSnat)?;
     let captured = incident(context, &lab)?;
     let before = state(&lab.gateway)?;
-    let cure = Cure::of(&captured.report, "drop-invalid-input")?;
-    cure.apply(context)?;
+    let mitigation = Mitigation::of(&captured.report, "drop-invalid-input")?;
+    mitigation.apply(context)?;
     survives(&lab, 8443)?;
     lab.gateway.run(&["nft", "add rule ip filter INPUT ct state invalid counter comment \"of-somebody-else\""])?;
-    cure.undo(context)?;
+    mitigation.undo(context)?;
     let left = lab.gateway.run(&["nft", "list table ip filter"])?;
     let mut expect = Expect::new();
     expect.that(left.contains("of-somebody-else") && !left.contains("whyrst"), || format!("after the undo: {left}"));
     lab.gateway.run(&["nft", "delete table ip filter"])?;
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
     expect.verdict()?;
-    // Now the table is there before, and all of it comes back.
+    // Now the table exists before, and the undo restores all of it.
     lab.gateway.run(&["iptables", "-A", "INPUT", "-i", "lo", "-j", "ACCEPT"])?;
     let before = state(&lab.gateway)?;
-    cure_both(context, &lab, &captured, &before, "iptables")
+    apply_both(context, &lab, &captured, &before, "iptables")
 }
 
 /// A legacy table stays once it is there.
@@ -169,7 +170,7 @@ pub(super) fn by_legacy(context: &Context<'_>) -> Result<()> {
         let words: Vec<&str> = ["iptables-legacy"].into_iter().chain(rule.split(' ')).collect();
         lab.gateway.run(&words)?;
     }
-    cures(context, &lab, "iptables-legacy")
+    both(context, &lab, "iptables-legacy")
 }
 
 pub(super) fn ignore_invalid_rst(context: &Context<'_>) -> Result<()> {
@@ -183,14 +184,14 @@ pub(super) fn ignore_invalid_rst(context: &Context<'_>) -> Result<()> {
         return expect.verdict();
     }
     let before = state(&lab.gateway)?;
-    let cure = Cure::of(&captured.report, "ignore-invalid-rst")?;
-    cure.apply(context)?;
+    let mitigation = Mitigation::of(&captured.report, "ignore-invalid-rst")?;
+    mitigation.apply(context)?;
     let after = context.artifacts.join("after");
     fs::create_dir_all(&after)?;
     let capture = Capture::start(Some(&lab.gateway), &after, &[])?;
     let (passes, _) = old_reset(context, &lab, capture, true)?;
     passes.verdict()?;
-    cure.undo(context)?;
+    mitigation.undo(context)?;
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
     expect.verdict()
 }
@@ -200,19 +201,19 @@ pub(super) fn raise_timeout(context: &Context<'_>) -> Result<()> {
     lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_timeout_established", "1")?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     let mut connection = Connection::open(&lab, server(443))?;
-    gone(&lab)?;
+    wait_without_entries(&lab)?;
     std::io::Write::write_all(&mut connection.server, b"are you still there?")?;
     connection.reset_to_server()?;
     let captured = capture.stop()?;
     let before = state(&lab.gateway)?;
-    let cure = Cure::of(&captured.report, "raise-timeout")?;
-    cure.apply(context)?;
+    let mitigation = Mitigation::of(&captured.report, "raise-timeout")?;
+    mitigation.apply(context)?;
     let mut patient = Connection::open(&lab, server(8443))?;
     // As the entry's own clock has it.
     idle(&lab, 7_440 - 3)?;
     patient.is_alive()?;
     context.step("a connection is idle for three seconds and goes on");
-    cure.undo(context)?;
+    mitigation.undo(context)?;
     let mut expect = Expect::new();
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
     captured.replay()?;
@@ -256,8 +257,8 @@ pub(super) fn raise_table_size(context: &Context<'_>) -> Result<()> {
     let captured = capture.stop()?;
     let (before, evicted) = (state(&lab.gateway)?, early_drops(&lab)?);
     context.step(format!("{SYNS} half-open connections, room for 300: {evicted} were evicted"));
-    let cure = Cure::of(&captured.report, "raise-table-size")?;
-    cure.apply(context)?;
+    let mitigation = Mitigation::of(&captured.report, "raise-table-size")?;
+    mitigation.apply(context)?;
     half_open(&at_client, &syn, target, 30_000..30_000 + SYNS)?;
     // They have passed the gateway when one of the last has. A tap on a busy machine may miss a few.
     let last = 30_000 + SYNS - 20..30_000 + SYNS;
@@ -267,10 +268,10 @@ pub(super) fn raise_table_size(context: &Context<'_>) -> Result<()> {
     })?;
     let more = early_drops(&lab)? - evicted;
     context.step(format!("as many again: {more} were evicted"));
-    cure.undo(context)?;
+    mitigation.undo(context)?;
     let mut expect = Expect::new();
     expect.that(evicted >= 50, || format!("only {evicted} were evicted before"));
-    expect.that(more == 0, || format!("{more} were evicted in spite of the cure"));
+    expect.that(more == 0, || format!("{more} were evicted in spite of the mitigation"));
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
     drop((few, room, listener));
     captured.replay()?;
@@ -296,13 +297,15 @@ fn untrack(context: &Context<'_>, rules: &[&[&str]], by: &str) -> Result<()> {
     let before = state(&lab.gateway)?;
     let mut expect = Expect::new();
     expect.is(&captured.report, "/flows/0/nat", Value::Null);
-    let cure = Cure::of(&captured.report, "untrack-service")?;
-    expect.that(cure.commands[0].starts_with(&format!("ip netns exec gateway {by} ")), || cure.commands[0].clone());
-    cure.apply(context)?;
+    let mitigation = Mitigation::of(&captured.report, "untrack-service")?;
+    expect.that(mitigation.commands[0].starts_with(&format!("ip netns exec gateway {by} ")), || {
+        mitigation.commands[0].clone()
+    });
+    mitigation.apply(context)?;
     survives(&lab, 443)?;
     let entries = lab.gateway.run(&["conntrack", "-L", "-p", "tcp", "--state", "ESTABLISHED"])?;
     expect.that(!entries.contains("dport=443"), || format!("the service is tracked: {entries}"));
-    cure.undo(context)?;
+    mitigation.undo(context)?;
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
     captured.replay()?;
     expect.verdict()
@@ -331,7 +334,7 @@ fn untrack_by(context: &Context<'_>, program: &str) -> Result<()> {
     let reject = ["-A", "FORWARD", "-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID", "-j", "REJECT"];
     let accept = [&[program], accept.as_slice()].concat();
     let reject = [&[program], reject.as_slice(), &["--reject-with", "tcp-reset"]].concat();
-    // What iptables makes for the cure would stay: its tables and chains are there before.
+    // iptables does not delete tables and chains that it created for the mitigation. Create them before.
     let base = [("filter", "INPUT"), ("filter", "OUTPUT"), ("raw", "PREROUTING"), ("raw", "OUTPUT")];
     let base = base.map(|(table, chain)| [program, "-t", table, "-P", chain, "ACCEPT"]);
     let policy = [program, "-P", "FORWARD", "DROP"];

@@ -1,4 +1,4 @@
-//! `whyrst mitigate --apply` and `--undo` on an incident: what it does, what it refuses, and what it takes back by itself.
+//! `whyrst mitigate --apply` and `--undo` on an incident: what it does, what it refuses, and what it rolls back by itself.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::Context;
-use super::remedies::{incident, state, survives, unchanged};
+use super::mitigations::{incident, state, survives, unchanged};
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat};
 use crate::whyrst::BINARY;
@@ -74,7 +74,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
         &mut expect,
         "a command fails",
         mitigate(&format!("/tmp/fake:{path}"), &broken)?,
-        "was taken back",
+        "was rolled back",
     );
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
 

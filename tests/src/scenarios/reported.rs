@@ -1,4 +1,4 @@
-//! What a report must say of one flow among others.
+//! Checks what a report has about one flow among others.
 
 use std::net::SocketAddr;
 
@@ -36,7 +36,7 @@ pub(super) struct What {
 /// One segment was too far ahead, and the gateway's stack answered it.
 pub(super) const SEQ_OVER: What =
     What { cause: "out-of-window", reason: Some("seq-over"), by: "gateway-stack", invalid: 1, effect: "kills" };
-/// Somebody took the entry away; the gateway's stack answered the next segment.
+/// A process deleted the entry; the gateway's stack answered the next segment.
 pub(super) const DELETED: What =
     What { cause: "no-entry", reason: Some("deleted"), by: "gateway-stack", invalid: 0, effect: "kills" };
 /// A rule rejected one segment.
@@ -67,8 +67,8 @@ impl Who {
         Self { client, nat: client, server, service: server, netns }
     }
 
-    /// The report names it exactly once, and says what happened to it.
-    pub(super) fn is_told(&self, expect: &mut Expect, report: &Value, what: &What) {
+    /// Checks that the report names it exactly once, with what happened to it.
+    pub(super) fn is_reported(&self, expect: &mut Expect, report: &Value, what: &What) {
         let (client, server) = (self.client.to_string(), self.server.to_string());
         let same = |flow: &&Value| flow["client"] == client && flow["server"] == server && flow["netns"] == self.netns;
         let flows: Vec<&Value> = report["flows"].as_array().into_iter().flatten().filter(same).collect();
@@ -96,7 +96,7 @@ impl Who {
     }
 }
 
-/// So many flows are named, and so many are said to have been reset by the gateway.
+/// Checks that the report has this many flows, each reset by the gateway.
 pub(super) fn flows(expect: &mut Expect, report: &Value, named: usize) {
     let found = report["flows"].as_array().map_or(0, Vec::len);
     expect.that(found == named, || format!("{found} flows are named, expected {named}"));
