@@ -1,4 +1,4 @@
-//! Every output of a capture, and what must hold of each: it is whole, it counts right, and nothing of others is obeyed.
+//! Writes every output of a capture and checks its invariants: complete, right counts, no control character or code of others.
 
 use std::io;
 
@@ -19,6 +19,8 @@ use tracer_render::plain::is_obeyed;
 use tracer_render::style::TextStyle;
 use tracer_render::{compare as comparisons, csv as tables, html, json, text as texts, trace};
 
+use crate::checks;
+
 const STYLE: TextStyle = TextStyle { width: Some(100), symbols: true, zone: &tracer_render::style::UTC };
 
 /// Writes a capture in every format. `items` gives the same items each time.
@@ -36,14 +38,14 @@ pub(crate) fn write<I: Items>(items: impl Fn() -> I) -> Side {
             shown += u64::from(is_shown(observed));
             if let Some(line) = lines.line(observed, &session) {
                 assert!(!line.contains('\n'), "a line is one line: {line:?}");
-                text(&line);
+                checks::text(&line);
             }
             let mut line = Vec::new();
             let flow = observed.flow.and_then(|id| session.flow(id));
             json::write_observation(observed, flow, session.host(), &mut line).expect("a Vec");
-            // What the filter does not want is no line.
+            // The filter leaves out the others.
             if is_shown(observed) {
-                json(&line);
+                checks::json(&line);
             }
         }
         let _asked = session.requests(item.at().unwrap_or_default());
@@ -55,10 +57,10 @@ pub(crate) fn write<I: Items>(items: impl Fn() -> I) -> Side {
     if !counted {
         counts(&report, events);
     }
-    let all_at_once = text(&texts::render(&report, STYLE, true));
+    let all_at_once = checks::text(&texts::render(&report, STYLE, true));
     let mut bytes = Vec::new();
     json::write(&report, &mut bytes).expect("a Vec takes any write");
-    let document = json(&bytes);
+    let document = checks::json(&bytes);
     let flows = document["flows"].as_array().map_or(0, Vec::len);
     assert_eq!(flows, report.flows.len());
     assert_eq!(document["capture"]["events"].as_u64(), Some(report.events));
@@ -85,34 +87,10 @@ pub(crate) fn side<I: Items>(items: impl Fn() -> I) -> Side {
 /// Compares two captures.
 pub(crate) fn compare(before: Side, after: Side) {
     let comparison = Comparison::new(before, after);
-    text(&comparisons::render(&comparison, STYLE, true));
+    checks::text(&comparisons::render(&comparison, STYLE, true));
     let mut bytes = Vec::new();
     json::write_comparison(&comparison, &mut bytes).expect("a Vec takes any write");
-    json(&bytes);
-}
-
-/// Text for a terminal: colours are the only thing in it that is obeyed. Gives out the text without them.
-pub(crate) fn text(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("\u{1b}[") {
-        plain.push_str(before);
-        let end = after.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(after.len());
-        assert!(after[end..].starts_with('m'), "not a colour: {after:?}");
-        rest = &after[end + 1..];
-    }
-    plain.push_str(rest);
-    let obeyed = plain.chars().find(|c| *c != '\n' && is_obeyed(*c));
-    assert_eq!(obeyed, None, "{plain:?}");
-    plain
-}
-
-/// A JSON document.
-pub(crate) fn json(bytes: &[u8]) -> serde_json::Value {
-    let text = str::from_utf8(bytes).expect("JSON is UTF-8");
-    let obeyed = text.chars().find(|c| *c != '\n' && is_obeyed(*c));
-    assert_eq!(obeyed, None, "{text}");
-    serde_json::from_str(text).expect("JSON")
+    checks::json(&bytes);
 }
 
 /// Every packet is counted once.
@@ -208,7 +186,7 @@ fn packets<I: Items>(items: &impl Fn() -> I, report: &Report, count: u64, shown:
     assert_eq!(writer.finish().expect("a Vec takes any write"), shown);
     let text = String::from_utf8(lines).expect("JSON is UTF-8");
     assert_eq!(
-        text.lines().inspect(|line| drop(json(line.as_bytes()))).count() as u64,
+        text.lines().inspect(|line| drop(checks::json(line.as_bytes()))).count() as u64,
         shown + report.flows.len() as u64 + 2
     );
 

@@ -1,4 +1,4 @@
-//! Recordings: whole, mended, compressed, several as one.
+//! Recordings: as they are, with repaired checksums, compressed, and several as one.
 
 use std::fs;
 use std::io::Cursor;

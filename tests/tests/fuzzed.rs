@@ -3,6 +3,8 @@
 //!
 //! `cargo xtask fuzz` has the latter written into the directory that `WHYRST_FUZZ_SEEDS` names.
 
+#[path = "../../fuzz/src/checks.rs"]
+mod checks;
 #[path = "../../fuzz/src/config.rs"]
 mod config;
 #[path = "../../fuzz/src/correlate.rs"]
