@@ -3,7 +3,6 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::TcpListener;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -14,13 +13,13 @@ use super::connection::Connection;
 use super::no_entry::wait_without_entries;
 use super::reject_rule;
 use super::state::old_reset;
-use super::table::{Shared, half_open};
+use super::table::{Crowd, ROOM, SYNS};
 use crate::command;
 use crate::expect::Expect;
 use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, Wiring, server};
 use crate::whyrst::{Capture, Captured};
-use crate::wire::{PATIENCE, Segment, Tap, flag};
+use crate::wire::{PATIENCE, Segment, flag};
 
 /// A mitigation of a report.
 pub(super) struct Mitigation {
@@ -235,35 +234,22 @@ fn idle(lab: &Lab, seconds: u32) -> Result<()> {
 }
 
 pub(super) fn raise_table_size(context: &Context<'_>) -> Result<()> {
-    const SYNS: u16 = 600;
     let lab = Lab::build(Nat::NftMasquerade)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
-    let at_client = Tap::open(&lab.client, "c0")?;
-    let connection = Connection::open(&lab, server(443))?;
-    let syn = at_client.wait("the client's SYN", |segments| {
-        segments.iter().find(|segment| segment.has(flag::SYN) && segment.dst == server(443)).cloned()
-    })?;
-    let target = server(8443);
-    let listener = lab.server.enter(|| TcpListener::bind(target))?.context("listening")?;
-    // The server is far away: its SYN-ACKs come when the table has changed.
-    lab.server.run(&["tc", "qdisc", "add", "dev", "s0", "root", "netem", "delay", "2s", "limit", "10000"])?;
-    let few = Shared::set("nf_conntrack_buckets", 512)?;
-    let room = Shared::set("nf_conntrack_max", 300)?;
-    half_open(&at_client, &syn, target, 20_000..20_000 + SYNS)?;
-    connection.tap.wait("the gateway's RSTs", |segments| {
-        let resets = segments.iter().filter(|segment| segment.dst == target && segment.has(flag::RST)).count();
-        (resets >= 50).then_some(())
-    })?;
+    let crowd = Crowd::gather(&lab)?;
+    crowd.half_open(20_000)?;
+    crowd.wait_for_resets()?;
     let captured = capture.stop()?;
     let (before, evicted) = (state(&lab.gateway)?, early_drops(&lab)?);
-    context.step(format!("{SYNS} half-open connections, room for 300: {evicted} were evicted"));
+    context.step(format!("{SYNS} half-open connections, room for {ROOM}: {evicted} were evicted"));
     let mitigation = Mitigation::of(&captured.report, "raise-table-size")?;
     mitigation.apply(context)?;
-    half_open(&at_client, &syn, target, 30_000..30_000 + SYNS)?;
+    crowd.half_open(30_000)?;
     // They have passed the gateway when one of the last has. A tap on a busy machine may miss a few.
     let last = 30_000 + SYNS - 20..30_000 + SYNS;
-    connection.tap.wait("the last SYNs", |segments| {
-        let seen = |seen: &&Segment| seen.dst == target && seen.flags == flag::SYN && last.contains(&seen.src.port());
+    crowd.connection.tap.wait("the last SYNs", |segments| {
+        let seen =
+            |seen: &&Segment| seen.dst == crowd.target && seen.flags == flag::SYN && last.contains(&seen.src.port());
         segments.iter().find(seen).map(drop)
     })?;
     let more = early_drops(&lab)? - evicted;
@@ -273,7 +259,7 @@ pub(super) fn raise_table_size(context: &Context<'_>) -> Result<()> {
     expect.that(evicted >= 50, || format!("only {evicted} were evicted before"));
     expect.that(more == 0, || format!("{more} were evicted in spite of the mitigation"));
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
-    drop((few, room, listener));
+    drop(crowd);
     captured.replay()?;
     expect.verdict()
 }
