@@ -136,7 +136,7 @@ pub(super) fn full_table(context: &Context<'_>) -> Result<()> {
     expect.is(full, "/severity", "critical");
     expect.is(full, "/evidence/top_sources", format!("{CLIENT} (40)"));
     expect.is(full, "/evidence/top_services", format!("tcp {} (40)", server(443)));
-    expect.is(full, "/evidence/remedy", "raise-table-size");
+    expect.is(full, "/evidence/mitigation", "raise-table-size");
     // Nothing but the packets that were dropped is wrong besides.
     let others: Vec<&Value> =
         found.urgent().into_iter().skip(1).filter(|other| other["id"] != "packets-dropped").collect();

@@ -1,4 +1,4 @@
-//! The records of one made-up connection.
+//! The records of one synthetic connection.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 

@@ -1,5 +1,5 @@
-//! Reading recordings: how fast `whyrst report --from` is, and what it takes in memory, beside reading the same file for
-//! nothing and beside tshark reading the same evidence.
+//! `cargo xtask bench replay`: time and memory of `whyrst report --from`, next to plain reading of the same file and to tshark
+//! reading the same packets.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const FOR_TSHARK: u64 = 50;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// How the rows are printed
+    /// Format of the rows
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Records in the largest recording
@@ -31,10 +31,10 @@ pub(crate) struct Arguments {
     /// Connections in the largest recording
     #[arg(long, default_value_t = 1_000_000)]
     flows: u64,
-    /// How often each is measured; the fastest counts
+    /// Runs of each; the fastest counts
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Measure the program that is built for guests instead of a release build
+    /// Measure the build for guests instead of a release build
     #[arg(long)]
     guest_build: bool,
     /// Measure whyrst alone
