@@ -168,7 +168,7 @@ impl Capture {
         let directory = PathBuf::from(format!("/proc/{}/fdinfo", self.child.id()));
         let mut sum = Runs::default();
         for entry in fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
-            // A descriptor may be gone again.
+            // A descriptor may be closed again.
             let text = fs::read_to_string(entry?.path()).unwrap_or_default();
             let number = |name: &str| -> u64 {
                 let value = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);

@@ -266,7 +266,7 @@ fn follow(inbox: &mpsc::Receiver<Event>, silence: Duration, report: &mut dyn FnM
             Err(RecvTimeoutError::Timeout) => {
                 return Err(fail(anyhow::anyhow!("the guest has said nothing for {patience:?}")));
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(fail(anyhow::anyhow!("the guest is gone"))),
+            Err(RecvTimeoutError::Disconnected) => return Err(fail(anyhow::anyhow!("the guest has ended"))),
         }
     }
 }

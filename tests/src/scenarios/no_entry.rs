@@ -117,7 +117,7 @@ fn check(context: &Context<'_>, how: How, loose: bool, reason: &str) -> Result<(
         }
     }
     wait_without_entries(&lab)?;
-    context.step("the gateway's entry is gone");
+    context.step("the gateway's entry is destroyed");
     let mut expect = Expect::new();
     if how == How::Close {
         connection.tap.send(&old)?;

@@ -189,7 +189,7 @@ impl Connection {
         mix(self.number ^ 2).is_multiple_of(64).then_some((events, self.stack()))
     }
 
-    /// A refusal, the RST of the stack, and the RST at LOCAL_OUT, as on 6.9 and later.
+    /// A refusal, the RST of the stack, and the RST at `LOCAL_OUT`, as on 6.9 and later.
     fn refused(&self, at: u64, times: u32, format: &str, seq: u32, ack: u32) -> Vec<Made> {
         let mut logged = self.of_server(Hook::CtInvalid, at, times, seq, ack);
         self.entry(&mut logged);

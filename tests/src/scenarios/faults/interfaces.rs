@@ -31,7 +31,7 @@ pub(in super::super) fn changed(context: &Context<'_>) -> Result<()> {
 
     gateway.ip("link delete wan9")?;
     lab.connect_server(Ingress::Cable)?;
-    context.step("wan9 is gone, and there is another wan0");
+    context.step("wan9 is deleted, and there is another wan0");
     // Interfaces are followed once a second where they are tapped one by one.
     if has_tcx() {
         capture.wait_for("tapping wan0")?;

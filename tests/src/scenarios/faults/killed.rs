@@ -50,7 +50,7 @@ pub(in super::super) fn run(context: &Context<'_>) -> Result<()> {
     expect.is(&replayed, "/findings/0/id", "recording-damaged");
     expect.that(said.contains("the recorder was killed"), || said.clone());
 
-    // While it asks what became of the connection: its programs are gone from the kernel by then, itself it is not.
+    // While it asks what became of the connection: its programs are unloaded by then, and it still runs.
     let mut capture = start(&[])?;
     capture.wait_for("listening to")?;
     Connection::open(&lab, server(443))?.is_reset()?;

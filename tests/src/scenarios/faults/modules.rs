@@ -28,11 +28,11 @@ pub(in super::super) fn conntrack(context: &Context<'_>) -> Result<()> {
     lab.gateway.run(&["nft", "flush", "ruleset"])?;
     unload_conntrack()?;
     capture.wait_for("not watched any more: module nf_conntrack was taken out")?;
-    context.step("nf_conntrack is gone");
+    context.step("nf_conntrack is unloaded");
     lab.translate(Nat::NftMasquerade)?;
     // The last of its hooks.
     capture.wait_for("watching early_drop now")?;
-    context.step("nf_conntrack is back");
+    context.step("nf_conntrack is loaded again");
     lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_timeout_close", "1")?;
     let mut after = Connection::open(&lab, server(443))?;
     after.is_reset()?;

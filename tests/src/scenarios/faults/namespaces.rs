@@ -35,7 +35,7 @@ pub(in super::super) fn churn(context: &Context<'_>) -> Result<()> {
         connection.is_reset()?;
         churning.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
     })?;
-    context.step(format!("{SHORT_LIVED} namespaces are gone"));
+    context.step(format!("{SHORT_LIVED} namespaces are deleted"));
     let captured = capture.stop()?;
 
     let mut expect = Expect::new();
