@@ -1,6 +1,6 @@
-//! Tells the compiler which architecture's `pt_regs` the programs will be handed.
+//! Passes the target architecture to the compiler: it selects the `pt_regs` that the programs read.
 //!
-//! The build of the object says it by `--cfg bpf_target_arch`; a check on the host means the host's own.
+//! The build of the object sets `--cfg bpf_target_arch`; a check on the host takes the architecture of the host.
 
 use std::env;
 

@@ -1,4 +1,6 @@
 #![no_main]
+#[path = "../src/checks.rs"]
+mod checks;
 #[path = "../src/correlate.rs"]
 mod correlate;
 #[path = "../src/outputs.rs"]

@@ -1,4 +1,6 @@
 #![no_main]
-#[path = "../src/recording.rs"]
-mod recording;
-libfuzzer_sys::fuzz_target!(|data: &[u8]| recording::joined(data));
+#[path = "../src/checksums.rs"]
+mod checksums;
+#[path = "../src/joined.rs"]
+mod joined;
+libfuzzer_sys::fuzz_target!(|data: &[u8]| joined::joined(data));

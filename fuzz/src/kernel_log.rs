@@ -4,7 +4,7 @@ use tracer_advice::explain::LogReader;
 use tracer_render::style::TextStyle;
 use tracer_render::{json, log};
 
-use crate::outputs;
+use crate::checks;
 
 /// A kernel log.
 pub(crate) fn kernel_log(data: &[u8]) {
@@ -18,8 +18,8 @@ pub(crate) fn kernel_log(data: &[u8]) {
         assert!(flows <= group.packets, "{flows} packets of flows, {} in all", group.packets);
         assert!(group.packets <= report.of_conntrack);
     }
-    outputs::text(&log::render(&report, TextStyle { width: Some(100), ..TextStyle::default() }, true));
+    checks::text(&log::render(&report, TextStyle { width: Some(100), ..TextStyle::default() }, true));
     let mut bytes = Vec::new();
     json::write_log(&report, &mut bytes).expect("a Vec takes any write");
-    outputs::json(&bytes);
+    checks::json(&bytes);
 }

@@ -3,8 +3,9 @@
 use std::io;
 use std::ops::ControlFlow;
 
+use tracer_host::ctnetlink::entry::Entry;
 use tracer_host::nfnetlink::{Message, part};
-use tracer_host::{ctnetlink, nftables, table};
+use tracer_host::{ctnetlink, nftables};
 
 /// Datagrams of nfnetlink; the first byte says what was asked for.
 pub(crate) fn netlink(data: &[u8]) {
@@ -14,9 +15,8 @@ pub(crate) fn netlink(data: &[u8]) {
         1 => {
             // What ends the dump, or is wrong with it, is of no interest here.
             let _end = part(data, &mut false, &mut |message: Message<'_>| -> io::Result<ControlFlow<()>> {
-                let (_source, _service) = ctnetlink::whose(message.attributes);
-                let _entry = table::entry(message.attributes);
-                let _counters = table::of_cpu(message);
+                let _entry = Entry::read(message.attributes).counted();
+                let _counters = ctnetlink::of_cpu(message);
                 Ok(ControlFlow::Continue(()))
             });
         }

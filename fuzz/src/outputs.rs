@@ -1,4 +1,4 @@
-//! Every output of a capture, and what must hold of each: it is whole, it counts right, and nothing of others is obeyed.
+//! Writes every output of a capture and checks its invariants: complete, right counts, no control character or code of others.
 
 use std::io;
 
@@ -19,31 +19,33 @@ use tracer_render::plain::is_obeyed;
 use tracer_render::style::TextStyle;
 use tracer_render::{compare as comparisons, csv as tables, html, json, text as texts, trace};
 
+use crate::checks;
+
 const STYLE: TextStyle = TextStyle { width: Some(100), symbols: true, zone: &tracer_render::style::UTC };
 
-/// Tells of a capture in every format. `items` gives the same items each time.
-pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
+/// Writes a capture in every format. `items` gives the same items each time.
+pub(crate) fn write<I: Items>(items: impl Fn() -> I) -> Side {
     let mut first = items();
     let mut session = Session::new(first.host().clone(), Filter::default());
     let lines = trace::Lines { style: STYLE, ..trace::Lines::default() };
-    let (mut count, mut events, mut told, mut counted) = (0, 0, 0, false);
+    let (mut count, mut events, mut shown, mut counted) = (0, 0, 0, false);
     while let Some(item) = first.read().expect("items in memory can be read") {
         count += 1;
         counted |= matches!(&item, Item::Suppressed(_));
         events += u64::from(matches!(&item, Item::Record(raw) if decode(raw).is_ok()));
         let observed = session.item(&item);
         if let Some(observed) = &observed {
-            told += u64::from(is_told(observed));
+            shown += u64::from(is_shown(observed));
             if let Some(line) = lines.line(observed, &session) {
                 assert!(!line.contains('\n'), "a line is one line: {line:?}");
-                text(&line);
+                checks::text(&line);
             }
             let mut line = Vec::new();
             let flow = observed.flow.and_then(|id| session.flow(id));
             json::write_observation(observed, flow, session.host(), &mut line).expect("a Vec");
-            // What the filter does not want is no line.
-            if is_told(observed) {
-                json(&line);
+            // The filter leaves out the others.
+            if is_shown(observed) {
+                checks::json(&line);
             }
         }
         let _asked = session.requests(item.at().unwrap_or_default());
@@ -51,20 +53,20 @@ pub(crate) fn tell<I: Items>(items: impl Fn() -> I) -> Side {
     let _asked = session.last_requests();
     let background = session.background();
     let report = Report::new(session.finish(Origin::Recording { path: "fuzzed".to_owned(), damage: None }));
-    // Events that were counted without being told are in the sums besides.
+    // The sums include suppressed events.
     if !counted {
         counts(&report, events);
     }
-    let all_at_once = text(&texts::render(&report, STYLE, true));
+    let all_at_once = checks::text(&texts::render(&report, STYLE, true));
     let mut bytes = Vec::new();
     json::write(&report, &mut bytes).expect("a Vec takes any write");
-    let document = json(&bytes);
+    let document = checks::json(&bytes);
     let flows = document["flows"].as_array().map_or(0, Vec::len);
     assert_eq!(flows, report.flows.len());
     assert_eq!(document["capture"]["events"].as_u64(), Some(report.events));
     page(&report);
     table(&report);
-    packets(&items, &report, count, told);
+    packets(&items, &report, count, shown);
     commands(&report);
     assert!(!all_at_once.is_empty());
     Side { report, background }
@@ -85,34 +87,10 @@ pub(crate) fn side<I: Items>(items: impl Fn() -> I) -> Side {
 /// Compares two captures.
 pub(crate) fn compare(before: Side, after: Side) {
     let comparison = Comparison::new(before, after);
-    text(&comparisons::render(&comparison, STYLE, true));
+    checks::text(&comparisons::render(&comparison, STYLE, true));
     let mut bytes = Vec::new();
     json::write_comparison(&comparison, &mut bytes).expect("a Vec takes any write");
-    json(&bytes);
-}
-
-/// Text for a terminal: colours are the only thing in it that is obeyed. Gives out the text without them.
-pub(crate) fn text(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once("\u{1b}[") {
-        plain.push_str(before);
-        let end = after.find(|c: char| !c.is_ascii_digit() && c != ';').unwrap_or(after.len());
-        assert!(after[end..].starts_with('m'), "not a colour: {after:?}");
-        rest = &after[end + 1..];
-    }
-    plain.push_str(rest);
-    let obeyed = plain.chars().find(|c| *c != '\n' && is_obeyed(*c));
-    assert_eq!(obeyed, None, "{plain:?}");
-    plain
-}
-
-/// A JSON document.
-pub(crate) fn json(bytes: &[u8]) -> serde_json::Value {
-    let text = str::from_utf8(bytes).expect("JSON is UTF-8");
-    let obeyed = text.chars().find(|c| *c != '\n' && is_obeyed(*c));
-    assert_eq!(obeyed, None, "{text}");
-    serde_json::from_str(text).expect("JSON")
+    checks::json(&bytes);
 }
 
 /// Every packet is counted once.
@@ -172,8 +150,10 @@ const fn page_scripts() -> u32 {
 
 /// A command is one line of words that a shell takes apart as they were put together.
 fn commands(report: &Report) {
-    for cure in &report.mitigations {
-        for line in cure.commands.iter().chain(&cure.undo).chain(&cure.persist).chain(&cure.unpersist) {
+    for mitigation in &report.mitigations {
+        for line in
+            mitigation.commands.iter().chain(&mitigation.undo).chain(&mitigation.persist).chain(&mitigation.unpersist)
+        {
             assert_eq!(line.chars().find(|c| is_obeyed(*c)), None, "{line:?}");
             assert!(shlex::split(line).is_some_and(|words| !words.is_empty()), "{line:?}");
         }
@@ -198,31 +178,31 @@ fn table(report: &Report) {
     assert_eq!(rows, report.flows.len());
 }
 
-/// Exports that tell of events.
-fn packets<I: Items>(items: &impl Fn() -> I, report: &Report, count: u64, told: u64) {
+/// Exports of events.
+fn packets<I: Items>(items: &impl Fn() -> I, report: &Report, count: u64, shown: u64) {
     let mut lines = Vec::new();
     let mut writer = JsonLines::start(&mut lines, report).expect("a Vec takes any write");
-    annotate::events(&mut items(), report, count, &Filter::default(), |told| writer.event(told)).expect("a Vec");
-    assert_eq!(writer.finish().expect("a Vec takes any write"), told);
+    annotate::events(&mut items(), report, count, &Filter::default(), |event| writer.event(event)).expect("a Vec");
+    assert_eq!(writer.finish().expect("a Vec takes any write"), shown);
     let text = String::from_utf8(lines).expect("JSON is UTF-8");
     assert_eq!(
-        text.lines().inspect(|line| drop(json(line.as_bytes()))).count() as u64,
-        told + report.flows.len() as u64 + 2
+        text.lines().inspect(|line| drop(checks::json(line.as_bytes()))).count() as u64,
+        shown + report.flows.len() as u64 + 2
     );
 
     let mut bytes = Vec::new();
     let mut file = PcapNg::start(&mut bytes, report, false).expect("a Vec takes any write");
-    annotate::events(&mut items(), report, count, &Filter::default(), |told| -> io::Result<()> { file.event(told) })
+    annotate::events(&mut items(), report, count, &Filter::default(), |event| -> io::Result<()> { file.event(event) })
         .expect("a Vec takes any write");
     let written = file.finish().expect("a Vec takes any write");
-    assert!(written.captured + written.without_headers >= told.saturating_sub(written.computed));
+    assert!(written.captured + written.without_headers >= shown.saturating_sub(written.computed));
     let mut reader = PcapNgReader::new(&bytes[..]).expect("a pcapng file");
     while let Some(block) = reader.next_block() {
         block.expect("a block");
     }
 }
 
-/// Whether an observation is one that outputs tell of.
-const fn is_told(observed: &Observed) -> bool {
+/// Whether the outputs show an observation.
+const fn is_shown(observed: &Observed) -> bool {
     !matches!(observed.kind, Kind::Unwanted)
 }

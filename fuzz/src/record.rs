@@ -12,7 +12,7 @@ pub(crate) fn record(data: &[u8]) {
     let raw = Bytes::copy_from_slice(data);
     let Ok(event) = decode(&raw) else { return };
     let short = decode(&Bytes::copy_from_slice(trimmed(&raw))).expect("zeros at the end may be left out");
-    assert_eq!((&event.packet, &event.entry, &event.gone), (&short.packet, &short.entry, &short.gone));
+    assert_eq!((&event.packet, &event.entry, &event.destroyed), (&short.packet, &short.entry, &short.destroyed));
     if let Some(frame) = evidence::captured(&raw) {
         assert!(frame.bytes.len() <= 2 * tracer_common::wire::HEADER_SIZE, "more than a hook reads");
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tracer_common::wire::RECORD_SIZE;
 use tracer_model::capture::{Host, Item, Items};
 use tracer_recording::format;
-use tracer_recording::format::{Frame, kind};
+use tracer_recording::format::Frame;
 
 /// Most items of a script.
 const ITEMS: usize = 512;
@@ -109,29 +109,6 @@ impl Items for Script<'_> {
 
 /// A step of a script; nothing where it means nothing.
 struct Step(Option<Frame>);
-
-/// The script of a recording's items, to start from.
-pub(crate) fn script(items: &mut impl Items) -> io::Result<Vec<u8>> {
-    let mut script = Vec::new();
-    let host = format::encode_host(items.host())?;
-    frame(&mut script, kind::HOST, &host);
-    while let Some(item) = items.read()? {
-        let (kind, payload) = format::encode(&item)?;
-        frame(&mut script, kind, &payload);
-    }
-    Ok(script)
-}
-
-fn frame(script: &mut Vec<u8>, kind: u8, payload: &[u8]) {
-    let Ok(length) = u16::try_from(payload.len()) else { return };
-    if kind == kind::RECORD {
-        script.push(0);
-    } else {
-        script.extend([1, kind]);
-    }
-    script.extend(length.to_le_bytes());
-    script.extend(payload);
-}
 
 fn whole(bytes: &[u8]) -> Vec<u8> {
     let mut whole = bytes.to_vec();

@@ -1,6 +1,6 @@
 //! Text of the kernel and of its tools.
 
-use tracer_host::save::parse as parse_saved;
+use tracer_host::iptables::save::parse as parse_saved;
 use tracer_host::symbols::Symbols;
 use tracer_model::health::counters;
 use tracer_model::ruleset::Family;

@@ -1,4 +1,4 @@
-//! Comparing a report with what it should say: every difference is named, not only the first.
+//! Compares a report with expectations and names every difference, not only the first.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! A small HTTP server that sends one file at a steady pace and says how each transfer ended.
+//! A small HTTP server that sends one file at a steady pace and reports the result of each transfer.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

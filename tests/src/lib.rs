@@ -1,5 +1,5 @@
-//! The lab: networks of namespaces, real connections through them, injectors that disturb them, and the incidents that
-//! whyrst is tried on. It runs as root inside the VM that `cargo xtask vm` boots.
+//! The lab: networks of namespaces, real connections through them, injected segments, and the scenarios. It runs as root
+//! inside the VM that `cargo xtask vm` boots.
 #![forbid(unsafe_code)]
 
 pub mod artifact;

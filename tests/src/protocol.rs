@@ -1,5 +1,5 @@
-//! What the host and the guest send each other: a plan in the initramfs, one JSON object per line on the second serial
-//! port, and an archive of files on the disk.
+//! Data between host and guest: a plan in the initramfs, one JSON object per line on the second serial port, and an archive
+//! of files on the disk.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,7 +15,7 @@ pub const TOOLS: &str = "/tools";
 /// Printed on the console when PID 1 is there: the boot has succeeded.
 pub const ALIVE: &str = "init: alive";
 
-/// What the guest is to do.
+/// The guest's tasks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
     /// The kernel's name in the matrix.
@@ -30,13 +30,13 @@ pub struct Plan {
     pub bench: Option<Bench>,
 }
 
-/// What is measured in a guest.
+/// A bench in a guest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Bench {
-    /// What tools cost a gateway whose traffic is in order.
+    /// The costs of tools on a gateway without incidents.
     Gateway(Gateway),
-    /// What whyrst makes of floods, and what they cost it.
+    /// whyrst's counts in floods, and the cost.
     Flood(Flood),
 }
 
@@ -78,7 +78,7 @@ pub enum Message {
         /// Its name.
         scenario: String,
     },
-    /// Something worth seeing happened.
+    /// A step of a scenario.
     Step {
         /// What.
         text: String,

@@ -1,5 +1,5 @@
-//! The steps of whyrst's start that need no BPF, timed by themselves. Their times for the same bytes, in the guest and on the
-//! machine that emulates it, show how much slower the guest is.
+//! Times the steps of whyrst's start that need no BPF. Their times for the same bytes, in the guest and on its host, give the
+//! slowdown of the guest.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -1,7 +1,7 @@
-//! Storms: segments that make a gateway answer with RSTs, as fast as they can be sent, between hosts that are not there.
+//! Storms: segments at the highest possible rate that a gateway answers with RSTs.
 //!
-//! The frames are made before, and handed to the kernel many at a time. Both ends are addresses that nobody has, on the
-//! stations of the lab's client and server: what reaches them is dropped, and nobody answers but the gateway.
+//! The frames are prepared before, and sent in batches. Both ends have addresses of no host, at the stations of the lab's
+//! client and server, which drop the packets: only the gateway answers.
 
 use std::collections::HashSet;
 use std::io;
@@ -40,12 +40,12 @@ const SERVER_ISN: u32 = 2_000_000;
 /// Beyond any window.
 const FAR: u32 = 20_000_000;
 
-/// What a storm is made of.
+/// The segments of a storm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Segments out of the window of established connections.
     Invalid,
-    /// Segments of connections that the gateway does not know.
+    /// Segments of untracked flows.
     NoEntry,
     /// Segments that a rule rejects.
     Reject,
@@ -58,7 +58,7 @@ pub struct Storm {
     injector: Injector,
 }
 
-/// What the kernel has counted of a storm.
+/// The kernel's counts of a storm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Witness {
     /// Segments of it that arrived, by nftables: those that conntrack found INVALID, or that met the rule.
@@ -179,7 +179,7 @@ pub fn port(number: usize) -> usize {
     usize::from(FIRST_PORT) + number
 }
 
-/// What the kernel has counted so far.
+/// The kernel's counts so far.
 pub fn witness(gateway: &Namespace) -> Result<Witness> {
     let counter = |name: &str| -> Result<u64> {
         let text = gateway.run(&["nft", "list", "counter", "inet", "witness", name])?;

@@ -1,8 +1,8 @@
-//! Recordings of any size, for benchmarks: made up, but of what a busy gateway's are made of.
+//! Synthetic recordings of any size for benchmarks, with the events of a busy gateway.
 //!
-//! The same numbers give the same bytes. Connections begin evenly over the time of the recording and tell of themselves for
-//! some seconds, as a sender that retransmits does: later and later. One in fifty is heard of once more, long after. Some send
-//! so much that most of it is only counted.
+//! The same numbers give the same bytes. Connections begin evenly over the time of the recording. Each has events for some
+//! seconds, at growing intervals, as a sender that retransmits. One in fifty has another event long after. Some send so much
+//! that most of their events are suppressed.
 
 mod records;
 
@@ -14,8 +14,8 @@ use anyhow::{Context as _, Result, ensure};
 
 use tracer_common::{Hook, counter, hook};
 use tracer_model::capture::{
-    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, Suppressed,
-    SuppressedEvents,
+    Counters, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome, RecordLayout,
+    Suppressed, SuppressedEvents,
 };
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState};
@@ -42,7 +42,7 @@ const SECOND: u64 = 1_000 * MILLISECOND;
 const RATE: u64 = 16_000;
 /// How often the counters are recorded.
 const COUNTED_EVERY: u64 = SECOND;
-/// How often it is recorded what was counted and not told.
+/// How often the suppressed events are recorded.
 const SUPPRESSED_EVERY: u64 = 10 * SECOND;
 /// What a connection does the second time comes this much later than the first, then twice as much, and so on.
 const BACK_OFF: u64 = 200 * MILLISECOND;
@@ -135,6 +135,7 @@ impl Output {
             log_format: LogFormat::E4,
             clock: ClockOffset(1_700_000_000_000_000_000),
             started: Instant(START),
+            records: RecordLayout::default(),
             reset_reasons: vec![(2, "SK_RST_REASON_NO_SOCKET".to_owned())],
             tool: env!("CARGO_PKG_VERSION").to_owned(),
             boot: Some("00000000-0000-4000-8000-000000000000".to_owned()),
@@ -149,7 +150,7 @@ impl Output {
             Hook::ResetV6,
             Hook::RejectV4,
             Hook::RejectV6,
-            Hook::EntryGone,
+            Hook::EntryDestroyed,
             Hook::TableFull,
             Hook::ActiveReset,
         ];
@@ -197,7 +198,7 @@ impl Output {
         Ok(())
     }
 
-    /// Takes events that are counted and not told, and RSTs that answer them.
+    /// Counts suppressed events, and the RSTs that answer them.
     fn suppressed(&mut self, events: SuppressedEvents, answer: Hook) {
         for (hook, count) in [(events.hook, events.count), (answer, events.answered)] {
             let counts = &mut self.counts[hook.index()].0;
@@ -209,7 +210,7 @@ impl Output {
 
     fn write_suppressed(&mut self, at: u64) -> Result<()> {
         let events = std::mem::take(&mut self.suppressed);
-        self.writer.write(&Item::Suppressed(Suppressed { at: Instant(at), events })).context("what was not told")
+        self.writer.write(&Item::Suppressed(Suppressed { at: Instant(at), events })).context("suppressed events")
     }
 
     fn counters(&mut self, at: u64) -> Result<()> {
@@ -277,7 +278,7 @@ mod tests {
         assert_eq!((report.events, report.undecodable, report.lost), (5_000, 0, 0));
         let tally = report.summary.tally;
         assert!(report.suppressed > 0);
-        assert!(tally.invalid + tally.resets > report.suppressed, "what was not told is counted: {tally:?}");
+        assert!(tally.invalid + tally.resets > report.suppressed, "suppressed events are missing: {tally:?}");
         assert_eq!(report.flows.len(), 500);
         let causes: Vec<&str> = report.summary.by_cause.keys().map(|cause| cause.name()).collect();
         assert_eq!(causes, ["out-of-window", "no-entry", "reject-rule", "no-listener"]);

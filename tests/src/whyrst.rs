@@ -168,7 +168,7 @@ impl Capture {
         let directory = PathBuf::from(format!("/proc/{}/fdinfo", self.child.id()));
         let mut sum = Runs::default();
         for entry in fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
-            // A descriptor may be gone again.
+            // A descriptor may be closed again.
             let text = fs::read_to_string(entry?.path()).unwrap_or_default();
             let number = |name: &str| -> u64 {
                 let value = text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
@@ -210,7 +210,7 @@ impl Capture {
         self.end()
     }
 
-    /// Kills it where it stands; tells what it had said.
+    /// Kills it; gives its output up to then.
     pub fn kill(mut self) -> Result<String> {
         self.child.kill().context("killing whyrst")?;
         self.child.wait().context("waiting for whyrst")?;

@@ -11,9 +11,9 @@ use tracer_engine::session::{Session, replay};
 use tracer_model::capture::{Host, Origin};
 use tracer_model::filter::Filter;
 use tracer_recording::{Reader, Writer};
+use tracer_render::annotated::AnnotatedEvent;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::PcapNg;
-use tracer_render::step::AnnotatedEvent;
 use tracer_render::{csv as table, json};
 
 fn read(path: &Path) -> (Session, Reader) {
@@ -27,7 +27,7 @@ fn report(path: &Path) -> Report {
     Report::new(session.finish(Origin::Recording { path: path.display().to_string(), damage: None }))
 }
 
-/// Hands out every event of a recording with what its flow came to.
+/// Passes on every event of a recording with the conclusion on its flow.
 fn events(path: &Path, report: &Report, each: impl FnMut(AnnotatedEvent<'_>) -> io::Result<()>) {
     annotate::events(&mut Reader::open(path).unwrap(), report, u64::MAX, &Filter::default(), each).unwrap();
 }
@@ -35,7 +35,7 @@ fn events(path: &Path, report: &Report, each: impl FnMut(AnnotatedEvent<'_>) -> 
 fn lines(path: &Path, report: &Report) -> String {
     let mut bytes = Vec::new();
     let mut lines = JsonLines::start(&mut bytes, report).unwrap();
-    events(path, report, |told| lines.event(told));
+    events(path, report, |event| lines.event(event));
     lines.finish().unwrap();
     String::from_utf8(bytes).unwrap()
 }
@@ -149,7 +149,7 @@ fn names_from_outside_do_no_harm() {
 
     let mut file = Vec::new();
     let mut packets = PcapNg::start(&mut file, &report, false).unwrap();
-    events(&path, &report, |told| packets.event(told));
+    events(&path, &report, |event| packets.event(event));
     packets.finish().unwrap();
     let text = String::from_utf8_lossy(&file).into_owned();
     assert!(text.contains(r"\u{1b}[31m\r\n\u{202e}gw") && !text.contains("\u{1b}[31m"), "{text}");

@@ -3,10 +3,16 @@
 //!
 //! `cargo xtask fuzz` has the latter written into the directory that `WHYRST_FUZZ_SEEDS` names.
 
+#[path = "../../fuzz/src/checks.rs"]
+mod checks;
+#[path = "../../fuzz/src/checksums.rs"]
+mod checksums;
 #[path = "../../fuzz/src/config.rs"]
 mod config;
 #[path = "../../fuzz/src/correlate.rs"]
 mod correlate;
+#[path = "../../fuzz/src/joined.rs"]
+mod joined;
 #[path = "../../fuzz/src/kernel_log.rs"]
 mod kernel_log;
 #[path = "../../fuzz/src/netlink.rs"]
@@ -19,6 +25,8 @@ mod record;
 mod recording;
 #[path = "../../fuzz/src/script.rs"]
 mod script;
+#[path = "../../fuzz/src/seed.rs"]
+mod seed;
 #[path = "../../fuzz/src/text.rs"]
 mod text;
 
@@ -36,7 +44,7 @@ type Target = fn(&[u8]);
 /// The targets by name, which is also that of the directory of their inputs.
 const TARGETS: [(&str, Target); 8] = [
     ("recording", recording::recording),
-    ("joined", recording::joined),
+    ("joined", joined::joined),
     ("record", record::record),
     ("kernel_log", kernel_log::kernel_log),
     ("correlate", correlate::correlate),
@@ -51,8 +59,8 @@ const GOLDEN: [&str; 14] = [
     "5.10/table-drops",
     "6.1-e3/reject-two-rules",
     "6.1-e3/ipv6-seq-over",
-    "6.1-e3/cure-untrack-legacy",
-    "7/cure-nft",
+    "6.1-e3/mitigate-untrack-legacy",
+    "7/mitigate-nft",
     "7/entry-flushed",
     "7/hairpin",
     "7/new-refused",
@@ -125,7 +133,7 @@ fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         for how in [0, 7] {
             seeds.push(("recording", format!("{name}-{how}"), [&[how, 0x34, 0x02][..], &bytes].concat()));
         }
-        seeds.push(("correlate", name.clone(), script::script(&mut open()).unwrap()));
+        seeds.push(("correlate", name.clone(), seed::script(&mut open()).unwrap()));
         let mut reader = open();
         while let Some(item) = reader.read().unwrap() {
             if let Item::Record(raw) = item {

@@ -27,7 +27,7 @@ const IN_FULL: [&str; 15] = [
     "5.10/truncated",
     "5.10/twin-gateways-both",
     "6.1-e3/ipv6-seq-over",
-    "7/cure-untrack",
+    "7/mitigate-untrack",
     "7/entry-expired",
     "7/invalid-rst",
     "7/no-listener",

@@ -15,9 +15,9 @@ use tracer_engine::session::replay;
 use tracer_model::capture::Origin;
 use tracer_model::filter::Filter;
 use tracer_recording::Reader;
+use tracer_render::annotated::AnnotatedEvent;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::{PcapNg, Written};
-use tracer_render::step::AnnotatedEvent;
 
 /// What tshark is asked for, in this order.
 const FIELDS: [&str; 17] = [
@@ -112,7 +112,7 @@ fn report(path: &Path) -> Report {
 /// The file, and how much is in it.
 fn export(path: &Path, report: &Report, to: &Path) -> Written {
     let mut file = PcapNg::start(File::create(to).unwrap(), report, false).unwrap();
-    events(path, report, |told| file.event(told));
+    events(path, report, |event| file.event(event));
     file.finish().unwrap()
 }
 
@@ -120,7 +120,7 @@ fn export(path: &Path, report: &Report, to: &Path) -> Written {
 fn lines(path: &Path, report: &Report) -> Vec<Value> {
     let mut bytes = Vec::new();
     let mut lines = JsonLines::start(&mut bytes, report).unwrap();
-    events(path, report, |told| lines.event(told));
+    events(path, report, |event| lines.event(event));
     lines.finish().unwrap();
     let parsed = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     let parsed = parsed.map(|line| serde_json::from_slice::<Value>(line).unwrap());
@@ -231,11 +231,11 @@ fn reconstructions(recording: &Path, shown: &[Shown], lines: &[Value]) -> usize 
     let mut sent: Vec<(String, u64)> =
         computed.iter().map(|packet| (packet.endpoint("dst"), packet.number("tcp.seq_raw"))).collect();
     for line in lines.iter().filter(|line| line["step"] == "reset-sent") {
-        let told = (line["to"].as_str().unwrap().to_owned(), line["seq"].as_u64().unwrap());
-        let found = sent.iter().position(|known| *known == told);
-        sent.remove(found.unwrap_or_else(|| panic!("{name}: no RST to {told:?}")));
+        let expected = (line["to"].as_str().unwrap().to_owned(), line["seq"].as_u64().unwrap());
+        let found = sent.iter().position(|known| *known == expected);
+        sent.remove(found.unwrap_or_else(|| panic!("{name}: no RST to {expected:?}")));
     }
-    let left = |packet: &&&Shown| packet.get("frame.comment").starts_with("step=reset-left ");
+    let left = |packet: &&&Shown| packet.get("frame.comment").starts_with("step=reset-output ");
     let all: Vec<&Shown> = shown.iter().collect();
     let left: Vec<_> = all.iter().filter(left).collect();
     for reset_output in &left {
@@ -262,7 +262,7 @@ fn the_file_says_where_it_comes_from() {
         "Strict time order:   True",
         "Capture application: whyrst ",
         "Capture comment:     host lab, Linux 5.10.",
-        "Capture comment:     3 events, 0 lost, 0 not understood",
+        "Capture comment:     3 events, 0 lost, 0 not decoded",
         "Name = nf_ct_l4proto_log_invalid",
         "Description = this host's TCP answers the packet with a RST",
         "Number of stat entries = 1",

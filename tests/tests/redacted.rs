@@ -1,4 +1,4 @@
-//! Redaction, tried on every recording of the VM scenarios: nothing of whose they are is left, and they tell the same.
+//! Redaction of every golden recording: no name or address is left, and the conclusions are the same.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -25,17 +25,17 @@ fn redactor() -> Redactor {
     Redactor::new(&Key::new([0x5a; 32]))
 }
 
-/// Everything that is written of a capture.
+/// The outputs of a capture.
 #[derive(Default)]
-struct AnnotatedEvent {
+struct Outputs {
     json: Value,
     text: String,
     lines: String,
     recording: Vec<u8>,
 }
 
-fn tell(mut items: impl Items) -> AnnotatedEvent {
-    let mut told = AnnotatedEvent::default();
+fn outputs(mut items: impl Items) -> Outputs {
+    let mut outputs = Outputs::default();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("copy");
     let mut writer = Writer::create(&path, items.host(), Compression::None).unwrap();
@@ -44,23 +44,23 @@ fn tell(mut items: impl Items) -> AnnotatedEvent {
         let Some(observed) = observed else { return Ok(()) };
         let flow = observed.flow.and_then(|id| session.flow(id));
         if let Some(line) = trace::Lines::default().line(observed, session) {
-            told.lines.push_str(&line);
-            told.lines.push('\n');
+            outputs.lines.push_str(&line);
+            outputs.lines.push('\n');
         }
         let mut line = Vec::new();
         json::write_observation(observed, flow, session.host(), &mut line)?;
-        told.lines.push_str(&String::from_utf8_lossy(&line));
+        outputs.lines.push_str(&String::from_utf8_lossy(&line));
         Ok(())
     })
     .unwrap();
     writer.flush().unwrap();
-    told.recording = std::fs::read(&path).unwrap();
+    outputs.recording = std::fs::read(&path).unwrap();
     let report = Report::new(session.finish(Origin::Recording { path: "a recording".to_owned(), damage: None }));
     let mut bytes = Vec::new();
     json::write(&report, &mut bytes).unwrap();
-    told.json = serde_json::from_slice(&bytes).unwrap();
-    told.text = text::render(&report, TextStyle { width: Some(100), ..TextStyle::default() }, true);
-    told
+    outputs.json = serde_json::from_slice(&bytes).unwrap();
+    outputs.text = text::render(&report, TextStyle { width: Some(100), ..TextStyle::default() }, true);
+    outputs
 }
 
 /// A capture whose names are nobody's words: the lab's are, like `gateway`.
@@ -93,7 +93,7 @@ impl Items for Marked {
     }
 }
 
-/// Whom a capture is about: found in the items themselves, whatever a report says of them.
+/// The names and addresses in a capture: read from the items themselves, not from a report.
 #[derive(Default)]
 struct Whom {
     addresses: BTreeSet<IpAddr>,
@@ -137,14 +137,16 @@ impl Whom {
     fn event(&mut self, event: &Event) {
         let packet = event.packet.map(|packet| packet.tuple());
         packet.into_iter().chain(event.tuple()).for_each(|tuple| self.tuple(tuple));
-        let entries = event.entry.iter().chain(event.gone.as_deref().map(|gone: &DestroyedEntry| &gone.entry));
+        let entries =
+            event.entry.iter().chain(event.destroyed.as_deref().map(|destroyed: &DestroyedEntry| &destroyed.entry));
         entries.for_each(|entry| [entry.original, entry.reply].into_iter().for_each(|tuple| self.tuple(tuple)));
         let interfaces = event.input.iter().chain(&event.output);
         self.interfaces.extend(interfaces.map(|interface| interface.name.to_string()).filter(|name| name != "lo"));
         if let Some(process) = event.process() {
             self.names.insert(process.comm.to_string());
         }
-        if let Some(tracer_model::conntrack::EndedBy::UserSpace { comm, .. }) = event.gone.as_ref().map(|gone| gone.by)
+        if let Some(tracer_model::conntrack::DestroyedBy::UserSpace { comm, .. }) =
+            event.destroyed.as_ref().map(|destroyed| destroyed.by)
         {
             self.names.insert(comm.to_string());
         }
@@ -203,9 +205,9 @@ fn nothing_of_whose_they_are_is_left() {
     for path in recordings() {
         let name = path.display();
         let whom = Whom::of(&path);
-        let told = tell(Redacted::new(Marked::open(&path), redactor()));
-        let json = told.json.to_string();
-        for (what, text) in [("JSON", json.as_str()), ("text", &told.text), ("trace", &told.lines)] {
+        let shown = outputs(Redacted::new(Marked::open(&path), redactor()));
+        let json = shown.json.to_string();
+        for (what, text) in [("JSON", json.as_str()), ("text", &shown.text), ("trace", &shown.lines)] {
             assert!(!text.contains("acme"), "{name}: a name is in the {what}");
             for address in &whom.addresses {
                 assert!(!has_word(text, &address.to_string()), "{name}: {address} is in the {what}");
@@ -231,9 +233,9 @@ fn nothing_of_whose_they_are_is_left() {
                 IpAddr::V4(address) => address.octets().to_vec(),
                 IpAddr::V6(address) => address.octets().to_vec(),
             };
-            assert!(!has_bytes(&told.recording, &octets), "{name}: {address} is in the recording, as bytes");
+            assert!(!has_bytes(&shown.recording, &octets), "{name}: {address} is in the recording, as bytes");
             assert!(
-                !has_bytes(&told.recording, address.to_string().as_bytes()),
+                !has_bytes(&shown.recording, address.to_string().as_bytes()),
                 "{name}: {address} is in the recording"
             );
         }
@@ -241,7 +243,7 @@ fn nothing_of_whose_they_are_is_left() {
             let quoted = format!("\"{word}\"");
             let padded = [word.as_bytes(), b"\0"].concat();
             for bytes in [quoted.as_bytes(), &padded] {
-                assert!(!has_bytes(&told.recording, bytes), "{name}: {word} is in the recording");
+                assert!(!has_bytes(&shown.recording, bytes), "{name}: {word} is in the recording");
             }
         }
         seen += whom.addresses.len();
@@ -251,7 +253,7 @@ fn nothing_of_whose_they_are_is_left() {
 
 /// The values at these places of every flow, and the counts, are what they were.
 #[test]
-fn they_tell_the_same() {
+fn the_conclusions_are_the_same() {
     const SAME: [&str; 15] = [
         "/cause",
         "/reason",
@@ -272,9 +274,9 @@ fn they_tell_the_same() {
     for path in recordings() {
         let name = path.display();
         let (before, after) =
-            (tell(Reader::open(&path).unwrap()), tell(Redacted::new(Reader::open(&path).unwrap(), redactor())));
+            (outputs(Reader::open(&path).unwrap()), outputs(Redacted::new(Reader::open(&path).unwrap(), redactor())));
         let empty = Vec::new();
-        let flows = |told: &AnnotatedEvent| told.json["flows"].as_array().unwrap_or(&empty).clone();
+        let flows = |of: &Outputs| of.json["flows"].as_array().unwrap_or(&empty).clone();
         assert_eq!(flows(&before).len(), flows(&after).len(), "{name}");
         for (before, after) in flows(&before).iter().zip(&flows(&after)) {
             for place in SAME {
@@ -288,13 +290,18 @@ fn they_tell_the_same() {
             assert_eq!(steps(before), steps(after), "{name}: the chain");
         }
         assert_eq!(before.json["summary"], after.json["summary"], "{name}");
-        for place in
-            ["/capture/hooks", "/capture/events", "/capture/started", "/capture/ended", "/host/kernel", "/host/era"]
-        {
+        for place in [
+            "/capture/hooks",
+            "/capture/events",
+            "/capture/started",
+            "/capture/ended",
+            "/host/kernel",
+            "/host/log_format",
+        ] {
             assert_eq!(before.json.pointer(place), after.json.pointer(place), "{name}: {place}");
         }
-        let ids = |told: &AnnotatedEvent| {
-            told.json["findings"]
+        let ids = |of: &Outputs| {
+            of.json["findings"]
                 .as_array()
                 .into_iter()
                 .flatten()
@@ -309,9 +316,9 @@ fn they_tell_the_same() {
 #[test]
 fn a_redacted_recording_reads_as_it_was_shown() {
     for path in recordings().iter().step_by(7) {
-        let shown = tell(Redacted::new(Reader::open(path).unwrap(), redactor()));
+        let shown = outputs(Redacted::new(Reader::open(path).unwrap(), redactor()));
         let again = Reader::new(Box::new(io::Cursor::new(shown.recording.clone())), path).unwrap();
-        let again = tell(again);
+        let again = outputs(again);
         assert_eq!((&again.json, &again.lines), (&shown.json, &shown.lines), "{}", path.display());
     }
 }

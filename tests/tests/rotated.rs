@@ -1,5 +1,5 @@
-//! Recordings of the VM scenarios, cut into files at every place: together they tell what the whole tells, and none of the
-//! parts makes up a cause.
+//! Golden recordings, cut into two files at every event: both together give the report of the whole, and the second alone makes
+//! up no cause.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -56,7 +56,7 @@ fn cut(directory: &Path, host: &Host, items: &[Item], place: usize) -> Vec<PathB
     files
 }
 
-/// What a report says of its flows, and who is said to have reset them.
+/// Cause, reason and author of each flow of a report.
 fn causes(report: &Value) -> Vec<[Value; 3]> {
     let flows = report["flows"].as_array().into_iter().flatten();
     flows.map(|flow| ["cause", "reason", "reset_by"].map(|key| flow[key].clone())).collect()
@@ -86,11 +86,11 @@ fn together_as_the_whole_and_alone_no_accusation() {
             expected["capture"]["source"] = Value::Null;
             assert_eq!(joined, expected, "{what}");
             let alone = report(&mut Recordings::open(&files[1..]).unwrap());
-            for told in causes(&alone) {
+            for found in causes(&alone) {
                 // What nobody is accused of is what the file itself has: a packet that was refused.
-                let [cause, _, by] = &told;
-                let honest = known.contains(&told) || cause == "unknown" || by.is_null();
-                assert!(honest, "{what}: the second file alone says {told:?}, together they say {known:?}");
+                let [cause, _, by] = &found;
+                let honest = known.contains(&found) || cause == "unknown" || by.is_null();
+                assert!(honest, "{what}: the second file alone has {found:?}, both together have {known:?}");
             }
             let gap =
                 alone["findings"].as_array().into_iter().flatten().any(|finding| finding["id"] == "recording-gap");

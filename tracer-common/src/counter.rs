@@ -1,26 +1,26 @@
-//! The exact per-CPU, per-hook counters: what happened to every call of a hooked function.
+//! The exact counters of each hook on each CPU: every call of a hooked function is in one of them.
 
-/// Name of the array: an array of [`PLACES`] `u64` for each hook of each CPU, see [`index`]. It is mapped into user space.
+/// Name of the array: [`STRIDE`] `u64` for each hook of each CPU, see [`index`]. User space maps it into memory.
 pub const MAP: &str = "COUNTERS";
 
 /// Calls of the hooked function that the program saw.
 pub const HITS: usize = 0;
 /// Calls that are not an event: another protocol, the nested log call, or one of the kernel's own early returns.
 pub const PASSED: usize = 1;
-/// Records handed to user space.
+/// Records emitted.
 pub const EMITTED: usize = 2;
-/// Events lost: neither told nor counted by flow.
+/// Events lost: neither emitted nor counted by flow.
 pub const LOST: usize = 3;
-/// Records handed over although a field the hook needs could not be read.
+/// Records emitted although a field that the hook needs could not be read.
 pub const INCOMPLETE: usize = 4;
-/// Events that were counted, with their flow, instead of being told; see [`crate::flood`].
+/// Events suppressed by the rate limit and counted by flow; see [`crate::ratelimit`].
 pub const SUPPRESSED: usize = 5;
-/// How many counters a hook has.
+/// Number of counters of a hook.
 pub const COUNT: usize = 6;
-/// Numbers that there is room for: a cache line, so that no CPU writes to that of another.
-pub const PLACES: usize = 8;
+/// Numbers from one hook's counters to the next one's: a cache line, so that no two CPUs write to the same one.
+pub const STRIDE: usize = 8;
 
-/// Where the counters of a hook on a CPU are.
+/// Index of the counters of a hook on a CPU.
 #[inline]
 #[must_use]
 pub const fn index(cpu: u32, hook: usize) -> u32 {

@@ -1,12 +1,12 @@
-//! The hook table: which kernel functions whyrst listens to, and what each call of one means.
+//! The hook table: the kernel functions that whyrst attaches to, and the event that a call of each one is.
 
-/// A kernel function whyrst attaches to. The number is the one in [`crate::wire::Record::hook`] and never changes.
+/// A kernel function that whyrst attaches to. Its number is in [`crate::wire::Record::hook`] and never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u16)]
 pub enum Hook {
-    /// conntrack's TCP tracker has something to say about a packet whose entry is known.
+    /// conntrack's TCP tracker logs a packet that has an entry.
     CtInvalid = 0,
-    /// conntrack refuses a packet before its entry's state is looked at.
+    /// conntrack logs a packet before it looks at the state of an entry.
     CtMalformed = 1,
     /// The IPv4 stack answers a segment with a RST.
     ResetV4 = 2,
@@ -16,13 +16,13 @@ pub enum Hook {
     RejectV4 = 4,
     /// A REJECT rule answers an IPv6 segment with a RST.
     RejectV6 = 5,
-    /// A conntrack entry ends. It is remembered in the kernel until a packet comes that it would have belonged to.
-    EntryGone = 6,
-    /// The conntrack table is full: a new connection finds room at another's cost, or is dropped. Only counted.
+    /// conntrack destroys an entry. The program keeps it for a later packet that would have belonged to it.
+    EntryDestroyed = 6,
+    /// A new connection finds the conntrack table full: the kernel evicts an entry or drops the packet. Only counted.
     TableFull = 7,
-    /// A socket of this host resets its connection of its own accord.
+    /// A socket of this host resets its connection without a segment to answer.
     ActiveReset = 8,
-    /// A RST arrives for the IP stack. Only with `--tap`, where there is no tcx (before 6.6).
+    /// The IP stack receives a RST. Only with `--tap`, where the kernel has no tcx (before 6.6).
     PacketTap = 9,
     /// A REJECT rule on a bridge or at an interface's ingress answers an IPv4 segment with a RST.
     LinkRejectV4 = 10,
@@ -30,21 +30,21 @@ pub enum Hook {
     LinkRejectV6 = 11,
     /// conntrack refuses the first packet of a connection. Only with `--new-refused`.
     NewRefused = 12,
-    /// The TCP stack sends a RST. Only where there are no kprobes.
+    /// The TCP stack sends a RST. Only where the kernel has no kprobes.
     ResetTracepoint = 13,
-    /// A RST arrives on an interface. Only with `--tap`.
+    /// An interface receives a RST. Only with `--tap`.
     TcxTap = 14,
 }
 
-/// How many hooks there are.
+/// Number of hooks.
 pub const COUNT: usize = 15;
 
-/// How a program gets to run.
+/// How a program is attached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Method {
     /// A kprobe at the function's entry.
     Kprobe,
-    /// A kretprobe where the function returns; what it needs of the arguments is kept by a kprobe at the entry.
+    /// A kretprobe at the function's return; a kprobe at the entry keeps the arguments that it needs.
     Kretprobe,
     /// The filter of packet sockets.
     SocketFilter,
@@ -55,7 +55,7 @@ pub enum Method {
 }
 
 impl Method {
-    /// The word used for it in every output.
+    /// Its name in every output.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Kprobe => "kprobe",
@@ -67,23 +67,23 @@ impl Method {
     }
 }
 
-/// What the table says about one hook.
+/// One row of the hook table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Spec {
-    /// The word used for it in every output. Both address families of a hook share it.
+    /// Its name in every output. Both address families of a hook share it.
     pub name: &'static str,
-    /// The kernel function; for other methods what stands in its place.
+    /// The kernel function; for other methods, the point of attachment.
     pub symbol: &'static str,
-    /// How the program gets to run.
+    /// How the program is attached.
     pub method: Method,
-    /// Parts that compilers split off the function and that all its callers in the same file use instead. Where the
-    /// kernel has one, that is what the program is attached to: it is run in every case, the function itself is not.
+    /// Parts that compilers split off the function, and that all its callers in the same file call instead. Where the
+    /// kernel has one, the program is attached to it: every call runs the part, but not every call runs the function.
     pub parts: &'static [&'static str],
     /// The module the function lives in, unless it is built in.
     pub module: Option<&'static str>,
-    /// The BPF program that is attached to it.
+    /// The BPF program.
     pub program: &'static str,
-    /// Where `program` runs when the function returns: the program that runs before, at its entry.
+    /// Where `program` runs at the function's return: the program that runs at its entry.
     pub at_entry: Option<&'static str>,
     /// Its C prototypes from the oldest supported kernel to the newest, one per shape. A test compares them with the
     /// BTF of every kernel in the matrix.
@@ -99,7 +99,7 @@ impl Hook {
         Self::ResetV6,
         Self::RejectV4,
         Self::RejectV6,
-        Self::EntryGone,
+        Self::EntryDestroyed,
         Self::TableFull,
         Self::ActiveReset,
         Self::PacketTap,
@@ -119,7 +119,7 @@ impl Hook {
             3 => Self::ResetV6,
             4 => Self::RejectV4,
             5 => Self::RejectV6,
-            6 => Self::EntryGone,
+            6 => Self::EntryDestroyed,
             7 => Self::TableFull,
             8 => Self::ActiveReset,
             9 => Self::PacketTap,
@@ -137,17 +137,17 @@ impl Hook {
         self as usize
     }
 
-    /// What the table says about it.
+    /// Its row of the table.
     pub const fn spec(self) -> &'static Spec {
         &SPECS[self as usize]
     }
 
-    /// The word used for it in every output.
+    /// Its name in every output.
     pub const fn name(self) -> &'static str {
         self.spec().name
     }
 
-    /// Whether its records are of a rule that answered with a RST.
+    /// Whether its records are of a REJECT rule.
     pub const fn is_reject(self) -> bool {
         matches!(self, Self::RejectV4 | Self::RejectV6 | Self::LinkRejectV4 | Self::LinkRejectV6)
     }
@@ -226,13 +226,13 @@ const SPECS: [Spec; COUNT] = [
         prototypes: REJECT,
     },
     Spec {
-        name: "entry-gone",
+        name: "entry-destroyed",
         symbol: "nf_ct_delete",
         method: Method::Kprobe,
         // 5.10 and 7.2, as Debian builds them
         parts: &["nf_ct_delete.part.0"],
         module: Some("nf_conntrack"),
-        program: "entry_gone",
+        program: "entry_destroyed",
         at_entry: None,
         prototypes: &[
             // 5.10 and later

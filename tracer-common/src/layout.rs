@@ -1,8 +1,8 @@
-//! Where the running kernel keeps what the hooks read: byte offsets, resolved from BTF before the programs are loaded
-//! and handed to them as one read-only global.
+//! Byte offsets of the kernel fields that the hooks read. The loader resolves them from BTF and passes them to the programs
+//! as one read-only global.
 //!
 //! Rust's BPF target emits no CO-RE relocations, so nothing here may be assumed: an offset that the kernel's BTF does
-//! not have is [`ABSENT`], and whatever needs it is left out of the record.
+//! not have is [`ABSENT`], and the record lacks every field that depends on it.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -12,7 +12,7 @@ pub const GLOBAL: &str = "LAYOUT";
 /// The offset of a field that this kernel does not have.
 pub const ABSENT: u32 = u32::MAX;
 
-/// Where a variadic log function's format string is.
+/// The argument that is a variadic log function's format string.
 pub mod format_argument {
     /// Third argument: `nf_ct_l4proto_log_invalid(skb, ct, fmt, …)`, 5.10.
     pub const THIRD: u32 = 2;
@@ -20,13 +20,13 @@ pub mod format_argument {
     pub const FOURTH: u32 = 3;
     /// Fifth argument: `nf_l4proto_log_invalid(skb, net, pf, protonum, fmt, …)`, 5.10.
     pub const FIFTH: u32 = 4;
-    /// The kernel's BTF does not describe the function: the program looks at what the arguments point to.
+    /// The kernel's BTF does not describe the function: the program examines the memory that the arguments point to.
     pub const LOOK: u32 = super::ABSENT;
 }
 
 macro_rules! layout {
     ($($(#[doc = $doc:literal])* $field:ident,)*) => {
-        /// Byte offsets into kernel structures, and the few other numbers that differ between kernels.
+        /// Byte offsets into kernel structures, and a few other numbers that differ between kernels.
         ///
         /// A field named `structure_member` is the offset of `member` in `struct structure`. All are native-endian.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -36,7 +36,7 @@ macro_rules! layout {
         }
 
         impl Layout {
-            /// A layout that knows nothing: every field is [`ABSENT`].
+            /// A layout in which every field is [`ABSENT`].
             pub const UNKNOWN: Self = Self { $($field: ABSENT,)* };
 
             /// Name and value of every field, in order.
@@ -48,9 +48,9 @@ macro_rules! layout {
 }
 
 layout! {
-    /// `sk_buff.len`: bytes in all, fragments included.
+    /// `sk_buff.len`: all bytes, fragments included.
     skb_len,
-    /// `sk_buff.data_len`: bytes that are not in the linear part.
+    /// `sk_buff.data_len`: bytes outside the linear part.
     skb_data_len,
     /// `sk_buff.head`: start of the linear buffer.
     skb_head,
@@ -62,7 +62,7 @@ layout! {
     skb_end,
     /// `sk_buff._nfct`: the entry's address and, in the low three bits, `enum ip_conntrack_info`.
     skb_nfct,
-    /// `sk_buff._skb_refdst`: the route's address; bit 0 says that no reference is held.
+    /// `sk_buff._skb_refdst`: the route's address; bit 0 marks a route without a reference.
     skb_refdst,
     /// `sk_buff.dev`.
     skb_dev,

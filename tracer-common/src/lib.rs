@@ -1,5 +1,5 @@
-//! What the BPF programs and the user side agree on: the hook table, the record a hook emits, the kernel layout a
-//! hook reads by, and the counters it keeps.
+//! The interface between the BPF programs and user space: the hook table, the record that a hook emits, the kernel layout
+//! that a hook reads by, its counters and its rate limit.
 //!
 //! Integers and byte arrays only; no pointers, no enums with payloads, no padding. Everything here compiles for the
 //! BPF target and for the host.
@@ -7,10 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod counter;
-pub mod flood;
 pub mod hook;
 pub mod layout;
-pub mod table;
+pub mod ratelimit;
+pub mod table_full;
 pub mod wire;
 
 pub use hook::Hook;

@@ -1,14 +1,14 @@
 //! The record a hook emits: one fixed layout for all hooks, native-endian, in the ring buffer and in recordings.
 //!
-//! What a hook cannot know or a kernel does not have is absent from [`Record::present`] and zero. Fields are ordered so
-//! that the rarely used ones come last: a recording drops a record's trailing zero bytes and a reader puts them back.
+//! A field that a hook or a kernel does not have is zero, and its bit in [`Record::present`] is not set. The rarely used
+//! fields come last: a recording drops a record's trailing zero bytes, and a reader adds them again.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// The layout's version; it changes with every change of a field's place or meaning.
+/// Version of the layout; it changes with every change of a field's offset or meaning.
 pub const VERSION: u16 = 4;
 
-/// The oldest version that this one extends: what it has is where it was, the rest reads as zero.
+/// The oldest version that this one extends: its fields keep their offsets, and later fields read as zero.
 pub const OLDEST: u16 = 2;
 
 /// Name of the ring buffer.
@@ -32,9 +32,9 @@ pub mod present {
     pub const SOCKET: u32 = 1 << 6;
     /// `format`, `text` and `args`.
     pub const TEXT: u32 = 1 << 7;
-    /// The headers are not in the linear part of the skb; they were read from its first fragment.
+    /// The headers come from the first fragment of the skb, not from its linear part.
     pub const FROM_FRAGMENT: u32 = 1 << 8;
-    /// The text's arguments came through a `va_format` (`"%pV"`), as 6.1 passes them.
+    /// The message came in a `va_format` (`"%pV"`), as 6.1 passes it.
     pub const VA_FORMAT: u32 = 1 << 9;
     /// A field that the hook needs could not be read.
     pub const INCOMPLETE: u32 = 1 << 10;
@@ -42,8 +42,8 @@ pub mod present {
     pub const NFCT: u32 = 1 << 11;
     /// The format string is the fourth argument and `nf_hook_state` the third (5.15 and later).
     pub const FORMAT_AFTER_STATE: u32 = 1 << 12;
-    /// `gone`: an entry that the packet would have belonged to has ended before.
-    pub const GONE: u32 = 1 << 13;
+    /// `destroyed`: the destroyed entry that the packet would have belonged to.
+    pub const DESTROYED: u32 = 1 << 13;
     /// `own`: the socket's own endpoints and numbers.
     pub const OWN: u32 = 1 << 14;
 }
@@ -79,17 +79,17 @@ pub struct Tuple {
     pub reserved: u8,
 }
 
-/// An `ip_ct_tcp_state`: what conntrack knows of one direction of a connection. Sequence numbers are host-endian.
+/// An `ip_ct_tcp_state`: conntrack's state of one direction of a connection. Sequence numbers are host-endian.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Seen {
     /// Highest sequence number sent, plus one.
     pub td_end: u32,
-    /// Highest sequence number the peer has room for: its ack plus its window.
+    /// Highest sequence number that the peer has room for: its ack plus its window.
     pub td_maxend: u32,
-    /// Largest window this side has offered, scaled, in bytes.
+    /// Largest window that this side has offered, scaled, in bytes.
     pub td_maxwin: u32,
-    /// Highest acknowledgement this side has sent.
+    /// Highest acknowledgement that this side has sent.
     pub td_maxack: u32,
     /// Its window scale, 0 to 14.
     pub td_scale: u8,
@@ -137,10 +137,10 @@ pub struct Conntrack {
     pub reserved: u16,
 }
 
-/// A connection as a packet on the wire names it: what an ended entry is remembered by.
+/// The key of a destroyed entry: the endpoints of one direction, as in a packet on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct GoneKey {
+pub struct DestroyedKey {
     /// Source address, network order; IPv4 in the first four bytes, the others zero.
     pub src: [u8; 16],
     /// Destination address, likewise.
@@ -153,52 +153,52 @@ pub struct GoneKey {
     pub netns: u32,
 }
 
-/// Names of the maps that remember ended entries by [`GoneKey`]: of connections that were open, of those that were closed.
-pub const GONE_MAPS: [&str; 2] = ["GONE_OPEN", "GONE_CLOSED"];
+/// Names of the maps of destroyed entries by [`DestroyedKey`]: of connections that were open, and of closed ones.
+pub const DESTROYED_MAPS: [&str; 2] = ["DESTROYED_OPEN", "DESTROYED_CLOSED"];
 
-/// Who called `nf_ct_delete` or `tcp_send_active_reset`, by the return address: values of [`Gone::caller`].
+/// The caller of `nf_ct_delete` or `tcp_send_active_reset`, by the return address: values of [`Destroyed::caller`].
 pub mod caller {
-    /// None of the functions that are known.
+    /// None of the known functions.
     pub const OTHER: u32 = 0;
-    /// `early_drop`: a new connection needed the room.
+    /// `early_drop`: a new connection found the table full.
     pub const EARLY_DROP: u32 = 1;
-    /// `gc_worker`: the entry's time was up, or the table is above 95 % full.
+    /// `gc_worker`: the entry expired, or the table is more than 95 % full.
     pub const GC_WORKER: u32 = 2;
-    /// `nf_ct_iterate_cleanup` and its kin: an address or module went, or the table was flushed.
+    /// `nf_ct_iterate_cleanup` and related functions: an address or a module was removed, or the table was flushed.
     pub const CLEANUP: u32 = 3;
     /// The TCP tracker: a RST for a connection without reply, or a SYN that reopens a closed one.
     pub const TRACKER: u32 = 4;
-    /// Not an entry's end: a function that resets a socket's connection for the process that runs.
+    /// Of `tcp_send_active_reset` only: a function that resets a connection on behalf of the running process.
     pub const PROCESS: u32 = 5;
 }
 
-/// How many ranges of functions [`CALLERS`] has room for.
+/// Number of function ranges in [`CALLERS`].
 pub const CALLER_RANGES: usize = 16;
 
-/// Name of the map whose one element says where the callers of [`caller`] are: start, end and value of each.
+/// Name of the array whose one element has the address ranges of the functions of [`caller`]: start, end and value of each.
 pub const CALLERS: &str = "CALLERS";
 
-/// How a conntrack entry ended.
+/// A destroyed conntrack entry, with when, why and by whom it was destroyed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-pub struct Gone {
+pub struct Destroyed {
     /// When: nanoseconds of `CLOCK_BOOTTIME`.
     pub time_ns: u64,
-    /// Netlink port of the socket that asked for it, 0 where the kernel did it by itself.
+    /// Netlink port of the socket that requested it, 0 where the kernel acted by itself.
     pub portid: u32,
-    /// What was left of its timeout, in jiffies; 0 or less where it had expired.
+    /// Time left until its timeout, in jiffies; 0 or less for an expired entry.
     pub left: i32,
-    /// Who called, see [`caller`].
+    /// The caller, see [`caller`].
     pub caller: u32,
-    /// Process of the task that asked for it; 0 where the kernel did it by itself.
+    /// Process that requested it; 0 where the kernel acted by itself.
     pub pid: u32,
-    /// Name of that task, NUL-terminated.
+    /// Name of that process, NUL-terminated.
     pub comm: [u8; NAME_SIZE],
-    /// The entry as it was.
+    /// The entry.
     pub ct: Conntrack,
 }
 
-/// A socket that resets its connection, as it sees itself.
+/// A socket that resets its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct OwnSocket {
@@ -209,15 +209,15 @@ pub struct OwnSocket {
     pub snd_nxt: u32,
     /// Next sequence number it expects, host-endian.
     pub rcv_nxt: u32,
-    /// The process that did it; 0 where the kernel did it by itself.
+    /// The process that reset it; 0 where the kernel acted by itself.
     pub pid: u32,
     /// Always zero.
     pub reserved: u32,
-    /// Name of that task, NUL-terminated.
+    /// Name of that process, NUL-terminated.
     pub comm: [u8; NAME_SIZE],
 }
 
-/// What one call of a hooked function tells.
+/// One call of a hooked function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 pub struct Record {
@@ -225,7 +225,7 @@ pub struct Record {
     pub time_ns: u64,
     /// Address of the skb. Equal addresses in one capture mean the same buffer, not always the same packet.
     pub skb: u64,
-    /// `skb->_nfct` as it was: 0, or the entry's address with `enum ip_conntrack_info` in the low three bits.
+    /// `skb->_nfct`: 0, or the entry's address with `enum ip_conntrack_info` in the low three bits.
     pub nfct: u64,
     /// Address of the socket, or 0.
     pub sk: u64,
@@ -233,7 +233,7 @@ pub struct Record {
     pub version: u16,
     /// [`crate::Hook`] number.
     pub hook: u16,
-    /// CPU the function ran on.
+    /// CPU that the function ran on.
     pub cpu: u32,
     /// Bits of [`present`].
     pub present: u32,
@@ -241,11 +241,11 @@ pub struct Record {
     pub netns: u32,
     /// `skb->mark`.
     pub mark: u32,
-    /// TCP payload bytes: of the whole skb, fragments and merged segments included.
+    /// TCP payload bytes of the whole skb, fragments and merged segments included.
     pub payload_len: u32,
-    /// Index of the interface the packet came in by, 0 where there is none.
+    /// Index of the input interface, 0 where there is none.
     pub in_index: u32,
-    /// Index of the interface it would leave by, 0 where there is none.
+    /// Index of the output interface, 0 where there is none.
     pub out_index: u32,
     /// `enum sk_rst_reason`.
     pub reset_reason: u32,
@@ -257,9 +257,9 @@ pub struct Record {
     pub l3_len: u8,
     /// Valid bytes in `l4`.
     pub l4_len: u8,
-    /// Name of the interface the packet came in by, NUL-padded.
+    /// Name of the input interface, NUL-padded.
     pub in_name: [u8; NAME_SIZE],
-    /// Name of the interface it would leave by, NUL-padded.
+    /// Name of the output interface, NUL-padded.
     pub out_name: [u8; NAME_SIZE],
     /// The network header as captured.
     pub l3: [u8; HEADER_SIZE],
@@ -273,19 +273,19 @@ pub struct Record {
     pub format: [u8; FORMAT_SIZE],
     /// The string argument of `format`, NUL-terminated.
     pub text: [u8; TEXT_SIZE],
-    /// What events like this one are counted by when they are not told, besides hook, endpoints and namespace: a message of
-    /// conntrack, a reason to reset, an interface. Equal numbers in one capture mean the same. Zero before version 4.
+    /// What the rate limit distinguishes events by besides hook, endpoints and namespace: a message of conntrack, a reset
+    /// reason, an interface. Equal numbers in one capture mean the same. Zero before version 4.
     pub class: u32,
-    /// The entry that the packet would have belonged to, and how it ended.
-    pub gone: Gone,
-    /// The socket that resets its connection of its own accord.
+    /// The destroyed entry that the packet would have belonged to.
+    pub destroyed: Destroyed,
+    /// The socket that resets its connection without a segment to answer.
     pub own: OwnSocket,
 }
 
 /// Size of a record in bytes.
 pub const RECORD_SIZE: usize = size_of::<Record>();
 
-// A changed layout needs a new VERSION; this is where the build stops when it was forgotten.
+// A changed layout needs a new VERSION: without one the build fails here.
 const _: () = assert!(RECORD_SIZE == 840 && VERSION == 4);
 
 #[cfg(test)]
@@ -293,9 +293,9 @@ mod tests {
     use super::{RECORD_SIZE, Record};
     use core::mem::offset_of;
 
-    /// Where each part starts, in version 2 and since. Recordings that people keep depend on it.
+    /// Offsets of the parts, in version 2 and later. Existing recordings depend on them.
     #[test]
-    fn where_the_parts_are() {
+    fn offsets_do_not_change() {
         assert_eq!(offset_of!(Record, version), 32);
         assert_eq!(offset_of!(Record, present), 40);
         assert_eq!(offset_of!(Record, in_name), 72);
@@ -306,8 +306,8 @@ mod tests {
         assert_eq!(offset_of!(Record, format), 396);
         assert_eq!(offset_of!(Record, text), 492);
         assert_eq!(offset_of!(Record, class), 572);
-        assert_eq!(offset_of!(Record, gone), 576);
-        assert_eq!(offset_of!(Record, gone.ct), 616);
+        assert_eq!(offset_of!(Record, destroyed), 576);
+        assert_eq!(offset_of!(Record, destroyed.ct), 616);
         // Version 2 ends here.
         assert_eq!(offset_of!(Record, own), 768);
         assert_eq!(RECORD_SIZE, 840);

@@ -1,4 +1,4 @@
-//! Reading a `nf_conn` and its TCP tracker into the wire layout.
+//! Reads a `nf_conn` and its TCP tracker into the wire layout.
 
 use tracer_common::wire::{Conntrack, Seen, Tuple};
 
@@ -9,10 +9,10 @@ use crate::kernel::{Address, Failed, offset};
 /// `IPS_CONFIRMED`.
 const IPS_CONFIRMED: u32 = 1 << 3;
 
-/// Whether this kernel describes where the parts of an entry are; a place computed without would be anywhere.
+/// Whether the kernel's BTF has the offsets that the parts of an entry are computed from.
 #[inline(always)]
-fn described() -> bool {
-    let places = [
+fn is_described() -> bool {
+    let offsets = [
         offset!(ct_tuplehash),
         offset!(tuplehash_size),
         offset!(tuplehash_tuple),
@@ -20,19 +20,19 @@ fn described() -> bool {
         offset!(tcp_seen),
         offset!(seen_size),
     ];
-    !places.contains(&ABSENT)
+    !offsets.contains(&ABSENT)
 }
 
 /// The entry's protocol, from its original tuple; 0 where it cannot be read.
 #[inline(always)]
 pub(crate) fn protocol(ct: Address) -> u8 {
-    if !described() {
+    if !is_described() {
         return 0;
     }
     tuple_address(ct, 0).read(offset!(tuple_protonum))
 }
 
-/// Whether an entry is in the table: not one in the making.
+/// Whether an entry is in the table.
 #[inline(always)]
 pub(crate) fn is_confirmed(ct: Address) -> bool {
     let status: u32 = ct.read(offset!(ct_status));
@@ -60,10 +60,11 @@ pub(crate) fn net(ct: Address) -> Address {
     ct.follow(offset!(ct_net))
 }
 
-/// Reads the whole entry. Fields that this kernel does not have stay zero; what must be there is what a flow is known by.
+/// Reads the whole entry. Fields that this kernel does not have stay zero; it fails where a field that identifies the flow,
+/// its window or its state cannot be read.
 #[inline(always)]
 pub(crate) fn read(ct: Address, to: &mut Conntrack) -> Failed {
-    if !described() {
+    if !is_described() {
         return Failed::YES;
     }
     let [original, reply] = &mut to.tuples;

@@ -1,7 +1,7 @@
-//! Reading the kernel: arguments, memory by address, and the offsets that the loader resolved from BTF.
+//! Reads the kernel: arguments, memory by address, and the offsets that the loader resolved from BTF.
 //!
-//! The other `unsafe` of the programs is where the maps are: `slot.rs`, `flood.rs`, `gone.rs`, `first.rs`, `table.rs` and
-//! `socket.rs`. A read of a wrong address is not undefined behaviour: `bpf_probe_read_kernel` checks the address and fails.
+//! All other `unsafe` of the programs is for maps and helpers without addresses. A read of a wrong address is not undefined
+//! behaviour: `bpf_probe_read_kernel` checks the address and fails.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -12,18 +12,18 @@ use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, Sk
 use tracer_common::Layout;
 use tracer_common::layout::ABSENT;
 
-/// Where the running kernel keeps things; overwritten before the programs are loaded.
+/// Offsets of the running kernel's fields; the loader overwrites them.
 #[unsafe(no_mangle)]
 pub(crate) static LAYOUT: Layout = Layout::UNKNOWN;
 
-/// Addresses of the kernel variables `vmemmap_base` and `page_offset_base` (x86-64), or 0; overwritten before load.
+/// Addresses of the kernel variables `vmemmap_base` and `page_offset_base` (x86-64), or 0; the loader overwrites them.
 ///
-/// On arm64 both are constants of the kernel's build that neither BTF nor a symbol tells, and that have changed between
-/// versions (`VMEMMAP_START`, 5.10 to 6.9).
+/// On arm64 both are constants of the kernel's build. Neither BTF nor a symbol has them, and they differ between versions
+/// (`VMEMMAP_START`, 5.10 to 6.9).
 #[unsafe(no_mangle)]
 pub(crate) static PAGE_BASES: [u64; 2] = [0; 2];
 
-/// The value of a field of the layout as the loader set it.
+/// The offset of a field, as the loader set it.
 macro_rules! offset {
     ($field:ident) => {{
         // SAFETY: a field of a static is valid and aligned. The read is volatile because the loader replaces the bytes
@@ -33,15 +33,15 @@ macro_rules! offset {
 }
 pub(crate) use offset;
 
-/// Whether something could not be read: zero where nothing failed. Failures add up.
+/// Whether a read failed: zero where none did. Failures add up.
 #[derive(Clone, Copy)]
 #[must_use]
 pub(crate) struct Failed(u64);
 
 impl Failed {
-    /// Nothing failed.
+    /// No read failed.
     pub(crate) const NO: Self = Self(0);
-    /// Something failed.
+    /// A read failed.
     pub(crate) const YES: Self = Self(1);
 
     /// Both.
@@ -50,7 +50,7 @@ impl Failed {
         Self(self.0 | other.0)
     }
 
-    /// Whether anything failed.
+    /// Whether a read failed.
     #[inline(always)]
     pub(crate) fn any(self) -> bool {
         self.0 != 0
@@ -83,10 +83,10 @@ impl Address {
         self.0 as u8
     }
 
-    /// The buffer that a socket filter runs for: its context is the `sk_buff` itself.
+    /// The `sk_buff` of a socket filter, which is its context.
     ///
-    /// The verifier rewrites accesses through a pointer to the context. It is only ever given to a helper here, for which it
-    /// is a number like any other.
+    /// The verifier rewrites accesses through a pointer to the context. This address goes to a helper only, which takes it as
+    /// a plain number.
     #[inline(always)]
     pub(crate) fn of_buffer(ctx: &SkBuffContext) -> Self {
         Self(ctx.as_ptr() as u64)
@@ -98,7 +98,7 @@ impl Address {
         Self(ctx.arg::<u64>(n))
     }
 
-    /// An address that a map keeps.
+    /// An address out of a map.
     #[inline(always)]
     pub(crate) fn kept(number: u64) -> Self {
         Self(number)
@@ -116,10 +116,10 @@ impl Address {
         Self(self.0 & !mask)
     }
 
-    /// Reads a `T` from `offset` bytes further into `to` and tells whether it failed; `to` is zero then.
+    /// Reads a `T` from `offset` bytes further into `to` and returns whether it failed; `to` is zero then.
     ///
-    /// There is no branch in it but one on `offset`, which the verifier knows. A program made of such reads has one path
-    /// through it, where one made of tested reads has as many as the verifier cannot tell apart.
+    /// Its only branch is on `offset`, which the verifier knows. A program of such reads has one path for the verifier; a
+    /// program that tests each read has one path for each combination of results.
     #[inline(always)]
     pub(crate) fn load<T: Copy>(self, offset: u32, to: &mut T) -> Failed {
         if offset == ABSENT {
@@ -146,7 +146,7 @@ impl Address {
         Self(self.read::<u64>(offset))
     }
 
-    /// Copies `len` bytes, at most 63, and tells how many arrived.
+    /// Copies `len` bytes, at most 63, and returns the number of bytes copied.
     #[inline(always)]
     pub(crate) fn copy(self, to: &mut [u8; 64], len: u32) -> u8 {
         let len = opaque(len) & 63;
@@ -155,7 +155,7 @@ impl Address {
         if status == 0 { len as u8 } else { 0 }
     }
 
-    /// Copies an address of `len` bytes, 4 or 16; `to` is left as it is where that fails.
+    /// Copies an address of `len` bytes, 4 or 16; `to` does not change where that fails.
     #[inline(always)]
     pub(crate) fn copy_address(self, to: &mut [u8; 16], len: u32) {
         let len = opaque(len) & 31;
@@ -166,7 +166,7 @@ impl Address {
         let _zero = unsafe { bpf_probe_read_kernel(to.as_mut_ptr().cast(), len, self.0 as *const c_void) };
     }
 
-    /// Copies a NUL-terminated string, cutting it at the size of `to`; tells whether anything arrived.
+    /// Copies a NUL-terminated string, cut at the size of `to`; returns whether the copy has any text.
     #[inline(always)]
     pub(crate) fn copy_text<const N: usize>(self, to: &mut [u8; N]) -> bool {
         // SAFETY: the size given is that of `to`, and the helper checks the source and terminates the copy.
@@ -175,16 +175,16 @@ impl Address {
     }
 }
 
-/// The same number, of which the compiler knows nothing.
+/// The same number, hidden from the compiler.
 ///
-/// What the compiler can prove of a length it does not test again, but the verifier has to see the test.
+/// The compiler drops a test of a length that it can prove, but the verifier needs the test.
 #[inline(always)]
 fn opaque(number: u32) -> u32 {
-    let mut place = number;
-    // SAFETY: `place` is a valid and aligned local variable.
-    unsafe { ptr::write_volatile(&raw mut place, number) };
+    let mut hidden = number;
+    // SAFETY: `hidden` is a valid and aligned local variable.
+    unsafe { ptr::write_volatile(&raw mut hidden, number) };
     // SAFETY: as above.
-    unsafe { ptr::read_volatile(&raw const place) }
+    unsafe { ptr::read_volatile(&raw const hidden) }
 }
 
 /// A byte of a packet, counted from its network header; 0 where the packet is shorter.
@@ -199,21 +199,21 @@ pub(crate) fn packet_byte(ctx: &SkBuffContext, at: u32) -> u8 {
 
 /// Reads members of the registers that the kernel passed to the program.
 ///
-/// All are read at once and as volatile: a compiler that reads one of two depending on a condition would compute the address
-/// from the condition, which the verifier does not allow for the context.
+/// All are read at once and as volatile: otherwise the compiler may compute the address of a register from a condition,
+/// which the verifier does not allow for the context.
 macro_rules! registers {
-    ($context:expr, $([$($place:tt)+])+) => {{
+    ($context:expr, $([$($member:tt)+])+) => {{
         let regs = $context.regs;
         [$({
             // SAFETY: `regs` is the context that the kernel passed to the program.
-            let place = unsafe { &raw const (*regs).$($place)+ };
+            let register = unsafe { &raw const (*regs).$($member)+ };
             // SAFETY: as above.
-            unsafe { ptr::read_volatile(place) }
+            unsafe { ptr::read_volatile(register) }
         }),+]
     }};
 }
 
-/// The arguments of the hooked function: the first six, and where to look for two more and for what else the entry tells.
+/// The arguments of the hooked function, its return address and its stack pointer, at its entry.
 pub(crate) struct Arguments {
     /// The first six, which x86-64 and arm64 both pass in registers.
     pub(crate) registers: [Address; 6],
@@ -243,7 +243,7 @@ impl Arguments {
         self.stack.follow(8 + 8 * n)
     }
 
-    /// Where the function returns to.
+    /// The return address.
     #[inline(always)]
     pub(crate) fn return_address(&self) -> Address {
         self.stack.follow(0)
@@ -270,7 +270,7 @@ impl Arguments {
         if n == 0 { self.further[0] } else { self.further[1] }
     }
 
-    /// Where the function returns to. At its entry nothing has signed the link register yet.
+    /// The return address. At the function's entry the link register is not signed yet.
     #[inline(always)]
     pub(crate) fn return_address(&self) -> Address {
         self.link
@@ -285,7 +285,7 @@ impl Arguments {
     }
 }
 
-/// The stack pointer that a function had at its entry, when it has returned: the return address is off the stack then.
+/// The stack pointer that a function had at its entry, after its return has popped the return address.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 pub(crate) fn stack_of_caller(ctx: &RetProbeContext) -> u64 {
@@ -293,7 +293,7 @@ pub(crate) fn stack_of_caller(ctx: &RetProbeContext) -> u64 {
     stack.wrapping_sub(8)
 }
 
-/// The stack pointer that a function had at its entry, when it has returned: the return address never was on the stack.
+/// The stack pointer that a function had at its entry, after its return; the return address is not on the stack.
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
 pub(crate) fn stack_of_caller(ctx: &RetProbeContext) -> u64 {
@@ -309,8 +309,8 @@ pub(crate) fn starts_with_text(address: Address) -> bool {
     printable(bytes & 0xff) && printable(bytes >> 8)
 }
 
-/// The linear-map address of a page's first byte (x86-64: `page_offset_base + (page - vmemmap_base) / size << 12`), or 0
-/// where that is not known.
+/// The linear-map address of a page's first byte (x86-64: `page_offset_base + (page - vmemmap_base) / size << 12`), or
+/// null where the bases are not known.
 #[inline(always)]
 pub(crate) fn page_address(page: Address, page_struct_size: u32) -> Address {
     // SAFETY: elements of a static array are valid and aligned; volatile because the loader replaces the bytes.
@@ -325,7 +325,7 @@ pub(crate) fn page_address(page: Address, page_struct_size: u32) -> Address {
     page_offset.plus(frame << 12)
 }
 
-/// For the panic handler: nothing in these programs panics, and the verifier proves it by refusing an endless loop.
+/// For the panic handler: the verifier rejects an endless loop, which proves that the programs do not panic.
 #[cfg(target_arch = "bpf")]
 pub(crate) fn unreachable() -> ! {
     loop {}

@@ -1,4 +1,4 @@
-//! The kernel's own words: the format string of a variadic log function and what fills it.
+//! The kernel's log message: the format string of a variadic log function and its arguments.
 
 use tracer_common::wire::{ARGS, Record, present};
 
@@ -11,9 +11,9 @@ const NESTED: u32 = u32::from_le_bytes(*b"%pV\0");
 pub(crate) struct LogCall {
     /// The format string.
     format: Address,
-    /// The first values behind it, as passed in registers or on the stack.
+    /// The first arguments behind it, as passed in registers or on the stack.
     values: [Address; ARGS],
-    /// It came in a `va_format`.
+    /// The message came in a `va_format`.
     nested: bool,
 }
 
@@ -30,7 +30,7 @@ impl LogCall {
         self.format.read::<u32>(0) == NESTED
     }
 
-    /// The call that really says something: what a `va_format` holds, where the message came in one.
+    /// The call with format and arguments out of the `va_format`, if the message came in one.
     #[inline(always)]
     pub(crate) fn resolved(self) -> Self {
         if !self.is_nested() {
@@ -41,7 +41,7 @@ impl LogCall {
         Self { format: inner.follow(offset!(va_format_fmt)), values, nested: true }
     }
 
-    /// A number that calls with the same message share: the kernel keeps its texts at addresses that do not change.
+    /// A number that all calls with the same message share, from the addresses of the kernel's constant strings.
     #[inline(always)]
     pub(crate) fn class(&self) -> u32 {
         // In 5.10 the format of many messages is "%s", and the message is the value.
@@ -64,8 +64,8 @@ impl LogCall {
             return Failed::YES;
         }
         to.present |= present::TEXT;
-        // Which value is a string is for user space to find out from the format: a loop over its bytes would cost the
-        // verifier more than all the rest. A number is no address that can be read.
+        // User space finds in the format which argument is a string: here a loop over the format's bytes would cost the
+        // verifier more than the rest of the program. Reading fails for an argument that is a number.
         let [first, second, third] = values;
         to.args = [first.number() as u32, second.number() as u32, third.number() as u32];
         if !first.copy_text(&mut to.text) && !second.copy_text(&mut to.text) {
@@ -77,8 +77,8 @@ impl LogCall {
 
 /// The next three integer arguments of a `va_list`.
 ///
-/// System V, x86-64: `{ u32 gp_offset; u32 fp_offset; void *overflow_arg_area; void *reg_save_area }`; registers are used
-/// up when `gp_offset` reaches 48.
+/// System V, x86-64: `{ u32 gp_offset; u32 fp_offset; void *overflow_arg_area; void *reg_save_area }`; no registers are
+/// left when `gp_offset` reaches 48.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 fn va_list(list: Address) -> [Address; ARGS] {
@@ -88,7 +88,7 @@ fn va_list(list: Address) -> [Address; ARGS] {
         24 => [saved.follow(24), saved.follow(32), saved.follow(40)],
         32 => [saved.follow(32), saved.follow(40), overflow.follow(0)],
         40 => [saved.follow(40), overflow.follow(0), overflow.follow(8)],
-        // All registers went to named arguments, as they do in `nf_tcp_log_invalid` of 6.1, which has six.
+        // Named arguments take all registers, as in `nf_tcp_log_invalid` of 6.1, which has six.
         _ => [overflow.follow(0), overflow.follow(8), overflow.follow(16)],
     }
 }
@@ -96,7 +96,7 @@ fn va_list(list: Address) -> [Address; ARGS] {
 /// The next three integer arguments of a `va_list`.
 ///
 /// AAPCS64, appendix B: `{ void *__stack; void *__gr_top; void *__vr_top; int __gr_offs; int __vr_offs }`; `__gr_offs` is
-/// negative while there are registers left, which end at `__gr_top`.
+/// negative while registers are left; they end at `__gr_top`.
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
 fn va_list(list: Address) -> [Address; ARGS] {

@@ -1,7 +1,8 @@
-//! The BPF programs: one thin entry per hook, each handing over to a `try_*` function with one error enum.
+//! The BPF programs: one thin entry per hook, which calls a `try_*` function with one error enum.
 //!
-//! Only rare paths are hooked: a packet that conntrack finds valid runs none of this, unless it opens a connection while
-//! the table is full. [`packet_tap`], [`tcx_tap`] and [`new_refused`] run more often, and only where the user asks for them. Every read of kernel memory goes through [`kernel`].
+//! Only rare paths are hooked: a packet that conntrack accepts runs no program, unless it opens a connection while the table
+//! is full. [`packet_tap`], [`tcx_tap`] and [`new_refused`] run more often, and only if the user asks for them. Every read of
+//! kernel memory goes through [`kernel`].
 #![cfg_attr(target_arch = "bpf", no_std)]
 #![cfg_attr(target_arch = "bpf", no_main)]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
@@ -11,55 +12,47 @@
     reason = "a function that is not inlined becomes a subprogram, which the verifier walks again at every call"
 )]
 
+mod caller;
 mod conntrack;
-mod first;
-mod flood;
-mod gone;
+mod counters;
+mod destroyed;
+mod early_drop;
 mod kernel;
 mod log_call;
 mod packet;
-mod slot;
+mod ratelimit;
+mod ring;
 mod socket;
-mod table;
+mod tcp_new;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::macros::{classifier, kprobe, kretprobe, raw_tracepoint, socket_filter};
 use aya_ebpf::programs::{ProbeContext, RawTracePointContext, RetProbeContext, SkBuffContext, TcContext};
 use aya_log_ebpf::debug;
-use tracer_common::flood::Key;
 use tracer_common::hook::Hook;
 use tracer_common::layout::format_argument;
+use tracer_common::ratelimit::Key;
 use tracer_common::wire::present;
 
-use crate::flood::{Case, Fate};
+use crate::counters::Skipped;
 use crate::kernel::{Address, Arguments, offset};
 use crate::log_call::LogCall;
 use crate::packet::Skb;
-use crate::slot::Slot;
+use crate::ratelimit::{Admission, Decision};
 
 /// IP protocol number of TCP.
 const IPPROTO_TCP: u8 = 6;
 
-/// Why a call of a hooked function led to no record.
-enum Skipped {
-    /// It is not an event: another protocol, the nested call of the log functions, or the kernel returns early too.
-    Passed,
-    /// There were many like it: it was counted with its flow.
-    Counted,
-    /// There was room neither for a record nor for counting it with its flow; the call is counted as lost.
-    Full,
-}
-
-/// Runs a hook's program and counts what came of it.
+/// Runs a hook's program and counts its outcome.
 #[inline(always)]
 fn run<C: EbpfContext>(hook: Hook, ctx: &C, program: fn(Hook, &C) -> Result<(), Skipped>) -> u32 {
-    slot::count_hit(hook);
+    counters::count_hit(hook);
     match program(hook, ctx) {
-        Ok(()) => slot::count_emitted(hook),
-        Err(Skipped::Passed) => slot::count_passed(hook),
-        Err(Skipped::Counted) => slot::count_suppressed(hook),
+        Ok(()) => counters::count_emitted(hook),
+        Err(Skipped::Passed) => counters::count_passed(hook),
+        Err(Skipped::Suppressed) => counters::count_suppressed(hook),
         Err(Skipped::Full) => {
-            slot::count_lost(hook);
+            counters::count_lost(hook);
             debug!(ctx, "hook {}: no room for an event", hook as u16);
         }
     }
@@ -69,8 +62,8 @@ fn run<C: EbpfContext>(hook: Hook, ctx: &C, program: fn(Hook, &C) -> Result<(), 
 /// `void nf_ct_l4proto_log_invalid(const struct sk_buff *skb, const struct nf_conn *ct, const char *fmt, ...)` in 5.10,
 /// `(skb, ct, const struct nf_hook_state *state, const char *fmt, ...)` from 5.15 on.
 ///
-/// Entered for every TCP packet that the tracker refuses or lets pass with a remark, whatever `nf_conntrack_log_invalid`
-/// is: the sysctl is tested inside. In 5.10 and 5.15 the entry's lock is held, later it is not.
+/// The tracker calls it for every TCP packet that it classifies as INVALID or accepts with a log message, whatever
+/// `nf_conntrack_log_invalid` is: the function itself tests the sysctl. Up to 5.15 the caller holds the entry's lock.
 #[kprobe]
 pub(crate) fn ct_invalid(ctx: ProbeContext) -> u32 {
     run(Hook::CtInvalid, &ctx, try_ct_invalid)
@@ -99,48 +92,48 @@ fn try_ct_invalid(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     let skb = Skb::new(skb);
     let netns = if after_state { third.follow(offset!(state_net)) } else { conntrack::net(ct) };
     let key = skb.key(hook, netns.read(offset!(net_inum)), call.class());
-    let case = refused(&skb, &key, conntrack::is_confirmed(ct), after_state && is_leaving(third))?;
-    let mut slot = Slot::reserve(hook, &case)?;
-    slot.packet(&skb);
-    slot.interface_in(skb.device());
+    let admission = decide_logged(&skb, &key, conntrack::is_confirmed(ct), after_state && is_outgoing(third))?;
+    let mut reservation = admission.reserve(hook)?;
+    reservation.packet(&skb);
+    reservation.interface_in(skb.device());
     if after_state {
-        slot.record().present |= present::FORMAT_AFTER_STATE;
-        slot.hook_state(third);
+        reservation.record().present |= present::FORMAT_AFTER_STATE;
+        reservation.hook_state(third);
     } else {
-        slot.netns(conntrack::net(ct));
+        reservation.netns(conntrack::net(ct));
     }
-    slot.conntrack(ct);
-    slot.log_call(&call);
-    slot.entry_gone();
-    slot.submit();
+    reservation.conntrack(ct);
+    reservation.log_call(&call);
+    reservation.destroyed_entry();
+    reservation.submit();
     Ok(())
 }
 
-/// Whether a `nf_hook_state` is of a packet that this host sends.
+/// Whether a `nf_hook_state` is of `LOCAL_OUT`, where this host sends the packet.
 #[inline(always)]
-fn is_leaving(state: Address) -> bool {
+fn is_outgoing(state: Address) -> bool {
     const NF_INET_LOCAL_OUT: u8 = 3;
     state.read::<u8>(offset!(state_hook)) == NF_INET_LOCAL_OUT
 }
 
-/// Whether a packet that conntrack has something to say about is told.
+/// Decides whether to emit a record of a packet that conntrack logged.
 ///
-/// One of them is the RST that this host is sending, which conntrack knows no connection for: it is the effect of an event
-/// that is told or counted.
+/// conntrack also logs the RST that this host sends, because it has no entry for it: the decision about the event that caused
+/// the RST holds for it.
 #[inline(always)]
-fn refused(skb: &Skb, key: &Key, tracked: bool, leaving: bool) -> Result<Case, Skipped> {
-    let fate = if leaving && skb.is_reset() { flood::leaving(key) } else { Fate::OPEN };
-    if fate == Fate::COUNTED {
+fn decide_logged(skb: &Skb, key: &Key, tracked: bool, outgoing: bool) -> Result<Admission, Skipped> {
+    let decision = if outgoing && skb.is_reset() { ratelimit::take_reset_decision(key) } else { Decision::Open };
+    if decision == Decision::Count {
         return Err(Skipped::Passed);
     }
-    flood::refuse(skb.number(), key, tracked, leaving, fate)
+    Admission::decide_logged(skb.number(), key, tracked, outgoing, decision)
 }
 
 /// `void nf_l4proto_log_invalid(const struct sk_buff *skb, struct net *net, u16 pf, u8 protonum, const char *fmt, ...)`
 /// in 5.10, `(skb, const struct nf_hook_state *state, u8 protonum, const char *fmt, ...)` from 5.15 on.
 ///
-/// Called by `tcp_error` and, from 6.9 on, `tcp_new`; and, only where `nf_conntrack_log_invalid` is set, by
-/// `nf_ct_l4proto_log_invalid` itself with `"%pV"`, which [`ct_invalid`] has already reported.
+/// Called by `tcp_error` and, from 6.9 on, `tcp_new`. If `nf_conntrack_log_invalid` is set, `nf_ct_l4proto_log_invalid` calls it
+/// too, with `"%pV"`: [`ct_invalid`] has emitted that message already.
 #[kprobe]
 pub(crate) fn ct_malformed(ctx: ProbeContext) -> u32 {
     run(Hook::CtMalformed, &ctx, try_ct_malformed)
@@ -168,20 +161,20 @@ fn try_ct_malformed(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     let skb = Skb::new(skb);
     let netns = if after_state { second.follow(offset!(state_net)) } else { second };
     let key = skb.key(hook, netns.read(offset!(net_inum)), call.class());
-    let case = refused(&skb, &key, skb.is_tracked(), after_state && is_leaving(second))?;
-    let mut slot = Slot::reserve(hook, &case)?;
-    slot.packet(&skb);
-    slot.interface_in(skb.device());
+    let admission = decide_logged(&skb, &key, skb.is_tracked(), after_state && is_outgoing(second))?;
+    let mut reservation = admission.reserve(hook)?;
+    reservation.packet(&skb);
+    reservation.interface_in(skb.device());
     if after_state {
-        slot.record().present |= present::FORMAT_AFTER_STATE;
-        slot.hook_state(second);
+        reservation.record().present |= present::FORMAT_AFTER_STATE;
+        reservation.hook_state(second);
     } else {
-        slot.netns(second);
+        reservation.netns(second);
     }
-    slot.conntrack(skb.conntrack());
-    slot.log_call(&call);
-    slot.entry_gone();
-    slot.submit();
+    reservation.conntrack(skb.conntrack());
+    reservation.log_call(&call);
+    reservation.destroyed_entry();
+    reservation.submit();
     Ok(())
 }
 
@@ -204,37 +197,37 @@ fn try_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     let [sk, skb, reason, ..] = Arguments::new(ctx).registers;
     let skb = Skb::new(skb);
     // The function's own first two tests (tcp_v4_send_reset, tcp_v6_send_reset; 5.10 to 7.2): no RST answers a RST, and
-    // without a socket only a segment that was meant for this host is answered.
+    // without a socket the stack answers only a segment that was routed to this host.
     if skb.is_reset() || (sk.is_null() && !skb.is_for_this_host(hook)) {
         return Err(Skipped::Passed);
     }
 
     let reason = if offset!(reset_has_reason) == 1 { reason } else { Address::NULL };
-    let case = answering(hook, &skb, sk, reason)?;
-    let mut slot = Slot::reserve(hook, &case)?;
-    slot.answered(&skb, sk);
+    let admission = decide_answer(hook, &skb, sk, reason)?;
+    let mut reservation = admission.reserve(hook)?;
+    reservation.answered(&skb, sk);
     if offset!(reset_has_reason) == 1 {
-        slot.reset_reason(reason);
+        reservation.reset_reason(reason);
     }
-    slot.entry_gone();
-    slot.submit();
+    reservation.destroyed_entry();
+    reservation.submit();
     Ok(())
 }
 
-/// Whether a RST that answers a segment is told.
+/// Decides whether to emit a record of a RST that answers a segment.
 #[inline(always)]
-fn answering(hook: Hook, skb: &Skb, sk: Address, reason: Address) -> Result<Case, Skipped> {
+fn decide_answer(hook: Hook, skb: &Skb, sk: Address, reason: Address) -> Result<Admission, Skipped> {
     let class = skb.class_of_answer(sk, reason);
     let net = if sk.is_null() { skb.route_net() } else { sk.follow(offset!(sk_net)) };
     let key = skb.key(hook, net.read(offset!(net_inum)), class);
-    Case::answer(skb.number(), &key, skb.is_tracked())
+    Admission::decide_answer(skb.number(), &key, skb.is_tracked())
 }
 
 /// `void tcp_send_active_reset(struct sock *sk, gfp_t priority)` up to 6.9, `(sk, priority, enum sk_rst_reason reason)` from
 /// 6.10 on, `(sk, reason)` in 6.12.104 and 7.2.
 ///
-/// A socket resets its connection without having been sent anything: a process closes it with data unread or with a linger
-/// time of 0 (`tcp_close`, `tcp_disconnect`), or the kernel gives up on it (keepalive, out of memory).
+/// A socket resets its connection without a segment to answer: a process closes it with unread data or with a linger time of
+/// 0 (`tcp_close`, `tcp_disconnect`), or the kernel aborts it (keepalive, out of memory).
 #[kprobe]
 pub(crate) fn active_reset(ctx: ProbeContext) -> u32 {
     run(Hook::ActiveReset, &ctx, try_active_reset)
@@ -245,23 +238,24 @@ fn try_active_reset(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     let arguments = Arguments::new(ctx);
     let [sk, second, third, ..] = arguments.registers;
     let mut key = socket::key(hook, sk);
-    let case = Case::open(&mut key, true, Fate::OPEN)?;
-    let mut slot = Slot::reserve(hook, &case)?;
-    slot.socket(sk);
-    slot.own_socket(sk, arguments.return_address());
+    let admission = Admission::decide(&mut key, true, Decision::Open)?;
+    let mut reservation = admission.reserve(hook)?;
+    reservation.socket(sk);
+    reservation.own_socket(sk, arguments.return_address());
     match offset!(active_reset_reason) {
-        1 => slot.reset_reason(second),
-        2 => slot.reset_reason(third),
+        1 => reservation.reset_reason(second),
+        2 => reservation.reset_reason(third),
         _ => {}
     }
-    slot.submit();
+    reservation.submit();
     Ok(())
 }
 
 /// `TP_PROTO(const struct sock *sk, const struct sk_buff *skb, const enum sk_rst_reason reason)` of `tcp:tcp_send_reset`,
-/// 6.10 and later: behind all tests, so that a RST is sent whenever it is reached. `skb` is null where nothing is answered.
+/// 6.10 and later: behind all tests, so that the stack sends a RST whenever it is reached. `skb` is null where the RST answers
+/// no segment.
 ///
-/// Stands in for [`reset_v4`], [`reset_v6`] and [`active_reset`] where there are no kprobes.
+/// Replaces [`reset_v4`], [`reset_v6`] and [`active_reset`] where the kernel has no kprobes.
 #[raw_tracepoint(tracepoint = "tcp_send_reset")]
 pub(crate) fn reset_tracepoint(ctx: RawTracePointContext) -> u32 {
     run(Hook::ResetTracepoint, &ctx, try_reset_tracepoint)
@@ -272,27 +266,27 @@ fn try_reset_tracepoint(hook: Hook, ctx: &RawTracePointContext) -> Result<(), Sk
     let [sk, skb, reason] = [0, 1, 2].map(|n| Address::of_tracepoint(ctx, n));
     if skb.is_null() {
         let mut key = socket::key(hook, sk);
-        let case = Case::open(&mut key, true, Fate::OPEN)?;
-        let mut slot = Slot::reserve(hook, &case)?;
-        slot.socket(sk);
-        slot.own_socket(sk, Address::NULL);
-        slot.reset_reason(reason);
-        slot.submit();
+        let admission = Admission::decide(&mut key, true, Decision::Open)?;
+        let mut reservation = admission.reserve(hook)?;
+        reservation.socket(sk);
+        reservation.own_socket(sk, Address::NULL);
+        reservation.reset_reason(reason);
+        reservation.submit();
         return Ok(());
     }
     let skb = Skb::new(skb);
-    let case = answering(hook, &skb, sk, reason)?;
-    let mut slot = Slot::reserve(hook, &case)?;
-    slot.answered(&skb, sk);
-    slot.reset_reason(reason);
-    slot.submit();
+    let admission = decide_answer(hook, &skb, sk, reason)?;
+    let mut reservation = admission.reserve(hook)?;
+    reservation.answered(&skb, sk);
+    reservation.reset_reason(reason);
+    reservation.submit();
     Ok(())
 }
 
-/// The filter of packet sockets: it sees every packet that arrives for the IP stack, and lets none into the socket.
+/// The filter of packet sockets: it sees every packet that the IP stack receives, and passes none to the socket.
 ///
-/// At this point (`__netif_receive_skb_core`, 5.10 to 6.14) bridges and VLANs have handed the packet to the interface that the
-/// IP stack knows it by, and netfilter has not seen it. From 6.15 on such a socket comes behind the IP stack.
+/// At this point (`__netif_receive_skb_core`, 5.10 to 6.14) the packet has left bridges and VLANs and is on the interface that
+/// the IP stack uses, and netfilter has not seen it. From 6.15 on the kernel runs such a socket after the IP stack.
 #[socket_filter]
 pub(crate) fn packet_tap(ctx: SkBuffContext) -> i64 {
     if is_reset(&ctx) {
@@ -301,7 +295,7 @@ pub(crate) fn packet_tap(ctx: SkBuffContext) -> i64 {
     0
 }
 
-/// A tcx program at the ingress of an interface (`sch_handle_ingress`, 6.6 to 7.2): it lets every packet go on.
+/// A tcx program at the ingress of an interface (`sch_handle_ingress`, 6.6 to 7.2): it passes every packet.
 #[classifier]
 pub(crate) fn tcx_tap(ctx: TcContext) -> i32 {
     const TCX_NEXT: i32 = -1;
@@ -334,15 +328,15 @@ fn is_reset(ctx: &SkBuffContext) -> bool {
 #[inline(always)]
 fn try_tap(hook: Hook, ctx: &SkBuffContext) -> Result<(), Skipped> {
     let skb = Skb::new(Address::of_buffer(ctx));
-    // A bridge or VLAN shows a packet a second time.
+    // The class is the interface: the tap sees a packet again on a bridge or VLAN.
     let mut key = skb.key(hook, skb.device_net().read(offset!(net_inum)), skb.device().read(offset!(dev_ifindex)));
-    let case = Case::open(&mut key, false, Fate::OPEN)?;
-    let mut slot = Slot::reserve(hook, &case)?;
-    slot.packet(&skb);
-    slot.before_conntrack();
-    slot.interface_in(skb.device());
-    slot.netns(skb.device_net());
-    slot.submit();
+    let admission = Admission::decide(&mut key, false, Decision::Open)?;
+    let mut reservation = admission.reserve(hook)?;
+    reservation.packet(&skb);
+    reservation.before_conntrack();
+    reservation.interface_in(skb.device());
+    reservation.netns(skb.device_net());
+    reservation.submit();
     Ok(())
 }
 
@@ -386,43 +380,43 @@ fn try_link_reject(hook: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
 #[inline(always)]
 fn reject_with(hook: Hook, net: Address, skb: Address, nf_hook: Address) -> Result<(), Skipped> {
     let skb = Skb::new(skb);
-    // nf_reject_ip_tcphdr_get, nf_send_reset (5.10 to 7.2): a later fragment, a RST, and a packet to a broadcast or
-    // multicast address are not answered.
+    // nf_reject_ip_tcphdr_get, nf_send_reset (5.10 to 7.2): the kernel does not answer a later fragment, a RST, or a packet to
+    // a broadcast or multicast address.
     if skb.is_reset() || skb.is_later_fragment() || skb.is_to_many() {
         return Err(Skipped::Passed);
     }
 
     let mut key = skb.key(hook, net.read(offset!(net_inum)), u32::from(nf_hook.low_byte()));
-    let fate = flood::fate_of(skb.number(), &key);
-    let case = Case::open(&mut key, skb.is_tracked(), fate)?;
-    let mut slot = Slot::reserve(hook, &case)?;
-    slot.packet(&skb);
-    slot.interface_in(skb.device());
-    slot.netns(net);
-    slot.nf_hook(nf_hook.low_byte());
-    slot.conntrack(skb.conntrack());
-    slot.entry_gone();
-    slot.submit();
+    let decision = ratelimit::decision_about(skb.number(), &key);
+    let admission = Admission::decide(&mut key, skb.is_tracked(), decision)?;
+    let mut reservation = admission.reserve(hook)?;
+    reservation.packet(&skb);
+    reservation.interface_in(skb.device());
+    reservation.netns(net);
+    reservation.nf_hook(nf_hook.low_byte());
+    reservation.conntrack(skb.conntrack());
+    reservation.destroyed_entry();
+    reservation.submit();
     Ok(())
 }
 
 /// `bool nf_ct_delete(struct nf_conn *ct, u32 portid, int report)`, 5.10 to 7.2.
 ///
-/// Runs once per connection, when its entry ends, and never for a packet. Nothing is told to user space: the entry is
-/// remembered for the packet that may come too late for it.
+/// Runs once per connection, when conntrack destroys its entry, and never for a packet. It emits no record: it keeps the entry
+/// for a later packet that would have belonged to it.
 #[kprobe]
-pub(crate) fn entry_gone(ctx: ProbeContext) -> u32 {
-    run(Hook::EntryGone, &ctx, try_entry_gone)
+pub(crate) fn entry_destroyed(ctx: ProbeContext) -> u32 {
+    run(Hook::EntryDestroyed, &ctx, try_entry_destroyed)
 }
 
 #[inline(always)]
-fn try_entry_gone(_: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
+fn try_entry_destroyed(_: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
     let arguments = Arguments::new(ctx);
     let [ct, portid, ..] = arguments.registers;
     if conntrack::protocol(ct) != IPPROTO_TCP || !conntrack::is_translated(ct) {
         return Err(Skipped::Passed);
     }
-    gone::remember(ct, portid.number() as u32, arguments.return_address()).ok_or(Skipped::Passed)
+    destroyed::keep(ct, portid.number() as u32, arguments.return_address()).ok_or(Skipped::Passed)
 }
 
 /// `static noinline int early_drop(struct net *net, unsigned int hash)`, 5.10 to 7.2, at its entry.
@@ -432,19 +426,19 @@ fn try_entry_gone(_: Hook, ctx: &ProbeContext) -> Result<(), Skipped> {
 pub(crate) fn table_search(ctx: ProbeContext) -> u32 {
     let arguments = Arguments::new(&ctx);
     let [net, ..] = arguments.registers;
-    table::search(arguments.stack_pointer(), net.read(offset!(net_inum)));
+    early_drop::entered(arguments.stack_pointer(), net.read(offset!(net_inum)));
     0
 }
 
-/// `early_drop` returning: 0 where it found nothing to evict, and the new connection's packet is dropped.
+/// `early_drop` at its return: it returns 0 where it found no entry to evict, and the kernel drops the new connection's packet.
 #[kretprobe]
 pub(crate) fn table_full(ctx: RetProbeContext) -> u32 {
     let hook = Hook::TableFull;
-    slot::count_hit(hook);
-    let found = ctx.ret::<i32>() != 0;
-    match table::searched(kernel::stack_of_caller(&ctx), found) {
-        Skipped::Full => slot::count_lost(hook),
-        _ => slot::count_emitted(hook),
+    counters::count_hit(hook);
+    let evicted = ctx.ret::<i32>() != 0;
+    match early_drop::returned(kernel::stack_of_caller(&ctx), evicted) {
+        Skipped::Full => counters::count_lost(hook),
+        _ => counters::count_emitted(hook),
     }
     0
 }
@@ -455,26 +449,26 @@ pub(crate) fn table_full(ctx: RetProbeContext) -> u32 {
 pub(crate) fn new_started(ctx: ProbeContext) -> u32 {
     let arguments = Arguments::new(&ctx);
     let [ct, skb, ..] = arguments.registers;
-    first::started(arguments.stack_pointer(), ct, skb);
+    tcp_new::entered(arguments.stack_pointer(), ct, skb);
     0
 }
 
-/// `tcp_new` returning: false where the packet cannot open a connection. Up to 6.6 it says so nowhere else, and with
-/// `nf_conntrack_tcp_loose=0` no kernel does.
+/// `tcp_new` at its return: it returns false where the packet cannot open a connection. Up to 6.6 the kernel does not log that,
+/// and with `nf_conntrack_tcp_loose=0` no kernel does.
 #[kretprobe]
 pub(crate) fn new_refused(ctx: RetProbeContext) -> u32 {
     let hook = Hook::NewRefused;
-    let started = first::ended(kernel::stack_of_caller(&ctx));
+    let started = tcp_new::returned(kernel::stack_of_caller(&ctx));
     // A `bool` is returned in the lowest byte.
     if ctx.ret::<u64>() as u8 != 0 {
         return 0;
     }
-    slot::count_hit(hook);
+    counters::count_hit(hook);
     let refused = started.ok_or(Skipped::Full).and_then(|(ct, skb)| try_new_refused(hook, ct, skb));
     match refused {
-        Ok(()) => slot::count_emitted(hook),
-        Err(Skipped::Counted) => slot::count_suppressed(hook),
-        Err(_) => slot::count_lost(hook),
+        Ok(()) => counters::count_emitted(hook),
+        Err(Skipped::Suppressed) => counters::count_suppressed(hook),
+        Err(_) => counters::count_lost(hook),
     }
     0
 }
@@ -483,13 +477,13 @@ pub(crate) fn new_refused(ctx: RetProbeContext) -> u32 {
 fn try_new_refused(hook: Hook, ct: Address, skb: Address) -> Result<(), Skipped> {
     let skb = Skb::new(skb);
     let mut key = skb.key(hook, conntrack::netns(ct), 0);
-    let case = Case::open(&mut key, false, Fate::OPEN)?;
-    let mut slot = Slot::reserve(hook, &case)?;
-    slot.packet(&skb);
-    slot.interface_in(skb.device());
-    slot.netns(conntrack::net(ct));
-    slot.entry_gone();
-    slot.submit();
+    let admission = Admission::decide(&mut key, false, Decision::Open)?;
+    let mut reservation = admission.reserve(hook)?;
+    reservation.packet(&skb);
+    reservation.interface_in(skb.device());
+    reservation.netns(conntrack::net(ct));
+    reservation.destroyed_entry();
+    reservation.submit();
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! Reading a `sk_buff`: its headers wherever they are, its route, its conntrack entry.
+//! Reads a `sk_buff`: its headers, in the linear part or in a fragment, its route and its conntrack entry.
 
-use tracer_common::flood::Key;
 use tracer_common::hook::Hook;
 use tracer_common::layout::ABSENT;
+use tracer_common::ratelimit::Key;
 use tracer_common::wire::{Record, present};
 
 use crate::kernel::{Address, Failed, offset, page_address};
@@ -24,7 +24,7 @@ const TCP_MIN: u32 = 20;
 /// Bytes of an IPv6 header without extensions.
 const IPV6_HEADER: u32 = 40;
 
-/// A packet, with where its headers are.
+/// A packet, and the addresses of its headers.
 pub(crate) struct Skb {
     buffer: Address,
     network: Address,
@@ -32,16 +32,16 @@ pub(crate) struct Skb {
     transport: Transport,
 }
 
-/// Where the TCP header is.
+/// The location of the TCP header.
 #[derive(Clone, Copy)]
 struct Transport {
-    /// Its address, or null where it cannot be found.
+    /// Its address, or null where it was not found.
     address: Address,
-    /// Bytes readable there.
+    /// Readable bytes at the address.
     readable: u32,
     /// Bytes from its start to the end of the packet.
     length: u32,
-    /// It is in the first fragment, not in the linear part.
+    /// The header is in the first fragment, not in the linear part.
     in_fragment: bool,
 }
 
@@ -56,7 +56,7 @@ impl Skb {
         Self { buffer: skb, network, version, transport: locate(skb, head, header) }
     }
 
-    /// `skb->dev`; null where the stack has already taken it away.
+    /// `skb->dev`; null where the stack has cleared it.
     #[inline(always)]
     pub(crate) fn device(&self) -> Address {
         self.buffer.follow(offset!(skb_dev))
@@ -86,7 +86,7 @@ impl Skb {
         self.transport.address.read::<u8>(13) & TCP_RST != 0
     }
 
-    /// Whether the route delivers to this host, as `tcp_v4_send_reset` and `tcp_v6_send_reset` ask.
+    /// Whether the route delivers to this host, as `tcp_v4_send_reset` and `tcp_v6_send_reset` check it.
     #[inline(always)]
     pub(crate) fn is_for_this_host(&self, hook: Hook) -> bool {
         let route = self.route();
@@ -103,15 +103,15 @@ impl Skb {
         self.version == 4 && u16::from_be_bytes(self.network.read(6)) & OFFSET != 0
     }
 
-    /// Whether an IPv4 packet's route is one to a broadcast or multicast address.
+    /// Whether an IPv4 packet's route leads to a broadcast or multicast address.
     #[inline(always)]
     pub(crate) fn is_to_many(&self) -> bool {
         self.version == 4 && self.route().read::<u32>(offset!(rt_flags)) & RTCF_TO_MANY != 0
     }
 
-    /// What the packet's events are counted by.
+    /// The rate limit's key of an event of this packet.
     ///
-    /// There is no branch in it: where the addresses are, and how long, is computed from the version.
+    /// It has no branch: offset and length of the addresses are computed from the version.
     #[inline(always)]
     pub(crate) fn key(&self, hook: Hook, netns: u32, class: u32) -> Key {
         let version = self.version;
@@ -133,7 +133,7 @@ impl Skb {
         key
     }
 
-    /// Whether the packet has an entry that is not of its own making.
+    /// Whether the packet belongs to an entry that an earlier packet created.
     #[inline(always)]
     pub(crate) fn is_tracked(&self) -> bool {
         const NEW: u64 = 2;
@@ -141,8 +141,8 @@ impl Skb {
         nfct & !NFCT_INFOMASK != 0 && nfct & NFCT_INFOMASK != NEW
     }
 
-    /// What distinguishes the RSTs that answer segments of this one's endpoints: the kernel's reason, whether a socket answers,
-    /// and what conntrack made of the segment.
+    /// The class of a RST that answers this segment: the kernel's reset reason, whether a socket answers, and the segment's
+    /// `ctinfo`.
     #[inline(always)]
     pub(crate) fn class_of_answer(&self, sk: Address, reason: Address) -> u32 {
         let nfct = self.buffer.follow(offset!(skb_nfct)).number();
@@ -193,14 +193,14 @@ impl Skb {
     }
 }
 
-/// Where the TCP header of an IPv4 packet would be if the buffer were linear.
+/// The address of an IPv4 packet's TCP header in a linear buffer.
 #[inline(always)]
 fn after_v4(network: Address) -> Address {
     network.plus(u64::from(network.read::<u8>(0) & 0xf) * 4)
 }
 
-/// Where the TCP header of an IPv6 packet would be if the buffer were linear: behind the extension headers of RFC 8200 §4,
-/// of which six are followed, one of each kind that may stand before it.
+/// The address of an IPv6 packet's TCP header in a linear buffer: behind up to six extension headers of RFC 8200 §4, as many
+/// as may precede it.
 #[inline(always)]
 fn after_v6(network: Address) -> Address {
     const HOP_BY_HOP: u8 = 0;
@@ -226,12 +226,12 @@ fn after_v6(network: Address) -> Address {
     Address::NULL
 }
 
-/// Turns an address computed as if the buffer were linear into where the bytes really are.
+/// Turns an address in a linear buffer into the location of the bytes.
 #[inline(always)]
 fn locate(skb: Address, head: Address, header: Address) -> Transport {
     let len = u64::from(skb.read::<u32>(offset!(skb_len)));
     let in_fragments = u64::from(skb.read::<u32>(offset!(skb_data_len)));
-    // Behind the network layer `data` has moved past the network header: then this is negative.
+    // Above the network layer `data` is past the network header: then this is negative.
     let skipped = header.number().wrapping_sub(skb.follow(offset!(skb_data)).number());
     let length = len.wrapping_sub(skipped) as u32;
     let linear = len.wrapping_sub(in_fragments).wrapping_sub(skipped);
@@ -241,25 +241,25 @@ fn locate(skb: Address, head: Address, header: Address) -> Transport {
     first_fragment(skb, head, linear.wrapping_neg(), length)
 }
 
-/// The header's place in the first fragment, `skip` bytes into it.
+/// The location of the header in the first fragment, `skip` bytes from its start.
 #[inline(always)]
 fn first_fragment(skb: Address, head: Address, skip: u64, length: u32) -> Transport {
-    let nowhere = Transport { address: Address::NULL, readable: 0, length, in_fragment: true };
+    let absent = Transport { address: Address::NULL, readable: 0, length, in_fragment: true };
     if [offset!(skb_end), offset!(shinfo_frags), offset!(page_size)].contains(&ABSENT) {
-        return nowhere;
+        return absent;
     }
     // `sk_buff.end` is an offset on 64-bit kernels (NET_SKBUFF_DATA_USES_OFFSET).
     let shared = head.plus(u64::from(skb.read::<u32>(offset!(skb_end))));
     let frag = shared.plus(u64::from(offset!(shinfo_frags)));
     let page = frag.follow(offset!(frag_page));
     let size = u64::from(frag.read::<u32>(offset!(frag_len)));
-    // No fragment at all leaves no size; the low bit of a netmem_ref says that it is not a page.
+    // The low bit of a netmem_ref marks one that is not a page.
     if shared.read::<u8>(offset!(shinfo_nr_frags)) == 0 || page.number() & 1 != 0 || skip >= size {
-        return nowhere;
+        return absent;
     }
     let start = page_address(page, offset!(page_size));
     if start.is_null() {
-        return nowhere;
+        return absent;
     }
     let address = start.plus(u64::from(frag.read::<u32>(offset!(frag_offset))) + skip);
     Transport { address, readable: (size - skip) as u32, length, in_fragment: true }

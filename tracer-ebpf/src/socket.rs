@@ -1,11 +1,10 @@
-//! Sockets of this host, and the processes that reset their connections.
+//! Sockets of this host that reset their connections.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_comm, bpf_get_current_pid_tgid};
-use tracer_common::flood::Key;
 use tracer_common::hook::Hook;
-use tracer_common::wire::{OwnSocket, caller};
+use tracer_common::ratelimit::Key;
+use tracer_common::wire::{self, OwnSocket};
 
-use crate::gone::caller_of;
+use crate::caller;
 use crate::kernel::{Address, Failed, offset};
 
 /// `AF_INET6` of `sock_common.skc_family`.
@@ -13,19 +12,7 @@ const AF_INET6: u16 = 10;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 
-/// Writes the process that runs: its number, and its name.
-#[inline(always)]
-pub(crate) fn process(pid: &mut u32, comm: &mut [u8; 16]) {
-    // SAFETY: the helper takes no arguments.
-    *pid = (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32;
-    // SAFETY: the size given is that of the array.
-    let status = unsafe { bpf_get_current_comm((&raw mut *comm).cast(), 16) };
-    if status != 0 {
-        *comm = [0; 16];
-    }
-}
-
-/// What the resets of a socket's own accord are counted by: its endpoints as a packet of its peer would have them.
+/// The rate limit's key of a socket's active reset: the socket's endpoints, as in a packet from its peer.
 #[inline(always)]
 pub(crate) fn key(hook: Hook, sk: Address) -> Key {
     let family: u16 = sk.read(offset!(sk_family));
@@ -49,7 +36,7 @@ pub(crate) fn key(hook: Hook, sk: Address) -> Key {
     key
 }
 
-/// Reads a socket's own endpoints and numbers, and the process, where the function that resets works for one.
+/// Reads a socket's own endpoints and numbers, and the process if the calling function acts on behalf of one.
 #[inline(always)]
 pub(crate) fn read(sk: Address, returns_to: Address, to: &mut OwnSocket) -> Failed {
     let family: u16 = sk.read(offset!(sk_family));
@@ -66,8 +53,8 @@ pub(crate) fn read(sk: Address, returns_to: Address, to: &mut OwnSocket) -> Fail
     };
     to.snd_nxt = sk.read(offset!(tp_snd_nxt));
     to.rcv_nxt = sk.read(offset!(tp_rcv_nxt));
-    if caller_of(returns_to) == caller::PROCESS {
-        process(&mut to.pid, &mut to.comm);
+    if caller::function_at(returns_to) == wire::caller::PROCESS {
+        caller::process(&mut to.pid, &mut to.comm);
     }
     let own_port = sk.load(offset!(inet_sport), &mut to.tuple.sport);
     addresses.or(own_port).or(sk.load(offset!(sk_dport), &mut to.tuple.dport))

@@ -1,7 +1,7 @@
 //! Builds the BPF object and hands its path to the compiler, which embeds it; finds out what `--version` is to say.
 //!
 //! Without a BPF toolchain an empty file is embedded: everything that does not trace still builds and works, and the
-//! binary says why it cannot trace.
+//! binary prints why it cannot trace.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -79,8 +79,8 @@ fn commit(workspace: &Path) -> Result<String, Box<dyn Error>> {
     println!("cargo::rerun-if-env-changed={COMMIT}");
     let archived = workspace.join(ARCHIVED);
     println!("cargo::rerun-if-changed={}", archived.display());
-    if let Some(told) = env::var(COMMIT).ok().filter(|told| !told.is_empty()) {
-        return Ok(told);
+    if let Some(given) = env::var(COMMIT).ok().filter(|given| !given.is_empty()) {
+        return Ok(given);
     }
     let written = fs::read_to_string(&archived)?;
     if !written.starts_with('$') {
@@ -104,7 +104,7 @@ fn commit(workspace: &Path) -> Result<String, Box<dyn Error>> {
     Ok(described.unwrap_or_else(|| "unknown".to_owned()))
 }
 
-/// As many digits of a commit as tell it from others.
+/// As many digits of a commit as identify it.
 fn short(commit: &str) -> String {
     match commit.split_once('-') {
         Some((digits, rest)) => format!("{digits:.12}-{rest}"),

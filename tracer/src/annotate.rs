@@ -1,4 +1,4 @@
-//! A recording told a second time: every event with what its flow came to in the end, without keeping events.
+//! Annotated replay: every event of a recording with the final state of its flow, without keeping events.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,10 +9,10 @@ use tracer_engine::flow::{Flow, FlowId};
 use tracer_engine::session;
 use tracer_model::capture::{Item, Items};
 use tracer_model::filter::Filter;
-use tracer_render::step::{AnnotatedEvent, event};
+use tracer_render::annotated::AnnotatedEvent;
 
-/// Hands out the events of a recording that the filter wants. `report` is what the same recording came to with the same
-/// filter, and `items` how many items that was made of: a recording that grows meanwhile is read no further.
+/// Passes the events of a recording that match the filter to `each`. `report` is the report of the same recording and
+/// filter, and `items` its number of items: what is appended to the recording meanwhile is not read.
 pub fn events<E: From<io::Error>>(
     recorded: &mut impl Items,
     report: &Report,
@@ -27,15 +27,15 @@ pub fn events<E: From<io::Error>>(
         let Some(observed) = observed.filter(|observed| seen <= items && wanted(observed, filter, &settled)) else {
             return Ok(());
         };
-        let (Some(event), Item::Record(record)) = (event(observed), item) else { return Ok(()) };
-        let told = observed.flow.and_then(|id| settled.get(&id).copied());
-        let flow = told.or_else(|| observed.flow.and_then(|id| session.flow(id)));
-        each(AnnotatedEvent { observed, event, record, flow, settled: told.is_some(), host: session.host() })
+        let (Some(event), Item::Record(record)) = (observed.event(), item) else { return Ok(()) };
+        let final_flow = observed.flow.and_then(|id| settled.get(&id).copied());
+        let flow = final_flow.or_else(|| observed.flow.and_then(|id| session.flow(id)));
+        each(AnnotatedEvent { observed, event, record, flow, settled: final_flow.is_some(), host: session.host() })
     })
     .map(drop)
 }
 
-/// Whether the filter wants an event. With `--cause` that is decided by what its flow came to.
+/// Whether an event matches the filter. With `--cause` the final cause of its flow decides.
 fn wanted(observed: &Observed, filter: &Filter, settled: &HashMap<FlowId, &Flow>) -> bool {
     match observed.flow {
         _ if matches!(observed.kind, Kind::Unwanted) => false,

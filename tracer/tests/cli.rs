@@ -1,4 +1,4 @@
-//! The command line as a user meets it: exit statuses, messages, and what goes where.
+//! The command line: exit statuses, messages, and outputs.
 
 mod common;
 
@@ -59,9 +59,9 @@ fn files_that_are_no_recordings_are_status_2() {
     assert_eq!(text, "whyrst: reading /nonexistent: No such file or directory (os error 2)\n");
 }
 
-/// A host that cannot be traced says why and ends with status 3; one that can is not traced by this test for long.
+/// A host that cannot be traced gives the reasons and status 3. Else a short capture succeeds.
 #[test]
-fn this_host_is_traced_or_says_why_not() {
+fn this_host_is_traced_or_obstacles_are_printed() {
     let output = whyrst(&["report", "--duration", "100ms"]).output().unwrap();
     let text = String::from_utf8(output.stderr).unwrap();
     match output.status.code() {
@@ -87,7 +87,7 @@ fn a_recording_is_not_overwritten_by_its_report() {
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 
-/// Lines of three kernels, as three loggers hand them on.
+/// Lines of three kernels, in the formats of three loggers.
 const LOG: &str = "\
 [12345.678901] nf_ct_proto_6: SEQ is under the lower bound (already ACKed data retransmitted) IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 LEN=1052 PROTO=TCP SPT=443 DPT=34567 SEQ=1 ACK=2 WINDOW=502 RES=0x00 ACK PSH URGP=0
 Nov 21 08:00:01 gw-1 kernel: nf_ct_proto_6: invalid packet ignored in state ESTABLISHED  IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 LEN=60 PROTO=TCP SPT=443 DPT=34568 SEQ=1 ACK=2 WINDOW=502 RES=0x00 ACK SYN URGP=0
@@ -103,11 +103,11 @@ fn explain_reads_a_kernel_log() {
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
     for expected in [
-        "6 lines · 13 of conntrack · words of Linux up to 6.0",
+        "6 lines · 13 of conntrack · log format of Linux up to 6.0",
         "INVALID  1 packet  out-of-window · seq-under",
         "accepted  1 packet  invalid-state · invalid-state",
         "these lines do not mean INVALID",
-        "table full  10 packets of new connections dropped",
+        "table full  at least 10 packets of new connections dropped",
         "expectation table full  1 time",
         "192.0.2.2:443 → 192.0.2.1:34567  1 packet",
     ] {
@@ -134,12 +134,12 @@ fn explain_as_json_fits_its_schema() {
 }
 
 #[test]
-fn explain_knows_the_words_of_the_report() {
+fn explain_knows_causes_and_reasons() {
     let output = whyrst(&["explain", "seq-under"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.starts_with("# seq-under: "), "{text}");
     let text = stderr(&mut whyrst(&["explain", "seq-unter"]), 2);
-    assert!(text.contains("`seq-unter` is no file, and none of the words out-of-window"), "{text}");
+    assert!(text.contains("`seq-unter` is neither a file nor one of out-of-window"), "{text}");
     let text = stderr(&mut whyrst(&["explain", "/nonexistent/kern.log"]), 2);
     assert!(text.contains("/nonexistent/kern.log: No such file"), "{text}");
 }
@@ -148,9 +148,9 @@ fn doctor(arguments: &[&str]) -> std::process::Output {
     whyrst(&[&["doctor", "--interval", "50ms"], arguments].concat()).output().unwrap()
 }
 
-/// Whatever the privileges and the host: it says what it sees, and what it does not.
+/// With any privileges and on any host, the output fits the schema.
 #[test]
-fn the_doctor_writes_what_its_schema_says() {
+fn the_doctors_json_fits_its_schema() {
     let schema = whyrst(&["schema", "doctor"]).output().unwrap().stdout;
     let schema = jsonschema::validator_for(&serde_json::from_slice(&schema).unwrap()).unwrap();
     for arguments in [&["--format", "json"][..], &["--format", "json", "--all-netns"]] {
@@ -164,7 +164,7 @@ fn the_doctor_writes_what_its_schema_says() {
 }
 
 #[test]
-fn the_doctor_fails_on_what_it_was_told_to() {
+fn the_doctor_fails_on_the_named_severity() {
     let json = doctor(&["--format", "json"]).stdout;
     let found: serde_json::Value = serde_json::from_slice(&json).unwrap();
     let has = |severities: &[&str]| {
@@ -179,7 +179,7 @@ fn the_doctor_fails_on_what_it_was_told_to() {
 
 #[rstest]
 #[case::no_such_netns(&["--netns", "no such"], "--netns no such: no network namespace has this name")]
-#[case::no_such_inode(&["--netns", "7"], "--netns 7: no name and no process leads there")]
+#[case::no_such_inode(&["--netns", "7"], "--netns 7: no name and no process leads to it")]
 #[case::both(&["--netns", "7", "--all-netns"], "cannot be used with '--all-netns'")]
 #[case::info(&["--fail-on", "info"], "possible values: warning, critical")]
 #[case::unwritable(&["-o", "/nonexistent/file"], "writing /nonexistent/file")]
@@ -190,7 +190,7 @@ fn wrong_usage_of_the_doctor(#[case] arguments: &[&str], #[case] expected: &str)
     assert!(text.contains(expected), "{text}");
 }
 
-/// The recording of the incident that this program was made for.
+/// The recording of a late retransmission.
 const INCIDENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/5.10/late-retransmission.whyrst");
 
 fn schema(name: &str) -> jsonschema::Validator {
@@ -199,7 +199,7 @@ fn schema(name: &str) -> jsonschema::Validator {
 }
 
 #[test]
-fn export_writes_files_and_says_what() {
+fn export_writes_files_and_prints_a_summary() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("evidence.pcapng");
     let name = path.to_str().unwrap();
@@ -217,7 +217,7 @@ fn export_writes_files_and_says_what() {
     assert!(text.contains("writing /nonexistent/x.csv"), "{text}");
 }
 
-/// What is piped in is the same as what is read from a file, also where it was cut.
+/// Piped input gives the same export as a file, also if it is truncated.
 #[rstest]
 #[case("pcapng", 0)]
 #[case("jsonl", 0)]
@@ -239,7 +239,7 @@ fn export_reads_a_pipe(#[case] format: &str, #[case] cut: usize) {
     assert_eq!(!of_pipe.stderr.is_empty(), cut > 0, "{}", String::from_utf8_lossy(&of_pipe.stderr));
 }
 
-/// What is handed on says nothing of whose it is, in any format; the answer stays.
+/// A redacted export has no address and no name, in any format, but the same causes.
 #[rstest]
 #[case("pcapng")]
 #[case("jsonl")]
@@ -277,7 +277,7 @@ fn two_recordings_are_compared() {
     let output = whyrst(&["report", "--compare", INCIDENT, liberal, "--color", "never"]).output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("Too few connections were reset to tell anything (1 before, 0 after)"), "{text}");
+    assert!(text.contains("Too few connections were reset for a verdict (1 before, 0 after)"), "{text}");
     assert!(text.contains("\n  out-of-window/seq-under reset "), "{text}");
     let json = |before: &str, after: &str| {
         let output = whyrst(&["report", "--compare", before, after, "--format", "json"]).output().unwrap();
@@ -297,7 +297,7 @@ fn two_recordings_are_compared() {
     assert_eq!(text, "whyrst: reading /nonexistent: No such file or directory (os error 2)\n");
 }
 
-/// The page comes out as it was made, by standard output and by file, and needs a format that there is.
+/// The HTML page is the same on standard output and in a file.
 #[test]
 fn a_report_as_a_page() {
     let recording = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/5.10/late-retransmission.whyrst");
@@ -323,8 +323,8 @@ fn golden(name: &str) -> String {
 }
 
 #[rstest]
-#[case::rotation_of_a_pipe(&["record", "-o", "-", "--rotate", "1MiB"], "give -o a file's name instead of `-`")]
-#[case::keep_of_nothing(&["record", "-o", "x", "--keep", "3"], "give --rotate SIZE or --rotate-every TIME")]
+#[case::rotation_of_a_pipe(&["record", "-o", "-", "--rotate", "1MiB"], "--rotate cannot write to standard output")]
+#[case::keep_of_nothing(&["record", "-o", "x", "--keep", "3"], "--keep needs --rotate SIZE or --rotate-every TIME")]
 #[case::tiny(&["record", "-o", "x", "--rotate", "5"], "less than 16 KiB")]
 #[case::no_size(&["record", "-o", "x", "--rotate", "64 potatoes"], "not a size like 64MiB")]
 #[case::report_without_recording(&["report", "--rotate", "1MiB"], "need --record FILE")]
@@ -352,7 +352,7 @@ fn a_copy_is_filtered_and_compressed() {
     let of_copy = flows(&mut whyrst(&["report", "--format", "json", "--from", name]));
     assert_eq!(of_copy.as_array().unwrap().len(), 2);
     assert_eq!(of_copy, flows(whyrst(&["report", "--format", "json", "--from", &from]).args(filter)));
-    // By standard input, and cut: what is whole is told, and that it is cut is said.
+    // A truncated recording on standard input: the report covers the complete part, and a message names the damage.
     let bytes = fs::read(&copy).unwrap();
     let mut command = whyrst(&["report", "--from", "-"]);
     let output = command.write_stdin(&bytes[..bytes.len() - 1]).output().unwrap();
@@ -400,9 +400,9 @@ fn recordings_that_do_not_belong_together_are_refused() {
     assert!(text.contains("has no recordings in it"), "{text}");
 }
 
-/// What the packaged service runs, and the settings in its environment, are understood.
+/// The command line and the environment of the packaged service are valid.
 #[test]
-fn the_service_speaks_this_version() {
+fn the_packaged_service_is_valid() {
     let unit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging/whyrst-record.service");
     let unit = fs::read_to_string(unit).unwrap();
     let settings = |key: &str| unit.lines().filter_map(|line| line.strip_prefix(key)).collect::<Vec<_>>();
@@ -410,11 +410,11 @@ fn the_service_speaks_this_version() {
         settings("Environment=").into_iter().map(|setting| setting.split_once('=').unwrap()).collect();
     assert!(!environment.is_empty());
     let output = whyrst(&["config"]).envs(environment.iter().copied()).output().unwrap();
-    let (shown, said) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
-    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+    let (shown, errors) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+    assert_eq!((output.status.code(), errors.as_str()), (Some(0), ""));
     for (variable, value) in &environment {
-        let told = shown.lines().any(|line| line.contains(value) && line.ends_with(&format!("# {variable}")));
-        assert!(told, "{variable}: {shown}");
+        let printed = shown.lines().any(|line| line.contains(value) && line.ends_with(&format!("# {variable}")));
+        assert!(printed, "{variable}: {shown}");
     }
     let [line] = settings("ExecStart=")[..] else { panic!("one program is to be run") };
     let mut words: Vec<&str> = line.split(' ').collect();

@@ -1,4 +1,4 @@
-//! What commands that need nothing of the host have given up while they work (docs/security.md).
+//! The confinement of commands that do not need the host (docs/security.md).
 
 mod common;
 
@@ -20,9 +20,9 @@ fn field(status: &str, name: &str) -> u64 {
     u64::from_str_radix(value.trim(), 16).unwrap()
 }
 
-/// It has told of an event and waits for more of its standard input: all of it has been confined by then.
+/// The program has printed an event and waits for input, so its confinement is complete.
 #[test]
-fn nothing_is_left_that_could_be_used() {
+fn no_privilege_remains() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_whyrst"))
         .args(["trace", "--from", "-"])
         .env("WHYRST_CONFIG", "/dev/null")
@@ -44,17 +44,17 @@ fn nothing_is_left_that_could_be_used() {
     assert!(child.wait().unwrap().success());
 }
 
-/// What was done can be asked for.
+/// `--log debug` shows the confinement.
 #[test]
-fn it_is_said_what_was_given_up() {
+fn the_confinement_is_logged() {
     let from = recording();
-    let said = stderr(&mut whyrst(&["report", "--from", from.to_str().unwrap(), "--log", "debug"]), 0);
+    let log = stderr(&mut whyrst(&["report", "--from", from.to_str().unwrap(), "--log", "debug"]), 0);
     for step in ["capabilities: kept CapabilitySet(0x0)", "Landlock: ", "calls are refused"] {
-        assert!(said.contains(step), "{step} is not in {said}");
+        assert!(log.contains(step), "{step} is not in {log}");
     }
 }
 
-/// Files of others are read and written by root by capability alone: the ones that were named still are.
+/// Root needs a capability for files of other users. Named files stay accessible.
 #[test]
 fn files_of_others_can_be_read() {
     let directory = tempfile::tempdir().unwrap();
@@ -74,9 +74,9 @@ fn files_of_others_can_be_read() {
     assert!(fs::read_to_string(to).unwrap().starts_with("<!DOCTYPE html>"));
 }
 
-/// An export holds what a recording holds.
+/// An export is as confidential as a recording.
 #[test]
-fn exports_are_for_their_owner_alone() {
+fn exports_are_readable_by_their_owner_only() {
     let (directory, from) = (tempfile::tempdir().unwrap(), recording());
     for format in ["csv", "jsonl", "pcapng"] {
         let to = directory.path().join(format);

@@ -1,4 +1,4 @@
-//! How the program behaves among others: colours, pipes, times, completions, man pages, configuration.
+//! Conventions of command-line programs: colours, pipes, times, completions, man pages, configuration.
 
 mod common;
 
@@ -12,7 +12,7 @@ use rstest::rstest;
 
 use common::{stderr, whyrst};
 
-/// A recording that there is, of a namespace named `gateway`.
+/// A recording of a namespace named `gateway`.
 const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/7/ipv6-seq-over.whyrst");
 const PROGRAM: &str = env!("CARGO_BIN_EXE_whyrst");
 
@@ -60,9 +60,9 @@ fn colours_on_a_terminal(#[case] environment: &[(&str, &str)], #[case] arguments
     assert_eq!(text.contains('\u{1b}'), coloured, "{text}");
 }
 
-/// Help and complaints about the command line are clap's to print; they obey the same option.
+/// clap prints help and usage errors; `--color` applies to them too.
 #[test]
-fn help_has_the_colours_that_are_asked_for() {
+fn help_obeys_the_colour_option() {
     for (color, coloured) in [("always", true), ("never", false), ("auto", false)] {
         let mut help = whyrst(&["--color", color, "report", "--help"]);
         assert_eq!(stdout(help.env_remove("CLICOLOR_FORCE")).contains('\u{1b}'), coloured, "{color}");
@@ -71,7 +71,7 @@ fn help_has_the_colours_that_are_asked_for() {
     }
 }
 
-/// Whoever closes the pipe has read enough: no complaint, and no failure.
+/// A closed pipe is not an error.
 #[rstest]
 #[case(&["report", "--from", RECORDING])]
 #[case(&["trace", "--from", RECORDING])]
@@ -92,9 +92,9 @@ fn a_closed_pipe_ends_quietly(#[case] arguments: &[&str]) {
     assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
 }
 
-/// A disk that is full is another matter.
+/// A full disk is an error.
 #[test]
-fn what_cannot_be_written_is_told() {
+fn write_errors_are_reported() {
     let full = File::options().write(true).open("/dev/full").unwrap();
     let mut command = Command::new(PROGRAM);
     let output = command.args(["report", "--from", RECORDING]).stdout(full).output().unwrap();
@@ -104,15 +104,15 @@ fn what_cannot_be_written_is_told() {
 }
 
 #[test]
-fn times_are_utc_unless_local_ones_are_asked_for() {
-    let told = |command: &str, arguments: &[&str]| {
+fn times_are_utc_by_default() {
+    let output = |command: &str, arguments: &[&str]| {
         stdout(whyrst(&[&[command, "--from", RECORDING], arguments].concat()).env("TZ", "NST3:30"))
     };
-    assert!(told("report", &[]).contains("2026-11-21 09:40:52 UTC"));
-    assert!(told("report", &["--time", "local"]).contains("2026-11-21 06:10:52 -03:30"));
-    assert!(told("trace", &[]).starts_with("09:40:52.755251 ct-invalid"));
-    assert!(told("trace", &["--time", "local"]).starts_with("06:10:52.755251-03:30 ct-invalid"));
-    let json = told("report", &["--time", "local", "--format", "json"]);
+    assert!(output("report", &[]).contains("2026-11-21 09:40:52 UTC"));
+    assert!(output("report", &["--time", "local"]).contains("2026-11-21 06:10:52 -03:30"));
+    assert!(output("trace", &[]).starts_with("09:40:52.755251 ct-invalid"));
+    assert!(output("trace", &["--time", "local"]).starts_with("06:10:52.755251-03:30 ct-invalid"));
+    let json = output("report", &["--time", "local", "--format", "json"]);
     assert!(json.contains("2026-11-21T09:40:52") && !json.contains("03:30"), "JSON is always UTC");
     let text = stderr(whyrst(&["report", "--time", "local", "--from", RECORDING]).env("TZ", "Nowhere/City"), 2);
     assert!(text.contains("--time local: TZ and /etc/localtime name no known time zone"), "{text}");
@@ -120,8 +120,8 @@ fn times_are_utc_unless_local_ones_are_asked_for() {
 
 #[test]
 fn namespaces_have_names_in_recordings() {
-    let told = |netns: &str| stdout(&mut whyrst(&["trace", "--from", RECORDING, "--netns", netns]));
-    let (by_name, by_number) = (told("gateway"), told("4026532184"));
+    let trace = |netns: &str| stdout(&mut whyrst(&["trace", "--from", RECORDING, "--netns", netns]));
+    let (by_name, by_number) = (trace("gateway"), trace("4026532184"));
     assert_eq!(by_name, by_number);
     let named = |line: &&str| line.contains("netns=4026532184 netns_name=gateway");
     assert_eq!(by_name.lines().filter(named).count(), 3, "from the first line on: {by_name}");
@@ -130,14 +130,14 @@ fn namespaces_have_names_in_recordings() {
 
 #[rstest]
 #[case::name(&["--from", RECORDING, "--netns", "gatewya"], "no network namespace has this name; did you mean gateway? (the recording has gateway (4026532184)")]
-#[case::path(&["--from", RECORDING, "--netns", "/proc/1/ns/net"], "a path leads to a namespace of this host")]
-#[case::stream(&["--from", "-", "--netns", "gateway"], "give the inode number, or a file")]
+#[case::path(&["--from", RECORDING, "--netns", "/proc/1/ns/net"], "a path names a namespace of this host")]
+#[case::stream(&["--from", "-", "--netns", "gateway"], "use the inode number, or a file")]
 #[case::no_such_name(&["--netns", "no such namespace"], "no network namespace has this name (this host has ")]
 #[case::no_such_path(&["--netns", "/run/netns/none"], "--netns /run/netns/none: No such file or directory")]
 #[case::no_namespace(&["--netns", "/etc/passwd"], "--netns /etc/passwd: this file is not a network namespace")]
 #[case::another_kind(&["--netns", "/proc/self/ns/mnt"], "this file is not a network namespace")]
 #[case::hostile(&["--from", RECORDING, "--netns", "a\u{1b}[31m\u{202e}"], "--netns a\\u{1b}[31m\\u{202e}: no network")]
-fn namespaces_that_are_not_there(#[case] arguments: &[&str], #[case] expected: &str) {
+fn unknown_namespaces(#[case] arguments: &[&str], #[case] expected: &str) {
     let text = stderr(whyrst(&[&["trace"], arguments].concat()).write_stdin(""), 2);
     assert!(text.contains(expected), "{text}");
     assert!(!text.contains(['\u{1b}', '\u{202e}']), "{text:?}");
@@ -152,7 +152,7 @@ fn a_reason_is_no_cause() {
 #[rstest]
 #[case("seq-unter", "; did you mean seq-under?")]
 #[case("evictd", "; did you mean evicted?")]
-fn words_that_may_have_been_meant(#[case] word: &str, #[case] expected: &str) {
+fn similar_words_are_suggested(#[case] word: &str, #[case] expected: &str) {
     let text = stderr(&mut whyrst(&["explain", word]), 2);
     assert!(text.contains(expected), "{text}");
 }
@@ -169,11 +169,11 @@ fn a_kernel_log_is_explained_not_read_as_a_recording() {
     );
 }
 
-/// Minutes of capturing are not thrown away for a file that cannot be written.
+/// The output is checked before the capture, so that no capture is lost.
 #[rstest]
 #[case("/nonexistent/report", "No such file or directory")]
 #[case("/tmp", "is a directory")]
-fn where_the_report_goes_is_tried_first(#[case] path: &str, #[case] expected: &str) {
+fn the_output_is_checked_before_the_capture(#[case] path: &str, #[case] expected: &str) {
     let text = stderr(&mut whyrst(&["report", "--duration", "1ms", "-o", path]), 2);
     assert!(text.starts_with(&format!("whyrst: writing {path}: {expected}")), "{text}");
 }
@@ -271,19 +271,19 @@ fn the_configuration_file_sets_defaults() {
     assert!(json(whyrst(&[&report[..], &["--format", "json"]].concat()).env("WHYRST_REPORT_FORMAT", "text")));
     let help = stdout(&mut whyrst(&["report", "--config", &file, "--help"]));
     assert!(help.contains("[default: json]"), "{help}");
-    let told = stdout(&mut whyrst(&["config", "--config", &file]));
-    assert!(told.contains(&format!("format = \"json\"                       # {file}:2")), "{told}");
-    // What is printed can be read back, and says the same.
-    let again = configured(directory.path(), &told, 0o600);
+    let printed = stdout(&mut whyrst(&["config", "--config", &file]));
+    assert!(printed.contains(&format!("format = \"json\"                       # {file}:2")), "{printed}");
+    // The output is a valid configuration file with the same settings.
+    let again = configured(directory.path(), &printed, 0o600);
     let settings = |text: &str| -> Vec<String> {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines.map(|line| line.split("  #").next().unwrap().trim_end().to_owned()).collect()
     };
-    assert_eq!(settings(&stdout(&mut whyrst(&["config", "--config", &again]))), settings(&told));
+    assert_eq!(settings(&stdout(&mut whyrst(&["config", "--config", &again]))), settings(&printed));
 }
 
 #[test]
-fn a_broken_configuration_is_told_and_help_still_works() {
+fn a_broken_configuration_is_an_error_but_help_works() {
     let directory = tempfile::tempdir().unwrap();
     let file = configured(directory.path(), "[report]\nformt = \"json\"\n", 0o600);
     let expected = format!("whyrst: {file}:2: report has no option formt; did you mean format?\n");
@@ -321,7 +321,7 @@ fn configurations_that_are_no_files(#[case] path: &str, #[case] expected: &str) 
     assert!(text.starts_with(&format!("whyrst: configuration file {path}")) && text.contains(expected), "{text}");
 }
 
-/// The settings in force, with the origin of each.
+/// The current settings, with the origin of each.
 fn in_force(environment: &[(&str, &str)], file: &str) -> Vec<String> {
     let directory = tempfile::tempdir().unwrap();
     let file = configured(directory.path(), file, 0o600);
@@ -369,9 +369,9 @@ fn wrong_values_in_the_environment(#[case] name: &str, #[case] value: &str, #[ca
     assert!(text.starts_with(&format!("whyrst: {expected}")), "{text}");
 }
 
-/// A variable is a default: it is no reason to refuse an option that excludes it, unless another variable sets that.
+/// A variable is a default: a conflicting option overrides it, but two conflicting variables are an error.
 #[test]
-fn variables_that_exclude_other_options() {
+fn variables_that_conflict_with_options() {
     let report = || whyrst(&["report", "--from", RECORDING]);
     assert_eq!(stderr(report().env("WHYRST_REPORT_DURATION", "1m").env("WHYRST_REPORT_TAP", "true"), 0), "");
     let both = |off: &str| {

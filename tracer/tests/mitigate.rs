@@ -1,4 +1,4 @@
-//! `whyrst mitigate` as a user meets it, without root and without a kernel: what it prints, and what it refuses.
+//! `whyrst mitigate` without root and without a kernel: its output and its errors.
 
 use assert_cmd::Command;
 use rstest::rstest;
@@ -20,28 +20,28 @@ fn whyrst(arguments: &[&str]) -> (i32, String, String) {
 #[case::undo_what(&["mitigate", "--undo"], "<ID>")]
 #[case::both(&["mitigate", "be-liberal", "--apply", "--undo"], "cannot be used with")]
 #[case::nothing_to_force(&["mitigate", "be-liberal", "--force"], "--undo")]
-#[case::no_interface(&["mitigate", "be-liberal", "--interface", "a b"], "no interface can have that name")]
+#[case::no_interface(&["mitigate", "be-liberal", "--interface", "a b"], "not a valid interface name")]
 #[case::no_port(&["mitigate", "untrack-service", "--service", "192.0.2.1"], "not an address with a port")]
 #[case::no_address(&["mitigate", "drop-invalid-input", "--address", "gateway"], "invalid IP address")]
 #[case::no_such_namespace(&["mitigate", "be-liberal", "--netns", "$(x)\u{1b}[2J"], "--netns $(x)\\u{1b}[2J: no network namespace has this name")]
 #[case::no_such_recording(&["mitigate", "be-liberal", "--from", "/nonexistent"], "/nonexistent")]
-#[case::another_host(&["mitigate", "be-liberal", "--from", RECORDING, "--apply", "--yes"], "apply it there")]
+#[case::another_host(&["mitigate", "be-liberal", "--from", RECORDING, "--apply", "--yes"], "apply the mitigation there")]
 #[case::no_undo(&["mitigate", "keepalive", "--apply", "--yes"], "keepalive cannot be applied by whyrst")]
 fn wrong_usage_is_status_2(#[case] arguments: &[&str], #[case] expected: &str) {
-    let (status, _, said) = whyrst(arguments);
-    assert_eq!(status, 2, "{said}");
-    assert!(said.contains(expected), "{said}");
-    assert!(!said.contains('\u{1b}'), "{said:?}");
+    let (status, _, errors) = whyrst(arguments);
+    assert_eq!(status, 2, "{errors}");
+    assert!(errors.contains(expected), "{errors}");
+    assert!(!errors.contains('\u{1b}'), "{errors:?}");
 }
 
 #[test]
-fn the_cures_of_an_incident() {
+fn the_mitigations_of_an_incident() {
     let (status, list, _) = whyrst(&["mitigate", "--from", RECORDING]);
     assert_eq!(status, 0);
     assert!(list.contains("✓ drop-invalid-input") && list.contains("· raise-timeout"), "{list}");
     let (status, one, _) = whyrst(&["mitigate", "drop-invalid-input", "--from", RECORDING]);
     assert_eq!(status, 0);
-    for wanted in ["run:     ip netns exec gateway nft add table inet whyrst", "undo: ", "price: ", "--apply runs it"] {
+    for wanted in ["run:     ip netns exec gateway nft add table inet whyrst", "undo: ", "cost: ", "--apply runs it"] {
         assert!(one.contains(wanted), "`{wanted}` is not in:\n{one}");
     }
 }
@@ -57,8 +57,8 @@ fn json_fits_its_schema() {
         &["mitigate", "be-liberal", "--format", "json", "--from", RECORDING],
         &["mitigate", "untrack-service", "--service", "[2001:db8::7]:443", "--format", "json"],
     ] {
-        let (status, text, said) = whyrst(arguments);
-        assert_eq!(status, 0, "{said}");
+        let (status, text, errors) = whyrst(arguments);
+        assert_eq!(status, 0, "{errors}");
         let document: Value = serde_json::from_str(&text).unwrap();
         assert_eq!(document["schema"], "whyrst.mitigate.v1");
         let errors: Vec<String> = validator.iter_errors(&document).map(|error| error.to_string()).collect();

@@ -1,4 +1,4 @@
-//! What the reports name against what they should name, over all flows of all scenarios.
+//! Compares the flows of all reports with the flows that the scenarios expect.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 use whyrst_tests::scenarios::{self, Named, Scenario};
 
-/// What is reported of a flow that is not there.
+/// Stands for a flow that one of both sides lacks.
 const NOTHING: &str = "nothing";
 
-/// Flows by what they should be and what they are said to be.
+/// Numbers of flows by the expected and the reported label.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Confusion {
     cells: BTreeMap<(String, String), usize>,
@@ -42,8 +42,8 @@ impl Confusion {
             Named::NotE1(_) if log_format == "e1" => (Vec::new(), false),
             Named::Nothing | Named::Refusing(_) => (Vec::new(), false),
             Named::Each(label) | Named::IfAny(label) | Named::NotE1(label) => (vec![(1, label)], false),
-            Named::ByEra { refusing, .. } if matches!(log_format, "e1" | "e2") => (vec![(1, refusing)], false),
-            Named::ByEra { lenient, .. } => (vec![(1, lenient)], false),
+            Named::ByLogFormat { refusing, .. } if matches!(log_format, "e1" | "e2") => (vec![(1, refusing)], false),
+            Named::ByLogFormat { lenient, .. } => (vec![(1, lenient)], false),
             Named::Several(labels) => (labels.to_vec(), false),
             Named::AtLeast(least, label) => (vec![(least, label)], true),
         };
@@ -86,7 +86,7 @@ impl Confusion {
         }
     }
 
-    /// Flows that are said to be what they are not, one line each.
+    /// Flows with a wrong label, one line each.
     pub(crate) fn mistakes(&self) -> Vec<String> {
         let wrong = self.cells.iter().filter(|((expected, reported), _)| expected != reported);
         wrong

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the incident on a real 5.10 kernel, and what whyrst says about it.
+//! `cargo xtask demo`: a late retransmission on a real 5.10 kernel, and whyrst's report of it.
 
 use std::fs;
 use std::process::Command;

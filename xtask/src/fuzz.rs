@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: runs the targets of `fuzz/`, each from the golden recordings and the inputs that are kept.
+//! `cargo xtask fuzz`: runs the targets of `fuzz/`. Inputs to start from are the golden recordings and the kept corpus.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,24 +15,24 @@ use crate::process::{cargo, execute, output, target, workspace};
 Examples:
   cargo xtask fuzz                            every target for ten minutes
   cargo xtask fuzz correlate --minutes 60
-  cargo xtask fuzz --minimise                 and keep what adds to the coverage, as small as can be
+  cargo xtask fuzz --minimise                 and keep the inputs that add coverage
 
-cargo-fuzz and a nightly compiler are needed: cargo install cargo-fuzz; rustup toolchain install nightly")]
+It needs cargo-fuzz and a nightly compiler: cargo install cargo-fuzz; rustup toolchain install nightly")]
 pub(crate) struct Arguments {
     /// The targets [default: all]
     #[arg(value_name = "TARGET")]
     targets: Vec<String>,
-    /// For how long each
+    /// Minutes for each target
     #[arg(long, default_value_t = 10)]
     minutes: u32,
-    /// Merge what was found into the inputs that are kept
+    /// Merge new inputs into fuzz/corpus, and keep those that add coverage
     #[arg(long)]
     minimise: bool,
 }
 
-/// Longest input that is tried; what is kept is shorter.
+/// The longest input; kept ones are shorter.
 const LONGEST: &str = "-max_len=9999";
-/// Bytes of inputs that are kept of each target, and how many.
+/// The most bytes and files that are kept for each target.
 const KEPT: u64 = 36_000;
 const MOST: usize = 100;
 
@@ -68,16 +68,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// cargo-fuzz, without a sanitizer: of what is fuzzed only dependencies have unsafe code, and inputs are tried twice as fast.
+/// cargo-fuzz without a sanitizer: only dependencies of the fuzzed code have unsafe code, and runs are twice as fast.
 fn fuzzer(name: &str) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(workspace()).args(["+nightly", "fuzz", "run", "--sanitizer", "none", name]);
-    // What traces is not fuzzed: no BPF object is needed.
+    // The targets load no BPF object.
     command.env("WHYRST_BPF_TOOLCHAIN", "/nonexistent").env_remove("CARGO_TARGET_DIR").env_remove("RUSTUP_TOOLCHAIN");
     command
 }
 
-/// The targets, by their sources.
+/// The targets: a source file each.
 fn targets() -> Result<Vec<String>> {
     let directory = workspace().join("fuzz/fuzz_targets");
     let mut names = Vec::new();
@@ -89,7 +89,7 @@ fn targets() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Keeps, of the inputs that reach what all of them reach, as many as may be kept.
+/// Keeps inputs that together have the coverage of all, as far as the limits allow.
 fn minimise(name: &str, merged: &Path, inputs: &[&PathBuf]) -> Result<()> {
     if merged.exists() {
         fs::remove_dir_all(merged).with_context(|| format!("emptying {}", merged.display()))?;
@@ -104,7 +104,7 @@ fn minimise(name: &str, merged: &Path, inputs: &[&PathBuf]) -> Result<()> {
         files.push((entry.metadata()?.len(), entry.path()));
     }
     files.sort();
-    // Small and large ones alike, down from what is too much.
+    // Thin out evenly over all sizes, then drop the largest.
     let step = files.len().div_ceil(MOST).max(1);
     let mut files: Vec<(u64, PathBuf)> = files.into_iter().step_by(step).collect();
     while files.iter().map(|(length, _)| length).sum::<u64>() > KEPT {

@@ -1,4 +1,4 @@
-//! `cargo xtask`: everything about whyrst that is not whyrst.
+//! `cargo xtask`: builds, tests, measures and packages whyrst.
 #![forbid(unsafe_code)]
 
 mod arch;
@@ -36,25 +36,24 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Find or install what building and testing need: the BPF toolchain, QEMU, the guest's tools
+    /// Find or install the tools for building and testing: BPF toolchain, QEMU, programs for the guest
     Setup,
     /// Boot kernels in QEMU and run scenarios on them
     Vm(matrix::Arguments),
-    /// Set up, build, boot a 5.10 kernel, and watch a download die and whyrst say why
+    /// Set up, build, boot a 5.10 kernel, reset a download there, and show whyrst's report
     Demo,
-    /// Set up and run every test: format, lints, unit tests, docs, and the scenarios on every kernel
+    /// Set up and run every test: format, lints, unit tests, documentation, scenarios on every kernel
     Test,
     /// Build the documentation as a book into target/book, and check every link in it
     Book,
-    /// Check licences, sources and versions of dependencies, and what is known against them
+    /// Check licences, sources, versions and known vulnerabilities of dependencies
     Deny,
-    /// Fuzz what reads bytes of others, and keep the inputs that matter
+    /// Fuzz the parsers of foreign bytes
     Fuzz(fuzz::Arguments),
-    /// Measure what whyrst costs
+    /// Measure the costs of whyrst
     #[command(subcommand)]
     Bench(bench::Bench),
-    /// Build what is given away into target/dist: one static binary, a Debian package, an archive, their sums, and what is in
-    /// them
+    /// Build the release artefacts into target/dist: static binary, Debian package, archive, checksums, bill of materials
     Dist(dist::Arguments),
 }
 
@@ -83,7 +82,7 @@ fn main() -> ExitCode {
 mod tests {
     use clap::CommandFactory as _;
 
-    /// clap looks at an option only when its command is run.
+    /// clap checks an option only when its command runs.
     #[test]
     fn every_command_is_well_formed() {
         super::Arguments::command().debug_assert();

@@ -32,10 +32,10 @@ pub(crate) struct Arguments {
     /// Architecture of the guests; arm64 is always emulated
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
-    /// Scenarios; without any, all of them, each on the kernels that it is about
+    /// Scenarios [default: all, each on its kernels]
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     scenario: Vec<String>,
-    /// Run those on every kernel that are about no kernel
+    /// Run all scenarios on every kernel, also those about whyrst itself
     #[arg(long, conflicts_with = "scenario")]
     everywhere: bool,
     /// Keep console logs, reports and recordings below target/vm, also of kernels on which everything passed
@@ -44,7 +44,7 @@ pub(crate) struct Arguments {
     /// Open a shell in the guest instead
     #[arg(long, conflicts_with_all = ["scenario", "bless"])]
     shell: bool,
-    /// Put further programs of this machine into the guest, with the libraries they are linked to
+    /// Copy further programs of this machine into the guest, with their libraries
     #[arg(long, value_name = "PATH", num_args = 1..)]
     with: Vec<PathBuf>,
     /// Look for newer kernels than those in the cache
@@ -53,11 +53,10 @@ pub(crate) struct Arguments {
     /// Take the recordings of this run as the golden ones (tests/golden)
     #[arg(long)]
     bless: bool,
-    /// Run them with target/dist/whyrst, the binary that is given away
+    /// Run them with target/dist/whyrst, the release binary
     #[arg(long)]
     dist: bool,
-    /// Print scenarios × kernels, and what was reported against what was expected over all flows; with `--bless` also to
-    /// docs/matrix.md
+    /// Print two tables: scenarios × kernels, and expected × reported flows; with `--bless` also into docs/matrix.md
     #[arg(long)]
     matrix: bool,
     /// List kernels and scenarios
@@ -65,12 +64,12 @@ pub(crate) struct Arguments {
     list: bool,
 }
 
-/// What came of one scenario on one kernel.
+/// The result of one scenario on one kernel.
 pub(crate) struct Outcome {
     pub(crate) failure: Option<String>,
 }
 
-/// What came of all scenarios on one kernel.
+/// The results of all scenarios on one kernel.
 #[derive(Default)]
 struct Totals {
     kernel: String,

@@ -1,4 +1,4 @@
-//! `cargo xtask setup`: finds or installs what building and testing need, and says each thing it does.
+//! `cargo xtask setup`: finds or installs the tools for building and testing, and prints each step.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -15,7 +15,7 @@ const LINKER: &str = "0.13.0";
 /// Debian packages, each with a program that shows that it is there.
 type Tools = &'static [(&'static str, &'static str)];
 
-/// What building and the guest need.
+/// Packages for building and for the guest.
 const GUEST: Tools = &[
     ("qemu-system-x86", "/usr/bin/qemu-system-x86_64"),
     ("busybox-static", "/usr/bin/busybox"),
@@ -28,7 +28,7 @@ const GUEST: Tools = &[
     ("xz-utils", "/usr/bin/xz"),
 ];
 
-/// What reads the outputs in tests: large, and of no use for anything else.
+/// Packages that read whyrst's outputs in tests: large, and needed for nothing else.
 const READERS: Tools = &[
     // With it comes capinfos, of wireshark-common.
     ("tshark", "/usr/bin/tshark"),
@@ -37,7 +37,7 @@ const READERS: Tools = &[
     ("poppler-utils", "/usr/bin/pdftotext"),
 ];
 
-/// What the package is tried with.
+/// Packages for checks of the Debian package.
 const PACKAGING: Tools = &[
     ("lintian", "/usr/bin/lintian"),
     ("debootstrap", "/usr/sbin/debootstrap"),
@@ -46,24 +46,24 @@ const PACKAGING: Tools = &[
     ("man-db", "/usr/bin/man"),
 ];
 
-/// What building for arm64 and emulating it take.
+/// Packages for building and emulating arm64.
 const ARM64: Tools = &[
     ("gcc-aarch64-linux-gnu", "/usr/bin/aarch64-linux-gnu-gcc"),
     ("libc6-dev-arm64-cross", "/usr/aarch64-linux-gnu/lib/libc.a"),
     ("qemu-system-arm", "/usr/bin/qemu-system-aarch64"),
 ];
 
-/// Sets up what building for arm64 and emulating it take.
+/// Sets up building and emulating arm64.
 pub(crate) fn arm64() -> Result<()> {
     tools(ARM64, "a linker and QEMU for arm64")
 }
 
-/// Sets up what the package is tried with.
+/// Sets up the checks of the Debian package.
 pub(crate) fn packaging() -> Result<()> {
     tools(PACKAGING, "lintian and debootstrap")
 }
 
-/// Sets up what building and the guest need.
+/// Sets up building and the guest.
 pub(crate) fn run() -> Result<()> {
     tools(GUEST, "QEMU and the guest's tools")?;
     let compiler = compiler()?;

@@ -11,10 +11,10 @@ use crate::{bench, deny, dist, matrix, setup};
 /// The name of a tier, and the arguments of cargo.
 type Tier = (&'static str, &'static [&'static str]);
 
-/// The tiers that cargo runs, with what they are called in the output.
+/// The tiers that cargo runs.
 const CARGO: [Tier; 6] = [
     ("format", &["fmt", "--all", "--check"]),
-    // Nothing here builds the fuzz targets, whose versions are locked apart.
+    // No tier builds the fuzz targets, which have a lock file of their own.
     ("versions", &["fetch", "--quiet", "--locked", "--manifest-path", "fuzz/Cargo.toml"]),
     ("lints", &["clippy", "--quiet", "--locked", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
     ("tests", &["test", "--quiet", "--locked"]),
@@ -27,7 +27,7 @@ const CARGO: [Tier; 6] = [
 const TOOLS: [Tier; 1] =
     [("tools", &["test", "--quiet", "--locked", "--package", "whyrst-tests", "--test", "pcapng", "--", "--ignored"])];
 
-/// So many of [`CARGO`] come before anything is run.
+/// The number of tiers in [`CARGO`] that come before any test.
 const LINTS: usize = 3;
 
 /// The arguments of `cargo xtask vm` when there are none.
@@ -40,7 +40,7 @@ struct All {
 pub(crate) fn run() -> Result<()> {
     setup::all()?;
     let (lints, tests) = CARGO.split_at(LINTS);
-    // While a compiler is busy with one large crate the other processor is idle: it builds what goes into the guest.
+    // While clippy is busy with one large crate, the other processor is idle: it builds the programs for the guest.
     let built = thread::scope(|scope| {
         let building = scope.spawn(|| dist::payload("vm").map(drop));
         let linted = tiers(lints);

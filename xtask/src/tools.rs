@@ -1,4 +1,4 @@
-//! Other people's tools for the guest, from one Debian release whatever this machine runs, with their own libraries.
+//! Third-party tools for the guest, all from one Debian release, with their own libraries.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,4 +1,4 @@
-//! One boot: QEMU, the console it is watched by, and the port that the guest reports on.
+//! One boot: QEMU, its console, and the port for the guest's reports.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -27,7 +27,7 @@ const MEMORY_MIB: u32 = 1024;
 /// Lines of the console that an error shows.
 const TAIL: usize = 60;
 
-/// What the console prints when the kernel is lost.
+/// Console messages of a kernel that is lost.
 const LOST: [&str; 6] = [
     "Kernel panic",
     "Oops:",
@@ -37,7 +37,7 @@ const LOST: [&str; 6] = [
     "double fault",
 ];
 
-/// What is put into the guest.
+/// The files for the guest.
 pub(crate) struct Payload {
     /// The binary under test.
     pub(crate) whyrst: PathBuf,
@@ -51,18 +51,18 @@ pub(crate) struct Payload {
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
 }
 
-/// What the guest's time is.
+/// The guest's clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Clock {
     /// Time
     #[default]
     Time,
-    /// Instructions, a nanosecond each: an emulated machine's figures that do not depend on what else its host does
+    /// Instructions, a nanosecond each: the figures of an emulated machine do not depend on the load of its host
     Instructions,
 }
 
 impl Clock {
-    /// What it counts, in a word.
+    /// Its unit, in a word.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Time => "time",
@@ -80,7 +80,7 @@ pub(crate) struct Guest<'a> {
     memory_mib: u32,
 }
 
-/// Why a boot led to nothing.
+/// Why a boot failed.
 enum Failure {
     /// The guest never came to its first process.
     BeforeInit(anyhow::Error),
@@ -231,7 +231,7 @@ impl<'a> Guest<'a> {
     }
 }
 
-/// What the host learns of a running guest.
+/// An event of a running guest.
 enum Event {
     /// PID 1 is there.
     Alive,
@@ -266,7 +266,7 @@ fn follow(inbox: &mpsc::Receiver<Event>, silence: Duration, report: &mut dyn FnM
             Err(RecvTimeoutError::Timeout) => {
                 return Err(fail(anyhow::anyhow!("the guest has said nothing for {patience:?}")));
             }
-            Err(RecvTimeoutError::Disconnected) => return Err(fail(anyhow::anyhow!("the guest is gone"))),
+            Err(RecvTimeoutError::Disconnected) => return Err(fail(anyhow::anyhow!("the guest has ended"))),
         }
     }
 }

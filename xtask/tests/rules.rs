@@ -1,5 +1,6 @@
 //! The invariants of ARCHITECTURE.md that Cargo and the compiler do not keep by themselves.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -26,8 +27,8 @@ const RULES: &[Rule] = &[
         words: &["aya::", "aya_log::"],
         except: &[
             "tracer/host/src/live.rs",
-            "tracer/host/src/live/gone_maps.rs",
-            "tracer/host/src/live/held_back.rs",
+            "tracer/host/src/live/destroyed_maps.rs",
+            "tracer/host/src/live/suppressed.rs",
             "tracer/host/src/live/mapped.rs",
             "tracer/host/src/live/ring.rs",
             "tracer/host/src/live/tap.rs",
@@ -139,6 +140,61 @@ fn rules_of_the_architecture() {
         }
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+/// The manifest of the fuzz targets names the crates that they use, and no others. No tier compiles it; `whyrst-tests` compiles
+/// the same modules, so that its own manifest has every candidate.
+#[test]
+fn fuzz_targets_declare_what_they_use() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let declared = dependencies(&root.join("fuzz/Cargo.toml"));
+    let mut files = Vec::new();
+    sources(&root.join("fuzz/src"), &mut files);
+    sources(&root.join("fuzz/fuzz_targets"), &mut files);
+    let texts: Vec<String> = files.iter().map(|file| fs::read_to_string(file).expect("a source file")).collect();
+    let candidates = declared.union(&dependencies(&root.join("tests/Cargo.toml"))).cloned().collect::<BTreeSet<_>>();
+    let used = candidates.into_iter().filter(|name| texts.iter().any(|text| uses(text, name)));
+    assert_eq!(used.collect::<BTreeSet<_>>(), declared, "fuzz/Cargo.toml");
+}
+
+/// A fuzz target includes the modules that its own modules use, and no others: what it does not include is not linked.
+#[test]
+fn fuzz_targets_include_what_they_fuzz() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz");
+    let mut targets = Vec::new();
+    sources(&root.join("fuzz_targets"), &mut targets);
+    assert!(!targets.is_empty());
+    for target in targets {
+        let text = fs::read_to_string(&target).expect("a target");
+        let included: BTreeSet<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("mod ")?.strip_suffix(';')).collect();
+        let module = |name: &str| fs::read_to_string(root.join("src").join(name).with_extension("rs"));
+        let mut reached = BTreeSet::new();
+        let mut waiting: Vec<&str> = included.iter().copied().filter(|name| uses(&text, name)).collect();
+        while let Some(name) = waiting.pop() {
+            if reached.insert(name) {
+                let code = module(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let named =
+                    |other: &&&str| [";", "::"].iter().any(|end| code.contains(&format!("crate::{other}{end}")));
+                waiting.extend(included.iter().filter(named));
+            }
+        }
+        assert_eq!(reached, included, "{}", target.display());
+    }
+}
+
+/// The crates that a manifest depends on, as code names them.
+fn dependencies(manifest: &Path) -> BTreeSet<String> {
+    let text = fs::read_to_string(manifest).expect("a manifest");
+    let manifest: toml::Table = text.parse().expect("TOML");
+    let tables = ["dependencies", "dev-dependencies"].into_iter().filter_map(|name| manifest.get(name)?.as_table());
+    tables.flat_map(|table| table.keys().map(|name| name.replace('-', "_"))).collect()
+}
+
+/// Whether code has a path that begins with this name.
+fn uses(code: &str, name: &str) -> bool {
+    code.match_indices(&format!("{name}::"))
+        .any(|(at, _)| !code[..at].ends_with(|before: char| before.is_alphanumeric() || matches!(before, '_' | ':')))
 }
 
 fn sources(path: &Path, files: &mut Vec<PathBuf>) {

@@ -1,4 +1,4 @@
-//! The tools that are compared: how each is started, and how one sees that it has begun.
+//! The compared tools: how to start each, and how to see that it has begun.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
-//! What tools cost a gateway whose traffic is in order.
+//! The costs of tools on a gateway without incidents.
 //!
-//! Nothing attached and a tool take turns, so that each ratio is one of neighbours. What the ratios between two measurements
-//! of nothing are spread over is the noise. Time is taken with the kernel's count of programs switched off,
+//! Runs without a tool and runs with one alternate, so that each ratio is of neighbours. The spread of the ratios between runs
+//! without a tool is the noise. Time is taken with the kernel's count of programs switched off,
 //! because that count costs something per run; what runs is counted in a pass of its own.
 
 use std::thread;

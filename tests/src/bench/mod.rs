@@ -1,4 +1,4 @@
-//! What is measured inside the guest. Rows go to the host, which prints them.
+//! Benches inside the guest. They send rows to the host, which prints them.
 
 mod contender;
 mod flood;

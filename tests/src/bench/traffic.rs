@@ -1,4 +1,4 @@
-//! A gateway's traffic when all is well: a download, and many short connections.
+//! Traffic without incidents: a download, and many short connections.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

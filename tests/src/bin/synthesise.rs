@@ -1,4 +1,4 @@
-//! Writes a made-up recording: `synthesise EVENTS FLOWS FILE`; a name that ends in .zst is compressed.
+//! Writes a synthetic recording: `synthesise EVENTS FLOWS FILE`; a name that ends in .zst is compressed.
 #![forbid(unsafe_code)]
 
 use std::env;

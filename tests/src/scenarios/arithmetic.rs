@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
 use super::Context;
 use super::connection::{Connection, Traffic};
-use super::no_entry::gone;
+use super::no_entry::wait_without_entries;
 use super::rules::filter_rule;
 use super::window::{FAR, both_died, one_flow, one_reset, out_of_window};
 use crate::expect::Expect;
@@ -140,7 +140,7 @@ pub(super) fn window_scaling(context: &Context<'_>) -> Result<()> {
 }
 
 /// An entry that was made from the middle of a connection: the scales are not known, so that conntrack takes whatever comes
-/// (`IP_CT_TCP_FLAG_BE_LIBERAL`, `tcp_new`). Nothing is said of it, and there is nothing to say.
+/// (`IP_CT_TCP_FLAG_BE_LIBERAL`, `tcp_new`). The report has no flow, which is right.
 pub(super) fn mid_stream(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_loose", "1")?;
@@ -148,7 +148,7 @@ pub(super) fn mid_stream(context: &Context<'_>) -> Result<()> {
     let mut connection = Connection::open(&lab, server(443))?;
     let inside = Tap::open(&lab.client, "c0")?;
     lab.gateway.run(&["conntrack", "-F"])?;
-    gone(&lab)?;
+    wait_without_entries(&lab)?;
     connection.is_alive().context("behind the pick-up")?;
     let traffic = connection.traffic()?;
     let far = traffic.server_end.wrapping_add(FAR);
@@ -403,8 +403,8 @@ fn send_overshot(context: &Context<'_>, lab: &Lab, beyond: u32) -> Result<(Conne
     Ok((connection, Overshot { traffic, end, over }))
 }
 
-/// The cure that helps elsewhere does not help here: where refused packets are dropped, nothing of the server's reaches the client
-/// any more, because all of it acknowledges what conntrack has not recorded. `tcp_be_liberal` sets the connection going again.
+/// drop-invalid-input does not help here: no segment of the server reaches the client any more, because each acknowledges data that
+/// conntrack has not recorded. With `tcp_be_liberal` the connection goes on.
 pub(super) fn overshot_then_dropped(context: &Context<'_>) -> Result<()> {
     const REPLY: usize = 333;
     let lab = Lab::build(Nat::NftMasquerade)?;

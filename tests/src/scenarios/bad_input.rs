@@ -51,12 +51,12 @@ pub(super) fn no_conntrack(context: &Context<'_>) -> Result<()> {
     untraceable(&["report", "--duration", "1s"], &["nf_conntrack is not loaded", "--wait"])?;
     context.step("status 3, and --wait is offered");
     let mut capture = Capture::spawn(None, &context.artifacts, &["--wait"])?;
-    capture.wait_for("waiting for nf_conntrack")?;
+    capture.wait_for("waiting until nf_conntrack is loaded")?;
     command::run("/sbin/modprobe", &["nf_conntrack"])?;
     capture.wait_for("listening to")?;
     let captured = capture.stop()?;
     let mut expect = Expect::new();
-    expect.is(&captured.report, "/host/era", context.log_format);
+    expect.is(&captured.report, "/host/log_format", context.log_format);
     expect.verdict()
 }
 
@@ -86,11 +86,11 @@ pub(super) fn no_kprobes(_: &Context<'_>) -> Result<()> {
     Ok(())
 }
 
-/// A tracepoint has to do, where the kernel has one that tells enough (6.10 and later).
+/// A tracepoint has to do, if the kernel has one with enough arguments (6.10 and later).
 pub(super) fn without_kprobes(context: &Context<'_>) -> Result<()> {
     let _hidden = Hidden::new("/sys/bus/event_source/devices")?;
     if !context.names_reset_reasons() {
-        return untraceable(&["report", "--without-kprobes"], &["it tells of all RSTs from Linux 6.10 on"]);
+        return untraceable(&["report", "--without-kprobes"], &["it reports all RSTs from Linux 6.10 on"]);
     }
     let lab = Lab::build(Nat::NftMasquerade)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &["--without-kprobes"])?;

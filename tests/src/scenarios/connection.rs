@@ -86,7 +86,7 @@ impl Connection {
         }
         talk(&mut client, &mut accepted, 200)?;
         talk(&mut accepted, &mut client, 1_000)?;
-        // A socket that was reset does not tell its addresses any more.
+        // A socket that was reset has no addresses any more.
         let connection = Self {
             client_address: client.local_addr()?,
             nat_address: accepted.peer_addr()?,

@@ -76,7 +76,7 @@ fn crowd(lab: &Lab, count: usize) -> Result<(TcpListener, Vec<TcpStream>)> {
     Ok((listener, connections))
 }
 
-/// Nothing is wrong with the lab's gateway, and nothing is said to be.
+/// Nothing is wrong with the lab's gateway, and the doctor has no warning.
 pub(super) fn healthy(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let mut connection = Connection::open(&lab, server(443))?;
@@ -87,7 +87,7 @@ pub(super) fn healthy(context: &Context<'_>) -> Result<()> {
     expect.that(urgent.is_empty(), || format!("{urgent:#?}"));
     let document = &found.0;
     expect.is(document, "/schema", "whyrst.doctor.v1");
-    expect.is(document, "/host/era", context.log_format);
+    expect.is(document, "/host/log_format", context.log_format);
     expect.is(document, "/tracing/possible", true);
     expect.is(document, "/namespaces/0/name", lab.gateway.name());
     expect.is(document, "/namespaces/0/netns", lab.gateway.inode()?);
@@ -116,7 +116,7 @@ pub(super) fn healthy(context: &Context<'_>) -> Result<()> {
     expect.verdict()
 }
 
-/// The office router that sat at its limit for weeks: it is said who fills the table, and the command that helps helps.
+/// An office router whose table is full for weeks: the doctor names the clients that fill it, and its command helps.
 pub(super) fn full_table(context: &Context<'_>) -> Result<()> {
     const CLIENTS: usize = 40;
     let lab = Lab::build(Nat::NftMasquerade)?;
@@ -136,7 +136,7 @@ pub(super) fn full_table(context: &Context<'_>) -> Result<()> {
     expect.is(full, "/severity", "critical");
     expect.is(full, "/evidence/top_sources", format!("{CLIENT} (40)"));
     expect.is(full, "/evidence/top_services", format!("tcp {} (40)", server(443)));
-    expect.is(full, "/evidence/remedy", "raise-table-size");
+    expect.is(full, "/evidence/mitigation", "raise-table-size");
     // Nothing but the packets that were dropped is wrong besides.
     let others: Vec<&Value> =
         found.urgent().into_iter().skip(1).filter(|other| other["id"] != "packets-dropped").collect();

@@ -90,8 +90,8 @@ pub(super) fn clean(context: &Context<'_>) -> Result<()> {
     expect.is(report, "/flows", Value::Array(Vec::new()));
     expect.is(report, "/capture/events", 0);
     expect.is(report, "/summary/flows_reset", 0);
-    // An entry's end is no packet: it comes once per connection, here that of an earlier lab.
-    let of_packets = |hook: &&Value| hook["hook"] != "entry-gone";
+    // A destroyed entry is no packet: its hook runs once per connection, here for one of an earlier lab.
+    let of_packets = |hook: &&Value| hook["hook"] != "entry-destroyed";
     let hits: Vec<&Value> = report["capture"]["hooks"]
         .as_array()
         .into_iter()

@@ -1,4 +1,4 @@
-//! Floods: far more segments than are told one by one. The counts are those that were sent, and nobody is left out.
+//! Floods of segments, far above the rate limit. The report counts every segment and names every connection.
 
 use std::time::{Duration, Instant};
 
@@ -12,15 +12,15 @@ use crate::whyrst::Capture;
 
 /// Connections of a flood.
 pub(super) const FLOWS: usize = 20;
-/// Segments of a flood: more than the 64 of each connection that are told in a second. The last round of them is not whole.
+/// Segments of a flood: more than the 64 events per second that the rate limit allows a connection. The last round is not whole.
 const SEGMENTS: usize = 1_507;
-/// More than the three quarters of the room for connections that nobody knows (65,536 keys) at which room is made.
-const STRANGERS: usize = 60_000;
+/// Untracked flows: more than three quarters of their 65,536 keys, the level at which whyrst frees keys.
+const UNTRACKED: usize = 60_000;
 /// Connections of a flood that comes later.
 pub(super) const LATE: usize = 20;
 /// How long a report of so many may take.
 const MANY: Duration = Duration::from_mins(5);
-/// Longer than the time after which whyrst reads for the second time what was counted.
+/// Long enough for whyrst to read the suppressed events twice.
 const LONG: Duration = Duration::from_secs(11);
 
 pub(super) fn invalid(context: &Context<'_>) -> Result<()> {
@@ -35,7 +35,7 @@ pub(super) fn rejected(context: &Context<'_>) -> Result<()> {
     flood(context, Kind::Reject)
 }
 
-/// Reading the counts while they change neither hides nor doubles any.
+/// whyrst reads the counts while they change, and neither misses nor doubles any.
 pub(super) fn goes_on(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let storm = Storm::prepare(&lab, Kind::Invalid, u16::try_from(FLOWS)?)?;
@@ -50,30 +50,30 @@ pub(super) fn goes_on(context: &Context<'_>) -> Result<()> {
     judge(context, capture, &storm, Kind::Invalid, sent)
 }
 
-/// More senders than there is room for, of connections that nobody knows, take the room of later ones for some seconds only.
+/// More untracked flows than there are keys take the keys of later flows, but only for some seconds.
 pub(super) fn makes_room(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
-    let storm = Storm::prepare(&lab, Kind::NoEntry, u16::try_from(STRANGERS + LATE)?)?;
+    let storm = Storm::prepare(&lab, Kind::NoEntry, u16::try_from(UNTRACKED + LATE)?)?;
     let before = storm::witness(&lab.gateway)?;
-    // A report of all of them would be larger than the guest. The filter is in user space: the kernel side counts all the same.
-    let ports: Vec<String> = (STRANGERS..STRANGERS + LATE).map(|number| storm::port(number).to_string()).collect();
+    // A report of all of them would not fit into the guest. The filter is in user space: the BPF programs count all of them.
+    let ports: Vec<String> = (UNTRACKED..UNTRACKED + LATE).map(|number| storm::port(number).to_string()).collect();
     let options: Vec<&str> = ports.iter().flat_map(|port| ["--port", port]).chain(["--log", "debug"]).collect();
     let mut capture = Capture::unrecorded(Some(&lab.gateway), &context.artifacts, &options)?;
-    storm.break_out(STRANGERS)?;
-    storm::wait_for(&lab.gateway, before, STRANGERS)?;
-    let said = "there is room again";
-    // It reads every ten seconds, and the third time at the latest they have been quiet for ten seconds.
+    storm.break_out(UNTRACKED)?;
+    storm::wait_for(&lab.gateway, before, UNTRACKED)?;
+    let said = "freed the slots of inactive flows";
+    // whyrst reads every ten seconds. The third time at the latest, the flows have been quiet for ten seconds.
     let room = capture.wait_for(said).or_else(|_| capture.wait_for(said))?;
     context.step(room);
-    storm.of(STRANGERS..STRANGERS + LATE)?;
-    storm::wait_for(&lab.gateway, before, STRANGERS + LATE)?;
+    storm.of(UNTRACKED..UNTRACKED + LATE)?;
+    storm::wait_for(&lab.gateway, before, UNTRACKED + LATE)?;
     let report = capture.stop_within(MANY)?.report;
 
     let mut expect = Expect::new();
     expect.is(&report, "/summary/resets_sent", LATE);
     expect.is(&report, "/capture/events_lost", 0);
     let missing: Vec<usize> =
-        storm.misreported(&report, STRANGERS + LATE).into_iter().filter(|number| *number >= STRANGERS).collect();
+        storm.misreported(&report, UNTRACKED + LATE).into_iter().filter(|number| *number >= UNTRACKED).collect();
     expect
         .that(missing.is_empty(), || format!("connections {missing:?}, which came when there was room, are not named"));
     expect.verdict()
@@ -89,12 +89,12 @@ fn flood(context: &Context<'_>, kind: Kind) -> Result<()> {
     judge(context, capture, &storm, kind, SEGMENTS)
 }
 
-/// Compares what is reported with what was sent. How much is told and how much only counted depends on the machine.
+/// Compares the report with the segments that were sent. How many of them are suppressed depends on the machine.
 fn judge(context: &Context<'_>, capture: Capture, storm: &Storm, kind: Kind, sent: usize) -> Result<()> {
     let captured = capture.stop()?;
     let report = &captured.report;
     let [events, counted] = ["events", "events_suppressed"].map(|name| report["capture"][name].as_u64().unwrap_or(0));
-    context.step(format!("{sent} segments: {events} events told, {counted} counted"));
+    context.step(format!("{sent} segments: {events} events, {counted} suppressed"));
 
     let mut expect = Expect::new();
     let refused = if kind == Kind::Invalid { sent } else { 0 };

@@ -104,7 +104,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let kernel = Kernel::inspect_with(&btf, &symbols)?;
     let mut expect = Expect::new();
     expect.that(kernel.log_format.name() == context.log_format, || {
-        format!("the era is {}, not {}", kernel.log_format, context.log_format)
+        format!("the conntrack log format is {}, not {}", kernel.log_format, context.log_format)
     });
 
     let release = rustix::system::uname().release().to_string_lossy().into_owned();

@@ -50,7 +50,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
 
     let mut expect = Expect::new();
     let report = &captured.report;
-    expect.is(report, "/host/era", context.log_format);
+    expect.is(report, "/host/log_format", context.log_format);
     let flows = report["flows"].as_array().map_or(0, Vec::len);
     expect.that(flows == 1, || format!("{flows} flows are named"));
     let client = report["flows"][0]["client"].as_str().unwrap_or_default().to_owned();

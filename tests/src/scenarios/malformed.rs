@@ -171,7 +171,7 @@ fn stays_alive(connection: &mut Connection, before: &Traffic) -> Result<()> {
     Ok(())
 }
 
-/// So many packets refused, and nobody was told.
+/// Checks that this many packets were refused and no RST was sent.
 fn refused_in_silence(expect: &mut Expect, captured: &Captured, connection: &Connection, reason: &str, packets: u64) {
     let report = &captured.report;
     one_flow(expect, report, connection);

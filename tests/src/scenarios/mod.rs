@@ -1,7 +1,7 @@
 //! The incidents, by name.
 //!
-//! A scenario builds its network, starts whyrst, makes something happen on the wire, and compares three things with what
-//! they should be: the report, the errors that both ends of the connection saw, and the packets on the wire.
+//! A scenario builds its network, starts whyrst, causes an incident on the wire, and checks three things: the report, the
+//! errors at both ends of the connection, and the packets on the wire.
 
 mod all;
 mod arithmetic;
@@ -15,21 +15,21 @@ mod kernel_types;
 mod late_retransmission;
 mod local;
 mod malformed;
+mod mitigations;
+mod mitigations_applied;
 mod no_entry;
 mod peers;
 mod privileges;
 pub mod programs;
 mod reject;
 mod reject_rule;
-mod remedies;
-mod remedies_applied;
+mod reported;
 mod rotated;
 mod rules;
 mod scale;
 mod state;
 mod table;
 mod tap;
-mod told;
 mod topologies;
 mod window;
 
@@ -44,22 +44,22 @@ use anyhow::{Result, anyhow};
 pub use self::all::{Scope, all, find};
 use crate::protocol::Message;
 
-/// What a scenario is run with.
+/// What a scenario gets.
 pub struct Context<'a> {
-    /// The era that the kernel is expected to be of.
+    /// The conntrack log format that the kernel must have.
     pub log_format: &'a str,
-    /// Where it may leave files.
+    /// The directory for its files.
     pub artifacts: PathBuf,
     report: &'a dyn Fn(Message),
 }
 
 impl Context<'_> {
-    /// Tells the host that something worth seeing happened.
+    /// Reports a step of the scenario to the host.
     pub fn step(&self, text: impl Into<String>) {
         (self.report)(Message::Step { text: text.into() });
     }
 
-    /// Whether this kernel says why its TCP stack resets (`enum sk_rst_reason`, 6.10 and later).
+    /// Whether this kernel names the reason of a RST of its TCP stack (`enum sk_rst_reason`, 6.10 and later).
     pub fn names_reset_reasons(&self) -> bool {
         !matches!(self.log_format, "e1" | "e2" | "e3")
             && !rustix::system::uname().release().to_bytes().starts_with(b"6.1.")
@@ -75,9 +75,9 @@ impl Context<'_> {
 pub struct Scenario {
     /// Its name.
     pub name: &'static str,
-    /// It in one line.
+    /// One line about it.
     pub about: &'static str,
-    /// What its report must name.
+    /// The flows that its report must name.
     pub named: Named,
     run: fn(&Context<'_>) -> Result<()>,
 }
@@ -93,7 +93,7 @@ pub enum Named {
     /// One, if there is a report at all: some kernels cannot be traced in this way, which the scenario checks.
     IfAny(&'static str),
     /// One, on kernels that refuse whatever is out of the window (E1, E2), and on later ones.
-    ByEra {
+    ByLogFormat {
         /// E1, E2.
         refusing: &'static str,
         /// E3, E4.
@@ -101,7 +101,7 @@ pub enum Named {
     },
     /// None on 5.10 (E1), one on later kernels.
     NotE1(&'static str),
-    /// One on kernels that refuse it, none on later ones, which can be told to let it pass.
+    /// One on kernels that refuse it; none on later ones, which have a sysctl that lets it pass.
     Refusing(&'static str),
     /// So many of each, the same on every kernel.
     Several(&'static [(usize, &'static str)]),
@@ -109,7 +109,7 @@ pub enum Named {
     AtLeast(usize, &'static str),
 }
 
-/// Runs a scenario and tells how it ended; true if it passed.
+/// Runs a scenario and reports its result; true if it passed.
 pub fn run(scenario: &Scenario, log_format: &str, artifacts: &Path, report: &dyn Fn(Message)) -> bool {
     report(Message::Start { scenario: scenario.name.to_owned() });
     let started = Instant::now();

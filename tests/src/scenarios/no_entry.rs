@@ -91,7 +91,7 @@ fn check(context: &Context<'_>, how: How, loose: bool, reason: &str) -> Result<(
     lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_timeout_time_wait", "1")?;
     let early = if how == How::BeforeStart {
         let connection = Connection::open(&lab, server(443))?;
-        gone(&lab)?;
+        wait_without_entries(&lab)?;
         Some(connection)
     } else {
         None
@@ -112,12 +112,12 @@ fn check(context: &Context<'_>, how: How, loose: bool, reason: &str) -> Result<(
         How::Flush => drop(lab.gateway.run(&["conntrack", "-F"])?),
         How::AddressRemoved => {
             lab.gateway.ip("address del 192.0.2.1/24 dev wan0")?;
-            gone(&lab)?;
+            wait_without_entries(&lab)?;
             lab.gateway.ip("address add 192.0.2.1/24 dev wan0")?;
         }
     }
-    gone(&lab)?;
-    context.step("the gateway's entry is gone");
+    wait_without_entries(&lab)?;
+    context.step("the gateway's entry is destroyed");
     let mut expect = Expect::new();
     if how == How::Close {
         connection.tap.send(&old)?;
@@ -171,7 +171,7 @@ pub(super) fn fin(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let mut connection = Connection::open(&lab, server(443))?;
     lab.gateway.run(&["conntrack", "-F"])?;
-    gone(&lab)?;
+    wait_without_entries(&lab)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     connection.server.shutdown(Shutdown::Write)?;
     connection.reset_to_server()?;
@@ -196,7 +196,7 @@ pub(super) fn new_refused(context: &Context<'_>) -> Result<()> {
     lab.gateway.sysctl("net.netfilter.nf_conntrack_tcp_loose", "0")?;
     let mut speaker = Connection::open(&lab, server(443))?;
     lab.gateway.run(&["conntrack", "-F"])?;
-    gone(&lab)?;
+    wait_without_entries(&lab)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &["--new-refused"])?;
     speaker.server.write_all(b"who knows me?")?;
     speaker.reset_to_server()?;
@@ -222,7 +222,7 @@ pub(super) fn new_refused(context: &Context<'_>) -> Result<()> {
 }
 
 /// Waits until the gateway has no entry any more. Listing the entries lets the kernel notice which have expired.
-pub(super) fn gone(lab: &Lab) -> Result<()> {
+pub(super) fn wait_without_entries(lab: &Lab) -> Result<()> {
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
         let entries = lab.gateway.run(&["conntrack", "-L", "-p", "tcp"])?;

@@ -22,40 +22,39 @@ const BPF: u64 = 1 << 39;
 /// `CAP_SYS_ADMIN`.
 const ASKING: u64 = 1 << 2 | NET_ADMIN | 1 << 13 | 1 << 19 | SYS_ADMIN;
 
-/// Nobody, with the three capabilities that tracing is made of: the same incident is told, and what became of the entry.
+/// User nobody with the three capabilities for tracing: the report has the incident, and the entry afterwards.
 pub(super) fn few(context: &Context<'_>) -> Result<()> {
     let captured = incident(context, &["cap_39", "cap_38", "cap_12"], BPF | PERFMON | NET_ADMIN)?;
-    let mut expect = told(&captured);
+    let mut expect = proven(&captured);
     expect.that(!captured.said.contains("without CAP_NET_ADMIN"), || captured.said.clone());
     let asked = captured.said.contains("without CAP_SYS_ADMIN");
-    expect.that(asked, || format!("it is not said what is missing:\n{}", captured.said));
+    expect.that(asked, || format!("the missing capability is not named:\n{}", captured.said));
     captured.replay()?;
     expect.verdict()
 }
 
-/// Nobody, with the two capabilities that hooks are made of: who did it and why is still told; what needs another one is
-/// missing, and it is said.
+/// User nobody with the two capabilities for hooks: the report still has author and cause, and whyrst names what is missing.
 pub(super) fn fewest(context: &Context<'_>) -> Result<()> {
     let captured = incident(context, &["cap_39", "cap_38"], BPF | PERFMON)?;
-    let mut expect = told(&captured);
+    let mut expect = proven(&captured);
     expect.that(captured.said.contains("without CAP_NET_ADMIN conntrack's entries"), || captured.said.clone());
     captured.replay()?;
     expect.verdict()
 }
 
-/// root: everything is given up once the hooks are attached.
+/// root: whyrst drops its capabilities once the hooks are attached.
 pub(super) fn given_up(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
     kept(context, &capture, u64::MAX)?;
     let captured = through(&lab, capture)?;
-    let mut expect = told(&captured);
+    let mut expect = proven(&captured);
     expect.that(!captured.said.contains("without CAP_"), || captured.said.clone());
     captured.replay()?;
     expect.verdict()
 }
 
-/// An incident, told by nobody with these capabilities.
+/// An incident, captured by user nobody with these capabilities.
 fn incident(context: &Context<'_>, capabilities: &[&str], given: u64) -> Result<Captured> {
     // Before 5.11 maps are charged to this limit, and raising it takes another capability.
     let unlimited = Rlimit { current: None, maximum: None };
@@ -78,7 +77,7 @@ fn through(lab: &Lab, capture: Capture) -> Result<Captured> {
     capture.stop()
 }
 
-fn told(captured: &Captured) -> Expect {
+fn proven(captured: &Captured) -> Expect {
     let mut expect = Expect::new();
     expect.is(&captured.report, "/flows/0/cause", "out-of-window");
     expect.is(&captured.report, "/flows/0/reason", "seq-over");
@@ -96,7 +95,7 @@ fn kept(context: &Context<'_>, capture: &Capture, given: u64) -> Result<()> {
     context.step(format!("in effect: {threads:x?}"));
     for (name, effective) in threads {
         let expected = match name.as_str() {
-            "asker" => ASKING & given,
+            "netns-worker" => ASKING & given,
             "whyrst" => reading,
             _ => 0,
         };
@@ -110,7 +109,7 @@ fn kept(context: &Context<'_>, capture: &Capture, given: u64) -> Result<()> {
     for (name, permitted) in threads {
         // For hooks whose modules may come.
         let most = match name.as_str() {
-            "asker" => ASKING & given,
+            "netns-worker" => ASKING & given,
             "whyrst" => (BPF | PERFMON | SYSLOG | paranoid) & given,
             _ => 0,
         };

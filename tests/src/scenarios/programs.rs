@@ -21,7 +21,7 @@ const TABLE: &str = include_str!("../../verifier.json");
 /// A program may grow by one in so many before somebody has to look at it.
 const TENTH: u64 = 10;
 
-/// What the kernel tells of a program that it has loaded.
+/// The kernel's figures of a loaded program.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {
     /// Instructions that the verifier went through, over all paths.
@@ -40,14 +40,14 @@ pub fn table() -> Result<BTreeMap<String, Programs>> {
     serde_json::from_str(TABLE).context("tests/verifier.json")
 }
 
-/// What a kernel is called in the table: its series and era. Those of arm64, whose programs are others, are not in it.
+/// The key of a kernel in the table: series and conntrack log format. The table has none of arm64, whose programs differ.
 pub fn key(release: &str, log_format: &str) -> String {
     let series: Vec<&str> = release.split('.').take(2).collect();
     let arch = if release.ends_with("-arm64") { " arm64" } else { "" };
     format!("{} {log_format}{arch}", series.join("."))
 }
 
-/// The file with what was found, and the one with what whyrst said of its start, which has a number.
+/// The file with the results. The log of whyrst's start is in a numbered file, see [`LOG`].
 pub const FOUND: &str = "programs.json";
 /// See [`FOUND`].
 pub const LOG: &str = "start";
@@ -107,8 +107,8 @@ fn compare(log_format: &str, found: &Programs) -> Result<()> {
         for (what, then, now) in sizes {
             expect.that(now <= then + then / TENTH, || format!("{name}: {now} {what}, {then} in the table: {BLESS}"));
         }
-        let told = then.verified.is_some() == now.verified.is_some();
-        expect.that(told, || format!("{name}: the verifier's work was {:?} and is {:?}", then.verified, now.verified));
+        let same = then.verified.is_some() == now.verified.is_some();
+        expect.that(same, || format!("{name}: the verifier's work was {:?} and is {:?}", then.verified, now.verified));
     }
     expect.verdict()
 }
@@ -124,7 +124,7 @@ fn said(arguments: &[&str]) -> Result<String> {
     Ok(log)
 }
 
-/// What whyrst says of its programs, completed by what was counted.
+/// The figures of whyrst's log, completed by the counter's.
 fn programs(log: &str, counter: Option<&Counter>) -> Result<Programs> {
     let counted = match counter {
         Some(counter) => counter.read()?,
@@ -133,8 +133,8 @@ fn programs(log: &str, counter: Option<&Counter>) -> Result<Programs> {
     let lines = log.lines().filter_map(|line| Some(line.split_once(" tracer_host::live: program ")?.1));
     let mut programs = Vec::new();
     for line in lines {
-        let (name, told) = line.split_once(": ").with_context(|| format!("`{line}`"))?;
-        let mut numbers = told.split(", ").map(|part| part.split(' ').next().unwrap_or_default().parse().ok());
+        let (name, figures) = line.split_once(": ").with_context(|| format!("`{line}`"))?;
+        let mut numbers = figures.split(", ").map(|part| part.split(' ').next().unwrap_or_default().parse().ok());
         let mut next = || numbers.next().flatten();
         let program = Program {
             verified: next(),
@@ -151,7 +151,7 @@ fn programs(log: &str, counter: Option<&Counter>) -> Result<Programs> {
     Ok(programs.into_iter().collect())
 }
 
-/// Counts the verifier's instructions where the kernel does not tell (before 5.16): a kprobe of the kernel's own reads
+/// Counts the verifier's instructions where the kernel does not report them (before 5.16): a kprobe event reads
 /// `bpf_verifier_env.insn_processed` when a program has been checked.
 struct Counter {
     trace: PathBuf,

@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use super::Context;
 use super::connection::Connection;
+use super::reported::{REJECTED, Who, flows};
 use super::rules::{filter_rule, refused_and_rejected};
-use super::told::{REJECTED, Who, flows};
 use crate::expect::Expect;
 use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, SERVER, SERVER6, server};
@@ -101,7 +101,7 @@ fn tried_by(
     let cut = connection.client_learns()?;
     let refused = logged(&lab.client, target)?;
     context.step(format!("the established connection: {cut}; a new one: {refused}"));
-    let told = at_client.wait("two RSTs", |segments| {
+    let reset = at_client.wait("two RSTs", |segments| {
         let resets: Vec<SocketAddr> =
             segments.iter().filter(|segment| segment.has(flag::RST)).map(|segment| segment.dst).collect();
         (resets.len() == 2).then_some(resets)
@@ -116,13 +116,13 @@ fn tried_by(
     expect.that(refused == ErrorKind::ConnectionRefused, || format!("the new connection: {refused}"));
     expect.that(server, || "the server heard of it".to_owned());
     expect.that(accepted.is_err(), || format!("the new connection reached the listener: {accepted:?}"));
-    let other = told.into_iter().find(|client| *client != connection.client_address);
+    let other = reset.into_iter().find(|client| *client != connection.client_address);
     let other = other.context("both RSTs went to the established connection")?;
     let report = &captured.report;
     flows(&mut expect, report, 2);
-    Who::of(&connection, &lab.gateway)?.is_told(&mut expect, report, &REJECTED);
+    Who::of(&connection, &lab.gateway)?.is_reported(&mut expect, report, &REJECTED);
     // It was refused on the way, before its address was translated.
-    Who::direct(other, target, lab.gateway.inode()?).is_told(&mut expect, report, &REJECTED);
+    Who::direct(other, target, lab.gateway.inode()?).is_reported(&mut expect, report, &REJECTED);
     captured.replay()?;
     expect.verdict()
 }
@@ -157,7 +157,7 @@ pub(super) fn forward_reply(context: &Context<'_>) -> Result<()> {
     expect.that(client, || "the client heard of it".to_owned());
     expect.that(reset.src == connection.nat_address, || format!("the RST comes from {}", reset.src));
     flows(&mut expect, &captured.report, 1);
-    Who::of(&connection, &lab.gateway)?.is_told(&mut expect, &captured.report, &REJECTED);
+    Who::of(&connection, &lab.gateway)?.is_reported(&mut expect, &captured.report, &REJECTED);
     captured.replay()?;
     expect.verdict()
 }

@@ -62,7 +62,7 @@ fn same(expect: &mut Expect, one: &Value, many: &Value) {
     expect.is(many, "/capture/events", one["capture"]["events"].clone());
     expect.is(many, "/capture/events_lost", 0);
     expect.that(counters(one) == counters(many), || format!("{:?} against {:?}", counters(one), counters(many)));
-    let (one, many) = (told(one), told(many));
+    let (one, many) = (timeless(one), timeless(many));
     expect.that(one == many, || format!("the flows are {one:?} and {many:?}"));
 }
 
@@ -96,7 +96,7 @@ fn shrunk(context: &Context<'_>, expect: &mut Expect, whole: &Value, said: &str)
     expect.that(said.contains("the disk is full"), || said.to_owned());
     expect.that((2..VICTIMS).contains(&files.len()), || format!("{} files are left", files.len()));
     let report = report(Path::new(DISK))?;
-    let (left, all) = (told(&report), told(whole));
+    let (left, all) = (timeless(&report), timeless(whole));
     expect
         .that(!left.is_empty() && left.len() < all.len(), || format!("{} of {} flows are left", left.len(), all.len()));
     expect.that(left.last() == all.last(), || format!("the last flow is {:?}, not {:?}", left.last(), all.last()));
@@ -116,8 +116,8 @@ fn counters(report: &Value) -> Vec<(String, u64)> {
     hooks.map(|hook| (hook["hook"].to_string(), hook["hits"].as_u64().unwrap_or_default())).collect()
 }
 
-/// What is told of the flows, without the times, which each whyrst takes by itself; in the order of time.
-fn told(report: &Value) -> Vec<Vec<Value>> {
+/// The flows in the order of time, without their times: each whyrst takes its own.
+fn timeless(report: &Value) -> Vec<Vec<Value>> {
     let mut flows: Vec<&Value> = report["flows"].as_array().into_iter().flatten().collect();
     flows.sort_by_key(|flow| flow["first"].to_string());
     let of = |flow: &Value| {

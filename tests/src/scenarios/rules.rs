@@ -20,7 +20,7 @@ pub(super) fn filter_rule(gateway: &Namespace, hook: &str, rule: &str) -> Result
     reject_rule::rule(gateway, hook, rule)
 }
 
-/// The cure at work: what is refused is dropped before the stack can answer it.
+/// drop-invalid-input in force: the rule drops an INVALID packet before the stack can answer it.
 pub(super) fn invalid_dropped(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     filter_rule(&lab.gateway, "input", "ct state invalid drop")?;
@@ -54,7 +54,7 @@ pub(super) fn invalid_rejected(context: &Context<'_>) -> Result<()> {
     })
 }
 
-/// The same where the rule is there already, whoever made it, and whatever else the report says of it.
+/// The same with a rule that exists already; `of_rule` checks what else the report has about it.
 pub(super) fn refused_and_rejected(
     context: &Context<'_>,
     lab: &Lab,

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use super::Context;
 use super::connection::{Connection, talk};
+use super::reported::{DELETED, NOT_TRACKED, REJECTED, SEQ_OVER, What, Who, flows};
 use super::rules::filter_rule;
-use super::told::{DELETED, NOT_TRACKED, REJECTED, SEQ_OVER, What, Who, flows};
 use crate::expect::Expect;
 use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, server};
@@ -64,15 +64,15 @@ fn crowd(lab: &Lab, size: usize) -> Result<Vec<Member>> {
     (0..size).map(|_| open()).collect()
 }
 
-/// Rules that meet the ports which are put into their sets: `victims` are rejected when their client speaks, `strangers`
-/// are not tracked when their server does.
+/// Rules for the ports in two sets: segments of the clients in `victims` are rejected, segments to those in `untracked` are not
+/// tracked.
 fn traps(gateway: &Namespace) -> Result<()> {
     gateway.run(&["nft", "add table inet filter"])?;
     gateway.run(&["nft", "add set inet filter victims { type inet_service; }"])?;
-    gateway.run(&["nft", "add set inet filter strangers { type inet_service; }"])?;
+    gateway.run(&["nft", "add set inet filter untracked { type inet_service; }"])?;
     filter_rule(gateway, "forward", "iifname lan0 tcp sport @victims reject with tcp reset")?;
     gateway.run(&["nft", "add chain inet filter raw { type filter hook prerouting priority raw; }"])?;
-    gateway.run(&["nft", "add rule inet filter raw iifname wan0 tcp dport @strangers notrack"]).map(drop)
+    gateway.run(&["nft", "add rule inet filter raw iifname wan0 tcp dport @untracked notrack"]).map(drop)
 }
 
 /// Two hundred connections, of which seven die of four causes; all others go on.
@@ -119,7 +119,7 @@ pub(super) fn many_flows(context: &Context<'_>) -> Result<()> {
             service: server(443),
             netns: lab.gateway.inode()?,
         };
-        who.is_told(&mut expect, report, what);
+        who.is_reported(&mut expect, report, what);
     }
     captured.replay()?;
     expect.verdict()
@@ -141,7 +141,7 @@ fn disturb(lab: &Lab, tap: &Tap, member: &mut Member, what: &What) -> Result<Err
             member.server.write_all(b"are you still there?")?;
         }
         "not-tracked" => {
-            element("strangers", member.nat_address.port())?;
+            element("untracked", member.nat_address.port())?;
             member.server.write_all(b"who will hear this?")?;
         }
         _ => {
@@ -171,8 +171,8 @@ pub(super) fn many_clean(context: &Context<'_>) -> Result<()> {
     expect.verdict()
 }
 
-/// The same with `--new-refused`: two programs run for each new connection, and none for any other packet. What they take is
-/// told as a share of what a connection takes, both ends and the gateway on one processor.
+/// The same with `--new-refused`: two programs run for each new connection, and none for any other packet. The step
+/// has their share of the time of a connection, with both ends and the gateway on one processor.
 pub(super) fn new_refused_cost(context: &Context<'_>) -> Result<()> {
     let short = short_connections(context, &["--new-refused"])?;
     let mut expect = Expect::new();

@@ -225,7 +225,7 @@ pub(super) fn syn_ack_no_entry(context: &Context<'_>) -> Result<()> {
         Some((answer.clone(), reset.clone()))
     })?;
     context.step(format!("the server's SYN-ACK {} is answered by RST {}", answer.seq, reset.seq));
-    half_open_is_gone(&lab.server)?;
+    wait_without_half_open(&lab.server)?;
     connection.is_alive()?;
     let captured = capture.stop()?;
 
@@ -256,7 +256,7 @@ pub(super) fn syn_ack_no_entry(context: &Context<'_>) -> Result<()> {
 }
 
 /// Waits until a namespace has no connection in SYN-RECV.
-fn half_open_is_gone(namespace: &Namespace) -> Result<()> {
+fn wait_without_half_open(namespace: &Namespace) -> Result<()> {
     const SYN_RECV: &str = "03";
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
@@ -268,8 +268,8 @@ fn half_open_is_gone(namespace: &Namespace) -> Result<()> {
     bail!("the server still has a half-open connection")
 }
 
-/// What two taps have seen.
-fn told(wan: &Tap, lan: &Tap) -> String {
+/// The segments at two taps.
+fn segments_of(wan: &Tap, lan: &Tap) -> String {
     let lines = |tap: &Tap| {
         let line = |seen: Segment| {
             format!(
@@ -311,7 +311,7 @@ pub(super) fn challenge_ack(context: &Context<'_>) -> Result<()> {
     };
     inside.wait("the server's FIN", fin)?;
     let waiting = lab.gateway.run(&["conntrack", "-L", "-p", "tcp"])?;
-    ensure!(waiting.contains("LAST_ACK"), "the entry is {waiting}, after {}", told(&connection.tap, &inside));
+    ensure!(waiting.contains("LAST_ACK"), "the entry is {waiting}, after {}", segments_of(&connection.tap, &inside));
     let seq = traffic.client_end.wrapping_add(OFF);
     inside.send(&last_of(&inside, connection.client_address)?.forge(seq, 0, flag::SYN, &[])?)?;
     challenged(&inside, &connection, seq)?;

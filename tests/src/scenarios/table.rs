@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -75,33 +74,20 @@ pub(super) fn drops(context: &Context<'_>) -> Result<()> {
     expect.verdict()
 }
 
-/// Half-open connections take each other's place. The SYN-ACKs of those that lost theirs are answered with RST.
+/// Half-open connections evict each other. The gateway answers the SYN-ACKs of evicted ones with RST.
 pub(super) fn evicts(context: &Context<'_>) -> Result<()> {
-    const SYNS: u16 = 600;
     let lab = Lab::build(Nat::NftMasquerade)?;
     let capture = Capture::start(Some(&lab.gateway), &context.artifacts, &[])?;
-    let at_client = Tap::open(&lab.client, "c0")?;
-    let mut connection = Connection::open(&lab, server(443))?;
-    let syn = at_client.wait("the client's SYN", |segments| {
-        segments.iter().find(|segment| segment.has(flag::SYN) && segment.dst == server(443)).cloned()
-    })?;
-    let target = server(8443);
-    let listener = lab.server.enter(|| TcpListener::bind(target))?.context("listening")?;
-    // The server is far away: its SYN-ACKs come when the table has changed.
-    lab.server.run(&["tc", "qdisc", "add", "dev", "s0", "root", "netem", "delay", "2s", "limit", "10000"])?;
-    let few = Shared::set("nf_conntrack_buckets", 512)?;
-    let room = Shared::set("nf_conntrack_max", 300)?;
-    half_open(&at_client, &syn, target, 20_000..20_000 + SYNS)?;
-    context.step(format!("{SYNS} half-open connections, room for 300"));
-    let resets = connection.tap.wait("the gateway's RSTs", |segments| {
-        let resets = segments.iter().filter(|segment| segment.dst == target && segment.has(flag::RST)).count();
-        (resets >= 50).then_some(resets)
-    })?;
+    let mut crowd = Crowd::gather(&lab)?;
+    crowd.half_open(20_000)?;
+    context.step(format!("{SYNS} half-open connections, room for {ROOM}"));
+    let resets = crowd.wait_for_resets()?;
     context.step(format!("{resets} SYN-ACKs are answered with RST"));
     lab.server.run(&["tc", "qdisc", "del", "dev", "s0", "root"])?;
-    connection.is_alive()?;
+    crowd.connection.is_alive()?;
     let captured = capture.stop()?;
-    drop((few, room, listener));
+    let target = crowd.target;
+    drop(crowd);
 
     let mut expect = Expect::new();
     let report = &captured.report;
@@ -133,14 +119,53 @@ pub(super) fn evicts(context: &Context<'_>) -> Result<()> {
     expect.verdict()
 }
 
-/// SYNs of the client's that nobody goes on with, like this one but to `target`, one of each of these ports.
-pub(super) fn half_open(at_client: &Tap, syn: &Segment, target: SocketAddr, ports: Range<u16>) -> Result<()> {
-    for port in ports {
-        let mut other = syn.clone();
-        (other.src, other.dst) = (SocketAddr::new(CLIENT, port), target);
-        at_client.send(&other.forge(7_000, 0, flag::SYN, &[])?)?;
+/// Half-open connections at a time, and the entries that the table has room for.
+pub(super) const SYNS: u16 = 600;
+pub(super) const ROOM: u32 = 300;
+
+/// A server behind a long delay, and a small table: half-open connections evict each other before their SYN-ACKs come.
+pub(super) struct Crowd {
+    /// An established connection.
+    pub(super) connection: Connection,
+    /// The service of the half-open ones.
+    pub(super) target: SocketAddr,
+    at_client: Tap,
+    syn: Segment,
+    _shared: [Shared; 2],
+    _listener: TcpListener,
+}
+
+impl Crowd {
+    pub(super) fn gather(lab: &Lab) -> Result<Self> {
+        let at_client = Tap::open(&lab.client, "c0")?;
+        let connection = Connection::open(lab, server(443))?;
+        let syn = at_client.wait("the client's SYN", |segments| {
+            segments.iter().find(|segment| segment.has(flag::SYN) && segment.dst == server(443)).cloned()
+        })?;
+        let target = server(8443);
+        let listener = lab.server.enter(|| TcpListener::bind(target))?.context("listening")?;
+        lab.server.run(&["tc", "qdisc", "add", "dev", "s0", "root", "netem", "delay", "2s", "limit", "10000"])?;
+        let shared = [Shared::set("nf_conntrack_buckets", 512)?, Shared::set("nf_conntrack_max", ROOM)?];
+        Ok(Self { connection, target, at_client, syn, _shared: shared, _listener: listener })
     }
-    Ok(())
+
+    /// Sends [`SYNS`] SYNs of the client, one of each port from this one on.
+    pub(super) fn half_open(&self, first: u16) -> Result<()> {
+        for port in first..first + SYNS {
+            let mut other = self.syn.clone();
+            (other.src, other.dst) = (SocketAddr::new(CLIENT, port), self.target);
+            self.at_client.send(&other.forge(7_000, 0, flag::SYN, &[])?)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the gateway has answered 50 SYN-ACKs of evicted entries with RST.
+    pub(super) fn wait_for_resets(&self) -> Result<usize> {
+        self.connection.tap.wait("the gateway's RSTs", |segments| {
+            let resets = segments.iter().filter(|segment| segment.dst == self.target && segment.has(flag::RST)).count();
+            (resets >= 50).then_some(resets)
+        })
+    }
 }
 
 /// The finding that the gateway's table was full comes first.

@@ -14,8 +14,8 @@ use socket2::{Domain, Socket, Type};
 
 use super::Context;
 use super::connection::Connection;
+use super::reported::{DELETED, NO_LISTENER, SEQ_OVER, Who, flows};
 use super::rules::filter_rule;
-use super::told::{DELETED, NO_LISTENER, SEQ_OVER, Who, flows};
 use super::window::{seq_over_during, seq_over_to};
 use crate::command;
 use crate::expect::Expect;
@@ -44,7 +44,7 @@ pub(super) fn hairpin(context: &Context<'_>) -> Result<()> {
     ] {
         lab.gateway.run(&["nft", rule])?;
     }
-    // Without this the gateway tells the client of the shorter way, which is none.
+    // Otherwise the gateway sends the client an ICMP redirect to a path that does not exist.
     for interface in ["all", "lan0"] {
         lab.gateway.sysctl(&format!("net.ipv4.conf.{interface}.send_redirects"), "0")?;
     }
@@ -60,7 +60,7 @@ pub(super) fn hairpin(context: &Context<'_>) -> Result<()> {
     let lan = connection.nat_address.ip().to_string();
     expect.that(lan == "10.0.0.1", || format!("the neighbour saw {lan}"));
     flows(&mut expect, &captured.report, 1);
-    Who::of(&connection, &lab.gateway)?.is_told(&mut expect, &captured.report, &SEQ_OVER);
+    Who::of(&connection, &lab.gateway)?.is_reported(&mut expect, &captured.report, &SEQ_OVER);
     expect.is(&captured.report, "/flows/0/chain/0/in", "lan0");
     captured.replay()?;
     expect.verdict()
@@ -119,7 +119,7 @@ pub(super) fn two_nat_rules(context: &Context<'_>) -> Result<()> {
     let port = connection.nat_address.port();
     expect.that((20_000..=20_100).contains(&port), || format!("the server saw port {port}"));
     flows(&mut expect, &captured.report, 1);
-    Who::of(&connection, &lab.gateway)?.is_told(&mut expect, &captured.report, &SEQ_OVER);
+    Who::of(&connection, &lab.gateway)?.is_reported(&mut expect, &captured.report, &SEQ_OVER);
     captured.replay()?;
     expect.verdict()
 }
@@ -140,7 +140,7 @@ pub(super) fn ipv6_no_entry(context: &Context<'_>) -> Result<()> {
     let mut expect = Expect::new();
     both_died(&mut expect, errors);
     flows(&mut expect, &captured.report, 1);
-    Who::of(&connection, &lab.gateway)?.is_told(&mut expect, &captured.report, &DELETED);
+    Who::of(&connection, &lab.gateway)?.is_reported(&mut expect, &captured.report, &DELETED);
     captured.replay()?;
     expect.verdict()
 }
@@ -217,11 +217,11 @@ fn beside(context: &Context<'_>, tracking: bool) -> Result<()> {
     both_died(&mut expect, errors);
     expect.that(refused == ErrorKind::ConnectionRefused, || format!("the host answered {refused}"));
     let report = &captured.report;
-    Who::of(&connection, &lab.gateway)?.is_told(&mut expect, report, &SEQ_OVER);
+    Who::of(&connection, &lab.gateway)?.is_reported(&mut expect, report, &SEQ_OVER);
     let host = fs::metadata("/proc/self/ns/net").context("the host's namespace")?.ino();
     if tracking {
         flows(&mut expect, report, 2);
-        Who::direct(from, to, host).is_told(&mut expect, report, &NO_LISTENER);
+        Who::direct(from, to, host).is_reported(&mut expect, report, &NO_LISTENER);
     } else {
         flows(&mut expect, report, 1);
         expect.is(report, "/findings/0/id", "endpoint-resets");
@@ -235,7 +235,7 @@ fn beside(context: &Context<'_>, tracking: bool) -> Result<()> {
     expect.verdict()
 }
 
-/// The namespaces whose RSTs are told as those of a flow's ends.
+/// The namespaces of the RSTs that the report attributes to a flow's ends.
 fn servers(flow: &Value) -> Vec<u64> {
     let steps = flow["chain"].as_array().into_iter().flatten();
     steps.filter(|step| step["step"] == "peer-reset-sent").filter_map(|step| step["netns"].as_u64()).collect()
@@ -279,7 +279,7 @@ pub(super) fn twin_gateways(context: &Context<'_>) -> Result<()> {
     let mut expect = Expect::new();
     both_died(&mut expect, errors);
     flows(&mut expect, &captured.report, 1);
-    Who::of(&disturbed, &labs[1].gateway)?.is_told(&mut expect, &captured.report, &SEQ_OVER);
+    Who::of(&disturbed, &labs[1].gateway)?.is_reported(&mut expect, &captured.report, &SEQ_OVER);
     expect.is(&captured.report, "/flows/0/netns_name", "gateway-b");
     captured.replay()?;
     expect.verdict()
@@ -305,8 +305,8 @@ pub(super) fn twin_gateways_both(context: &Context<'_>) -> Result<()> {
     both_died(&mut expect, without_entry);
     let report = &captured.report;
     flows(&mut expect, report, 2);
-    Who::of(&disturbed, &labs[1].gateway)?.is_told(&mut expect, report, &SEQ_OVER);
-    Who::of(&forgotten, &labs[0].gateway)?.is_told(&mut expect, report, &DELETED);
+    Who::of(&disturbed, &labs[1].gateway)?.is_reported(&mut expect, report, &SEQ_OVER);
+    Who::of(&forgotten, &labs[0].gateway)?.is_reported(&mut expect, report, &DELETED);
     let server_of = [("gateway-a", labs[0].server.inode()?), ("gateway-b", labs[1].server.inode()?)];
     for (gateway, own) in server_of {
         let flow = report["flows"].as_array().into_iter().flatten().find(|flow| flow["netns_name"] == gateway);
@@ -318,7 +318,7 @@ pub(super) fn twin_gateways_both(context: &Context<'_>) -> Result<()> {
     // Where a heading takes two lines, how sure it is and where are on the second.
     let heads = text.lines().filter(|line| line.contains("proven"));
     let places: BTreeSet<&str> = heads.filter_map(|line| line.rsplit(' ').next()).collect();
-    expect.that(places == BTreeSet::from(["gateway-a", "gateway-b"]), || format!("the text tells of {places:?}"));
+    expect.that(places == BTreeSet::from(["gateway-a", "gateway-b"]), || format!("the text names {places:?}"));
     captured.replay()?;
     expect.verdict()
 }
@@ -328,7 +328,7 @@ pub(super) fn module_after_start(context: &Context<'_>) -> Result<()> {
     unload_conntrack()?;
     let lab = Lab::wire(Wiring::default())?;
     let mut capture = Capture::spawn(Some(&lab.gateway), &context.artifacts, &["--wait"])?;
-    capture.wait_for("waiting for nf_conntrack")?;
+    capture.wait_for("waiting until nf_conntrack is loaded")?;
     lab.translate(Nat::NftMasquerade)?;
     capture.wait_for("listening to")?;
     context.step("nf_conntrack came with the gateway's first rule");

@@ -99,9 +99,9 @@ pub(super) fn seq_over_during(context: &Context<'_>, lab: &Lab, address: SocketA
     expect.is(report, "/flows/0/window/sender/td_end", traffic.server_end);
     expect.is(report, "/flows/0/window/receiver/td_end", traffic.client_end);
     expect.is(report, "/flows/0/reset_effect", "kills");
-    // On a machine that is none of the matrix's nobody says beforehand which era its kernel is of.
+    // The conntrack log format of a kernel outside the matrix is not known beforehand.
     if !context.log_format.is_empty() {
-        expect.is(report, "/host/era", context.log_format);
+        expect.is(report, "/host/log_format", context.log_format);
     }
     expect.is(report, "/flows/0/chain/0/packet/seq", segment.seq);
     expect.is(report, "/flows/0/chain/0/packet/payload_len", 700);
@@ -309,7 +309,7 @@ pub(super) fn reject_module_later(context: &Context<'_>) -> Result<()> {
     reject_rule::rule(&lab.gateway, "forward", "tcp dport 443 reject with tcp reset")?;
     let handle = reject_rule::handle(&lab.gateway, "forward", "reject with tcp reset")?;
     if !was_loaded {
-        capture.wait_for("watching nf_send_reset now")?;
+        capture.wait_for("nf_send_reset is attached")?;
     }
     let client_error = connection.client_learns()?;
     context.step(format!("the client's next segment is rejected: {client_error}"));

@@ -1,4 +1,4 @@
-//! The records of one made-up connection.
+//! The records of one synthetic connection.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -22,7 +22,7 @@ const FIRST_PORT: u16 = 32_768;
 const HTTPS: u16 = 443;
 /// Buffers that the kernel has in use; their addresses come again and again.
 const BUFFERS: u64 = 4_096;
-/// Segments of a sender that floods, beyond those that are told.
+/// Suppressed segments of a sender that floods.
 const FLOOD: u64 = 1_000;
 /// `IP_CT_ESTABLISHED_REPLY`.
 const ESTABLISHED_REPLY: u64 = 3;
@@ -153,10 +153,11 @@ impl Connection {
             }
             Kind::Expired => {
                 let mut reset = self.of_server(self.stack(), at, times, 0, 0);
-                let gone = &mut reset.0.gone;
-                (gone.time_ns, gone.left, gone.caller) = (at.saturating_sub(40_000_000_000), -1, caller::GC_WORKER);
-                gone.ct = self.conntrack();
-                reset.0.present |= present::GONE | present::RESET_REASON;
+                let destroyed = &mut reset.0.destroyed;
+                (destroyed.time_ns, destroyed.left, destroyed.caller) =
+                    (at.saturating_sub(40_000_000_000), -1, caller::GC_WORKER);
+                destroyed.ct = self.conntrack();
+                reset.0.present |= present::DESTROYED | present::RESET_REASON;
                 (reset.0.reset_reason, reset.0.class) = (2, 2);
                 vec![reset]
             }
@@ -169,7 +170,7 @@ impl Connection {
         }
     }
 
-    /// What is counted and not told after an incident, where its sender floods, and the hook of the RSTs that answer that.
+    /// The suppressed events after an incident whose sender floods, and the hook of the RSTs that answer them.
     pub(super) fn suppressed(&self, at: u64) -> Option<(SuppressedEvents, Hook)> {
         let format = match self.kind {
             Kind::SeqOver => SEQ_OVER,
@@ -189,7 +190,7 @@ impl Connection {
         mix(self.number ^ 2).is_multiple_of(64).then_some((events, self.stack()))
     }
 
-    /// A refusal, the RST of the stack, and the RST on its way out, as 6.9 and later tell of it.
+    /// A refusal, the RST of the stack, and the RST at `LOCAL_OUT`, as on 6.9 and later.
     fn refused(&self, at: u64, times: u32, format: &str, seq: u32, ack: u32) -> Vec<Made> {
         let mut logged = self.of_server(Hook::CtInvalid, at, times, seq, ack);
         self.entry(&mut logged);

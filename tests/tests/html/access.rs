@@ -118,7 +118,7 @@ async fn texts_stand_out_from_their_ground() {
 /// The steps in words are the steps of the report, in its order.
 #[tokio::test]
 #[ignore = "needs Chromium: cargo xtask test runs it"]
-async fn the_picture_is_told_in_words_too() {
+async fn the_picture_is_described_in_words_too() {
     let desk = Desk::new().await;
     desk.open_golden("5.10/late-retransmission").await;
     let who =

@@ -34,12 +34,12 @@ fn named(name: &str) -> Report {
         set(flow.excluded.iter_mut().map(|exclusion| &mut exclusion.because).collect());
         let rules = flow.candidates.iter_mut().flat_map(|candidates| &mut candidates.rules);
         set(rules.flat_map(|rule| [&mut rule.table, &mut rule.chain, &mut rule.text]).collect());
-        for fate in &mut flow.flow.entry_statuses {
-            fate.outcome = Outcome::Failed { because: name.to_owned() };
+        for status in &mut flow.flow.entry_statuses {
+            status.outcome = Outcome::Failed { because: name.to_owned() };
         }
     }
-    for cure in &mut report.mitigations {
-        set(cure.commands.iter_mut().chain(&mut cure.undo).collect());
+    for mitigation in &mut report.mitigations {
+        set(mitigation.commands.iter_mut().chain(&mut mitigation.undo).collect());
     }
     for line in &mut report.hooks {
         line.state = HookState::Unavailable { because: name.to_owned() };

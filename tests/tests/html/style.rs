@@ -80,12 +80,12 @@ async fn paper_has_everything() {
     }
     let output = Command::new("pdftotext").args(["-layout".as_ref(), file.as_os_str(), "-".as_ref()]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let steps = text.matches("The same, step by step").count();
+    let steps = text.matches("All steps").count();
     assert_eq!(steps, report.flows.len());
-    for heading in ["First (UTC)", "Reset by", "Not the cause", "Undo"] {
+    for heading in ["First (UTC)", "Reset by", "Excluded causes", "Undo"] {
         assert!(text.contains(heading), "{heading} is not on paper");
     }
-    for word in ["Unfold all", "Show flows with", "Copy JSON", "The picture, the steps"] {
+    for word in ["Unfold all", "Show flows with", "Copy JSON", "Diagram, steps and evidence"] {
         assert!(!text.contains(word), "{word} is on paper");
     }
     let last: Value =

@@ -45,7 +45,7 @@ async fn headings_sort() {
     assert_eq!(sorted_by(&desk).await[..2], ["", "ascending"]);
     let focused = desk.browser.run("return document.activeElement.textContent").await;
     assert_eq!(focused, "First (UTC)");
-    let said = desk.browser.run("return document.getElementById('said').textContent").await;
+    let said = desk.browser.run("return document.getElementById('status').textContent").await;
     assert_eq!(said, "sorted by First (UTC), ascending");
 }
 
@@ -88,7 +88,7 @@ async fn commands_are_copied() {
     let expected: Vec<String> = report
         .mitigations
         .iter()
-        .flat_map(|cure| [&cure.commands, &cure.undo])
+        .flat_map(|mitigation| [&mitigation.commands, &mitigation.undo])
         .filter(|commands| !commands.is_empty())
         .map(|commands| commands.join("\n"))
         .collect();
@@ -101,8 +101,8 @@ async fn commands_are_copied() {
         assert_eq!(buttons.len(), expected.len());
         for (button, commands) in buttons.iter().zip(&expected) {
             button.click().await.unwrap();
-            browser.until("document.getElementById('said').textContent === 'copied'").await;
-            browser.run("document.getElementById('said').textContent = ''").await;
+            browser.until("document.getElementById('status').textContent === 'copied'").await;
+            browser.run("document.getElementById('status').textContent = ''").await;
             // What was copied is what a field gets by Ctrl-V.
             browser
                 .run("const area = document.createElement('textarea'); area.id = 'pasted'; document.body.append(area);")

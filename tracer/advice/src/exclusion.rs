@@ -1,14 +1,14 @@
-//! Competing causes, and the evidence that excludes them.
+//! Excluded causes, each with its evidence.
 
 use tracer_common::Hook;
-use tracer_engine::conclusion::HookLine;
 use tracer_engine::flow::Flow;
+use tracer_engine::hook_line::HookLine;
 use tracer_model::capture::{HookState, Netns, Outcome};
 use tracer_model::cause::{Cause, ResetBy};
 use tracer_model::conntrack::entry::CtInfo;
 use tracer_model::conntrack::{Nfct, TcpState};
 
-/// A cause that it was not.
+/// A cause that the evidence rules out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exclusion {
     /// The cause.
@@ -17,18 +17,18 @@ pub struct Exclusion {
     pub because: String,
 }
 
-/// The causes that are excluded for a flow that this host sent a RST to.
+/// The excluded causes of a flow that this host sent a RST to.
 pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) -> Vec<Exclusion> {
     let Some(reset) = &flow.incident.reset else { return Vec::new() };
     let itself = flow.incident.diagnosis.cause;
     [
         reject_rule(flow, hooks, reset.event.tuple().is_some_and(|tuple| tuple.src.is_ipv4())),
-        (had_an_entry(flow) || flow.incident.gone().is_some()).then(|| Exclusion {
+        (had_an_entry(flow) || flow.incident.destroyed().is_some()).then(|| Exclusion {
             cause: Cause::NoListener,
-            because: if flow.incident.gone().is_some() {
-                "the segment belongs to a connection that conntrack knew; it opens none".to_owned()
+            because: if flow.incident.destroyed().is_some() {
+                "the segment belongs to a connection that conntrack tracked; it does not open one".to_owned()
             } else {
-                "the segment belongs to a connection that conntrack knows; it opens none".to_owned()
+                "the segment belongs to a connection that conntrack tracks; it does not open one".to_owned()
             },
         }),
         flow.incident.entry().filter(|_| had_an_entry(flow)).map(|entry| Exclusion {
@@ -41,14 +41,14 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
         }),
         table_full(hooks, namespace),
         (reset.event.nfct != Some(Nfct::Untracked) && had_an_entry(flow))
-            .then(|| Exclusion { cause: Cause::NotTracked, because: "conntrack looked at the packet".to_owned() }),
+            .then(|| Exclusion { cause: Cause::NotTracked, because: "conntrack processed the packet".to_owned() }),
         (reset.by == ResetBy::GatewayStack).then(|| Exclusion {
             cause: Cause::LocalSocket,
-            because: [reset.event.hook.spec().symbol, " was called without a socket"].concat(),
+            because: [reset.event.hook.spec().symbol, " ran without a socket"].concat(),
         }),
         Some(Exclusion {
             cause: Cause::PeerReset,
-            because: [reset.event.hook.spec().symbol, " of this host made the RST"].concat(),
+            because: [reset.event.hook.spec().symbol, " of this host built the RST"].concat(),
         }),
     ]
     .into_iter()
@@ -57,7 +57,7 @@ pub fn exclusions(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) ->
     .collect()
 }
 
-/// Whether the packet belonged to an entry that was there before it.
+/// Whether the packet belonged to an entry that existed before it.
 fn had_an_entry(flow: &Flow) -> bool {
     let Some(event) = flow.incident.trigger() else { return false };
     event.entry.is_some() && event.nfct != Some(Nfct::Entry(CtInfo::New))
@@ -68,24 +68,24 @@ fn reject_rule(flow: &Flow, hooks: &[HookLine], ipv4: bool) -> Option<Exclusion>
     let line = hooks.iter().find(|line| line.hook == hook)?;
     let reset = flow.incident.reset.as_ref()?;
     let because = match &line.state {
-        HookState::Attached if line.since <= reset.event.at => [hook.spec().symbol, " was not called for it"].concat(),
+        HookState::Attached if line.since <= reset.event.at => [hook.spec().symbol, " did not run for it"].concat(),
         HookState::Waiting { module } if line.since <= reset.event.at => format!("module {module} is not loaded"),
-        // It came or went later: what there was when the RST was sent is not known any more.
+        // The module was loaded or removed later. The state at the time of the RST is unknown.
         HookState::Attached | HookState::Waiting { .. } | HookState::Unavailable { .. } => return None,
     };
     Some(Exclusion { cause: Cause::RejectRule, because })
 }
 
-/// How long the entry would have lived, from a look-up that found it as it was before the RST.
+/// The entry's remaining timeout, from a look-up that found it in its state before the RST.
 fn time_left(flow: &Flow, before: TcpState) -> String {
-    let found = flow.entry_statuses.iter().find_map(|fate| match fate.outcome {
+    let found = flow.entry_statuses.iter().find_map(|status| match status.outcome {
         Outcome::Found { state: Some(state), timeout_s: Some(seconds), .. } if state == before => Some(seconds),
         _ => None,
     });
     found.map_or_else(String::new, |seconds| format!(", {seconds} s left"))
 }
 
-/// Nobody found the table full, or it holds less than the share above which early drop begins.
+/// The table was not full: no new connection found it full, or it is below the share from which early drop starts.
 fn table_full(hooks: &[HookLine], namespace: Option<&Netns>) -> Option<Exclusion> {
     let line = hooks.iter().find(|line| line.hook == Hook::TableFull);
     if line.is_some_and(|line| line.state == HookState::Attached && line.counters.hits() > 0) {

@@ -1,4 +1,4 @@
-//! What a kernel log says, counted: per verdict, cause and flow.
+//! Conntrack's lines of a kernel log, counted per verdict, cause and flow.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -9,62 +9,62 @@ use tracer_model::conntrack::window::Failure;
 use tracer_model::conntrack::{Message, Verdict};
 use tracer_model::kernel_log::{Line, parse};
 
-/// Flows that are counted apart; of more, packets are counted without a flow.
+/// Flows that are counted separately. Packets of further flows are counted without a flow.
 const FLOWS: usize = 65_536;
-/// Words that are kept of lines that are not understood.
+/// Unknown lines whose text is kept.
 const STRANGE: usize = 8;
 
 /// A source and a destination, as the packet had them.
 pub type Endpoints = (SocketAddr, SocketAddr);
 
-/// What a log says.
+/// The counts of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogReport {
     /// Lines in all.
     pub lines: u64,
-    /// Lines of conntrack.
+    /// Lines that conntrack logged.
     pub of_conntrack: u64,
-    /// The era whose words these are, or that was said to be.
+    /// The conntrack log format of these lines, or the one that the caller named.
     pub log_format: Option<LogFormat>,
-    /// Packets that conntrack spoke of.
+    /// Packets that conntrack logged.
     pub groups: Vec<Group>,
-    /// RSTs of this host on their way out: effects, not causes.
+    /// RSTs that this host sent: effects, not causes.
     pub own_resets: u64,
-    /// Further lines about packets that another line is about.
+    /// Further lines about packets that are counted with another line.
     pub remarks: u64,
-    /// Packets of new connections dropped because the table was full, per network namespace where one is named. The
-    /// kernel limits these lines: there were at least so many.
+    /// Packets of new connections dropped because the table was full, per network namespace if the line names one. A
+    /// lower bound: the kernel rate-limits these lines.
     pub table_full: BTreeMap<Option<u32>, u64>,
-    /// The same of the table of expected connections.
+    /// The same for the table of expectations.
     pub expectation_table_full: u64,
-    /// Lines that were not understood, and what the first of them say.
+    /// Unknown lines of conntrack.
     pub strange: u64,
-    /// Their words.
+    /// The text of the first unknown lines.
     pub strange_words: Vec<String>,
 }
 
 /// Packets with the same verdict and diagnosis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Group {
-    /// What conntrack did with them.
+    /// The verdict.
     pub verdict: Verdict,
-    /// Why.
+    /// Cause and reason.
     pub diagnosis: Diagnosis,
-    /// How many.
+    /// Number of packets.
     pub packets: u64,
-    /// How many of each flow, those with the most first.
+    /// Packets per flow, in descending order.
     pub flows: Vec<(Endpoints, u64)>,
 }
 
-/// Reads lines one by one.
+/// Reads a log line by line.
 #[derive(Debug, Default)]
 pub struct LogReader {
     report: LogReport,
     counts: BTreeMap<(Class, Diagnosis), (u64, BTreeMap<Endpoints, u64>)>,
     flows: usize,
     last: Option<Line>,
-    saw_new_words: bool,
-    saw_old_words: bool,
+    saw_new_text: bool,
+    saw_old_text: bool,
 }
 
 /// A message without its number.
@@ -75,7 +75,7 @@ enum Class {
 }
 
 impl LogReader {
-    /// Takes a line.
+    /// Reads a line.
     pub fn line(&mut self, text: &str) {
         self.report.lines += 1;
         let Some((line, times)) = parse(text) else {
@@ -83,7 +83,7 @@ impl LogReader {
             return;
         };
         if let Line::Repeated(times) = line {
-            // Whose line it was that came again is known only if it is the one before.
+            // "Repeated" refers to the line before. Any other line is unknown.
             if let Some(last) = self.last.take() {
                 self.count(&last, times);
             }
@@ -102,7 +102,7 @@ impl LogReader {
             Line::Other => add(&mut self.report.strange, times),
             Line::Packet(logged) if logged.own_reset => add(&mut self.report.own_resets, times),
             Line::Packet(logged) if logged.message.is_remark() => {
-                self.saw_new_words = true;
+                self.saw_new_text = true;
                 add(&mut self.report.remarks, times);
             }
             Line::Packet(logged) => {
@@ -117,8 +117,8 @@ impl LogReader {
                     Message::Window { failure: Failure::Overshot, .. } => Class::Window(Failure::Overshot, true),
                     Message::Window { failure, logged } => {
                         let new = logged.is_some();
-                        self.saw_new_words |= new;
-                        self.saw_old_words |= !new;
+                        self.saw_new_text |= new;
+                        self.saw_old_text |= !new;
                         Class::Window(failure, new)
                     }
                     other => Class::State(other.verdict(LogFormat::Unknown)),
@@ -136,22 +136,22 @@ impl LogReader {
         }
     }
 
-    /// What the log says. `era` is that of the kernel, where it is known better than by its words.
+    /// The counts. `log_format` overrides the log format derived from the lines.
     pub fn finish(mut self, log_format: Option<LogFormat>) -> LogReport {
-        // The bound in the message came with 6.1, and so did the verdict.
-        let by_words = match (self.saw_old_words, self.saw_new_words) {
+        // Linux 6.1 changed both the verdict and the message, which names the bound since then.
+        let by_text = match (self.saw_old_text, self.saw_new_text) {
             (false, true) => Some(LogFormat::E4),
             (true, false) => Some(LogFormat::E1),
             _ => None,
         };
-        self.report.log_format = log_format.or(by_words);
+        self.report.log_format = log_format.or(by_text);
         let for_overshot = self.report.log_format.unwrap_or(LogFormat::Unknown);
         let mut groups: Vec<Group> = Vec::new();
         for ((class, diagnosis), (packets, flows)) in self.counts {
             let verdict = match class {
                 Class::State(verdict) => verdict,
                 Class::Window(Failure::Overshot, _) => {
-                    // 5.10 has no such words: old words beside them are those of a late 5.15 or 6.0.
+                    // 5.10 does not log this message. With old messages beside it, the kernel is a late 5.15 or 6.0.
                     let log_format = if for_overshot == LogFormat::E1 { LogFormat::E2 } else { for_overshot };
                     Message::Window { failure: Failure::Overshot, logged: Some(0) }.verdict(log_format)
                 }
@@ -169,7 +169,7 @@ impl LogReader {
     }
 }
 
-/// syslog's count is a number in a text: it may be any.
+/// The count in a line of syslog can be any number.
 const fn add(sum: &mut u64, times: u64) {
     *sum = sum.saturating_add(times);
 }
@@ -200,18 +200,18 @@ mod tests {
         report.groups.iter().map(|group| (group.verdict, group.diagnosis.reason, group.packets)).collect()
     }
 
-    /// The same event means INVALID in one era and nothing at all in another.
+    /// The same event is INVALID in one log format, and accepted in another.
     #[test]
-    fn the_words_tell_the_verdict() {
+    fn the_text_decides_the_verdict() {
         assert_eq!(verdicts(&[OLD, OLD], None), [(Verdict::Invalid, Some(Reason::SeqUnder), 2)]);
         assert_eq!(verdicts(&[NEW], None), [(Verdict::Ignored, Some(Reason::SeqUnder), 1)]);
         let ignored = "nf_ct_proto_6: invalid packet ignored in state ESTABLISHED ";
         assert_eq!(verdicts(&[ignored], None), [(Verdict::Ignored, Some(Reason::InvalidState), 1)]);
     }
 
-    /// These words are the same in 6.0, which refuses the packet, and in 6.1, which does not.
+    /// Linux 6.0 refuses the packet and 6.1 accepts it; both log the same text.
     #[test]
-    fn words_that_two_eras_share() {
+    fn text_of_two_log_formats() {
         let overshot = |verdict| [(verdict, Some(Reason::Overshot), 1)];
         assert_eq!(verdicts(&[OVERSHOT], None), overshot(Verdict::Unknown));
         assert_eq!(verdicts(&[OVERSHOT], Some(LogFormat::E2)), overshot(Verdict::Invalid));
@@ -235,7 +235,7 @@ mod tests {
         assert_eq!((report.lines, report.of_conntrack), (4, 10));
     }
 
-    /// Lines that say how often they came may say anything.
+    /// A repeat count can be any number.
     #[test]
     fn counts_do_not_overflow() {
         let most = format!("message repeated {} times: [ nf_conntrack: table full, dropping packet]", u64::MAX);
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn flows_are_counted_apart() {
+    fn flows_are_counted_separately() {
         let mut reader = LogReader::default();
         for port in [1, 2, 2] {
             reader.line(&format!("{OLD}IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 SPT=443 DPT={port}"));

@@ -1,4 +1,4 @@
-//! What should be known besides the flows: how far the report can be trusted, and what is close to breaking.
+//! Findings of a report: limits of its evidence, and problems close to happening.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -16,7 +16,7 @@ use crate::report::Report;
 
 /// All findings, the most urgent first.
 ///
-/// `of_endpoints` are flows that were reset in namespaces that track no connections.
+/// `of_endpoints` are flows that were reset in namespaces that do not track connections.
 pub fn findings(
     report: &Report,
     namespaces: &BTreeMap<u32, Netns>,
@@ -46,15 +46,15 @@ pub fn findings(
         HookState::Unavailable { because } => Some(Finding {
             id: "hook-unavailable",
             severity: Severity::Warning,
-            title: format!("{} ({}) was not watched: {because}", line.hook.name(), line.hook.spec().symbol),
+            title: format!("{} ({}) was not attached: {because}", line.hook.name(), line.hook.spec().symbol),
             evidence: vec![("target".to_owned(), line.hook.spec().symbol.to_owned())],
-            advice: vec!["what this hook would have shown is missing from the report".to_owned()],
+            advice: vec!["the report lacks the events of this hook".to_owned()],
         }),
         HookState::Attached if line.since > report.started.after(LATE) => Some(Finding {
             id: "hook-attached-late",
             severity: Severity::Info,
             title: format!(
-                "{} ({}) was watched only after its module was loaded, {:.1} s into the capture",
+                "{} ({}) was attached when its module was loaded, {:.1} s into the capture",
                 line.hook.name(),
                 line.hook.spec().symbol,
                 (line.since - report.started).as_secs_f64()
@@ -67,19 +67,16 @@ pub fn findings(
     found.extend((totals.forgotten.flows > 0).then(|| Finding {
         id: "flows-forgotten",
         severity: Severity::Warning,
-        title: format!(
-            "{} flows are counted but not listed: there were more than can be remembered",
-            totals.forgotten.flows
-        ),
+        title: format!("{} flows are counted but not listed: the flow table was full", totals.forgotten.flows),
         evidence: vec![("reset".to_owned(), totals.forgotten.reset.to_string())],
-        advice: vec!["narrow the report down with --client, --server, --nat or --port".to_owned()],
+        advice: vec!["restrict the report with --client, --server, --nat or --port".to_owned()],
     }));
     found.extend(suppressed(report, totals));
     found.sort_by_key(|finding| finding.severity);
     found
 }
 
-/// A hook that was attached later than this came with its module.
+/// A hook attached later than this was attached with its module.
 const LATE: std::time::Duration = std::time::Duration::from_secs(2);
 
 fn table_was_full(full: &TableFull, facts: Option<&Netns>) -> Finding {
@@ -102,19 +99,19 @@ fn table_was_full(full: &TableFull, facts: Option<&Netns>) -> Finding {
         id: "conntrack-table-full",
         severity: Severity::Critical,
         title: format!(
-            "{whose} was full: {} dropped, {} the place of another",
+            "{whose} was full: {} dropped, {} another connection's entry",
             plural(full.dropped, "packet of a new connection was", "packets of new connections were"),
-            plural(full.made_room, "new connection took", "new connections took"),
+            plural(full.made_room, "new connection evicted", "new connections evicted"),
         ),
         evidence,
         advice: vec![
-            "no RST is sent for a dropped packet: the client waits, and tries again".to_owned(),
-            "raise net.netfilter.nf_conntrack_max, and nf_conntrack_buckets with it".to_owned(),
+            "the kernel sends no RST for a dropped packet: the client waits and retransmits".to_owned(),
+            "raise net.netfilter.nf_conntrack_max together with nf_conntrack_buckets".to_owned(),
         ],
     }
 }
 
-/// Who held the entries when the capture ended.
+/// The top users of the table when the capture ended.
 fn backends(table_usage: &TableUsage, finding: &mut Finding) {
     fn list<T: Display>(counts: &[(T, u64)]) -> String {
         let counts: Vec<String> = counts.iter().map(|(what, count)| format!("{what} ({count})")).collect();
@@ -127,7 +124,7 @@ fn backends(table_usage: &TableUsage, finding: &mut Finding) {
         finding.evidence.push(("top_sources".to_owned(), list(&table_usage.sources)));
         finding.evidence.push(("top_services".to_owned(), list(&table_usage.services)));
         let advice = format!(
-            "of {} entries at the end of the capture {of_source} were of {source}, and {to_service} went to {service}",
+            "{of_source} of {} entries at the end of the capture belonged to {source}; {to_service} went to {service}",
             table_usage.entries
         );
         finding.advice.insert(0, advice);
@@ -154,11 +151,11 @@ fn table(namespace: &Netns) -> Option<Finding> {
             ("entries".to_owned(), entries.to_string()),
             ("max".to_owned(), max.to_string()),
         ],
-        advice: vec!["raise net.netfilter.nf_conntrack_max, and nf_conntrack_buckets with it".to_owned()],
+        advice: vec!["raise net.netfilter.nf_conntrack_max together with nf_conntrack_buckets".to_owned()],
     })
 }
 
-/// RSTs of namespaces that track nothing: endpoints that live on the same host as the gateway.
+/// RSTs of namespaces without connection tracking: endpoints on the same host as the gateway.
 fn endpoints(flows: &[Box<Flow>], namespaces: &BTreeMap<u32, Netns>) -> Option<Finding> {
     let mut per_namespace: BTreeMap<String, u64> = BTreeMap::new();
     for flow in flows {
@@ -175,9 +172,9 @@ fn endpoints(flows: &[Box<Flow>], namespaces: &BTreeMap<u32, Netns>) -> Option<F
         id: "endpoint-resets",
         severity: Severity::Info,
         title: format!(
-            "{were} sent in network namespaces of this host that track no connections: endpoints, not gateways"
+            "{were} sent in network namespaces of this host without connection tracking: endpoints, not gateways"
         ),
-        advice: vec![format!("`--netns {}` tells their flows", word(first))],
+        advice: vec![format!("`--netns {}` reports their flows", word(first))],
         evidence: per_namespace.into_iter().map(|(name, resets)| (name, resets.to_string())).collect(),
     })
 }
@@ -187,19 +184,21 @@ fn lost(report: &Report) -> Option<Finding> {
         return None;
     }
     let on = |(cpu, hook, lost): &(u32, Hook, u64)| (format!("cpu {cpu} {}", hook.spec().symbol), lost.to_string());
-    // This hook writes no records: it counts, and what it loses is the namespace.
+    // This hook emits no records. It counts; a loss means that the namespace is unknown.
     let searches: u64 =
         report.hooks.iter().filter(|line| line.hook == Hook::TableFull).map(|line| line.counters.lost()).sum();
     let events = report.lost - searches;
     let (mut titles, mut advice) = (Vec::new(), Vec::new());
     if events > 0 {
-        titles.push(format!("{events} events were lost: they came faster than they could be read, or were not seen"));
-        advice.push("flows may be missing, and a RST whose refused packet was lost has cause unknown".to_owned());
+        titles.push(format!("{events} events were lost: the ring buffer was full, or the hook did not run"));
+        advice.push(
+            "flows may be missing; a RST has cause unknown if the event of its refused packet was lost".to_owned(),
+        );
     }
     if searches > 0 {
         let times = if searches == 1 { "once".to_owned() } else { format!("{searches} times") };
-        titles.push(format!("{times} the table was found full without being counted per namespace"));
-        advice.push("a table that was full may be missing, or have been full more often than is told".to_owned());
+        titles.push(format!("the table was full {times}, but not counted per namespace"));
+        advice.push("a full table may be missing from the report, or its count may be too low".to_owned());
     }
     Some(Finding {
         id: "events-lost",
@@ -210,34 +209,31 @@ fn lost(report: &Report) -> Option<Finding> {
     })
 }
 
-/// Events that were counted in the kernel and not told.
+/// Events that were counted in the kernel but not emitted.
 fn suppressed(report: &Report, totals: &Totals) -> Option<Finding> {
     if report.suppressed == 0 {
         return None;
     }
     let Tally { invalid, ignored, undecided, resets, forwarded } = totals.unattributed;
     let unattributed = invalid + ignored + undecided + resets + forwarded;
-    let unseen = report.flows.iter().filter(|report| report.flow.is_only_counted()).count();
+    let only_counted = report.flows.iter().filter(|report| report.flow.is_only_counted()).count();
     let mut evidence = vec![("suppressed".to_owned(), report.suppressed.to_string())];
     let mut advice =
-        vec!["all counts include them; the stories are those of the first events of each flow and reason".to_owned()];
-    if unseen > 0 {
-        evidence.push(("flows_only_counted".to_owned(), unseen.to_string()));
-        advice.push(format!("of {unseen} flows no event at all was told: their causes are not known"));
+        vec!["all counts include them; the timelines show the first events of each flow and reason".to_owned()];
+    if only_counted > 0 {
+        evidence.push(("flows_only_counted".to_owned(), only_counted.to_string()));
+        advice.push(format!("the cause of {only_counted} flows is unknown: all their events were rate-limited"));
     }
     if unattributed > 0 {
         evidence.push(("without_flow".to_owned(), unattributed.to_string()));
         advice.push(format!(
-            "{unattributed} of them are in the totals and in no flow: there were more flows than the kernel side keeps apart"
+            "{unattributed} of them are in the totals but in no flow: there were more flows than the BPF programs can count separately"
         ));
     }
     Some(Finding {
         id: "events-suppressed",
         severity: Severity::Info,
-        title: format!(
-            "{} events were counted without being told one by one: there were many at once",
-            report.suppressed
-        ),
+        title: format!("{} events were rate-limited: counted, but not reported individually", report.suppressed),
         evidence,
         advice,
     })
@@ -248,12 +244,12 @@ fn without_kprobes(report: &Report) -> Option<Finding> {
     Some(Finding {
         id: "without-kprobes",
         severity: Severity::Warning,
-        title: format!("without kprobes {} alone was watched, and all causes are inferred", line.hook.spec().symbol),
+        title: format!("without kprobes only {} was attached; all causes are inferred", line.hook.spec().symbol),
         evidence: vec![("target".to_owned(), line.hook.spec().symbol.to_owned())],
         advice: vec![
-            "not seen: why conntrack refuses a packet, the RSTs of REJECT rules, how entries end, a full table"
+            "not visible: why conntrack refuses a packet, RSTs of REJECT rules, why an entry is destroyed, a full table"
                 .to_owned(),
-            "seen: whether the answered segment had a conntrack entry, made a new one, or was exempt from tracking"
+            "visible: whether the answered segment had a conntrack entry, created one, or was untracked"
                 .to_owned(),
         ],
     })
@@ -264,16 +260,16 @@ fn damaged(report: &Report) -> Option<Finding> {
     Some(Finding {
         id: "recording-damaged",
         severity: Severity::Warning,
-        title: format!("{path} could be read up to byte {} only: {}", damage.offset, damage.what),
+        title: format!("{path} is damaged at byte {}: {}", damage.offset, damage.what),
         evidence: vec![("offset".to_owned(), damage.offset.to_string())],
-        advice: vec!["everything before that is in this report".to_owned()],
+        advice: vec!["this report contains everything before that byte".to_owned()],
     })
 }
 
-/// Missing stretches of time that are named one by one.
+/// Gaps that are listed.
 const GAPS_NAMED: usize = 8;
 
-/// What the report cannot know because the time is missing that it happened in.
+/// Gaps in the recording.
 fn gaps(report: &Report) -> Option<Finding> {
     let first = report.gaps.first()?;
     let wall = |at: Option<Instant>, open: &str| {
@@ -281,8 +277,8 @@ fn gaps(report: &Report) -> Option<Finding> {
     };
     let stretch = |gap: &Gap| format!("{} to {}", wall(gap.from, "the beginning"), wall(gap.until, "the end"));
     let why = |gap: &Gap| match &gap.why {
-        GapReason::OtherFile => "in a file of this recording that was not read".to_owned(),
-        GapReason::NotCaptured => "nobody captured".to_owned(),
+        GapReason::OtherFile => "it is in a file of this recording that was not read".to_owned(),
+        GapReason::NotCaptured => "no capture was running".to_owned(),
         GapReason::Damaged { what } => what.clone(),
     };
     let missing =
@@ -292,15 +288,15 @@ fn gaps(report: &Report) -> Option<Finding> {
         advice.extend(report.gaps.iter().take(GAPS_NAMED).map(|gap| format!("{}: {}", stretch(gap), why(gap))));
     }
     if report.gaps.iter().any(|gap| gap.why == GapReason::OtherFile) {
-        advice.push("give --from all files of the recording to have them told as one".to_owned());
+        advice.push("pass all files of the recording to --from".to_owned());
     }
-    advice.push("a RST right after a gap has cause unknown where the refusal that it answers may lie in it".to_owned());
+    advice.push("a RST shortly after a gap has cause unknown if the gap may contain the refused packet".to_owned());
     Some(Finding {
         id: "recording-gap",
         severity: if missing { Severity::Warning } else { Severity::Info },
         title: match report.gaps.len() {
-            1 => format!("not in this report: {}: {}", stretch(first), why(first)),
-            more => format!("{more} stretches of time are not in this report"),
+            1 => format!("the report lacks {}: {}", stretch(first), why(first)),
+            more => format!("the report has {more} gaps"),
         },
         evidence: report.gaps.iter().map(|gap| (stretch(gap), why(gap))).collect(),
         advice,
@@ -311,9 +307,9 @@ fn undecodable(report: &Report) -> Option<Finding> {
     (report.undecodable > 0).then(|| Finding {
         id: "records-not-understood",
         severity: Severity::Warning,
-        title: format!("{} records were not understood: another version of whyrst wrote them", report.undecodable),
+        title: format!("{} records could not be decoded: another version of whyrst wrote them", report.undecodable),
         evidence: Vec::new(),
-        advice: vec!["read the recording with the version that wrote it, or a later one".to_owned()],
+        advice: vec!["read the recording with the version that wrote it or a later one".to_owned()],
     })
 }
 
@@ -360,11 +356,11 @@ mod tests {
     #[rstest]
     #[case(&[], None)]
     #[case(&[(Hook::CtInvalid, 3), (Hook::ResetV4, 1)],
-        Some("4 events were lost: they came faster than they could be read, or were not seen"))]
-    #[case(&[(Hook::TableFull, 2)], Some("2 times the table was found full without being counted per namespace"))]
-    #[case(&[(Hook::TableFull, 1), (Hook::ResetV6, 5)], Some("5 events were lost: they came faster than they could be \
-        read, or were not seen; once the table was found full without being counted per namespace"))]
-    fn what_was_lost_is_told_apart(#[case] counts: &[(Hook, u64)], #[case] title: Option<&str>) {
+        Some("4 events were lost: the ring buffer was full, or the hook did not run"))]
+    #[case(&[(Hook::TableFull, 2)], Some("the table was full 2 times, but not counted per namespace"))]
+    #[case(&[(Hook::TableFull, 1), (Hook::ResetV6, 5)], Some("5 events were lost: the ring buffer was full, or the \
+        hook did not run; the table was full once, but not counted per namespace"))]
+    fn lost_events_and_uncounted_full_tables(#[case] counts: &[(Hook, u64)], #[case] title: Option<&str>) {
         let findings = findings([Item::Counters(lost(counts))]);
         assert_eq!(findings.get("events-lost").map(|finding| finding.title.as_str()), title);
     }
@@ -384,11 +380,11 @@ mod tests {
             sysctls: Vec::new(),
         };
         let found = endpoints(&engine.finish().0, &BTreeMap::from([(GATEWAY, facts)])).unwrap();
-        assert_eq!(found.advice, ["`--netns '$(reboot)'` tells their flows"]);
+        assert_eq!(found.advice, ["`--netns '$(reboot)'` reports their flows"]);
     }
 
     #[test]
-    fn a_full_table_names_who_fills_it() {
+    fn a_full_table_names_its_top_users() {
         let full = TableFull { netns: GATEWAY, dropped: 1, made_room: 0, first: Instant(1), last: Instant(1) };
         let mut counting = Counting::default();
         let service = |port| Service { protocol: 6, address: "192.0.2.2".parse().unwrap(), port: Some(port) };
@@ -403,6 +399,6 @@ mod tests {
         assert_eq!(evidence["top_sources"], "10.0.0.2 (2), 10.0.0.3 (1)");
         assert_eq!(evidence["top_services"], "tcp 192.0.2.2:80 (2), tcp 192.0.2.2:443 (1)");
         assert_eq!(evidence["count_is_partial"], "cut");
-        assert!(finding.advice[0].contains("of 3 entries at the end of the capture 2 were of 10.0.0.2"));
+        assert!(finding.advice[0].contains("2 of 3 entries at the end of the capture belonged to 10.0.0.2"));
     }
 }

@@ -1,6 +1,6 @@
-//! From flows to advice: why other causes are excluded, what else should be known, and what would cure it.
+//! Advice on concluded flows: excluded causes, findings, and plans of mitigations.
 //!
-//! Pure. Nothing here is guessed: an exclusion names the evidence, and without evidence there is none.
+//! Pure: no clock, no IO. Nothing is guessed: an exclusion names its evidence, and without evidence there is no exclusion.
 #![forbid(unsafe_code)]
 
 pub mod compare;
@@ -13,4 +13,4 @@ pub mod report;
 
 pub use exclusion::{Exclusion, exclusions};
 pub use finding::findings;
-pub use mitigation::{Growth, Known, Place, describe, mitigations, mitigations_for, wanted};
+pub use mitigation::{Growth, Known, Target, describe, mitigations, mitigations_for, wanted};

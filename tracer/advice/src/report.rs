@@ -1,13 +1,14 @@
-//! The report: what a capture came to, before anything is rendered.
+//! The report of a capture, before it is rendered: flows, counts, findings and mitigations.
 
 use std::collections::BTreeMap;
 
 use crate as diagnosis;
 
 use tracer_common::Hook;
-use tracer_engine::conclusion::{Conclusion, HookLine};
+use tracer_engine::conclusion::Conclusion;
 use tracer_engine::engine::Totals;
 use tracer_engine::flow::{EvidenceRank, Flow, Tally};
+use tracer_engine::hook_line::HookLine;
 use tracer_model::capture::{Gap, Host, Origin, TableFull};
 use tracer_model::cause::{Cause, Diagnosis};
 use tracer_model::filter::Filter;
@@ -21,13 +22,13 @@ use crate::{Exclusion, Known};
 /// The counts of a report.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Summary {
-    /// Packets refused and let pass, and RSTs sent, over all flows.
+    /// Refused packets, accepted packets that conntrack logged, and RSTs sent, over all flows.
     pub tally: Tally,
-    /// Flows that may have died of a RST of this host.
+    /// Flows that a RST of this host may have killed.
     pub flows_reset: u64,
-    /// Flows per cause, of those that a packet was refused of or a RST was sent to.
+    /// Flows per cause, among those with a refused packet or a RST.
     pub by_cause: BTreeMap<Cause, u64>,
-    /// Packets of new connections that were dropped because the table was full.
+    /// Packets of new connections dropped because the table was full.
     pub table_full_drops: u64,
 }
 
@@ -36,17 +37,17 @@ pub struct Summary {
 pub struct FlowReport {
     /// The flow.
     pub flow: Box<Flow>,
-    /// The namespace's name, where it has one.
+    /// The namespace's name, if it has one.
     pub netns_name: Option<String>,
-    /// The rules that can have rejected it, where a rule did and the ruleset was looked at.
+    /// The candidate rules, if a rule rejected the flow and the ruleset was read.
     pub candidates: Option<Candidates>,
-    /// Competing causes, and why they are excluded.
+    /// Excluded causes, each with its evidence.
     pub excluded: Vec<Exclusion>,
-    /// What would cure it.
+    /// Mitigations, the most thorough first.
     pub mitigations: Vec<MitigationId>,
 }
 
-/// What a capture came to.
+/// The result of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The host.
@@ -61,32 +62,32 @@ pub struct Report {
     pub hooks: Vec<HookLine>,
     /// Events in all.
     pub events: u64,
-    /// Events that were counted in the kernel and not told; they are in all the counts.
+    /// Rate-limited events: counted in the kernel, but not emitted. All counts include them.
     pub suppressed: u64,
-    /// Events that were neither told nor counted with a flow.
+    /// Events that were neither emitted nor counted with a flow.
     pub lost: u64,
-    /// What was lost per CPU and hook, those that are not zero.
+    /// Lost events per CPU and hook, where there are any.
     pub lost_on: Vec<(u32, Hook, u64)>,
     /// Records that could not be decoded.
     pub undecodable: u64,
-    /// How often new connections found the table full, per namespace that the filter wants.
+    /// How often new connections found the table full, per namespace that matches the filter.
     pub table_full: Vec<TableFull>,
     /// Counts.
     pub summary: Summary,
-    /// Flows, those that were reset first.
+    /// Flows; the reset ones come first.
     pub flows: Vec<FlowReport>,
-    /// What is missing of the capture's time.
+    /// Gaps in the capture's time.
     pub gaps: Vec<Gap>,
-    /// Whether a filter hides flows, and how many events of hidden flows there were.
+    /// Events of flows that a filter hides; none without a filter.
     pub filtered: Option<u64>,
-    /// What should be known besides the flows.
+    /// Findings.
     pub findings: Vec<Finding>,
-    /// Every mitigation that some flow names.
+    /// Every mitigation that a flow names.
     pub mitigations: Vec<Mitigation>,
 }
 
 impl Report {
-    /// Puts a report together.
+    /// Builds the report of a concluded session.
     pub fn new(concluded: Conclusion) -> Self {
         let Conclusion { host, origin, ended, hooks, counters, namespaces, rulesets, .. } = concluded;
         let Conclusion { table_usages, host_context, gaps, undecodable, flows, of_endpoints, totals, filter, .. } =
@@ -116,7 +117,7 @@ impl Report {
                 }
             })
             .collect();
-        // With the keys beside each other: those of 65,536 flows are in as many places.
+        // Cached keys lie side by side; reading them from 65,536 boxed flows would miss the cache.
         flows.sort_by_cached_key(|report| {
             (std::cmp::Reverse(report.flow.incident.rank()), report.flow.first, report.flow.id)
         });
@@ -148,7 +149,7 @@ impl Report {
         report
     }
 
-    /// How long the capture took.
+    /// Duration of the capture.
     pub fn duration(&self) -> std::time::Duration {
         self.ended - self.started
     }
@@ -158,7 +159,7 @@ const fn events_of(tally: Tally) -> u64 {
     tally.invalid + tally.ignored + tally.undecided + tally.resets
 }
 
-/// The rules that can have rejected a flow.
+/// The rules that may have rejected a flow.
 fn candidates(flow: &Flow, rulesets: &BTreeMap<u32, Snapshots>) -> Option<Candidates> {
     let reset = flow.incident.reset.as_ref().filter(|_| flow.incident.diagnosis.cause == Cause::RejectRule)?;
     Some(rulesets.get(&reset.event.netns?)?.candidates(&reset.event))

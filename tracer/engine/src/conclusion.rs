@@ -1,53 +1,25 @@
-//! What a capture came to: every flow's cause, decided for good once everything that may bear on it is known.
+//! The result of a capture: the cause of every flow, decided once, when all facts are known.
 //!
-//! The engine decides while events come in; that is provisional. Here it is known which part of the capture is missing, and
-//! what conntrack in each namespace is like. A report is a view of the conclusion, and changes nothing in it.
+//! The engine decides while events come in. Two kinds of causes wait for the end: those of a refusal without a message, for which
+//! facts about the namespace are needed ([`crate::silence`]), and those right after a gap. `Observed::provisional` marks both. A
+//! report is a view of the conclusion and changes nothing in it.
 
 use std::collections::BTreeMap;
 
-use tracer_common::Hook;
-use tracer_model::capture::{Counters, Gap, HookCounters, HookState, HookStatus, Host, Netns, Origin};
-use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
-use tracer_model::conntrack::Nfct;
+use tracer_model::capture::{Counters, Gap, Host, Netns, Origin};
+use tracer_model::cause::{Cause, Confidence, Diagnosis};
 use tracer_model::filter::Filter;
 use tracer_model::host_context::HostContext;
 use tracer_model::ruleset::Snapshots;
 use tracer_model::table_usage::TableUsage;
 use tracer_model::time::Instant;
 
-use crate::Limits;
 use crate::engine::Totals;
 use crate::flow::Flow;
+use crate::hook_line::HookLine;
 use crate::silence::explain_silence;
 
-/// A hook in the report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HookLine {
-    /// Which hook.
-    pub hook: Hook,
-    /// How it was at the end.
-    pub state: HookState,
-    /// Since when.
-    pub since: Instant,
-    /// Its exact counters.
-    pub counters: HookCounters,
-}
-
-impl HookLine {
-    /// A line for every hook whose state is known.
-    pub(crate) fn all(statuses: &[HookStatus], counters: Option<&Counters>) -> Vec<Self> {
-        let counted = |hook: Hook| counters.and_then(|counters| counters.hooks.get(hook.index()).copied());
-        let line = |status: &HookStatus| Self {
-            hook: status.hook,
-            state: status.state.clone(),
-            since: status.since,
-            counters: counted(status.hook).unwrap_or_default(),
-        };
-        statuses.iter().map(line).collect()
-    }
-}
-
-/// What a capture came to.
+/// The result of a capture.
 #[derive(Debug)]
 pub struct Conclusion {
     /// The host.
@@ -62,13 +34,13 @@ pub struct Conclusion {
     pub counters: Option<Counters>,
     /// The last facts about every namespace.
     pub namespaces: BTreeMap<u32, Netns>,
-    /// What was seen of rulesets that reject, per namespace.
+    /// The rulesets that reject, per namespace.
     pub rulesets: BTreeMap<u32, Snapshots>,
-    /// Who held the entries of tables that were full, per namespace.
+    /// The usage of tables that were full, per namespace.
     pub table_usages: BTreeMap<u32, TableUsage>,
-    /// What there was around the conntrack of each namespace.
+    /// The host context of each namespace.
     pub host_context: BTreeMap<u32, HostContext>,
-    /// What is missing of the capture's time.
+    /// The missing stretches of the capture's time.
     pub gaps: Vec<Gap>,
     /// Records that could not be decoded.
     pub undecodable: u64,
@@ -78,7 +50,7 @@ pub struct Conclusion {
     pub of_endpoints: Vec<Box<Flow>>,
     /// The engine's counts.
     pub totals: Totals,
-    /// What the user wants to see.
+    /// The user's filter.
     pub filter: Filter,
 }
 
@@ -97,7 +69,7 @@ impl Conclusion {
         let (of_endpoints, mut flows): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
             flows.into_iter().partition(|flow| of_endpoint(flow));
         for flow in &mut flows {
-            if unseen(flow, &self.gaps) {
+            if flow.incident.after_gap {
                 flow.settle(Diagnosis::plain(Cause::Unknown));
                 flow.incident.confidence = Confidence::Inferred;
             } else if let Some(diagnosis) = explain_silence(flow, &self.hooks, namespace(flow)) {
@@ -108,20 +80,49 @@ impl Conclusion {
     }
 }
 
-/// Whether what led to a flow's end may be missing: it came right after a gap, and the first step of it is not there. That
-/// is the refusal of a segment that is known to have been refused, or what an end answers with a RST of its own.
-fn unseen(flow: &Flow, gaps: &[Gap]) -> bool {
-    let patience = Limits::default().patience;
-    let (silent, at) = match &flow.incident.reset {
-        Some(reset) => {
-            let refused = reset.by == ResetBy::GatewayStack && reset.event.nfct == Some(Nfct::None);
-            (refused && flow.incident.logged.is_none() && reset.event.gone.is_none(), reset.event.at)
+#[cfg(test)]
+mod tests {
+    use tracer_common::Hook;
+    use tracer_model::capture::{Gap, GapReason, Host, Item, Origin};
+    use tracer_model::cause::Cause;
+    use tracer_model::conntrack::Nfct;
+    use tracer_model::filter::Filter;
+    use tracer_model::time::Instant;
+    use tracer_testing::Build;
+
+    use crate::session::Session;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    /// A RST of the gateway at `at`, in a capture that lacks the second before 10 s: whether the trace marks it, and its cause in the
+    /// report. `before` puts it into the file before the gap.
+    fn reset(flags: u8, at: u64, before: bool) -> (bool, Cause, Cause) {
+        let mut session = Session::new(Host::nobody(), Filter::default());
+        let (from, until) = (Some(Instant(9 * SECOND)), Some(Instant(10 * SECOND)));
+        let gap = Item::Gap(Gap { from, until, why: GapReason::NotCaptured });
+        let record = Item::Record(Build::from_server(Hook::ResetV4, 1, at, 7, 0).flags(flags).bytes());
+        let mut items = [gap, record];
+        if before {
+            items.reverse();
         }
-        None => (flow.incident.diagnosis.cause == Cause::PeerReset, flow.first),
-    };
-    // Records that were on their way when a file ended are older than the next one.
-    let after = |gap: &Gap| {
-        gap.until.is_some_and(|until| at - until <= patience) && gap.from.is_none_or(|from| from - at <= patience)
-    };
-    silent && gaps.iter().any(after)
+        let [observed] = items.iter().filter_map(|item| session.item(item)).collect::<Vec<_>>().try_into().unwrap();
+        let event = observed.event().unwrap();
+        assert_eq!(event.nfct, Some(Nfct::None));
+        let traced = observed.diagnosis().unwrap().cause;
+        let flows = session.finish(Origin::Live).flows;
+        (observed.provisional, traced, flows[0].incident.diagnosis.cause)
+    }
+
+    #[test]
+    fn a_cause_that_a_gap_can_change_is_provisional() {
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+        // The refusal of the SYN can lie in the gap.
+        assert_eq!(reset(SYN, 11 * SECOND, false), (true, Cause::NoListener, Cause::Unknown));
+        assert_eq!(reset(SYN, 13 * SECOND, false), (false, Cause::NoListener, Cause::NoListener));
+        // All that was before it is there.
+        assert_eq!(reset(SYN, 8 * SECOND, true), (false, Cause::NoListener, Cause::NoListener));
+        // Facts about the namespace can explain it.
+        assert_eq!(reset(ACK, 13 * SECOND, false), (true, Cause::Unknown, Cause::Unknown));
+    }
 }

@@ -9,7 +9,7 @@ use tracer_model::packet::{Flags, Packet};
 /// What a RST does to the peer that it is sent to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Effect {
-    /// Its sequence number is below the window: dropped without a word.
+    /// Its sequence number is below the window: dropped without an answer.
     Dropped,
     /// The connection had been closed before: there is nothing left to end.
     Closed,

@@ -1,9 +1,9 @@
-//! The engine: events in, flows with stories out.
+//! The engine: events in, flows with incidents out.
 
-mod arrival;
-mod flood;
 mod flows;
 mod judge;
+mod received;
+mod suppressed;
 mod totals;
 
 use std::cmp::Reverse;
@@ -11,11 +11,11 @@ use std::collections::{BTreeSet, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use tracer_common::Hook;
-use tracer_model::capture::{LookUp, LookedUp, Outcome, Request};
-use tracer_model::cause::{Confidence, Diagnosis, ResetBy};
+use tracer_model::capture::{Gap, LookUp, LookedUp, Outcome, Request};
+use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::entry::CtInfo;
 use tracer_model::conntrack::log_format::LogFormat;
-use tracer_model::conntrack::{End, Message, Nfct, Seq, Tuple, Verdict};
+use tracer_model::conntrack::{DestroyReason, Message, Nfct, Seq, Tuple, Verdict};
 use tracer_model::event::{Event, SocketState};
 use tracer_model::filter::Filter;
 use tracer_model::time::Instant;
@@ -26,6 +26,7 @@ use super::evicted::{EvictedFlow, EvictedFlows};
 use super::flow::{
     ConntrackVerdict, EvidenceRank, Flow, FlowId, Incident, PeerReset, PeerSeen, Reset, ResetOutput, Tally,
 };
+use super::gaps::is_after_gap;
 use super::pending::Pending;
 use super::poller::EntryPoller;
 use super::table::FlowTable;
@@ -35,27 +36,56 @@ use judge::{diagnosis_of, direction, explain, is_own_reset, key_of_entry, messag
 
 pub use totals::{Forgotten, Totals};
 
-/// What an event turned out to be.
+/// An event, classified.
 #[derive(Debug, Clone)]
 pub struct Observed {
     /// The flow it belongs to; `None` where it belongs to none, or the filter does not want it.
     pub flow: Option<FlowId>,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
+    /// The report can name another cause for this flow: another event of the flow decides it, or a fact that is not known yet.
+    pub provisional: bool,
+}
+
+impl Observed {
+    pub(super) const fn new(flow: Option<FlowId>, kind: Kind) -> Self {
+        Self { flow, kind, provisional: false }
+    }
+
+    /// The event; `None` where the filter does not want its flow.
+    pub fn event(&self) -> Option<&Event> {
+        Some(match &self.kind {
+            Kind::Unwanted => return None,
+            Kind::ConntrackVerdict(logged, _) => &logged.event,
+            Kind::Reset(reset, ..) => &reset.event,
+            Kind::Remark(event) | Kind::ResetOutput(event) | Kind::PeerReset(event) | Kind::ResetReceived(event) => {
+                event
+            }
+        })
+    }
+
+    /// The cause that the event is evidence of; `None` where it is an effect.
+    pub const fn diagnosis(&self) -> Option<Diagnosis> {
+        match &self.kind {
+            Kind::ConntrackVerdict(_, diagnosis) | Kind::Reset(_, diagnosis, _) => Some(*diagnosis),
+            Kind::ResetReceived(_) => Some(Diagnosis::plain(Cause::PeerReset)),
+            Kind::Unwanted | Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) => None,
+        }
+    }
 }
 
 /// Kinds of events.
 #[derive(Debug, Clone)]
 pub enum Kind {
-    /// conntrack refused a packet, or let it pass with a remark.
+    /// conntrack logged a packet: it refused it, or accepted it.
     ConntrackVerdict(Arc<ConntrackVerdict>, Diagnosis),
-    /// A further remark on a packet that is already accounted for.
+    /// A further message about a packet that is counted already.
     Remark(Box<Event>),
     /// This host sent a RST.
     Reset(Arc<Reset>, Diagnosis, Confidence),
-    /// A RST of this host on its way out: an effect, not a cause.
+    /// A RST of this host at `LOCAL_OUT`: an effect, not a cause.
     ResetOutput(Box<Event>),
-    /// One of the flow's ends lives on this host too and sends a RST: an effect, not a cause.
+    /// One of the flow's ends, on this host too, sends a RST: an effect, not a cause.
     PeerReset(Box<Event>),
     /// A RST of one of the flow's ends arrives.
     ResetReceived(Box<Event>),
@@ -63,7 +93,7 @@ pub enum Kind {
     Unwanted,
 }
 
-/// A RST that was sent and may be seen leaving.
+/// A RST that was sent and that `LOCAL_OUT` can show.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
     at: Instant,
@@ -80,9 +110,9 @@ pub struct Engine {
     limits: Limits,
     filter: Filter,
     flows: FlowTable,
-    /// Order in which stories are forgotten. A flow is once in it, not behind its place: it is put there when its turn comes.
+    /// The order of eviction. A flow is in it once, at its place or before: it moves to its place when it comes to the front.
     idle: BinaryHeap<Reverse<EvictionKey>>,
-    /// Flows whose stories were forgotten.
+    /// Evicted flows.
     past: EvictedFlows,
     next_id: u64,
     pending: Pending,
@@ -94,11 +124,11 @@ pub struct Engine {
     rejecting: BTreeSet<u32>,
     new_rejecting: Vec<u32>,
     totals: Totals,
-    counted: flood::Counted,
+    suppressed: suppressed::Suppressed,
 }
 
 impl Engine {
-    /// An engine for events of a kernel of this era.
+    /// An engine for events of a kernel with this log format.
     pub fn new(log_format: LogFormat, limits: Limits, filter: Filter) -> Self {
         Self {
             log_format,
@@ -115,17 +145,17 @@ impl Engine {
             rejecting: BTreeSet::new(),
             new_rejecting: Vec::new(),
             totals: Totals::default(),
-            counted: flood::Counted::default(),
+            suppressed: suppressed::Suppressed::default(),
             limits,
         }
     }
 
-    /// Takes an event. It stays where it is: it is half a kilobyte, and handed on from one place to the next.
+    /// Takes an event. It is boxed: it has half a kilobyte, and is passed on often.
     pub fn event(&mut self, event: impl Into<Box<Event>>) -> Observed {
         let mut event = event.into();
         if event.packet.is_some_and(|packet| opens(&packet)) {
-            // It opens a connection of its own, whatever the same addresses and ports were before.
-            event.gone = None;
+            // It opens a new connection, whatever connection had the same addresses and ports before.
+            event.destroyed = None;
         }
         self.totals.events += 1;
         if let Some(netns) = event.netns {
@@ -135,6 +165,22 @@ impl Engine {
         let observed = self.observe(event);
         self.learn(hook, class, &observed);
         observed
+    }
+
+    /// Marks an event if the report can name another cause for its flow. `gaps`: the missing parts of the capture so far.
+    pub(super) fn mark_provisional(&mut self, observed: &mut Observed, gaps: &[Gap]) {
+        let Some(diagnosis) = observed.diagnosis() else { return };
+        let Some(flow) = observed.flow.and_then(|id| self.flows.get_mut(id)) else { return };
+        let at = observed.event().map(|event| event.at);
+        let (first, incident) = (flow.first, &mut flow.incident);
+        let (decides, since) = match (&incident.reset, &incident.peer) {
+            (Some(reset), _) => (at == Some(reset.event.at), reset.event.at),
+            // A gap before the first event of the connection can hold more of it.
+            (None, peer) => (at == peer.as_ref().map(|peer| peer.at), first),
+        };
+        incident.after_gap |= decides && incident.lacks_first_step() && is_after_gap(since, gaps);
+        observed.provisional =
+            incident.diagnosis != diagnosis || incident.after_gap || incident.is_refused_in_silence();
     }
 
     fn observe(&mut self, event: Box<Event>) -> Observed {
@@ -149,13 +195,13 @@ impl Engine {
             | Hook::LinkRejectV6
             | Hook::ActiveReset
             | Hook::ResetTracepoint => self.reset(event),
-            Hook::PacketTap | Hook::TcxTap => self.arrival(event),
-            // Ended entries come with the packets that miss them, never by themselves.
-            Hook::EntryGone | Hook::TableFull => Observed { flow: None, kind: Kind::Unwanted },
+            Hook::PacketTap | Hook::TcxTap => self.reset_received(event),
+            // A destroyed entry comes with the packet that misses it, never by itself.
+            Hook::EntryDestroyed | Hook::TableFull => Observed::new(None, Kind::Unwanted),
         }
     }
 
-    /// Takes notice of a namespace that something happened in, so that the kernel is asked about it.
+    /// Notes a namespace with events, to ask the kernel about it.
     pub fn namespace(&mut self, netns: u32) {
         if self.namespaces.len() < self.limits.waiting && self.namespaces.insert(netns) {
             self.new_namespaces.push(netns);
@@ -168,20 +214,20 @@ impl Engine {
         let Some(id) = self.flows.of_packet(Some(look_up.netns), look_up.tuple) else { return };
         match &outcome {
             Outcome::Found { original, reply, .. } => self.adopt(id, *original, *reply),
-            // One that ended before is not this flow's.
+            // One that was destroyed before is not this flow's.
             Outcome::NotFound { was: Some(was) } if self.flow(id).is_some_and(|flow| was.ended >= flow.first) => {
                 self.adopt(id, was.original, was.reply);
             }
             _ => {}
         }
         let Some(flow) = self.flows.get_mut(id) else { return };
-        arrival::confirm(flow, &outcome);
+        received::confirm(flow, &outcome);
         if flow.learn(at, outcome) {
             self.poller.stop(id);
         }
     }
 
-    /// What the engine wants to know now.
+    /// The engine's questions to the kernel now.
     pub fn requests(&mut self, now: Instant) -> Vec<Request> {
         // The rules first: the longer it takes, the more they may have changed.
         let rules = std::mem::take(&mut self.new_rejecting).into_iter().map(Request::Rules);
@@ -190,13 +236,13 @@ impl Engine {
         rules.chain(namespaces).chain(due.into_iter().filter_map(|id| self.look_up(id))).collect()
     }
 
-    /// When it will next want to know something, if nothing happens before.
+    /// The time of the next question, if no event comes before.
     pub fn next_request(&self) -> Option<Instant> {
         let at_once = !self.new_namespaces.is_empty() || !self.new_rejecting.is_empty();
         if at_once { Some(Instant(0)) } else { self.poller.next() }
     }
 
-    /// What it wants to know before the capture ends: the entries whose end it has not seen, and the namespaces.
+    /// The questions at the end of the capture: the entries that were not seen to end, and the namespaces.
     pub fn last_requests(&mut self) -> Vec<Request> {
         let flows: Vec<FlowId> = self.poller.flows().collect();
         let look_ups = flows.into_iter().filter_map(|id| self.look_up(id));
@@ -230,7 +276,7 @@ impl Engine {
         (self.flows.len(), self.pending.len())
     }
 
-    /// All flows whose stories are known, in the order of their numbers, and the counts.
+    /// All flows that were not evicted, in the order of their numbers, and the counts.
     pub fn finish(mut self) -> (Vec<Box<Flow>>, Totals) {
         self.settle_suppressed();
         let (mut flows, others): (Vec<Box<Flow>>, Vec<Box<Flow>>) =
@@ -244,7 +290,7 @@ impl Engine {
 
     fn look_up(&self, id: FlowId) -> Option<Request> {
         let Flow { key, known, seen, .. } = self.flow(id)?;
-        // An entry is found by its own tuples alone; of a flow that is known by a packet that is the packet's.
+        // ctnetlink finds an entry by its own tuples alone. A flow without a known entry has that of its packet.
         let tuple = if *known { key.original } else { seen.unwrap_or(key.original) };
         Some(Request::LookUp(LookUp { netns: key.netns?, zone: key.zone, tuple }))
     }
@@ -260,7 +306,7 @@ impl Engine {
         }
         let diagnosis = of_message(message, &event);
         let verdict = message.verdict(self.log_format);
-        // A packet that opens nothing belongs to no connection that it could have a direction in.
+        // A packet that cannot open a connection belongs to none, and has no direction.
         let direction = direction(&event).filter(|_| message != Message::InvalidNew);
         let window = explain(&event, message, direction, self.log_format);
         let logged = Arc::new(ConntrackVerdict { event, verdict, direction, window });
@@ -276,16 +322,16 @@ impl Engine {
             if let Some(flow) = self.flows.get_mut(id) {
                 flow.last_logged = Some(Arc::clone(&logged));
                 if flow.incident.peer.is_some() {
-                    arrival::take_back(flow, incident());
+                    received::replace_by_refusal(flow, incident());
                 }
                 flow.remember(&logged);
             }
         }
         let kind = if flow.is_some() { Kind::ConntrackVerdict(logged, diagnosis) } else { Kind::Unwanted };
-        Observed { flow, kind }
+        Observed::new(flow, kind)
     }
 
-    /// A second message about a packet that has been counted.
+    /// A further message about a packet that is counted already.
     fn remark(&mut self, event: Box<Event>) -> Observed {
         let flow = event.entry.and_then(|entry| self.flows.of_key(&key_of_entry(&event, &entry)));
         if let Some(flow) = flow.and_then(|id| self.flows.get_mut(id)) {
@@ -294,10 +340,10 @@ impl Engine {
                 flow.incident.remark = event.words.clone().map(Box::new);
             }
         }
-        Observed { flow, kind: Kind::Remark(event) }
+        Observed::new(flow, Kind::Remark(event))
     }
 
-    /// A RST of this host is seen leaving: conntrack knows no such flow, because it carries the gateway's own address.
+    /// A RST of this host at `LOCAL_OUT`: conntrack knows no such flow, because its source is the gateway's own address.
     fn reset_output(&mut self, event: Box<Event>) -> Observed {
         self.totals.resets_output += 1;
         let sent = event.packet.and_then(|packet| {
@@ -316,7 +362,7 @@ impl Engine {
         {
             flow.incident.reset_output = Some(ResetOutput { at: event.at, output: event.output });
         }
-        Observed { flow, kind: Kind::ResetOutput(event) }
+        Observed::new(flow, Kind::ResetOutput(event))
     }
 
     /// This host sends a RST.
@@ -330,7 +376,7 @@ impl Engine {
         if refused.is_none()
             && let Some(flow) = self.flow_of_peer(&event)
         {
-            return Observed { flow: Some(flow), kind: Kind::PeerReset(event) };
+            return Observed::new(Some(flow), Kind::PeerReset(event));
         }
         let (mut diagnosis, mut confidence) = of_reset(&event);
         if by == ResetBy::GatewayStack
@@ -342,13 +388,13 @@ impl Engine {
         let logged = refused.as_ref().map(|(_, logged, _)| logged);
         let entry = logged.and_then(|logged| logged.event.connection()).or(event.connection());
         let side = logged.map_or_else(|| direction(&event), |logged| logged.direction);
-        let closed = event.gone.as_ref().is_some_and(|gone| gone.end() == End::Closed);
+        let closed = event.destroyed.as_ref().is_some_and(|destroyed| destroyed.reason() == DestroyReason::Closed);
         let is_attempt = event.socket.as_ref().is_some_and(|socket| socket.state == SocketState::SYN_SENT);
         let effect = match &event.packet {
             _ if closed => Effect::Closed,
             Some(_) if is_attempt => Effect::OtherConnection,
             Some(packet) => effect::of_answer(packet, entry.zip(side)),
-            // The socket is no more: whatever its peer makes of this RST, it will not find the connection again.
+            // The socket is closed: whatever its peer does with this RST, the connection is over.
             None if event.own_socket().is_some() => Effect::Kills,
             None => Effect::Unknown,
         };
@@ -375,14 +421,14 @@ impl Engine {
             self.poller.start(flow, reset.event.at, self.limits.followed);
         }
         let kind = if flow.is_some() { Kind::Reset(reset, diagnosis, confidence) } else { Kind::Unwanted };
-        Observed { flow, kind }
+        Observed::new(flow, kind)
     }
 
-    /// The refusal of the packet that a RST answers: of the same buffer, or else of the same segment in another one.
+    /// The refused packet that a RST answers: in the same buffer, or else the same segment in another buffer.
     ///
-    /// conntrack takes the entry away from a packet that it refuses. One that still has an entry, or is untracked, was
-    /// let pass: whatever was said about it is not why it was answered. One that has none was refused, whatever this
-    /// program took the message to mean. Of one that a full socket answers that is not known: the message alone counts.
+    /// A packet that conntrack refuses has no entry. A packet with an entry, or an untracked one, was accepted: its message is not the
+    /// cause of the RST. A packet without an entry was refused, whatever verdict the message was read as. For a packet that a full
+    /// socket answers, the entry is not known, and the message alone counts.
     fn refused_before(&mut self, event: &Event) -> Option<(FlowId, Arc<ConntrackVerdict>, Confidence)> {
         let taken = self.pending.take(event.netns, event.skb, event.packet.as_ref(), event.at);
         if !matches!(event.nfct, Some(Nfct::None) | None) {
@@ -413,11 +459,11 @@ impl Engine {
 
     /// The flow of a gateway on this host that has the sender of this RST for one of its ends.
     ///
-    /// Only where conntrack did not look at the answered segment, or found nothing wrong with it: one that it refused or
-    /// had never heard of makes this namespace a gateway itself, unless a socket of its own got it. And only where the segment goes on with the connection:
-    /// other connections of this host may have the same addresses and ports.
+    /// Only if conntrack here did not see the answered segment, or accepted it: if it refused the segment or did not know its
+    /// connection, this namespace is a gateway itself, unless a socket of its own got the segment. And only if the segment continues
+    /// the connection: other connections of this host can have the same addresses and ports.
     fn flow_of_peer(&mut self, event: &Event) -> Option<FlowId> {
-        // A known segment that is delivered here, untranslated or translated back: this namespace is an end of it.
+        // A known segment delivered here, untranslated or translated back: this namespace is an end of the connection.
         let known = matches!(event.nfct, Some(Nfct::Entry(info)) if info != CtInfo::New);
         let is_gateway = event.nfct != Some(Nfct::None) && !known && !event.has_full_socket();
         if is_gateway || event.hook.is_reject() {
@@ -426,14 +472,14 @@ impl Engine {
         let tuple = event.tuple()?;
         let elsewhere = |id: &FlowId| self.flows.get(*id).is_some_and(|flow| flow.key.netns != event.netns);
         let candidates: Vec<FlowId> = self.flows.on_the_wire(tuple).filter(elsewhere).collect();
-        // Where the end that sent the segment was: a socket that answers none expects it there.
+        // The position of the end that sent the segment; a socket that answers no segment expects it at `rcv_nxt`.
         let next = event.packet.map(|packet| packet.seq).or_else(|| event.own_socket().map(|own| own.rcv_nxt))?;
         let gap = |id: &FlowId| self.flows.get(*id).and_then(|flow| flow.gap_to(tuple, next));
         let id = match candidates[..] {
             [] => return None,
             [only] if !known && gap(&only).is_none() => only,
             _ => {
-                // An end that tracks its connections has reasons of its own, unless the gateway has reset it.
+                // An end that tracks its connections can reset them by itself, unless the gateway has reset this one.
                 let was_reset = |id: &FlowId| self.flows.get(*id).is_some_and(|flow| flow.incident.reset.is_some());
                 let near = |id: FlowId| Some((gap(&id).filter(|gap| gap.small)?.bytes, id));
                 candidates.into_iter().filter(|id| !known || was_reset(id)).filter_map(near).min()?.1
@@ -458,14 +504,14 @@ impl Engine {
 }
 
 #[cfg(test)]
-mod arrivals;
-#[cfg(test)]
-mod asking;
-#[cfg(test)]
-mod counted;
-#[cfg(test)]
-mod endings;
+mod destroyed;
 #[cfg(test)]
 mod properties;
+#[cfg(test)]
+mod requests;
+#[cfg(test)]
+mod suppressed_events;
+#[cfg(test)]
+mod taps;
 #[cfg(test)]
 mod tests;

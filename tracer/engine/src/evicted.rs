@@ -1,5 +1,5 @@
-//! Flows whose stories were forgotten for want of room: who they were and what they came to, in little memory, so that one
-//! that is heard of again is not taken for another.
+//! Flows that were evicted for want of room: their endpoints, cause and counts, in little memory, so that further events of such a
+//! flow do not count as another flow.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -11,7 +11,7 @@ use tracer_model::time::Instant;
 use super::flow::{EvidenceRank, Flow, FlowId, Tally};
 use super::index::Index;
 
-/// What remains of a flow.
+/// The summary of an evicted flow.
 #[derive(Debug)]
 pub(super) struct EvictedFlow {
     pub(super) id: FlowId,
@@ -34,7 +34,7 @@ enum Ends {
 }
 
 impl EvictedFlow {
-    /// What a flow has come to. What it was before its story was forgotten once already goes first.
+    /// The summary of a flow. If it was evicted before, the incident with the higher rank counts.
     pub(super) fn of(flow: &Flow) -> Self {
         let now = (flow.incident.rank(), flow.incident.diagnosis);
         let further = |(rank, _): &(EvidenceRank, Diagnosis)| flow.is_only_counted() || *rank >= now.0;
@@ -75,11 +75,11 @@ impl Ends {
     }
 }
 
-/// Forgotten flows, by the endpoints of their packets.
+/// Evicted flows, by the endpoints of their packets.
 #[derive(Debug)]
 pub(super) struct EvictedFlows {
     capacity: usize,
-    briefs: Vec<Option<EvictedFlow>>,
+    flows: Vec<Option<EvictedFlow>>,
     free: Vec<u32>,
     by_tuple: Index<u32>,
 }
@@ -87,45 +87,45 @@ pub(super) struct EvictedFlows {
 impl EvictedFlows {
     pub(super) fn new(capacity: usize) -> Self {
         let capacity = capacity.min(u32::MAX as usize);
-        Self { capacity, briefs: Vec::new(), free: Vec::new(), by_tuple: Index::new() }
+        Self { capacity, flows: Vec::new(), free: Vec::new(), by_tuple: Index::new() }
     }
 
-    /// Keeps what remains of a flow, where there is room.
-    pub(super) fn insert(&mut self, brief: EvictedFlow) {
-        let key = brief.key();
-        let place = match self.free.pop() {
-            Some(place) => {
-                self.briefs[place as usize] = Some(brief);
-                place
+    /// Keeps a flow's summary, if there is room.
+    pub(super) fn insert(&mut self, flow: EvictedFlow) {
+        let key = flow.key();
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.flows[slot as usize] = Some(flow);
+                slot
             }
-            None if self.briefs.len() < self.capacity => {
-                self.briefs.push(Some(brief));
-                (self.briefs.len() - 1) as u32
+            None if self.flows.len() < self.capacity => {
+                self.flows.push(Some(flow));
+                (self.flows.len() - 1) as u32
             }
             None => return,
         };
         for tuple in [key.original, key.reply] {
-            self.by_tuple.insert(&(key.netns, tuple), place);
+            self.by_tuple.insert(&(key.netns, tuple), slot);
         }
     }
 
-    /// Gives back the latest flow that packets with these endpoints belonged to.
+    /// Removes the latest flow that packets with these endpoints belong to, and returns it.
     pub(super) fn take(&mut self, netns: Option<u32>, tuple: Tuple) -> Option<EvictedFlow> {
-        if self.briefs.len() == self.free.len() {
+        if self.flows.len() == self.free.len() {
             return None;
         }
-        let of_it = |place: &u32| {
-            let brief = self.briefs[*place as usize].as_ref()?;
-            let key = brief.key();
-            (key.netns == netns && [key.original, key.reply].contains(&tuple)).then_some((brief.id, *place))
+        let of_it = |slot: &u32| {
+            let flow = self.flows[*slot as usize].as_ref()?;
+            let key = flow.key();
+            (key.netns == netns && [key.original, key.reply].contains(&tuple)).then_some((flow.id, *slot))
         };
-        let (_, place) = self.by_tuple.get(&(netns, tuple)).filter_map(|place| of_it(&place)).max()?;
-        let brief = self.briefs[place as usize].take()?;
-        let key = brief.key();
+        let (_, slot) = self.by_tuple.get(&(netns, tuple)).filter_map(|slot| of_it(&slot)).max()?;
+        let flow = self.flows[slot as usize].take()?;
+        let key = flow.key();
         for tuple in [key.original, key.reply] {
-            self.by_tuple.remove(&(key.netns, tuple), place);
+            self.by_tuple.remove(&(key.netns, tuple), slot);
         }
-        self.free.push(place);
-        Some(brief)
+        self.free.push(slot);
+        Some(flow)
     }
 }

@@ -1,11 +1,11 @@
-//! A flow: a connection as the gateway knows it, and the story of what was done to it.
+//! A flow: a connection as the gateway knows it, and the incident that happened to it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracer_common::Hook;
 use tracer_model::capture::Outcome;
-use tracer_model::cause::{Confidence, Diagnosis, ResetBy};
+use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
 use tracer_model::conntrack::window::{Explanation, Failure};
 use tracer_model::conntrack::{DestroyedEntry, Direction, Entry, Nfct, Seq, TcpState, Tuple, Verdict};
 use tracer_model::event::{Event, Interface, LogMessage};
@@ -24,7 +24,7 @@ pub struct FlowId(pub u64);
 pub struct Tally {
     /// Packets that conntrack refused.
     pub invalid: u64,
-    /// Packets that conntrack let pass with a remark.
+    /// Packets that conntrack logged and accepted.
     pub ignored: u64,
     /// Packets whose verdict is not known.
     pub undecided: u64,
@@ -44,7 +44,7 @@ impl Tally {
         self.forwarded += other.forwarded;
     }
 
-    /// Takes away a tally that was added before.
+    /// Subtracts a tally that was added before.
     pub(super) const fn subtract(&mut self, other: Self) {
         self.invalid -= other.invalid;
         self.ignored -= other.ignored;
@@ -62,7 +62,7 @@ pub(super) enum Unit {
     Undecided,
     Reset,
     Forwarded,
-    /// It is a further sign of something that is counted already.
+    /// It is a further event about something that is counted already.
     Nothing,
 }
 
@@ -81,7 +81,7 @@ impl Unit {
     }
 }
 
-/// What events of a hook and class are counted as, and why they happen, as one of them that was told showed.
+/// What events of a hook and class are counted as, and their cause, as an event that was emitted shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sample {
     pub(super) hook: Hook,
@@ -90,7 +90,7 @@ pub(super) struct Sample {
     pub(super) unit: Unit,
 }
 
-/// What conntrack said of a packet.
+/// A packet that conntrack logged, and its verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConntrackVerdict {
     /// The event.
@@ -166,18 +166,18 @@ pub(super) struct Gap {
     pub(super) small: bool,
 }
 
-/// How far a story goes; the furthest is told.
+/// The rank of an incident's evidence; a flow keeps the incident with the highest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum EvidenceRank {
-    /// A packet was remarked on and let pass.
+    /// A packet was logged and accepted.
     Ignored,
-    /// A packet was remarked on, and what became of it is not known.
+    /// A packet was logged, and the verdict is not known.
     Undecided,
-    /// Packets were counted in the kernel, and none of them was told.
+    /// All events were suppressed: counted in the kernel, not emitted.
     Counted,
     /// A packet was refused.
     Refused,
-    /// A RST of one of the ends came by, and none of this host's before it.
+    /// A RST of one of the ends was received, and this host sent none before.
     Forwarded,
     /// A RST was sent that cannot have ended the connection.
     Answered,
@@ -185,7 +185,7 @@ pub enum EvidenceRank {
     Killed,
 }
 
-/// What happened to a flow: the packet, conntrack's refusal, the RST.
+/// What happened to a flow: a packet, conntrack's verdict, a RST.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Incident {
     /// Why.
@@ -193,22 +193,24 @@ pub struct Incident {
     /// How sure that is.
     pub confidence: Confidence,
     rank: EvidenceRank,
-    /// What conntrack said of the packet.
+    /// The packet that conntrack logged.
     pub logged: Option<Arc<ConntrackVerdict>>,
-    /// Packets that were let pass before, and that the refusal follows from; oldest first.
+    /// Packets that were accepted before without being recorded, and that the refusal follows from; oldest first.
     pub follows: Vec<Arc<ConntrackVerdict>>,
-    /// Remarks of conntrack on the same packet.
+    /// A further message of conntrack about the same packet.
     pub remark: Option<Box<LogMessage>>,
     /// The RST that answered it.
     pub reset: Option<Arc<Reset>>,
-    /// The RST on its way out.
+    /// The RST at `LOCAL_OUT`.
     pub reset_output: Option<ResetOutput>,
-    /// The RST of one of the ends, where it is the story.
+    /// The RST of one of the ends, where it is the incident.
     pub peer: Option<Box<PeerReset>>,
+    /// Its first step can be missing: it came right after a gap in the capture.
+    pub(super) after_gap: bool,
 }
 
 impl Incident {
-    /// A story of which nothing is known but why, as of events that were only counted.
+    /// An incident of which only the cause is known, as of suppressed events.
     pub(super) const fn new(diagnosis: Diagnosis, confidence: Confidence) -> Self {
         Self {
             diagnosis,
@@ -220,10 +222,11 @@ impl Incident {
             reset: None,
             reset_output: None,
             peer: None,
+            after_gap: false,
         }
     }
 
-    /// A packet was refused, or remarked on.
+    /// conntrack logged a packet.
     pub(super) fn of_logged(diagnosis: Diagnosis, logged: Arc<ConntrackVerdict>) -> Self {
         let rank = match logged.verdict {
             Verdict::Invalid => EvidenceRank::Refused,
@@ -245,13 +248,31 @@ impl Incident {
     }
 
     /// A RST of one of the ends arrived.
-    pub(super) fn of_arrival(diagnosis: Diagnosis, peer: PeerReset) -> Self {
+    pub(super) fn of_received(diagnosis: Diagnosis, peer: PeerReset) -> Self {
         let rank = EvidenceRank::Forwarded;
         // Until a look-up shows that conntrack knows the connection.
         Self { rank, peer: Some(Box::new(peer)), ..Self::new(diagnosis, Confidence::Inferred) }
     }
 
-    /// How far it goes.
+    /// Whether its first step is not in the evidence: the refusal of a segment that conntrack is known to have refused, or the
+    /// packet that an end answers with a RST.
+    pub(super) fn lacks_first_step(&self) -> bool {
+        match &self.reset {
+            Some(reset) => {
+                let refused = reset.by == ResetBy::GatewayStack && reset.event.nfct == Some(Nfct::None);
+                refused && self.logged.is_none() && reset.event.destroyed.is_none()
+            }
+            None => self.diagnosis.cause == Cause::PeerReset,
+        }
+    }
+
+    /// Whether the cause waits for facts about conntrack in the namespace: the RST answers a segment that conntrack refused without
+    /// a message.
+    pub(super) fn is_refused_in_silence(&self) -> bool {
+        self.diagnosis.cause == Cause::Unknown && self.reset.is_some() && self.lacks_first_step()
+    }
+
+    /// Its rank.
     pub const fn rank(&self) -> EvidenceRank {
         self.rank
     }
@@ -263,20 +284,20 @@ impl Incident {
         refused.or_else(reset).or_else(|| self.peer.as_ref().map(|peer| peer.at))
     }
 
-    /// The event that tells most of the packet: the refusal, else the reset.
+    /// The event with the most about the packet: the refusal, else the RST.
     pub fn trigger(&self) -> Option<&Event> {
         self.logged.as_ref().map(|logged| &*logged.event).or_else(|| self.reset.as_ref().map(|reset| &*reset.event))
     }
 
-    /// The entry as it was when the story began.
+    /// The entry as it was when the incident began.
     pub fn entry(&self) -> Option<&Entry> {
         self.trigger()?.entry.as_ref()
     }
 
-    /// The entry that the packet would have belonged to, where it had ended before.
-    pub fn gone(&self) -> Option<&DestroyedEntry> {
-        let of_reset = || self.reset.as_ref().and_then(|reset| reset.event.gone.as_deref());
-        self.logged.as_ref().and_then(|logged| logged.event.gone.as_deref()).or_else(of_reset)
+    /// The entry that the packet would have belonged to, where it was destroyed before.
+    pub fn destroyed(&self) -> Option<&DestroyedEntry> {
+        let of_reset = || self.reset.as_ref().and_then(|reset| reset.event.destroyed.as_deref());
+        self.logged.as_ref().and_then(|logged| logged.event.destroyed.as_deref()).or_else(of_reset)
     }
 }
 
@@ -291,7 +312,7 @@ pub struct EntryStatus {
     pub outcome: Outcome,
 }
 
-/// What one end of a flow has sent that was let pass in spite of the window check.
+/// Packets of one end that conntrack accepted in spite of the window check.
 ///
 /// From 6.1 on such a packet is forwarded, but the entry does not account for it as for others.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -306,8 +327,8 @@ impl LetPass {
     const NOTHING: Self = Self { overshot: None, unrecorded: None };
 }
 
-/// Most fates that are kept of a flow.
-const FATES: usize = 16;
+/// Most entry statuses that are kept of a flow.
+const ENTRY_STATUSES: usize = 16;
 
 /// A flow.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -330,28 +351,28 @@ pub struct Flow {
     pub last: Instant,
     /// Counts per cause, in the order of appearance.
     pub causes: Vec<(Diagnosis, Tally)>,
-    /// The story that goes furthest; the earliest of those.
+    /// The incident with the highest rank; the earliest of those.
     pub incident: Incident,
     /// The last packet that was refused.
     pub last_logged: Option<Arc<ConntrackVerdict>>,
-    /// What was let pass of each end, by the direction's index.
+    /// Packets of each end that were accepted without being recorded, by the direction's index.
     pub let_pass: [LetPass; 2],
-    /// What became of the entry, each change once.
+    /// The entry's statuses, each change once.
     pub entry_statuses: Vec<EntryStatus>,
     /// When the last look-up was answered.
     pub looked_up: Option<Instant>,
     /// The first RST of one of its ends.
     pub peer_reset: Option<Box<PeerReset>>,
     /// The last one that arrived.
-    pub last_arrival: Option<Box<PeerReset>>,
-    /// What it had come to before its story was forgotten.
+    pub last_received: Option<Box<PeerReset>>,
+    /// Its rank and cause before it was evicted.
     pub(super) earlier: Option<(EvidenceRank, Diagnosis)>,
-    /// What its events were, by which those that were only counted are understood.
+    /// Its events' kinds, by which suppressed events are classified.
     pub(super) samples: Vec<Sample>,
 }
 
 impl Flow {
-    /// A flow of which nothing is known but who it is and what made it known.
+    /// A flow of which only the endpoints and the first incident are known.
     pub(super) const fn new(id: FlowId, key: FlowKey, known: bool, at: Instant, incident: Incident) -> Self {
         Self {
             id,
@@ -369,19 +390,19 @@ impl Flow {
             entry_statuses: Vec::new(),
             looked_up: None,
             peer_reset: None,
-            last_arrival: None,
+            last_received: None,
             earlier: None,
             samples: Vec::new(),
         }
     }
 
-    /// Whether its story can be told: none was forgotten, or none that went further than the one there is.
+    /// Whether its incident can be reported: no incident with a higher rank was evicted.
     pub(super) fn is_whole(&self) -> bool {
         self.earlier.is_none_or(|(rank, _)| !self.is_only_counted() && rank <= self.incident.rank())
     }
 
-    /// Whether nothing but RSTs are known of it, for segments that conntrack is not known to have looked at. In a namespace
-    /// that tracks nothing that is an endpoint minding its own business.
+    /// Whether only RSTs are known of it, for segments that conntrack need not have seen. In a namespace that tracks nothing it is a
+    /// connection of an endpoint.
     pub fn is_untracked_here(&self) -> bool {
         let untracked = |reset: &Reset| {
             let event = &reset.event;
@@ -395,17 +416,16 @@ impl Flow {
             && self.incident.reset.as_ref().is_some_and(|reset| untracked(reset))
     }
 
-    /// How far a segment that one of its ends has sent, with these endpoints and this sequence number, is from where that end
-    /// was; `None` where that is not known.
+    /// The distance of a segment from the position of the end that sent it; `None` if the position is not known.
     ///
-    /// What a flow's end sends next is within a window of that. Connections of one host between the same addresses and
+    /// The next segment of an end is within a window of its position. Connections of one host between the same addresses and
     /// ports have starting numbers that differ by 16 bytes for every microsecond between them (`secure_tcp_seq`).
     pub(super) fn gap_to(&self, segment: Tuple, seq: Seq) -> Option<Gap> {
-        /// The least that conntrack takes for a window (`MAXACKWINCONST`).
+        /// The least window of conntrack (`MAXACKWINCONST`).
         const WINDOW: u32 = 66_000;
         let reset = self.incident.reset.as_ref();
         let entry = self.incident.trigger().and_then(Event::connection);
-        // The RST took its number from the peer, who had it from the other end: there that end goes on.
+        // The RST's number is from the peer's ACK: the next byte of the other end.
         let answered = reset.and_then(|reset| Some((reset.event.packet?, reset.answer?)));
         let of_reset = answered
             .filter(|(offender, answer)| offender.src == segment.dst && answer.ack.is_none())
@@ -421,7 +441,7 @@ impl Flow {
         Some(Gap { bytes, small: bytes <= windows.fold(WINDOW, u32::max) })
     }
 
-    /// Whether none of its events was told: they were only counted.
+    /// Whether all of its events were suppressed.
     pub fn is_only_counted(&self) -> bool {
         self.incident.trigger().is_none() && self.incident.peer.is_none()
     }
@@ -438,6 +458,11 @@ impl Flow {
     /// Whether it may have died of a RST of this host.
     pub fn was_reset(&self) -> bool {
         self.incident.rank() == EvidenceRank::Killed
+    }
+
+    /// When its incident began.
+    pub fn began(&self) -> Instant {
+        self.incident.began().unwrap_or(self.first)
     }
 
     /// Who reset it.
@@ -480,7 +505,7 @@ impl Flow {
         }
     }
 
-    /// Remembers a packet that was let pass, where the entry does not account for it as for others.
+    /// Remembers a packet that was accepted and that the entry does not record as others.
     pub(super) fn remember(&mut self, logged: &Arc<ConntrackVerdict>) {
         let (Verdict::Ignored, Some(window), Some(packet)) = (logged.verdict, logged.window, logged.event.packet)
         else {
@@ -497,7 +522,7 @@ impl Flow {
         }
     }
 
-    /// The packets that a refusal follows from: it acknowledges what was let pass without being recorded, and that was not
+    /// The packets that a refusal follows from: it acknowledges bytes that were accepted without being recorded, and those were not
     /// recorded because an overshot had moved `td_end` so far that all acknowledgements had become too old.
     pub(super) fn follows(&self, logged: &ConntrackVerdict) -> Vec<Arc<ConntrackVerdict>> {
         let Some(window) = logged.window.filter(|window| window.failure == Failure::AckOver) else {
@@ -516,8 +541,8 @@ impl Flow {
         overshot.into_iter().chain([unrecorded]).cloned().collect()
     }
 
-    /// Takes a diagnosis that follows from what became known after the flow's last event.
-    pub fn settle(&mut self, diagnosis: Diagnosis) {
+    /// Replaces the diagnosis by one that follows from facts known at the end.
+    pub(super) fn settle(&mut self, diagnosis: Diagnosis) {
         for (known, _) in &mut self.causes {
             if *known == self.incident.diagnosis {
                 *known = diagnosis;
@@ -526,16 +551,16 @@ impl Flow {
         self.incident.diagnosis = diagnosis;
     }
 
-    /// Takes a story that goes further than the one it has.
-    pub(super) fn tell(&mut self, incident: Incident) {
-        let forgotten = self.earlier.is_some() && self.is_only_counted();
-        if forgotten || incident.rank() > self.incident.rank() {
+    /// Takes an incident if its rank is higher.
+    pub(super) fn offer(&mut self, incident: Incident) {
+        let restored = self.earlier.is_some() && self.is_only_counted();
+        if restored || incident.rank() > self.incident.rank() {
             let follows = incident.logged.as_ref().map(|logged| self.follows(logged)).unwrap_or_default();
             self.incident = Incident { follows, ..incident };
         }
     }
 
-    /// Takes the answer to a look-up; tells whether the entry's end is known now.
+    /// Takes the answer to a look-up; returns whether the entry's end is known now.
     pub(super) fn learn(&mut self, at: Instant, outcome: Outcome) -> bool {
         let ended = match &outcome {
             Outcome::NotFound { .. } => true,
@@ -548,7 +573,7 @@ impl Flow {
             Outcome::Failed { .. } => (2, None),
         };
         let changed = self.entry_statuses.last().is_none_or(|last| essence(&last.outcome) != essence(&outcome));
-        if changed && self.entry_statuses.len() < FATES {
+        if changed && self.entry_statuses.len() < ENTRY_STATUSES {
             self.entry_statuses.push(EntryStatus { at, not_before: self.looked_up, outcome });
         }
         self.looked_up = Some(at);

@@ -1,14 +1,14 @@
-//! A look-up table that holds nothing but numbers: what they stand for is asked where it is kept anyway.
+//! A hash table of numbers alone: the caller compares what it finds with the data that the number stands for.
 
 use std::hash::Hash;
 
 use ahash::RandomState;
 use hashbrown::HashTable;
 
-/// From hashes to values, several of which may have the same. Whoever looks something up compares what it finds.
+/// From hashes to values. Several values can have the same hash, so the caller compares what it finds.
 ///
 /// The hash has a key of its own in every process: addresses and ports come from the network, and must not be chosen so that
-/// they all meet in one place.
+/// they all collide.
 #[derive(Debug)]
 pub(super) struct Index<T> {
     places: HashTable<(u32, T)>,
@@ -20,13 +20,13 @@ impl<T: Copy + Eq> Index<T> {
         Self { places: HashTable::new(), keys: RandomState::new() }
     }
 
-    /// Adds a value under a key; it may be there already.
+    /// Adds a value to a key; it may be there already.
     pub(super) fn insert(&mut self, key: &impl Hash, value: T) {
         let hash = self.hash(key);
         self.places.insert_unique(spread(hash), (hash, value), |(hash, _)| spread(*hash));
     }
 
-    /// Takes a value away from under a key.
+    /// Removes a value from a key.
     pub(super) fn remove(&mut self, key: &impl Hash, value: T) {
         let hash = self.hash(key);
         if let Ok(place) = self.places.find_entry(spread(hash), |known| *known == (hash, value)) {
@@ -34,13 +34,13 @@ impl<T: Copy + Eq> Index<T> {
         }
     }
 
-    /// The first value under a key that `is` what is looked for.
+    /// The first value of a key for which `is` holds.
     pub(super) fn find(&self, key: &impl Hash, is: impl Fn(T) -> bool) -> Option<T> {
         let hash = self.hash(key);
         self.places.find(spread(hash), |(known, value)| *known == hash && is(*value)).map(|(_, value)| *value)
     }
 
-    /// What may be under a key: everything that is, and seldom something else.
+    /// The values of a key, and seldom another.
     pub(super) fn get<'a, K: Hash>(&'a self, key: &K) -> impl Iterator<Item = T> + use<'a, T, K> {
         let hash = self.hash(key);
         self.places.iter_hash(spread(hash)).filter(move |(known, _)| *known == hash).map(|(_, value)| *value)
@@ -51,7 +51,7 @@ impl<T: Copy + Eq> Index<T> {
     }
 }
 
-/// The table takes a place from the low bits and a mark from the high ones.
+/// The table uses the low bits for the bucket and the high bits for the tag.
 const fn spread(hash: u32) -> u64 {
     (hash as u64) << 32 | hash as u64
 }

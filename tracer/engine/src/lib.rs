@@ -1,8 +1,11 @@
-//! From events to flows with causes: a sans-IO state machine.
+//! Events in, flows with a cause and a timeline out: a sans-IO state machine.
 //!
-//! It reads no clock, no file and no socket: time comes in with the events, and what it wants to know of the kernel it
-//! asks for ([`engine::Engine::requests`]). Memory is bounded by [`Limits`]; the order of everything it gives out follows
-//! from the order of what it was given.
+//! The contract: it reads no clock, no file and no socket. Time comes with the events. It returns its questions to the kernel as
+//! requests ([`engine::Engine::requests`]), and the answers are items. [`Limits`] bound its memory. The same items in the same order
+//! give the same result.
+//!
+//! A [`session::Session`] takes the items of a capture. [`conclusion`] decides the cause of every flow once, at the end;
+//! [`timeline`] has the steps of an incident in order.
 #![forbid(unsafe_code)]
 
 pub mod conclusion;
@@ -10,29 +13,32 @@ pub mod effect;
 pub mod engine;
 mod evicted;
 pub mod flow;
+mod gaps;
+pub mod hook_line;
 mod index;
 mod pending;
 mod poller;
 pub mod session;
 pub mod silence;
 mod table;
+pub mod timeline;
 
 use std::time::Duration;
 
 /// What bounds the engine's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Flows whose stories are remembered. When there are more, that of the one that was idle longest is forgotten; flows
-    /// that were not reset go first.
+    /// Flows that are kept with their incidents. Beyond that the flow that was idle longest is evicted; flows that were not reset
+    /// go first.
     pub flows: usize,
-    /// Flows of which it is still remembered afterwards who they were and what they came to, so that each is counted once.
-    /// Of more than that the counts alone are kept, and one that is heard of again counts as another.
+    /// Evicted flows that are kept with their endpoints, cause and counts, so that each is counted once. Beyond that only the counts
+    /// are kept, and a flow with further events counts as another.
     pub past: usize,
-    /// Refused packets and sent RSTs that wait for what belongs to them.
+    /// Refused packets that wait for their RST, and RSTs that wait to be seen at `LOCAL_OUT`.
     pub waiting: usize,
-    /// For how long they wait. The stack deals with a packet within microseconds; a busy backlog may take longer.
+    /// How long they wait. The stack handles a packet within microseconds; a busy backlog can take longer.
     pub patience: Duration,
-    /// Flows whose entry is followed at the same time.
+    /// Flows whose entry is looked up repeatedly at the same time.
     pub followed: usize,
 }
 

@@ -1,4 +1,4 @@
-//! Packets that were refused, by the address of their buffer, until a RST answers them or they are too old.
+//! Refused packets, by the address of their buffer, until a RST answers them or they are too old.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(super) struct Refused {
     pub(super) logged: Arc<ConntrackVerdict>,
 }
 
-/// A bounded map from buffers to refused packets, oldest out first.
+/// A bounded map from buffers to refused packets; the oldest is removed first.
 ///
 /// A buffer's address alone proves nothing: the allocator hands it out again. [`Pending::take`] also compares the segment.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ impl Pending {
         Self { capacity, patience, by_buffer: HashMap::default(), order: VecDeque::new() }
     }
 
-    /// Remembers a refused packet; an older one in the same buffer is forgotten.
+    /// Adds a refused packet; it replaces an older one in the same buffer.
     pub(super) fn insert(&mut self, flow: FlowId, logged: Arc<ConntrackVerdict>) {
         let at = logged.event.at;
         let key = (logged.event.netns, logged.event.skb);
@@ -66,7 +66,7 @@ impl Pending {
         (same && now - event.at <= self.patience).then_some(refused.flow)
     }
 
-    /// The refused packet in this buffer, if it is the same segment and not too old. It is given out once.
+    /// The refused packet in this buffer, if it is the same segment and not too old. It is returned once.
     pub(super) fn take(
         &mut self,
         netns: Option<u32>,

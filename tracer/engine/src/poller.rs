@@ -1,4 +1,4 @@
-//! When to ask the kernel again what became of a flow's entry.
+//! The schedule of look-ups of a flow's entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,8 +7,7 @@ use tracer_model::time::Instant;
 
 use super::flow::FlowId;
 
-/// How long after a reset its entry is looked up: at once, densely while the deaths of both ends are expected, then ever
-/// more rarely.
+/// The look-ups of an entry after a reset: at once, often while the RSTs of both ends are expected, then more and more rarely.
 const SCHEDULE: [Duration; 16] = [
     Duration::ZERO,
     Duration::from_millis(100),
@@ -44,7 +43,7 @@ struct Position {
 }
 
 impl EntryPoller {
-    /// Follows a flow from `now` on, if it is not followed and there is room.
+    /// Schedules look-ups for a flow from `now` on, unless it has them or there is no room.
     pub(super) fn start(&mut self, flow: FlowId, now: Instant, room: usize) {
         if self.flows.len() < room && !self.flows.contains_key(&flow) {
             self.flows.insert(flow, Position { start: now, next: 1, due: Some(now) });
@@ -52,7 +51,7 @@ impl EntryPoller {
         }
     }
 
-    /// The flows to look up now; each is put on its next place in the schedule.
+    /// The flows to look up now; each moves on in its schedule.
     pub(super) fn due(&mut self, now: Instant) -> Vec<FlowId> {
         let mut found = Vec::new();
         while let Some(&(at, flow)) = self.due.first() {
@@ -80,14 +79,14 @@ impl EntryPoller {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// Stops following a flow.
+    /// Ends a flow's schedule.
     pub(super) fn stop(&mut self, flow: FlowId) {
         if let Some(at) = self.flows.remove(&flow).and_then(|position| position.due) {
             self.due.remove(&(at, flow));
         }
     }
 
-    /// The flows that are followed, whether or not a look-up is due.
+    /// The flows with a schedule, whether or not a look-up is due.
     pub(super) fn flows(&self) -> impl Iterator<Item = FlowId> {
         self.flows.keys().copied()
     }

@@ -1,4 +1,4 @@
-//! What live and recorded captures share: items in, observations on the way, a report at the end.
+//! What live and recorded captures share: items in, observations on the way, a conclusion at the end.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,19 +16,20 @@ use tracer_model::table_usage::TableUsage;
 use tracer_model::time::Instant;
 
 use crate::Limits;
-use crate::conclusion::{Conclusion, HookLine};
+use crate::conclusion::Conclusion;
 use crate::engine::{Engine, Observed};
 use crate::flow::{Flow, FlowId};
+use crate::hook_line::HookLine;
 
-/// Most full tables whose entries are counted.
+/// Most full tables whose usage is counted.
 const TABLE_USAGES: usize = 4;
-/// Most namespaces whose surroundings are looked at.
+/// Most namespaces whose host context is read.
 const HOST_CONTEXTS: usize = 16;
 
-/// Most stretches of time that are remembered to be missing.
+/// Most gaps that are kept.
 const GAPS: usize = 256;
 
-/// Works off what was recorded. `each` sees every item, and what the session made of it.
+/// Replays a recording. `each` gets every item, and the observation that the session made of it.
 pub fn replay<E: From<io::Error>>(
     reader: &mut impl Items,
     filter: Filter,
@@ -42,7 +43,7 @@ pub fn replay<E: From<io::Error>>(
     Ok(session)
 }
 
-/// A capture being worked off.
+/// A capture in progress.
 pub struct Session {
     host: Host,
     filter: Filter,
@@ -57,7 +58,7 @@ pub struct Session {
     undecodable: u64,
     last: Instant,
     resets: u64,
-    /// Questions that were handed out, and answers that came.
+    /// Questions to the kernel, and answers.
     asked: usize,
     answered: usize,
 }
@@ -104,7 +105,9 @@ impl Session {
                     let of_others =
                         [Hook::CtInvalid, Hook::CtMalformed, Hook::NewRefused, Hook::PacketTap, Hook::TcxTap];
                     self.resets += u64::from(!of_others.contains(&event.hook));
-                    return Some(self.engine.event(event));
+                    let mut observed = self.engine.event(event);
+                    self.engine.mark_provisional(&mut observed, &self.gaps);
+                    return Some(observed);
                 }
                 Err(error) => {
                     tracing::debug!("{error}");
@@ -133,7 +136,7 @@ impl Session {
                 self.last = self.last.max(rules.at);
                 match self.rulesets.entry(rules.netns) {
                     Entry::Vacant(place) => drop(place.insert(Snapshots::new(rules.clone()))),
-                    Entry::Occupied(mut snapshots) => snapshots.get_mut().again(rules.clone()),
+                    Entry::Occupied(mut snapshots) => snapshots.get_mut().add(rules.clone()),
                 }
             }
             Item::TableUsage(table_usage) => {
@@ -159,7 +162,7 @@ impl Session {
         None
     }
 
-    /// What the engine wants to know of the kernel now.
+    /// The engine's questions to the kernel now.
     pub fn requests(&mut self, now: Instant) -> Vec<Request> {
         let requests = self.engine.requests(now);
         self.asked += requests.len();
@@ -171,12 +174,12 @@ impl Session {
         self.asked.saturating_sub(self.answered)
     }
 
-    /// When it will want to know something next.
+    /// The time of the next question.
     pub fn next_request(&self) -> Option<Instant> {
         self.engine.next_request()
     }
 
-    /// What it wants to know before the capture ends.
+    /// The questions at the end of the capture.
     pub fn last_requests(&mut self) -> Vec<Request> {
         let full = self.counters.iter().flat_map(|counters| &counters.table_full);
         let mut full: Vec<&TableFull> = full.filter(|full| self.filter.matches_netns(full.netns)).collect();
@@ -253,14 +256,14 @@ impl Session {
     }
 }
 
-/// What a capture says of its host besides the report.
+/// Facts about the host besides the report.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Background {
     /// The last facts about every namespace.
     pub namespaces: BTreeMap<u32, Netns>,
-    /// The rules that answer with a RST, where they were looked at: that is where one did.
+    /// The rules that answer with a RST, in the namespaces where one did.
     pub rulesets: BTreeMap<u32, Rules>,
-    /// Connections that were forgotten for want of room.
+    /// Evicted flows.
     pub forgotten: u64,
 }
 
@@ -279,7 +282,7 @@ mod tests {
         Netns { inode, name: None, at: Instant(2), entries: None, max: None, invalid: None, sysctls: Vec::new() }
     }
 
-    /// What was asked before the end is answered before what is asked then: all of it has to be waited for.
+    /// Questions from before the end are answered before those at the end: the session waits for all answers.
     #[test]
     fn answers_are_waited_for() {
         let mut session = Session::new(Host::nobody(), Filter::default());
@@ -294,7 +297,7 @@ mod tests {
         assert_eq!(session.outstanding(), asked.len() - 1 + last.len());
     }
 
-    /// The entries of full tables are counted first, those of the fullest before the others, and only what is wanted.
+    /// The usage of full tables is counted first, the fullest first, and only where the filter wants it.
     #[test]
     fn full_tables_are_counted_at_the_end() {
         let full =
@@ -320,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_census_answers_too() {
+    fn table_usage_is_an_answer() {
         let mut session = Session::new(Host::nobody(), Filter::default());
         session.item(&Item::TableUsage(Counting::default().finish(GATEWAY, Instant(9), None)));
         assert_eq!(session.outstanding(), 0, "a recording answers what nobody asked");

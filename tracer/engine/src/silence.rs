@@ -1,26 +1,23 @@
-//! What it means that conntrack refused a packet without a word.
+//! The cause of a refusal without a message.
 //!
-//! The TCP tracker is silent in few places (`nf_conntrack_tcp_packet`, `tcp_new`; 5.10 to 6.6): a header that cannot be
-//! read, a first packet that cannot open a connection, and, with `tcp_loose=0`, one from the middle of a connection. Which
-//! it was follows from the packet, once it is known that conntrack looks at this namespace and that nothing was lost.
+//! The TCP tracker logs nothing in few places (`nf_conntrack_tcp_packet`, `tcp_new`; 5.10 to 6.6): a header that cannot be
+//! read, a first packet that cannot open a connection, and, with `tcp_loose=0`, one from the middle of a connection. The
+//! packet shows which of these it was, provided that conntrack tracks this namespace and that no event was lost.
 
 use tracer_common::Hook;
 use tracer_model::capture::{HookState, Netns};
-use tracer_model::cause::{Cause, Diagnosis, ResetBy};
-use tracer_model::conntrack::{Message, Nfct};
+use tracer_model::cause::{Cause, Diagnosis};
+use tracer_model::conntrack::Message;
 use tracer_model::packet::Flags;
 
-use crate::conclusion::HookLine;
 use crate::flow::Flow;
+use crate::hook_line::HookLine;
 
-/// The diagnosis of a flow whose RST answers a packet that was refused in silence; `None` where the evidence does not say.
+/// The diagnosis of a flow whose RST answers a packet that was refused without a message; `None` where the evidence is not
+/// sufficient.
 pub fn explain_silence(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns>) -> Option<Diagnosis> {
     let reset = flow.incident.reset.as_ref()?;
-    let silent = flow.incident.diagnosis.cause == Cause::Unknown
-        && flow.incident.logged.is_none()
-        && reset.by == ResetBy::GatewayStack
-        && reset.event.nfct == Some(Nfct::None);
-    if !silent || !listening(hooks) {
+    if !flow.incident.is_refused_in_silence() || !listening(hooks) {
         return None;
     }
     let namespace = namespace?;
@@ -38,7 +35,7 @@ pub fn explain_silence(flow: &Flow, hooks: &[HookLine], namespace: Option<&Netns
     }
 }
 
-/// Whether conntrack's messages would have been heard.
+/// Whether every message of conntrack was recorded.
 fn listening(hooks: &[HookLine]) -> bool {
     [Hook::CtInvalid, Hook::CtMalformed].into_iter().all(|hook| {
         hooks.iter().any(|line| line.hook == hook && line.state == HookState::Attached && line.counters.lost() == 0)

@@ -1,4 +1,4 @@
-//! The flows whose stories are known, and how they are found: by number, by entry, by a packet's endpoints, on the wire.
+//! The flows, and how they are found: by number, by entry, by a packet's endpoints, on the wire.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -18,7 +18,7 @@ use super::index::Index;
 /// and what is found is compared with the flow itself, which is needed then anyway.
 #[derive(Debug)]
 pub(super) struct FlowTable {
-    places: Vec<Option<Place>>,
+    places: Vec<Option<Slot>>,
     free: Vec<u32>,
     by_id: HashMap<FlowId, u32, RandomState>,
     /// The flow that was asked for last: most events are about the same one as the event before, and ask several times.
@@ -27,12 +27,12 @@ pub(super) struct FlowTable {
 }
 
 #[derive(Debug)]
-struct Place {
+struct Slot {
     flow: Box<Flow>,
     stands_for: StandsFor,
 }
 
-/// What a flow is found by. Of several flows with the same endpoints one stands for them; the others wait to be forgotten.
+/// What a flow is found by. Of several flows with the same endpoints one stands for them; the others wait for eviction.
 #[derive(Debug, Clone, Copy, Default)]
 struct StandsFor {
     key: bool,
@@ -40,7 +40,7 @@ struct StandsFor {
     reply: bool,
 }
 
-impl Place {
+impl Slot {
     fn has_key(&self, key: &FlowKey) -> bool {
         self.stands_for.key && self.flow.key == *key
     }
@@ -123,7 +123,7 @@ impl FlowTable {
                 place.yield_packet(tuple);
             }
         }
-        let place = Some(Place { flow, stands_for: StandsFor { key: true, original: true, reply: true } });
+        let place = Some(Slot { flow, stands_for: StandsFor { key: true, original: true, reply: true } });
         let at = if let Some(at) = self.free.pop() {
             self.places[at as usize] = place;
             at
@@ -140,7 +140,7 @@ impl FlowTable {
     pub(super) fn remove(&mut self, id: FlowId) -> Option<Box<Flow>> {
         let at = self.by_id.remove(&id)?;
         self.last.set(None);
-        let Place { flow, .. } = self.places[at as usize].take()?;
+        let Slot { flow, .. } = self.places[at as usize].take()?;
         wire_tuples(&flow.key).for_each(|tuple| self.by_ends.remove(&tuple, at));
         self.free.push(at);
         Some(flow)
@@ -173,14 +173,14 @@ impl FlowTable {
         Some(at)
     }
 
-    fn find(&self, tuple: Tuple, is: impl Fn(&Place) -> bool) -> Option<FlowId> {
+    fn find(&self, tuple: Tuple, is: impl Fn(&Slot) -> bool) -> Option<FlowId> {
         let at = self.by_ends.find(&EitherWay(tuple), |at| self.places[at as usize].as_ref().is_some_and(&is))?;
         let id = self.places[at as usize].as_ref()?.flow.id;
         self.last.set(Some((id, at)));
         Some(id)
     }
 
-    fn find_mut(&mut self, tuple: Tuple, is: impl Fn(&Place) -> bool) -> Option<&mut Place> {
+    fn find_mut(&mut self, tuple: Tuple, is: impl Fn(&Slot) -> bool) -> Option<&mut Slot> {
         let at = self.by_ends.find(&EitherWay(tuple), |at| self.places[at as usize].as_ref().is_some_and(&is))?;
         self.places[at as usize].as_mut()
     }

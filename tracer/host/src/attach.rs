@@ -1,4 +1,5 @@
-//! Which hook can be had on this kernel, by which method, and why not: the plan, made before anything is loaded.
+//! Which hooks this kernel offers, by which method, and why others are missing: the plan, made before anything is loaded.
+//! Nothing here loads or attaches a program.
 
 use std::io;
 use std::path::Path;
@@ -67,7 +68,7 @@ impl Choice {
 
 /// What is known of the running kernel before anything is loaded into it.
 pub struct Kernel {
-    /// The era of conntrack's logging code.
+    /// The conntrack log format.
     pub log_format: LogFormat,
     /// Offsets of everything the programs read.
     pub layout: Layout,
@@ -129,7 +130,7 @@ pub fn conntrack_is_loaded(symbols: &Symbols) -> bool {
 }
 
 impl Kernel {
-    /// Inspects the running kernel. Conntrack must be loaded: its functions' prototypes decide the era.
+    /// Inspects the running kernel. Conntrack must be loaded: its functions' prototypes decide the log format.
     pub fn inspect(symbols: &Symbols) -> Result<Self, InspectError> {
         Self::inspect_with(&KernelBtf::of_running_kernel()?, symbols)
     }
@@ -188,7 +189,7 @@ impl Kernel {
             // Before 6.10 the tracepoint is passed for RSTs of sockets alone.
             Method::RawTracepoint if self.layout.reset_has_reason == 1 => return HookState::Attached,
             Method::RawTracepoint => {
-                return HookState::Unavailable { because: "it tells of all RSTs from Linux 6.10 on".to_owned() };
+                return HookState::Unavailable { because: "it reports all RSTs from Linux 6.10 on".to_owned() };
             }
             Method::Kprobe | Method::Kretprobe => {}
         }
@@ -234,7 +235,7 @@ fn needs(hook: Hook, field: &str) -> bool {
     const SOCKET: [&str; 6] = ["sk_family", "sk_rcv_saddr", "sk_daddr", "inet_sport", "sk_dport", "net_inum"];
     let own: &[&str] = match hook {
         Hook::CtInvalid => &ENTRY,
-        Hook::EntryGone => return ENTRY.contains(&field) || ["net_inum", "ct_net", "ct_status"].contains(&field),
+        Hook::EntryDestroyed => return ENTRY.contains(&field) || ["net_inum", "ct_net", "ct_status"].contains(&field),
         Hook::TableFull => return field == "net_inum",
         Hook::ResetV4 => &["skb_refdst", "rt_type", "skb_nfct"],
         Hook::ResetV6 => &["skb_refdst", "rt6_flags", "skb_nfct"],

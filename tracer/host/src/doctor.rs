@@ -1,6 +1,7 @@
 //! What `whyrst doctor` reads of network namespaces: counters twice, sysctls, the rules, and the whole table.
 //!
-//! Only reading. ctnetlink is asked only where conntrack is loaded, because asking would load it.
+//! It changes nothing. ctnetlink is asked only where conntrack is loaded, because a request would load it. What the numbers
+//! mean is decided in the crate `advice`.
 
 pub mod host;
 
@@ -13,46 +14,41 @@ use std::{fs, io};
 use tracer_model::health::counters::from_proc;
 use tracer_model::health::ports::Ranges;
 use tracer_model::health::sysctls::ALL;
-use tracer_model::health::table::Table;
-use tracer_model::health::{Namespace, Place, Sample};
+use tracer_model::health::table::{Table, Tally};
+use tracer_model::health::{Namespace, NetnsRef, Sample};
 use tracer_model::ruleset::audit::Audit;
 
-use super::netns::{self, audit_here, now};
-use super::table;
+use crate::{ctnetlink, netns, now, ruleset};
 
 /// How long reading the rules of a namespace may take.
 const RULES: Duration = Duration::from_secs(3);
 /// How long counting a table may take.
 const TABLE: Duration = Duration::from_secs(5);
+/// Most entries of a table that are counted.
+const MOST_ENTRIES: u64 = 8_000_000;
 /// conntrack's sysctls.
 const SYSCTLS: &str = "/proc/sys/net/netfilter";
 
 /// The network namespaces of this host that can be found: those with a name, and those that a process is in.
-pub fn places() -> io::Result<BTreeMap<u32, Place>> {
+pub fn places() -> io::Result<BTreeMap<u32, NetnsRef>> {
     let home = netns::home()?;
-    let mut places = BTreeMap::from([(home, Place { home: true, ..Place::default() })]);
-    for entry in fs::read_dir(netns::NAMED).into_iter().flatten().flatten() {
-        if let Ok(inode) = netns::inode(&entry.path()) {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            places.entry(inode).or_default().name.get_or_insert(name);
-        }
+    let mut places = BTreeMap::from([(home, NetnsRef { home: true, ..NetnsRef::default() })]);
+    for (inode, _, name) in netns::named(Path::new(netns::NAMED)) {
+        places.entry(inode).or_default().name.get_or_insert(name);
     }
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        if let Ok(inode) = netns::inode(&entry.path().join("ns/net")) {
-            let place = places.entry(inode).or_default();
-            // The oldest process is the likeliest to be there tomorrow.
-            place.pid = Some(place.pid.map_or(pid, |known| known.min(pid)));
-            place.initial |= pid == 1;
-        }
+    for (inode, _, pid) in netns::of_processes() {
+        let place = places.entry(inode).or_default();
+        // The oldest process is the likeliest to be there tomorrow.
+        place.pid = Some(place.pid.map_or(pid, |known| known.min(pid)));
+        place.initial |= pid == 1;
     }
     Ok(places)
 }
 
-/// A look at a namespace that has begun.
+/// A reading of a namespace that has begun.
 pub struct Begun {
     inode: u32,
-    place: Place,
+    place: NetnsRef,
     before: Sample,
     sysctls: BTreeMap<String, i64>,
     own_limit: bool,
@@ -61,8 +57,8 @@ pub struct Begun {
     table: Option<Table>,
 }
 
-/// Takes the first look at a namespace's counters.
-pub fn begin(inode: u32, place: Place) -> Begun {
+/// Reads a namespace's counters for the first time.
+pub fn begin(inode: u32, place: NetnsRef) -> Begun {
     let mut unread = Vec::new();
     let read = netns::enter(inode, || {
         let own_limit = fs::metadata(Path::new(SYSCTLS).join("nf_conntrack_max"))
@@ -78,20 +74,22 @@ pub fn begin(inode: u32, place: Place) -> Begun {
 
 impl Begun {
     /// Reads the rules, and then the table.
-    pub fn style(&mut self) {
+    pub fn read(&mut self) {
         let inode = self.inode;
-        let rules = netns::enter(inode, || audit_here(inode, Instant::now() + RULES));
+        let rules = netns::enter(inode, || ruleset::audit(inode, Instant::now() + RULES));
         let Ok(audit) = rules else { return };
         let ranges = Ranges::of_rules(&audit);
         self.audit = Some(audit);
-        match netns::enter(inode, || table::count(ranges, Instant::now() + TABLE)) {
+        match netns::enter(inode, || count(ranges)) {
             Ok(Ok((tally, problem))) => self.table = Some(tally.finish(inode, now(), problem)),
-            Ok(Err(error)) => self.unread.push(format!("the table could not be read: ctnetlink: {}", told(&error))),
+            Ok(Err(error)) => {
+                self.unread.push(format!("the table could not be read: ctnetlink: {}", explained(&error)));
+            }
             Err(error) => self.unread.push(format!("the table could not be read: {error}")),
         }
     }
 
-    /// Takes the second look at the counters.
+    /// Reads the counters for the second time.
     pub fn finish(self) -> Namespace {
         let Self { inode, place, before, sysctls, own_limit, unread, audit, table } = self;
         let mut again = Vec::new();
@@ -101,28 +99,35 @@ impl Begun {
     }
 }
 
-/// Looks at the counters of the namespace that the calling thread is in.
+/// Counts the entries of the namespace that the calling thread is in; and why these are not all.
+fn count(ranges: Ranges) -> io::Result<(Tally, Option<String>)> {
+    let mut tally = Tally::new(ranges);
+    let problem = ctnetlink::entries(MOST_ENTRIES, Instant::now() + TABLE, |entry| tally.add(&entry.counted()))?;
+    Ok((tally, problem))
+}
+
+/// Reads the counters of the namespace that the calling thread is in.
 fn sample(unread: &mut Vec<String>) -> Sample {
     let entries = number(&Path::new(SYSCTLS).join("nf_conntrack_count")).and_then(|count| u64::try_from(count).ok());
     if entries.is_none() {
         unread.push(format!("{SYSCTLS}/nf_conntrack_count could not be read"));
     }
-    let counters = table::counters().or_else(|error| {
+    let counters = ctnetlink::counters().or_else(|error| {
         // Of the thread's namespace, not of the process'.
         let listed = fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").ok().map(|text| from_proc(&text));
         listed.filter(|counters| !counters.is_empty()).ok_or(error)
     });
     let counters = counters.unwrap_or_else(|error| {
-        unread.push(format!("conntrack's counters could not be read: ctnetlink: {}", told(&error)));
+        unread.push(format!("conntrack's counters could not be read: ctnetlink: {}", explained(&error)));
         Vec::new()
     });
-    // Without the right to ask there is nothing to say of it that is not said already.
-    let expectations = table::expectations().ok();
+    // A missing right is reported with the counters already.
+    let expectations = ctnetlink::expectations().ok();
     Sample { at: now(), entries, counters, expectations }
 }
 
-/// An error of the kernel's, and what it takes to get none.
-fn told(error: &io::Error) -> String {
+/// An error of the kernel's, and the right that avoids it.
+fn explained(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::PermissionDenied => format!("{error}; it takes CAP_NET_ADMIN: run whyrst as root"),
         _ => error.to_string(),

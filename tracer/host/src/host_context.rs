@@ -1,5 +1,5 @@
-//! What there is around a namespace's conntrack: tools, what owns the firewall, interfaces, memory. Reads files and asks
-//! the kernel; changes nothing, and starts no program but `iptables --version`.
+//! The host context of a namespace: tools, what owns the firewall, interfaces, memory. Reads files and asks the kernel;
+//! changes nothing, and starts no program but `iptables --version` and iptables' save tool.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -12,14 +12,14 @@ use std::{env, fs};
 use nix::ifaddrs::getifaddrs;
 
 use tracer_model::event::NfHook;
-use tracer_model::host_context::{Dropping, FilterChain, HostContext, Limits, Manager, Persistence, Translation, Way};
+use tracer_model::host_context::{Dropping, HostContext, Limits, Manager, NetnsPath, Persistence, Translation};
 use tracer_model::ruleset::audit::{Audit, Does, Noted};
-use tracer_model::ruleset::{Backend, Family, Hooks, Key, Rule, Test};
+use tracer_model::ruleset::{Backend, Family, Key, Rule, Test};
 
-use super::netns::{audit_here, now, visit};
-use super::nftables;
+use crate::netns::visit;
+use crate::{nftables, now, ruleset};
 
-/// Tools that commands of remedies are made of.
+/// Tools that the commands of mitigations use.
 const TOOLS: [&str; 12] = [
     "nft",
     "iptables",
@@ -34,15 +34,15 @@ const TOOLS: [&str; 12] = [
     "sysctl",
     "nsenter",
 ];
-/// Where they are looked for besides `PATH`, which has no `sbin` for everybody.
+/// Where they are searched besides `PATH`, which has no `sbin` for everybody.
 const DIRECTORIES: [&str; 4] = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"];
 /// Files that nftables.service loads, of Debian and of Red Hat.
 const NFTABLES_FILES: [&str; 2] = ["/etc/nftables.conf", "/etc/sysconfig/nftables.conf"];
 /// Interfaces that uplinks are looked for among, and addresses that are kept.
 const MOST: usize = 256;
 
-/// Reads what there is around the namespace that the calling thread is in.
-pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -> HostContext {
+/// Reads the host context of the namespace that the calling thread is in.
+pub(super) fn read_here(netns: u32, way: NetnsPath, initial: NetnsPath, deadline: Instant) -> HostContext {
     let mut found = HostContext { initial, ..HostContext::unknown(netns, now(), way) };
     found.tools = TOOLS.iter().filter(|tool| find(tool).is_some()).map(|tool| (*tool).to_owned()).collect();
     found.iptables = find("iptables").and_then(|path| variant(&path));
@@ -51,7 +51,7 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
     found.uplinks = uplinks();
     found.addresses = addresses(&mut found.problems);
     // Both belong to the host's own namespace: what they own, and what is loaded at boot.
-    if found.way == Way::Here && found.initial == Way::Here {
+    if found.netns_path == NetnsPath::Here && found.initial == NetnsPath::Here {
         found.manager = manager(Path::new("/"));
         found.persistence = persistence(Path::new("/"), &found.tools);
     }
@@ -68,16 +68,16 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
         found.problems.push(format!("the chains of nftables could not be read: {error}"));
         Vec::new()
     });
-    let held = |backend: Backend| match backend {
+    let holds = |backend: Backend| match backend {
         Backend::IptablesLegacy => legacy,
         of_nftables => chains.iter().any(|chain| (of_nftables == Backend::IptablesNft) == chain.of_iptables()),
     };
-    found.backends = Backend::ALL.into_iter().filter(|backend| held(*backend)).collect();
+    found.backends = Backend::ALL.into_iter().filter(|backend| holds(*backend)).collect();
     let made = chains.iter().filter(|chain| chain.of_iptables()).map(|chain| &chain.shape);
     found.xchains = made.map(|chain| (chain.family, chain.table.clone(), chain.name.clone())).collect();
     let filters = chains.iter().filter(|chain| chain.filters && !chain.of_iptables());
     found.chains = filters.take(MOST).map(|chain| chain.shape.clone()).collect();
-    let audit = audit_here(netns, deadline);
+    let audit = ruleset::audit(netns, deadline);
     found.translations = translations(&audit);
     found.drops = audit
         .noted
@@ -89,24 +89,6 @@ pub(super) fn read_here(netns: u32, way: Way, initial: Way, deadline: Instant) -
     found
 }
 
-/// A base chain of nftables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Base {
-    /// Family, table, name and hook.
-    pub(super) shape: FilterChain,
-    /// Its type is `filter`.
-    pub(super) filters: bool,
-}
-
-impl Base {
-    /// Whether iptables made it: it alone writes these names in capitals into tables of these names.
-    fn of_iptables(&self) -> bool {
-        self.shape.family != Family::Inet
-            && ["filter", "nat", "mangle", "raw", "security"].contains(&self.shape.table.as_str())
-            && ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&self.shape.name.as_str())
-    }
-}
-
 /// Where a program is.
 fn find(tool: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
@@ -116,7 +98,7 @@ fn find(tool: &str) -> Option<PathBuf> {
     directories.into_iter().filter(|directory| directory.is_absolute()).map(|it| it.join(tool)).find(runs)
 }
 
-/// Which variant of iptables a program is: it says so from 1.8 on, before there was one only.
+/// Which variant of iptables a program is: it prints that from 1.8 on; before, there was only one.
 fn variant(program: &Path) -> Option<Backend> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -133,11 +115,11 @@ fn memory() -> Option<u64> {
 }
 
 /// A child namespace may write its own limit only where it has one.
-fn limits(initial: &Way) -> Limits {
+fn limits(initial: &NetnsPath) -> Limits {
     let read = |name: &str| -> Option<i64> { fs::read_to_string(limit(name)).ok()?.trim().parse().ok() };
     let both = || (read("max"), read("buckets"));
     let (max, buckets) = both();
-    let Way::Process(pid) = initial else { return Limits { max, buckets, own: None } };
+    let NetnsPath::Process(pid) = initial else { return Limits { max, buckets, own: None } };
     let writable = fs::metadata(limit("max")).is_ok_and(|data| data.permissions().mode() & 0o200 != 0);
     let path = format!("/proc/{pid}/ns/net");
     // What cannot be entered is taken to be as here: up to now namespaces see the value that holds for all.
@@ -280,11 +262,6 @@ fn exact(test: &Test) -> Option<Vec<u8>> {
 
 fn name(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes.split(|byte| *byte == 0).next().unwrap_or_default()).into_owned()
-}
-
-/// A chain as nftables tells of it.
-pub(super) fn base(family: Family, table: String, name: String, hook: u32, filters: bool) -> Base {
-    Base { shape: FilterChain { family, table, name, hooks: Hooks::only(hook) }, filters }
 }
 
 #[cfg(test)]

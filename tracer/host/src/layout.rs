@@ -1,4 +1,5 @@
-//! Fills [`Layout`] from BTF.
+//! Fills [`Layout`] from BTF: the offsets that the programs read, and the conntrack log format. The programs are not its
+//! business.
 
 use tracer_common::Layout;
 use tracer_common::layout::{ABSENT, format_argument};
@@ -112,7 +113,7 @@ fn format_position(prototype: Option<Prototype>) -> u32 {
         .unwrap_or(format_argument::LOOK)
 }
 
-/// The era of the logging code, from what the types say.
+/// The conntrack log format, from the kernel's types.
 ///
 /// 5.10 describes no module at all. There the absence is the evidence, and the programs confirm it by what the
 /// arguments point to ([`tracer_common::wire::present::FORMAT_AFTER_STATE`]).

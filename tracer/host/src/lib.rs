@@ -1,4 +1,5 @@
-//! What the running kernel is and can do: types, symbols, era, namespaces, and whether it can be traced at all.
+//! What the running kernel is and does, and the only crate that asks or changes it: types and symbols, namespaces, netlink,
+//! rulesets, live captures, and mitigations that are applied. What an answer means is decided in the crates above.
 #![deny(unsafe_code)]
 
 pub mod attach;
@@ -6,7 +7,7 @@ pub mod btf;
 pub mod ctnetlink;
 pub mod doctor;
 mod host_context;
-mod iptables;
+pub mod iptables;
 pub mod layout;
 pub mod live;
 pub mod mitigate;
@@ -15,10 +16,11 @@ pub mod nfnetlink;
 pub mod nftables;
 pub mod preflight;
 pub mod privileges;
-pub mod save;
+mod ruleset;
 pub mod symbols;
-pub mod table;
+mod terminal;
 pub mod version;
+mod worker;
 
 use std::time::{Duration, Instant};
 use std::{fs, io};
@@ -38,7 +40,14 @@ pub fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// Does a step of the start and tells how long it took, also in processor time of this thread, for `--log debug` and
+/// The reading of `CLOCK_BOOTTIME`, in which events and answers are timed.
+pub fn now() -> tracer_model::time::Instant {
+    let time = clock_gettime(ClockId::Boottime);
+    let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
+    tracer_model::time::Instant(u64::try_from(nanos).unwrap_or(0))
+}
+
+/// Does a step of the start and logs how long it took, also in processor time of this thread, for `--log debug` and
 /// `cargo xtask bench start`.
 pub fn timed<T>(step: &str, work: impl FnOnce() -> T) -> T {
     let spent = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();

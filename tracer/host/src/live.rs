@@ -1,15 +1,15 @@
 //! The live source: loads the programs, attaches them, reads the ring buffer and the counters.
 //!
-//! The only module, with `attach`, that knows aya.
+//! It and its submodules are the only ones that load programs and maps with aya; `preflight` asks the kernel about BPF.
 
 mod counters;
-mod gone_maps;
-mod held_back;
+mod destroyed_maps;
 mod mapped;
 mod missed;
 mod modules;
 mod rights;
 mod ring;
+mod suppressed;
 mod tap;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -31,19 +31,19 @@ use tracer_common::{counter, layout, wire};
 use tracer_model::capture::{Counters, HookState, HookStatus, Item, Request};
 
 use self::counters::CounterMap;
-use self::gone_maps::GoneMaps;
-use self::held_back::HeldBackMaps;
+use self::destroyed_maps::DestroyedMaps;
 use self::mapped::Mapped;
 use self::modules::{Modules, is_loaded};
 use self::rights::Rights;
 use self::ring::Ring;
+use self::suppressed::SuppressedMaps;
 use self::tap::Tap;
 use crate::attach::{Choice, Kernel};
-use crate::netns::{NetnsWorker, now};
 use crate::preflight::chain;
 use crate::privileges::Needed;
 use crate::symbols::Symbols;
-use crate::{attach, privileges, timed};
+use crate::worker::NetnsWorker;
+use crate::{attach, now, privileges, timed};
 
 /// Where functions are, as `attach::callers` has it.
 type Callers = [[u64; 3]; wire::CALLER_RANGES];
@@ -63,15 +63,15 @@ const FIRST: [Hook; 2] = [Hook::CtInvalid, Hook::ResetV4];
 const LOOK_FOR_MODULES: Duration = Duration::from_millis(50);
 /// How often the counters are read.
 const READ_COUNTERS: Duration = Duration::from_secs(1);
-/// How often it is read what was counted instead of being told: every flow of a flood is in it.
-const READ_HELD_BACK: Duration = Duration::from_secs(10);
+/// How often the suppressed events are read: every flow of a flood is in them.
+const READ_SUPPRESSED: Duration = Duration::from_secs(10);
 /// How often the programs' own debug lines are passed on, where they are wanted.
 const FLUSH_LOG: Duration = Duration::from_millis(100);
 
 /// Why tracing could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// It cannot be told how many CPUs there are.
+    /// The number of CPUs is unknown.
     #[error("looking how many CPUs there are")]
     Cpus(#[source] io::Error),
     /// The programs could not be loaded into the kernel.
@@ -110,15 +110,15 @@ pub struct Live {
     links: BTreeMap<Hook, Vec<(&'static str, KProbeLinkId)>>,
     modules: Modules,
     tap: Tap,
-    asker: NetnsWorker,
+    worker: NetnsWorker,
     answers: mpsc::UnboundedReceiver<Item>,
-    gone: GoneMaps,
-    held_back: HeldBackMaps,
+    destroyed: DestroyedMaps,
+    suppressed: SuppressedMaps,
     rights: Rights,
     queue: VecDeque<Item>,
     module_timer: Interval,
     counter_timer: Interval,
-    held_back_timer: Interval,
+    suppressed_timer: Interval,
     log_timer: Interval,
     log: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
 }
@@ -140,13 +140,13 @@ impl Live {
         let log = if log { start_log(&mut ebpf) } else { None };
         let ring = take_map(&mut ebpf, wire::MAP, RingBuf::try_from)?;
         let counters = CounterMap { array: map_array(&mut ebpf, counter::MAP, CounterMap::words(cpus))?, cpus };
-        let gone = GoneMaps::take(&mut ebpf)?;
+        let destroyed = DestroyedMaps::take(&mut ebpf)?;
         let callers = take_map(&mut ebpf, wire::CALLERS, Array::try_from)?;
         // Looked at before the hooks are attached: what changes in between is seen the next time.
         let modules = Modules::of(&choice.hooks(&kernel).collect::<Vec<Hook>>());
-        let held_back = timed("places", || HeldBackMaps::take(&mut ebpf))?;
+        let suppressed = timed("slots", || SuppressedMaps::take(&mut ebpf))?;
         let (answer, answers) = mpsc::unbounded_channel();
-        let asker = NetnsWorker::start(move |item| {
+        let worker = NetnsWorker::start(move |item| {
             // Nobody listens any more once the capture has ended.
             if answer.send(item).is_err() {
                 tracing::trace!("an answer came too late");
@@ -170,19 +170,19 @@ impl Live {
             modules,
             tap: Tap::new(choice.tap.clone()),
             choice,
-            asker,
+            worker,
             answers,
-            gone,
-            held_back,
+            destroyed,
+            suppressed,
             rights: Rights::default(),
             queue: VecDeque::new(),
             module_timer: timer(LOOK_FOR_MODULES),
             counter_timer: timer(READ_COUNTERS),
-            held_back_timer: timer(READ_HELD_BACK),
+            suppressed_timer: timer(READ_SUPPRESSED),
             log_timer: timer(FLUSH_LOG),
             log,
         };
-        live.tell_callers(symbols);
+        live.set_callers(symbols);
         live.attach_all(symbols)?;
         Ok(live)
     }
@@ -202,7 +202,7 @@ impl Live {
     pub fn give_up(&mut self, files: &[Needed<'_>]) -> io::Result<()> {
         let later = self.later();
         // Before 5.19 reading a map takes CAP_BPF where unprivileged BPF is switched off (`__sys_bpf`).
-        self.rights.give_up(files, later, || self.gone.are_readable())
+        self.rights.give_up(files, later, || self.destroyed.are_readable())
     }
 
     /// What hooks that are attached later will take.
@@ -226,7 +226,7 @@ impl Live {
 
     /// Asks the kernel; the answers come out of [`Live::next`].
     pub fn ask(&self, requests: Vec<Request>) {
-        self.asker.ask(requests);
+        self.worker.ask(requests);
     }
 
     /// The next thing that has happened, as far as it is at hand: no more than a thousand or so, one after the other.
@@ -248,7 +248,7 @@ impl Live {
                     self.follow_interfaces();
                     return Item::Counters(self.read_counters());
                 }
-                _ = self.held_back_timer.tick() => self.queue.extend(self.held_back.read(now())),
+                _ = self.suppressed_timer.tick() => self.queue.extend(self.suppressed.read(now())),
                 _ = self.log_timer.tick(), if self.log.is_some() => {
                     if let Some(log) = &mut self.log {
                         log.flush();
@@ -282,7 +282,7 @@ impl Live {
         }
         let mut items: Vec<Item> = self.queue.drain(..).collect();
         items.extend(self.ring.finish().await.into_iter().map(Item::Record));
-        items.extend(self.held_back.read(now()));
+        items.extend(self.suppressed.read(now()));
         items.push(Item::Counters(self.read_counters()));
         items
     }
@@ -307,13 +307,13 @@ impl Live {
     /// Adds to an answer what the kernel side remembers. Nothing is looked up where it cannot remember anything: that would
     /// keep programs from running on this CPU.
     fn completed(&self, answer: Item) -> Item {
-        let remembered = self.counters.sum(Hook::EntryGone, counter::EMITTED);
-        if remembered == 0 { answer } else { self.gone.complete(answer) }
+        let remembered = self.counters.sum(Hook::EntryDestroyed, counter::EMITTED);
+        if remembered == 0 { answer } else { self.destroyed.complete(answer) }
     }
 
     fn attach_all(&mut self, symbols: &Symbols) -> Result<(), StartError> {
         let mut hooks: Vec<Hook> = self.choice.hooks(&self.kernel).collect();
-        // What tells most comes first: until all are there, as little as possible is missed.
+        // The most informative hooks come first: as little as possible is missed until all are attached.
         hooks.sort_by_key(|hook| !FIRST.contains(hook));
         for hook in hooks {
             let planned = self.kernel.plan(hook, symbols);
@@ -378,8 +378,8 @@ impl Live {
         }
     }
 
-    /// Tells the programs where the functions are that end entries.
-    fn tell_callers(&mut self, symbols: &Symbols) {
+    /// Gives the programs the addresses of the functions that destroy entries.
+    fn set_callers(&mut self, symbols: &Symbols) {
         if let Err(error) = self.callers.set(0, attach::callers(symbols), 0) {
             tracing::warn!("who ends entries will not be known: {}", chain(&error));
         }
@@ -390,12 +390,12 @@ impl Live {
         if spec.method == Method::SocketFilter {
             let program = program_of::<SocketFilter>(&mut self.ebpf, name)?;
             program.load().map_err(|error| refused(&format!("loading {name}"), &error))?;
-            tell(name, program.info());
+            log_program(name, program.info());
             return self.tap.open_sockets(program);
         }
         let program = program_of::<SchedClassifier>(&mut self.ebpf, name)?;
         program.load().map_err(|error| refused(&format!("loading {name}"), &error))?;
-        tell(name, program.info());
+        log_program(name, program.info());
         self.tap.attach_links(program)
     }
 
@@ -417,7 +417,7 @@ impl Live {
         let program = program_of::<RawTracePoint>(&mut self.ebpf, name)?;
         let event = target.rsplit(':').next().unwrap_or(target);
         let attached = program.load().and_then(|()| program.attach(event).map(drop));
-        tell(name, program.info());
+        log_program(name, program.info());
         attached.map_err(|error| refused(&format!("attach {target}"), &error))
     }
 
@@ -426,7 +426,7 @@ impl Live {
         let loaded = if program.fd().is_ok() { Ok(()) } else { timed(&format!("load {name}"), || program.load()) };
         let attached = loaded.and_then(|()| timed(&format!("attach {name}"), || program.attach(symbol, 0)));
         let link = attached.map_err(|error| refused(&format!("attach kprobe {symbol}"), &error))?;
-        tell(name, program.info());
+        log_program(name, program.info());
         Ok(link)
     }
 
@@ -459,7 +459,7 @@ impl Live {
         }
         let raised = self.rights.raise();
         let Ok(symbols) = attach::symbols() else { return };
-        self.tell_callers(&symbols);
+        self.set_callers(&symbols);
         for (hook, module) in hooks {
             let planned = self.kernel.plan(hook, &symbols);
             let mut state = self.attach(hook, planned, &symbols);
@@ -484,13 +484,13 @@ impl Live {
 
     fn read_counters(&self) -> Counters {
         let (mut hooks, lost_on) = self.counters.read();
-        // Once they are unloaded they tell no more.
+        // An unloaded program counts no more.
         for ((counts, now), before) in hooks.iter_mut().zip(self.missed()).zip(self.missed) {
             let missed = now.max(before);
             counts.0[counter::HITS] += missed;
             counts.0[counter::LOST] += missed;
         }
-        Counters { at: now(), hooks, lost_on, table_full: self.held_back.table_full() }
+        Counters { at: now(), hooks, lost_on, table_full: self.suppressed.table_full() }
     }
 }
 
@@ -502,8 +502,8 @@ where
     program.ok_or_else(|| format!("the BPF object has no program {name}"))
 }
 
-/// Tells what the kernel says of a program that it has loaded; how much there was to verify, from 5.16 on.
-fn tell(name: &str, info: Result<ProgramInfo, ProgramError>) {
+/// Logs what the kernel reports of a loaded program: the number of verified instructions, from 5.16 on.
+fn log_program(name: &str, info: Result<ProgramInfo, ProgramError>) {
     let Ok(info) = info else { return };
     let verified = info.verified_instruction_count().map_or_else(|| "?".to_owned(), |count| count.to_string());
     let translated = info.size_translated().unwrap_or_default();

@@ -1,4 +1,5 @@
-//! nfnetlink sockets: one question and one answer, and dumps (`net/netfilter/nfnetlink.c`).
+//! nfnetlink sockets (`net/netfilter/nfnetlink.c`): a request with one answer, dumps, and attributes. What a subsystem's
+//! attributes mean is decided by its reader.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -32,7 +33,7 @@ pub struct Message<'a> {
     pub family: u8,
     /// `res_id` of its header, which subsystems use as they like: a CPU, or the generation of a ruleset.
     pub resource: u16,
-    /// Its attributes; [`attributes`] takes them apart.
+    /// Its attributes, which [`attributes`] reads one by one.
     pub attributes: &'a [u8],
 }
 
@@ -58,7 +59,7 @@ impl Nfnetlink {
         Ok(Self { socket })
     }
 
-    /// Asks a question that has one answer.
+    /// Sends a request that has one answer.
     pub(super) fn exchange(&self, request: &[u8]) -> io::Result<Vec<u8>> {
         self.socket.send(request, 0)?;
         let (answer, _) = self.socket.recv_from_full()?;
@@ -94,25 +95,31 @@ pub(super) fn dump_of(kind: u16) -> Vec<u8> {
     request(kind, NLM_F_DUMP, 0, &[])
 }
 
-/// A request with strings for attributes.
-pub(super) fn request(kind: u16, flags: u16, family: u8, strings: &[(u16, &str)]) -> Vec<u8> {
+/// A request with these attributes.
+pub(super) fn request(kind: u16, flags: u16, family: u8, attributes: &[u8]) -> Vec<u8> {
     let mut bytes = vec![0; HEADER];
     // A struct nfgenmsg.
     bytes.extend([family, 0, 0, 0]);
-    for (kind, string) in strings {
-        let length = (NLA_HEADER_SIZE + string.len() + 1) as u16;
-        bytes.extend(length.to_ne_bytes());
-        bytes.extend(kind.to_ne_bytes());
-        bytes.extend(string.as_bytes());
-        bytes.push(0);
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-    }
+    bytes.extend(attributes);
     let length = bytes.len() as u32;
     let mut packet = NetlinkBuffer::new(&mut bytes);
     packet.set_length(length);
     packet.set_message_type(kind);
     packet.set_flags(NLM_F_REQUEST | flags);
     bytes
+}
+
+/// An attribute, padded to four bytes.
+pub(super) fn put(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = (NLA_HEADER_SIZE + value.len()) as u16;
+    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// An attribute that is a string, with the zero byte at its end.
+pub(super) fn put_string(kind: u16, value: &str) -> Vec<u8> {
+    put(kind, &[value.as_bytes(), &[0]].concat())
 }
 
 /// Whether a dump goes on after a datagram.
@@ -126,7 +133,7 @@ pub enum Part {
     Enough,
 }
 
-/// Takes a datagram of a dump apart.
+/// Reads the messages of a datagram of a dump.
 pub fn part(
     mut datagram: &[u8],
     changed: &mut bool,
@@ -212,25 +219,17 @@ fn odd(error: &DecodeError) -> io::Error {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use std::ops::ControlFlow;
 
     use netlink_packet_core::{NLMSG_DONE, NLMSG_ERROR};
 
-    use super::{Message, Part, dump_of, part, request};
+    use super::{Message, Part, dump_of, part, put_string, request};
 
     /// A message as the kernel sends it.
-    pub(in super::super) fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
+    fn message(kind: u16, flags: u16, body: &[u8]) -> Vec<u8> {
         let len = u32::try_from(16 + body.len()).unwrap();
         let mut bytes = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8], body].concat();
-        bytes.resize(bytes.len().next_multiple_of(4), 0);
-        bytes
-    }
-
-    /// An attribute, padded.
-    pub(in super::super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
-        let len = u16::try_from(value.len() + 4).unwrap();
-        let mut bytes = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         bytes
     }
@@ -266,7 +265,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn stops_when_told_to() {
+    fn stops_when_the_caller_has_enough() {
         let two = [message(1, 2, &[0; 4]), message(2, 2, &[0; 4])].concat();
         let mut seen = 0;
         let mut each = |_: Message<'_>| {
@@ -280,7 +279,7 @@ pub(super) mod tests {
     #[test]
     fn a_request_has_a_header_and_a_family() {
         assert_eq!(dump_of(0x0104)[..8], [20, 0, 0, 0, 4, 1, 1, 3]);
-        let with_strings = request(1, 0, 2, &[(1, "abc"), (2, "")]);
+        let with_strings = request(1, 0, 2, &[put_string(1, "abc"), put_string(2, "")].concat());
         assert_eq!(with_strings[16..], [2, 0, 0, 0, 8, 0, 1, 0, b'a', b'b', b'c', 0, 5, 0, 2, 0, 0, 0, 0, 0]);
         assert_eq!(with_strings[0], 36);
     }

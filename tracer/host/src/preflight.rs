@@ -1,4 +1,5 @@
-//! Can this host be traced? Every obstacle, each with what shows it and how to get rid of it.
+//! Can this host be traced? Every obstacle, each with what shows it and how to remove it. It asks the kernel what it supports,
+//! and loads nothing.
 
 use std::fs;
 use std::io::Read;
@@ -16,11 +17,11 @@ const CAP_SYS_ADMIN: (u32, &str) = (21, "CAP_SYS_ADMIN");
 const CAP_PERFMON: (u32, &str) = (38, "CAP_PERFMON");
 const CAP_BPF: (u32, &str) = (39, "CAP_BPF");
 
-/// Memory that a control group has to allow: most of it is for maps, and for reading the kernel's types. With less the kernel kills the
-/// program, which then cannot say why.
+/// Memory that a control group has to allow: most of it is for maps, and for reading the kernel's types. With less the kernel
+/// kills the program, which then cannot print why.
 const MEMORY: u64 = 72 << 20;
 
-/// The files that tell what a host is, below a root that tests can choose.
+/// The files that show what a host is, below a root that tests can choose.
 pub struct Host {
     root: PathBuf,
 }
@@ -135,7 +136,7 @@ impl Host {
             "no-kprobes",
             format!("this kernel has no kprobes: {shown}"),
             "boot a kernel with CONFIG_KPROBES=y and CONFIG_KPROBE_EVENTS=y, as the distributions' own have them; from Linux \
-             6.10 on, --without-kprobes tells who sent a RST, though not why",
+             6.10 on, --without-kprobes shows who sent a RST, but not why",
         ))
     }
 
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_without_kprobes_and_btf_is_told_both() {
+    fn a_kernel_without_kprobes_and_btf_shows_both() {
         let files = [
             ("proc/self/status", ROOT),
             ("proc/sys/kernel/osrelease", "6.0-odd\n"),

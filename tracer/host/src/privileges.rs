@@ -17,7 +17,7 @@ use rustix::thread::{
 pub const ATTACHING: CapabilitySet = CapabilitySet::BPF.union(CapabilitySet::PERFMON);
 /// What reading a map takes where the kernel wants it (see [`crate::live`]).
 pub const READING_MAPS: CapabilitySet = CapabilitySet::BPF;
-/// What asking the kernel takes: ctnetlink and nftables, other namespaces and the ways into them, iptables-save.
+/// What asking the kernel takes: ctnetlink and nftables, other namespaces and the paths into them, iptables-save.
 pub const ASKING: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::SYS_ADMIN)
     .union(CapabilitySet::SYS_PTRACE)
@@ -43,7 +43,7 @@ const USES: [Use; 5] = [
     ),
     (CapabilitySet::SYS_ADMIN, "CAP_SYS_ADMIN", "nothing can be asked in other network namespaces"),
     (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE", "network namespaces without a name are not found"),
-    (CapabilitySet::SYSLOG, "CAP_SYSLOG", "the kernel's addresses are hidden: what ended an entry is not told"),
+    (CapabilitySet::SYSLOG, "CAP_SYSLOG", "the kernel's addresses are hidden: what destroyed an entry is not known"),
     (
         CapabilitySet::NET_RAW,
         "CAP_NET_RAW",
@@ -175,7 +175,7 @@ mod tests {
     use super::{Needed, Raised, for_files, keep, lacking_of};
 
     #[test]
-    fn what_is_lacking_is_said() {
+    fn what_is_lacking_is_named() {
         assert_eq!(lacking_of(CapabilitySet::all()), Vec::<String>::new());
         let without = lacking_of(CapabilitySet::all() - CapabilitySet::NET_ADMIN);
         assert!(without[0].starts_with("without CAP_NET_ADMIN conntrack's entries"), "{without:?}");
@@ -185,7 +185,7 @@ mod tests {
     /// On a thread of its own: the others keep what they have. Where the tests run without capabilities there is nothing to
     /// give up, and what holds holds.
     #[test]
-    fn what_is_given_up_is_gone() {
+    fn what_is_given_up_does_not_return() {
         std::thread::spawn(|| {
             let before = capabilities(None).unwrap();
             keep(CapabilitySet::BPF, CapabilitySet::empty()).unwrap();

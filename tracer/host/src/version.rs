@@ -1,4 +1,4 @@
-//! What `--version` says: which sources, which BPF object, which compilers. All of it is known when the program is built.
+//! The text of `--version`: which sources, which BPF object, which compilers. All of it is known when the program is built.
 
 /// SHA-256 of the embedded BPF object, in hexadecimal.
 pub const BPF_SHA256: &str = env!("WHYRST_BPF_SHA256");
@@ -38,7 +38,7 @@ mod tests {
 
     use super::{BPF_SHA256, LONG, SHORT};
 
-    /// What is told of the object is told of the one that is loaded.
+    /// The hash that is printed is that of the object that is loaded.
     #[test]
     fn the_hash_is_that_of_the_embedded_object() {
         let digest = Sha256::digest(include_bytes!(env!("WHYRST_BPF_OBJECT")));

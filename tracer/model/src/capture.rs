@@ -1,56 +1,98 @@
-//! What a source delivers besides the records: facts about the host, the hooks and the namespaces, exact counters, and
-//! what became of an entry.
+//! The items of a capture: facts about the host, the hooks and the namespaces, records, exact counters, and answers to
+//! look-ups.
 
 use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
-use tracer_common::{Hook, counter};
+use tracer_common::{Hook, counter, wire};
 
 use crate::conntrack::log_format::LogFormat;
 use crate::conntrack::{Status, TcpState, Tuple};
+use crate::hook_number;
 use crate::host_context::HostContext;
 use crate::ruleset::Rules;
 use crate::table_usage::TableUsage;
 use crate::time::{ClockOffset, Instant};
 
 /// The host a capture was taken on, fixed when the capture starts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Host {
+    /// Version of the program that captured.
+    pub tool: String,
     /// Its name.
     pub hostname: String,
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
-    /// The era of conntrack's logging code.
+    /// The format of conntrack's log messages.
+    #[serde(rename = "era")]
     pub log_format: LogFormat,
-    /// How boot time becomes wall-clock time.
-    pub clock: ClockOffset,
     /// When the capture started.
+    #[serde(rename = "started_ns")]
     pub started: Instant,
+    /// How boot time becomes wall-clock time.
+    #[serde(rename = "clock_offset_ns")]
+    pub clock: ClockOffset,
+    /// How the records are laid out, as this program writes them. A recording of another version is read, and copied, in this
+    /// layout: versions only append members, and what a record lacks at its end is zero.
+    #[serde(flatten, skip_deserializing)]
+    pub records: RecordLayout,
     /// `enum sk_rst_reason` of this kernel: value and name, from BTF; empty before 6.10.
+    #[serde(default)]
     pub reset_reasons: Vec<(u32, String)>,
-    /// Version of the program that captured.
-    pub tool: String,
-    /// Which boot of which host: the kernel's `boot_id`. Absent in recordings of before this was kept.
+    /// The kernel's `boot_id`; absent in older recordings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<String>,
-    /// Which capture, by a random number that all files of its recording have.
+    /// A random number that all files of one capture share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capture: Option<String>,
-    /// Which file of a recording that is made of several, from 1 on.
+    /// The number of this file, from 1 on, in a recording of several files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<u32>,
+}
+
+/// How the records of a recording are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct RecordLayout {
+    /// Byte order of the capturing host.
+    pub byte_order: ByteOrder,
+    /// [`wire::VERSION`].
+    #[serde(rename = "record_version")]
+    pub version: u16,
+}
+
+/// A byte order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ByteOrder {
+    /// The least significant byte first.
+    Little,
+    /// The most significant byte first.
+    Big,
+}
+
+impl Default for RecordLayout {
+    /// The layout that this program writes on this host.
+    fn default() -> Self {
+        let byte_order = if cfg!(target_endian = "little") { ByteOrder::Little } else { ByteOrder::Big };
+        Self { byte_order, version: wire::VERSION }
+    }
 }
 
 impl Host {
     /// A host of which nothing is known.
     pub fn nobody() -> Self {
         Self {
+            tool: String::new(),
             hostname: String::new(),
             kernel: String::new(),
             log_format: LogFormat::Unknown,
-            clock: ClockOffset(0),
             started: Instant(0),
+            clock: ClockOffset(0),
+            records: RecordLayout::default(),
             reset_reasons: Vec::new(),
-            tool: String::new(),
             boot: None,
             capture: None,
             part: None,
@@ -64,75 +106,105 @@ impl Host {
     }
 }
 
-/// How a hook is, or is not, attached.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Whether and how a hook is attached.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "lowercase", from = "StateWord")]
 pub enum HookState {
     /// A kprobe is on the function.
     Attached,
-    /// The function's module is not loaded; it is attached when the module comes.
+    /// The function's module is not loaded; the hook is attached once the module is.
     Waiting {
         /// The module.
+        #[serde(rename = "detail", skip_serializing_if = "String::is_empty")]
         module: String,
     },
     /// It cannot be attached here.
     Unavailable {
         /// Why.
+        #[serde(rename = "detail", skip_serializing_if = "String::is_empty")]
         because: String,
     },
 }
 
+/// A state as a recording has it. An unknown word of a later version becomes [`HookState::Unavailable`].
+#[derive(Deserialize)]
+struct StateWord {
+    state: String,
+    #[serde(default)]
+    detail: String,
+}
+
+impl From<StateWord> for HookState {
+    fn from(StateWord { state, detail }: StateWord) -> Self {
+        match state.as_str() {
+            "attached" => Self::Attached,
+            "waiting" => Self::Waiting { module: detail },
+            _ => Self::Unavailable { because: detail },
+        }
+    }
+}
+
 /// A hook's state from a point in time on.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookStatus {
     /// Which hook.
+    #[serde(flatten, with = "hook_number::with_target")]
     pub hook: Hook,
     /// Since when.
+    #[serde(rename = "since_ns")]
     pub since: Instant,
-    /// How it is.
+    /// Its state.
+    #[serde(flatten)]
     pub state: HookState,
 }
 
 /// A hook's exact counters, summed over the CPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "Vec<u64>")]
 pub struct HookCounters(pub [u64; counter::COUNT]);
 
-impl HookCounters {
-    /// As many as there are; recordings of before have fewer.
-    pub fn of(counts: &[u64]) -> Self {
+impl From<Vec<u64>> for HookCounters {
+    /// Older recordings have fewer counters, later ones may have more.
+    fn from(counts: Vec<u64>) -> Self {
         Self(std::array::from_fn(|at| counts.get(at).copied().unwrap_or_default()))
     }
+}
 
+impl HookCounters {
     /// Calls of the hooked function.
     pub const fn hits(self) -> u64 {
         self.0[counter::HITS]
     }
 
-    /// Events that were neither told nor counted with a flow.
+    /// Events that were neither emitted nor counted with a flow.
     pub const fn lost(self) -> u64 {
         self.0[counter::LOST]
     }
 
-    /// Events that were counted with their flow instead of being told.
+    /// Events that were counted with their flow instead of being emitted.
     pub const fn suppressed(self) -> u64 {
         self.0[counter::SUPPRESSED]
     }
 }
 
 /// All hooks' counters at a point in time, in the order of [`Hook::ALL`].
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counters {
     /// When they were read.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// The counters, one per hook.
     pub hooks: Vec<HookCounters>,
     /// Records lost per CPU and hook, those that are not zero: `(cpu, hook, lost)`.
+    #[serde(default, with = "hook_number::per_cpu")]
     pub lost_on: Vec<(u32, Hook, u64)>,
-    /// How often new connections found the table full, per network namespace where they did.
+    /// How often new connections found the table full, for each network namespace where one did.
+    #[serde(default)]
     pub table_full: Vec<TableFull>,
 }
 
 impl Counters {
-    /// What was counted after `baseline`.
+    /// The counts since `baseline`.
     #[must_use]
     pub fn since(&self, baseline: &Self) -> Self {
         let hooks = self.hooks.iter().enumerate().map(|(hook, counts)| {
@@ -164,7 +236,7 @@ impl Counters {
         }
     }
 
-    /// These and the ones of an earlier stretch of time.
+    /// The sum of these and those of an earlier period.
     #[must_use]
     pub fn and(&self, earlier: &Self) -> Self {
         let mut sum = self.clone();
@@ -195,10 +267,10 @@ impl Counters {
     }
 }
 
-/// Events that were counted in the kernel and not told, since the last time this was said.
+/// Events that the kernel side counted instead of emitting, since the last such item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Suppressed {
-    /// When it was read. What is read at one time may be delivered in several parts.
+    /// When the counts were read. One reading may be delivered in several parts.
     pub at: Instant,
     /// The events.
     pub events: Vec<SuppressedEvents>,
@@ -209,56 +281,60 @@ pub struct Suppressed {
 pub struct SuppressedEvents {
     /// The hook.
     pub hook: Hook,
-    /// What distinguishes them from others of the hook: the `class` of the records of their kind.
+    /// The `class` of the records of their kind, which separates them from others of the hook.
     pub class: u32,
     /// Inode number of the network namespace, where it could be read.
     pub netns: Option<u32>,
-    /// Endpoints of the packets; absent where there were too many to be counted apart.
+    /// Endpoints of the packets; absent where there were too many flows to count each.
     pub tuple: Option<Tuple>,
     /// How many.
     pub count: u64,
-    /// RSTs of the TCP stack that answered packets of this kind, and were not told either.
+    /// RSTs of the TCP stack that answered packets of this kind and were suppressed too.
     pub answered: u64,
     /// The last one.
     pub last: Instant,
 }
 
 /// How often new connections of a network namespace found the conntrack table full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableFull {
     /// Its inode number.
     pub netns: u32,
     /// Packets that would have opened a connection and were dropped.
     pub dropped: u64,
-    /// New connections that took the place of others.
+    /// New connections for which another entry was evicted.
     pub made_room: u64,
     /// The first time.
+    #[serde(rename = "first_ns")]
     pub first: Instant,
     /// The last time.
+    #[serde(rename = "last_ns")]
     pub last: Instant,
 }
 
-/// What is known of a network namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Facts about a network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Netns {
     /// Its inode number.
     pub inode: u32,
     /// Its name under `/run/netns`, where it has one.
     pub name: Option<String>,
-    /// When this was read.
+    /// When they were read.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// Conntrack entries in its table.
     pub entries: Option<u32>,
-    /// The most entries its table takes.
+    /// The limit of entries in its table.
     pub max: Option<u32>,
-    /// Packets that conntrack has refused in it, ever.
+    /// Packets that conntrack classified as INVALID in it, since it was created.
     pub invalid: Option<u64>,
-    /// The sysctls that decide what conntrack does, by name without `net.netfilter.`.
+    /// Sysctls of conntrack, by name without `net.netfilter.`.
+    #[serde(default)]
     pub sysctls: Vec<(String, i64)>,
 }
 
 impl Netns {
-    /// Whether conntrack is known to look at the packets of this namespace: it keeps entries, or has refused packets.
+    /// Whether conntrack is known to track this namespace: it has entries, or has classified packets as INVALID.
     pub fn tracks(&self) -> bool {
         self.entries.is_some_and(|entries| entries > 0) || self.invalid.is_some_and(|invalid| invalid > 0)
     }
@@ -269,30 +345,35 @@ impl Netns {
     }
 }
 
-/// Which entry to look up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A look-up of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LookUp {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// Conntrack zone.
+    #[serde(default)]
     pub zone: u16,
     /// A tuple of the entry, of either direction.
     pub tuple: Tuple,
 }
 
-/// What became of an entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The answer to a look-up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LookedUp {
-    /// Which entry was asked for.
+    /// The look-up.
+    #[serde(flatten)]
     pub look_up: LookUp,
     /// When the kernel answered.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// The answer.
+    #[serde(flatten)]
     pub outcome: Outcome,
 }
 
 /// The kernel's answer to a look-up.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Outcome {
     /// The entry is in the table.
     Found {
@@ -307,22 +388,25 @@ pub enum Outcome {
         /// Status bits.
         status: Status,
     },
-    /// There is no such entry.
+    /// The table has no such entry.
+    #[serde(rename = "gone")]
     NotFound {
-        /// The one that there was, where a hook has seen it end.
+        /// The destroyed entry, where a hook saw its destruction.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         was: Option<DestroyedTuples>,
     },
-    /// It could not be asked for.
+    /// The kernel could not be asked.
     Failed {
         /// Why.
         because: String,
     },
 }
 
-/// An entry that has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// When an entry was destroyed, and its tuples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestroyedTuples {
-    /// When it ended.
+    /// When it was destroyed.
+    #[serde(rename = "ended_ns")]
     pub ended: Instant,
     /// The tuple of the direction that opened the connection.
     pub original: Tuple,
@@ -330,60 +414,65 @@ pub struct DestroyedTuples {
     pub reply: Tuple,
 }
 
-/// A stretch of time that the items do not tell of.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A period that the items do not cover.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
-    /// When it begins; absent where what was read begins later.
+    /// When it begins; absent before the first item.
+    #[serde(rename = "from_ns")]
     pub from: Option<Instant>,
-    /// When it ends; absent where what was read ends earlier.
+    /// When it ends; absent after the last item.
+    #[serde(rename = "until_ns")]
     pub until: Option<Instant>,
-    /// Why it is there.
+    /// Why it is missing.
+    #[serde(flatten)]
     pub why: GapReason,
 }
 
-/// Why a stretch of time is missing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Why a period is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "why", rename_all = "kebab-case")]
 pub enum GapReason {
-    /// It is in another file of the same recording.
+    /// Another file of the same recording has it.
     OtherFile,
-    /// One capture had ended and the next not begun.
+    /// One capture had ended and the next had not begun.
     NotCaptured,
-    /// The file that had it is damaged.
+    /// The file that has it is damaged.
     Damaged {
         /// Which file, and what is wrong with it.
+        #[serde(rename = "detail", default, skip_serializing_if = "String::is_empty")]
         what: String,
     },
 }
 
-/// One thing a source delivers.
+/// One item of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
     /// A record of a hook, not decoded yet.
     Record(Bytes),
-    /// A hook came or went.
+    /// The state of a hook changed.
     Hook(HookStatus),
     /// The exact counters; later ones replace earlier ones.
     Counters(Counters),
-    /// Events that were counted and not told; they add to those of before.
+    /// Suppressed events; they add to those of earlier items.
     Suppressed(Suppressed),
     /// Facts about a namespace; later ones replace earlier ones.
     Netns(Netns),
     /// The answer to a look-up.
     LookedUp(Box<LookedUp>),
-    /// The rules of a namespace that can answer with a RST: the first time soon after one did, and when the capture ends.
+    /// The rules of a namespace that can answer with a RST: read soon after the first such RST, and when the capture ends.
     Rules(Rules),
-    /// Who holds the entries of a table that was full, when the capture ends.
+    /// The use of a table that was full, read when the capture ends.
     TableUsage(TableUsage),
-    /// What there is around a namespace's conntrack, when the capture ends.
+    /// The host context of a namespace, read when the capture ends.
     HostContext(Box<HostContext>),
     /// Something is missing.
     Gap(Gap),
-    /// The capture ended here, in good order.
+    /// The capture was closed here.
     Ended(Instant),
 }
 
 impl Item {
-    /// When it was seen, where that is known.
+    /// The time of the item, where that is known.
     pub fn at(&self) -> Option<Instant> {
         match self {
             Self::Record(raw) => raw.first_chunk().map(|time| Instant(u64::from_ne_bytes(*time))),
@@ -410,18 +499,18 @@ pub trait Items {
     fn read(&mut self) -> io::Result<Option<Item>>;
 }
 
-/// Something the engine wants to know of the kernel.
+/// A question of the engine to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
-    /// What became of this entry.
+    /// Look up this entry.
     LookUp(LookUp),
-    /// What is known of the namespace with this inode number.
+    /// The facts about the namespace with this inode number.
     Netns(u32),
     /// The rules of this namespace that can answer with a RST.
     Rules(u32),
-    /// Who holds the entries of this namespace's table. It takes a while: never while packets are captured.
+    /// The use of this namespace's table. Reading it takes a while: it is never read while packets are captured.
     TableUsage(u32),
-    /// What there is around this namespace's conntrack that remedies depend on.
+    /// The host context of this namespace, which mitigations depend on.
     HostContext(u32),
 }
 
@@ -434,7 +523,7 @@ impl Request {
         }
     }
 
-    /// How long the kernel may take to answer, beyond the moment that everything takes.
+    /// How long the answer may take beyond the time that every answer may take.
     pub const fn patience(self) -> Duration {
         match self {
             Self::LookUp(_) | Self::Netns(_) => Duration::ZERO,
@@ -461,7 +550,7 @@ pub enum Origin {
 /// Where and why reading stopped before the end of a capture.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// Offset of the first byte that was not understood.
+    /// Offset of the first byte that cannot be read.
     pub offset: u64,
     /// What is wrong there.
     pub what: String,

@@ -1,10 +1,10 @@
-//! The closed vocabulary of answers: causes, reasons, who sent the RST, how sure it is. Every output uses these words.
+//! The closed sets of answers: causes, reasons, the sender of the RST, the confidence. Every output uses these words.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::conntrack::window::Failure;
-use crate::conntrack::{End, Message};
+use crate::conntrack::{DestroyReason, Message};
 
 macro_rules! words {
     ($(#[doc = $doc:literal])* $name:ident { $($(#[doc = $variant_doc:literal])* $variant:ident = $word:literal,)* }) => {
@@ -172,7 +172,7 @@ impl Diagnosis {
         Self { cause, reason: Some(reason) }
     }
 
-    /// What a message of conntrack's TCP tracker says about its packet.
+    /// The diagnosis that a message of conntrack's TCP tracker gives.
     pub const fn of_message(message: Message) -> Self {
         match message {
             Message::Window { failure, .. } => Self::with(Cause::OutOfWindow, Reason::of_failure(failure)),
@@ -189,13 +189,13 @@ impl Diagnosis {
     }
 
     /// A segment that came after its connection's entry had ended.
-    pub const fn of_end(end: End) -> Self {
-        match end {
-            End::Expired => Self::with(Cause::NoEntry, Reason::Expired),
-            End::Closed => Self::with(Cause::NoEntry, Reason::Closed),
-            End::Evicted => Self::with(Cause::NoEntry, Reason::Evicted),
-            End::Deleted => Self::with(Cause::NoEntry, Reason::Deleted),
-            End::Unknown => Self::plain(Cause::NoEntry),
+    pub const fn of_destroyed(reason: DestroyReason) -> Self {
+        match reason {
+            DestroyReason::Expired => Self::with(Cause::NoEntry, Reason::Expired),
+            DestroyReason::Closed => Self::with(Cause::NoEntry, Reason::Closed),
+            DestroyReason::Evicted => Self::with(Cause::NoEntry, Reason::Evicted),
+            DestroyReason::Deleted => Self::with(Cause::NoEntry, Reason::Deleted),
+            DestroyReason::Unknown => Self::plain(Cause::NoEntry),
         }
     }
 

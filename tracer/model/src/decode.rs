@@ -1,18 +1,20 @@
 //! Bytes of a record → [`Event`]. Total: any bytes give an event or a named error, never a panic.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 
-use etherparse::{Ipv4HeaderSlice, Ipv6HeaderSlice};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use tracer_common::Hook;
 use tracer_common::wire::{self, OLDEST, RECORD_SIZE, Record, VERSION, caller, present};
 
-use crate::conntrack::{DestroyedEntry, Direction, EndedBy, Entry, Message, Nfct, Seen, Seq, Status, TcpState, Tuple};
+use crate::conntrack::{
+    DestroyedBy, DestroyedEntry, Direction, Entry, Message, Nfct, Seen, Seq, Status, TcpState, Tuple,
+};
 use crate::event::{
     Event, Interface, LogMessage, LogText, NfHook, OwnSocket, Process, RecordFlags, SkbId, Socket, SocketState, Text,
 };
-use crate::packet::{Flags, Options, Packet};
+use crate::headers::{Headers, IpVersion};
+use crate::packet::Packet;
 use crate::time::Instant;
 
 /// Why bytes are not an event.
@@ -61,10 +63,13 @@ pub fn decode(raw: &[u8]) -> Result<Event, DecodeError> {
         output: interface(record.out_index, &record.out_name),
         nf_hook: has(present::NF_HOOK).then(|| NfHook::from_raw(record.nf_hook)),
         mark: record.mark,
-        packet: has(present::L3 | present::L4).then(|| packet(record)).flatten(),
+        packet: packet(record),
         nfct: (has(present::NFCT) && !taken_away).then(|| Nfct::from_raw(record.nfct)),
         entry: has(present::CONNTRACK).then(|| entry(&record.ct)).flatten(),
-        gone: (has(present::GONE) && !taken_away).then(|| gone(&record.gone)).flatten().map(Box::new),
+        destroyed: (has(present::DESTROYED) && !taken_away)
+            .then(|| destroyed(&record.destroyed))
+            .flatten()
+            .map(Box::new),
         words: has(present::TEXT).then(|| words(record)),
         socket,
         reset_reason: has(present::RESET_REASON).then_some(record.reset_reason),
@@ -102,34 +107,21 @@ fn words(record: &Record) -> LogMessage {
 }
 
 fn packet(record: &Record) -> Option<Packet> {
-    let l3 = record.l3.get(..usize::from(record.l3_len))?;
-    let l4 = record.l4.get(..usize::from(record.l4_len))?;
-    let (src, dst, ttl, tos, ip_id) = if l3.first()? >> 4 == 4 {
-        let ip = Ipv4HeaderSlice::from_slice(l3).ok()?;
-        let tos = ip.dcp().value() << 2 | ip.ecn().value();
-        let (src, dst): (IpAddr, IpAddr) = (ip.source_addr().into(), ip.destination_addr().into());
-        (src, dst, ip.ttl(), tos, Some(ip.identification()))
-    } else {
-        let ip = Ipv6HeaderSlice::from_slice(l3).ok()?;
-        let (src, dst): (IpAddr, IpAddr) = (ip.source_addr().into(), ip.destination_addr().into());
-        (src, dst, ip.hop_limit(), ip.traffic_class(), None)
-    };
-    // Read by hand: a header that is cut inside its options is still evidence, and etherparse refuses it whole.
-    let fixed = l4.first_chunk::<20>()?;
-    let number = |at: usize| u32::from_be_bytes([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]]);
-    let short = |at: usize| u16::from_be_bytes([fixed[at], fixed[at + 1]]);
+    let headers = Headers::of(record).filter(Headers::is_whole)?;
+    // A header that is cut inside its options is still evidence.
+    let tcp = headers.tcp()?;
     Some(Packet {
-        src: SocketAddr::new(src, short(0)),
-        dst: SocketAddr::new(dst, short(2)),
-        ttl,
-        tos,
-        ip_id,
-        seq: Seq(number(4)),
-        ack: Seq(number(8)),
-        flags: Flags(fixed[13]),
-        window: short(14),
-        payload_len: record.payload_len,
-        options: Options::new(&l4[20..]),
+        src: SocketAddr::new(headers.source()?, tcp.source()),
+        dst: SocketAddr::new(headers.destination()?, tcp.destination()),
+        ttl: headers.ttl(),
+        tos: headers.tos(),
+        ip_id: headers.ip_id(),
+        seq: tcp.seq(),
+        ack: tcp.ack(),
+        flags: tcp.flags(),
+        window: tcp.window(),
+        payload_len: headers.payload_len(),
+        options: tcp.options(),
     })
 }
 
@@ -148,28 +140,24 @@ fn entry(ct: &wire::Conntrack) -> Option<Entry> {
     })
 }
 
-/// An ended entry; `None` where its addresses are of no known family.
-pub fn gone(gone: &wire::Gone) -> Option<DestroyedEntry> {
-    let by = match gone.caller {
-        _ if gone.portid != 0 => EndedBy::UserSpace { pid: gone.pid, comm: Text::new(&gone.comm) },
-        caller::EARLY_DROP => EndedBy::EarlyDrop,
-        _ if gone.left <= 0 => EndedBy::Timeout,
-        caller::GC_WORKER => EndedBy::Pressure,
-        caller::CLEANUP => EndedBy::CleanUp,
-        caller::TRACKER => EndedBy::Tracker,
-        _ => EndedBy::Kernel,
+/// A destroyed entry; `None` where its addresses are of no known family.
+pub fn destroyed(destroyed: &wire::Destroyed) -> Option<DestroyedEntry> {
+    let by = match destroyed.caller {
+        _ if destroyed.portid != 0 => DestroyedBy::UserSpace { pid: destroyed.pid, comm: Text::new(&destroyed.comm) },
+        caller::EARLY_DROP => DestroyedBy::EarlyDrop,
+        _ if destroyed.left <= 0 => DestroyedBy::Timeout,
+        caller::GC_WORKER => DestroyedBy::Pressure,
+        caller::CLEANUP => DestroyedBy::CleanUp,
+        caller::TRACKER => DestroyedBy::Tracker,
+        _ => DestroyedBy::Kernel,
     };
-    Some(DestroyedEntry { at: Instant(gone.time_ns), entry: entry(&gone.ct)?, by })
+    Some(DestroyedEntry { at: Instant(destroyed.time_ns), entry: entry(&destroyed.ct)?, by })
 }
 
 fn tuple(tuple: &wire::Tuple) -> Option<Tuple> {
-    const NFPROTO_IPV4: u16 = 2;
-    const NFPROTO_IPV6: u16 = 10;
-    let address = |bytes: &[u8; 16]| match tuple.l3num {
-        NFPROTO_IPV4 => Some(IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))),
-        NFPROTO_IPV6 => Some(IpAddr::V6(Ipv6Addr::from(*bytes))),
-        _ => None,
-    };
+    let version = IpVersion::of_l3num(tuple.l3num)?;
+    // An address of IPv4 is the first four of sixteen bytes.
+    let address = |bytes: &[u8; 16]| version.address(&bytes[..version.source().len()]);
     Some(Tuple {
         src: SocketAddr::new(address(&tuple.src)?, u16::from_be_bytes(tuple.sport)),
         dst: SocketAddr::new(address(&tuple.dst)?, u16::from_be_bytes(tuple.dport)),

@@ -1,4 +1,4 @@
-//! What a hook told, typed. Everything after [`crate::decode`] works on these and knows neither BPF nor bytes.
+//! Events: the typed records of the hooks. Everything after [`crate::decode`] works on these and knows neither BPF nor bytes.
 
 use std::borrow::Cow;
 use std::ffi::CStr;
@@ -37,17 +37,17 @@ pub struct Event {
     pub nfct: Option<Nfct>,
     /// The packet's conntrack entry.
     pub entry: Option<Entry>,
-    /// The entry that it would have belonged to, and how that one ended; only where the packet has none, or a new one.
-    pub gone: Option<Box<DestroyedEntry>>,
-    /// The kernel's own words.
+    /// The destroyed entry of the packet's connection; only where the packet has no entry, or a new one.
+    pub destroyed: Option<Box<DestroyedEntry>>,
+    /// The kernel's log message.
     pub words: Option<LogMessage>,
     /// The socket that answers.
     pub socket: Option<Socket>,
     /// `enum sk_rst_reason`.
     pub reset_reason: Option<u32>,
-    /// What is known of how the record was made.
+    /// How the record was made.
     pub flags: RecordFlags,
-    /// What events of its hook are counted by when they are not told; 0 in recordings of before they were.
+    /// The class by which suppressed events of its hook are counted; 0 in recordings without suppressed events.
     pub class: u32,
 }
 
@@ -82,9 +82,9 @@ impl Event {
         self.own_socket()?.process
     }
 
-    /// The entry that tells most of the packet's connection: the one that has ended, else the packet's own.
+    /// The entry of the packet's connection: the destroyed one, else the packet's own.
     pub fn connection(&self) -> Option<&Entry> {
-        self.gone.as_ref().map(|gone| &gone.entry).or(self.entry.as_ref())
+        self.destroyed.as_ref().map(|destroyed| &destroyed.entry).or(self.entry.as_ref())
     }
 }
 
@@ -233,7 +233,7 @@ impl fmt::Display for SocketState {
     }
 }
 
-/// The kernel's own words about a packet.
+/// The kernel's log message about a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LogMessage {
     /// What they mean.

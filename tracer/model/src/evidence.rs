@@ -7,11 +7,10 @@ use std::net::IpAddr;
 
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader};
 
-use tracer_common::wire::{Record, present};
-
 use crate::conntrack::Tuple;
 use crate::decode::padded;
 use crate::event::{Event, NfHook};
+use crate::headers::{Headers, IpVersion, TCP_HEADER};
 use crate::packet::ResetSegment;
 
 /// A packet as far as there are bytes of it, from its IP header on.
@@ -26,9 +25,9 @@ pub struct Frame {
     pub extensions_left_out: u32,
 }
 
-/// Which way a packet goes, seen from the host.
+/// Where a packet is bound, seen from the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Bound {
     /// It came in.
     In,
     /// It leaves.
@@ -37,36 +36,26 @@ pub enum Way {
     Unknown,
 }
 
-/// Bytes of an IPv4 or TCP header without options.
-const MIN: usize = 20;
-/// Bytes of an IPv6 header without extensions.
-const IPV6: usize = 40;
 /// The protocol number of TCP.
 const TCP: u8 = 6;
 
 /// The headers of a record's packet, as they were read; `None` where there is not even a whole IP header.
 pub fn captured(record: &[u8]) -> Option<Frame> {
     let record = padded(record)?;
-    let part = |bit: u32, bytes: &[u8], len: u8| {
-        let known = record.present & bit != 0;
-        bytes.get(..usize::from(len)).filter(|_| known).map(<[u8]>::to_vec).unwrap_or_default()
-    };
-    let network = part(present::L3, &record.l3, record.l3_len);
-    let transport = part(present::L4, &record.l4, record.l4_len);
-    match network.first()? >> 4 {
-        4 if network.len() >= MIN => Some(v4(network, transport, &record)),
-        6 if network.len() == IPV6 => Some(v6(network, transport, &record)),
-        _ => None,
-    }
+    let headers = Headers::of(&record)?;
+    Some(match headers.version() {
+        IpVersion::V4 => v4(&headers),
+        IpVersion::V6 => v6(&headers),
+    })
 }
 
-/// Which way an event's packet was going.
-pub fn way(event: &Event) -> Way {
+/// Where an event's packet was bound.
+pub fn bound(event: &Event) -> Bound {
     match event.nf_hook {
-        Some(NfHook::LocalOut | NfHook::PostRouting) => Way::Out,
-        _ if event.input.is_some() => Way::In,
-        Some(NfHook::PreRouting | NfHook::LocalIn) => Way::In,
-        _ => Way::Unknown,
+        Some(NfHook::LocalOut | NfHook::PostRouting) => Bound::Out,
+        _ if event.input.is_some() => Bound::In,
+        Some(NfHook::PreRouting | NfHook::LocalIn) => Bound::In,
+        _ => Bound::Unknown,
     }
 }
 
@@ -101,56 +90,54 @@ pub fn reset(tuple: Tuple, numbers: ResetSegment) -> Option<Frame> {
         acknowledgment_number: numbers.ack.map_or(0, |ack| ack.0),
         ..TcpHeader::new(tuple.src.port(), tuple.dst.port(), numbers.seq.0, 0)
     };
-    let mut bytes = Vec::with_capacity(IPV6 + MIN);
+    let mut bytes = Vec::with_capacity(IpVersion::V6.header() + TCP_HEADER);
     PacketBuilder::ip(network).tcp_header(transport).write(&mut bytes, &[]).ok()?;
     let length = u32::try_from(bytes.len()).ok()?;
     Some(Frame { bytes, length, extensions_left_out: 0 })
 }
 
-/// The packet's length without IPv6 extension headers, from what the hook read besides the headers.
-fn counted(network: usize, transport: &[u8], record: &Record) -> u32 {
-    (network as u32).saturating_add(segment(transport, record))
-}
-
 /// The length of TCP header and payload.
-fn segment(transport: &[u8], record: &Record) -> u32 {
-    // The data offset counts in words of four bytes, from the high half of its byte.
-    let header = transport.get(12).map_or(0, |byte| usize::from(byte >> 4) * 4).max(MIN);
-    record.payload_len.saturating_add(header as u32)
+fn segment(headers: &Headers<'_>) -> u32 {
+    let header = headers.stated_tcp().unwrap_or(0).max(TCP_HEADER);
+    headers.payload_len().saturating_add(header as u32)
 }
 
-fn v4(mut bytes: Vec<u8>, transport: Vec<u8>, record: &Record) -> Frame {
-    // 0 where the segments that were merged into one are longer than an IPv4 packet may be.
-    let stated = u32::from(u16::from_be_bytes([bytes[2], bytes[3]]));
-    let header = usize::from(bytes[0] & 0xf) * 4;
-    let whole = header >= MIN && bytes.len() == header && !transport.is_empty();
-    let length = match stated {
-        0 if whole => counted(header, &transport, record),
-        _ => stated,
+/// The packet's length without IPv6 extension headers, from what the hook read besides the headers.
+fn counted(headers: &Headers<'_>) -> u32 {
+    segment(headers).saturating_add(headers.network().len() as u32)
+}
+
+fn v4(headers: &Headers<'_>) -> Frame {
+    let mut bytes = headers.network().to_vec();
+    let whole = headers.is_whole() && !headers.transport().is_empty();
+    let length = match headers.stated_len() {
+        0 if whole => counted(headers),
+        stated => stated.into(),
     };
     if whole {
-        bytes.extend(transport);
+        bytes.extend(headers.transport());
     }
     Frame { length: length.max(bytes.len() as u32), bytes, extensions_left_out: 0 }
 }
 
-fn v6(mut bytes: Vec<u8>, transport: Vec<u8>, record: &Record) -> Frame {
-    // 0 where the packet is longer than the field can say.
-    let stated = u32::from(u16::from_be_bytes([bytes[4], bytes[5]]));
-    if transport.is_empty() {
-        return Frame { length: IPV6 as u32 + stated, bytes, extensions_left_out: 0 };
+fn v6(headers: &Headers<'_>) -> Frame {
+    let mut bytes = headers.network().to_vec();
+    let stated = u32::from(headers.stated_len());
+    let header = IpVersion::V6.header() as u32;
+    if headers.transport().is_empty() {
+        return Frame { length: header + stated, bytes, extensions_left_out: 0 };
     }
-    let segment = segment(&transport, record);
     let mut extensions_left_out = 0;
     if bytes[6] != TCP {
+        let segment = segment(headers);
         extensions_left_out = stated.saturating_sub(segment);
         bytes[6] = TCP;
         bytes[4..6].copy_from_slice(&u16::try_from(segment).unwrap_or(0).to_be_bytes());
     }
     let length = match stated {
-        0 => counted(IPV6, &transport, record),
-        _ => IPV6 as u32 + stated - extensions_left_out.min(stated),
+        0 => counted(headers),
+        _ => header + stated - extensions_left_out.min(stated),
     };
-    bytes.extend(transport);
+    bytes.extend(headers.transport());
     Frame { length: length.max(bytes.len() as u32), bytes, extensions_left_out }
 }

@@ -1,74 +1,92 @@
-//! What there is around conntrack in a network namespace, as far as it decides which remedies work there and how they are
-//! written: who owns the firewall, whom it translates, which tools there are, and what outlives a reboot.
+//! The host context of a network namespace: the facts that decide which mitigations work there and which commands apply
+//! them. These are the owner of the firewall, the NAT rules, the installed tools and the persistence of rules.
 //!
-//! Pure: `kernel/surroundings` reads it, a recording carries it.
+//! Data only: the crate `tracer-host` reads it, a recording carries it.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::known;
 use crate::ruleset::{Backend, Family, Hooks};
 use crate::time::Instant;
 
-/// What there is around a network namespace's conntrack.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The host context of a network namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostContext {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// When this was read.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
-    /// How a command comes to run in it.
-    pub way: Way,
-    /// How one comes to run in the initial namespace, which alone may change what all share.
-    pub initial: Way,
-    /// Tools that are installed, by name.
+    /// How a command enters it.
+    #[serde(rename = "way")]
+    pub netns_path: NetnsPath,
+    /// How a command enters the initial namespace, the only one that may change what all namespaces share.
+    pub initial: NetnsPath,
+    /// Installed tools, by name.
+    #[serde(default)]
     pub tools: Vec<String>,
-    /// Which variant the plain `iptables` is.
+    /// The variant behind the name `iptables`.
+    #[serde(default, deserialize_with = "known::value")]
     pub iptables: Option<Backend>,
-    /// What owns the host's firewall; only where that is this namespace's.
+    /// The program that owns the host's firewall; only in the namespace that it manages.
+    #[serde(default, deserialize_with = "known::value")]
     pub manager: Option<Manager>,
-    /// What brings rules back after a reboot; only of the host's own namespace.
+    /// What loads rules after a reboot; only in the host's own namespace.
+    #[serde(default, rename = "keepers", deserialize_with = "known::elements")]
     pub persistence: Vec<Persistence>,
-    /// What holds rules here.
+    /// The backends that have rules here.
+    #[serde(default, rename = "holders", deserialize_with = "known::elements")]
     pub backends: Vec<Backend>,
-    /// Rules that change the source of what leaves.
+    /// Rules that translate the source address.
+    #[serde(default, deserialize_with = "known::elements")]
     pub translations: Vec<Translation>,
-    /// Rules that drop what conntrack refused, where packets for this host come by.
+    /// Rules that drop INVALID packets to this host.
+    #[serde(default, deserialize_with = "known::elements")]
     pub drops: Vec<Dropping>,
-    /// Base chains of nftables that filter, and are not those of iptables.
+    /// Base chains of nftables that filter, without those of iptables.
+    #[serde(default, deserialize_with = "known::elements")]
     pub chains: Vec<FilterChain>,
-    /// Tables that iptables has made, or would take for its own: those of nftables with their family, and its legacy ones.
+    /// Tables that iptables has created or would use as its own, in nftables and in the legacy backend, with their family.
+    #[serde(default, deserialize_with = "known::elements")]
     pub xtables: Vec<(Family, String)>,
-    /// Base chains that iptables has made in tables of nftables: family, table and name.
+    /// Base chains that iptables has created in tables of nftables: family, table and name.
+    #[serde(default, deserialize_with = "known::elements")]
     pub xchains: Vec<(Family, String, String)>,
-    /// Interfaces that default routes lead to.
+    /// Interfaces of the default routes.
+    #[serde(default)]
     pub uplinks: Vec<String>,
     /// Addresses of this namespace, each with its interface.
+    #[serde(default)]
     pub addresses: Vec<(String, IpAddr)>,
     /// The host's memory, in bytes.
     pub memory: Option<u64>,
-    /// How large the table may become.
+    /// The limits of the table.
+    #[serde(flatten)]
     pub limits: Limits,
     /// What could not be read.
+    #[serde(default)]
     pub problems: Vec<String>,
 }
 
-/// How large the table may become.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// The limits of a conntrack table.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// `nf_conntrack_max` of the initial namespace, which holds for all.
+    /// `nf_conntrack_max` of the initial namespace, which applies to all.
     pub max: Option<i64>,
-    /// `nf_conntrack_buckets`, of which there is one.
+    /// `nf_conntrack_buckets`, one value for the whole host.
     pub buckets: Option<i64>,
-    /// The namespace's own `nf_conntrack_max`, where the kernel lets it have one; the lower of both holds.
+    /// The namespace's own `nf_conntrack_max`, where the kernel has one for each namespace; the lower of both applies.
+    #[serde(rename = "own_max")]
     pub own: Option<i64>,
 }
 
-/// How a command comes to run in a network namespace.
+/// How a command enters a network namespace.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Way {
-    /// It is there already.
+pub enum NetnsPath {
+    /// It is in there already.
     Here,
     /// The namespace has a name under `/run/netns`.
     Named(String),
@@ -76,8 +94,9 @@ pub enum Way {
     Process(u32),
 }
 
-/// A program that owns a host's firewall and overwrites what others do to it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A program that owns a host's firewall and overwrites changes of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Manager {
     /// firewalld.
     Firewalld,
@@ -85,8 +104,9 @@ pub enum Manager {
     Ufw,
 }
 
-/// What brings rules back after a reboot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What loads rules after a reboot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "keeper", rename_all = "kebab-case")]
 pub enum Persistence {
     /// nftables.service, which loads this file.
     Nftables {
@@ -99,36 +119,37 @@ pub enum Persistence {
     IptablesServices,
 }
 
-/// A rule that changes the source of what leaves.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A rule that translates the source address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Translation {
-    /// What made it.
+    /// The backend that created it.
     pub backend: Backend,
-    /// The address families that it sees.
+    /// The address families that it applies to.
     pub family: Family,
-    /// The interface that a packet has to leave by, where the rule names one.
+    /// The output interface that the rule matches, if it does.
     pub output: Option<String>,
-    /// The first and the last of its new addresses; none where it takes the interface's.
+    /// Ranges of new addresses, first and last; none where the rule masquerades.
+    #[serde(default)]
     pub to: Vec<(IpAddr, IpAddr)>,
 }
 
-/// A rule that drops what conntrack refused.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A rule that drops INVALID packets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dropping {
-    /// How its tool shows it.
+    /// The rule as its tool prints it.
     pub rule: String,
-    /// The address families that it sees.
+    /// The address families that it applies to.
     pub family: Family,
-    /// The interface that it asks for, if it does.
+    /// The input interface that it matches, if it does.
     pub input: Option<String>,
-    /// The destination that it asks for, if it does.
+    /// The destination that it matches, if it does.
     pub destination: Option<IpAddr>,
-    /// It asks for more than that: it may not meet every packet.
+    /// The rule has further conditions, so it may not match every such packet.
     pub narrow: bool,
 }
 
 /// A base chain of nftables that filters.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilterChain {
     /// The address families whose packets enter it.
     pub family: Family,
@@ -136,7 +157,7 @@ pub struct FilterChain {
     pub table: String,
     /// Its name.
     pub name: String,
-    /// Where it is entered.
+    /// The hooks that enter it.
     pub hooks: Hooks,
 }
 
@@ -151,13 +172,13 @@ impl Manager {
 }
 
 impl HostContext {
-    /// Of a namespace of which nothing is known but the way there.
-    pub fn unknown(netns: u32, at: Instant, way: Way) -> Self {
+    /// The host context of a namespace about which only the way into it is known.
+    pub fn unknown(netns: u32, at: Instant, netns_path: NetnsPath) -> Self {
         Self {
             netns,
             at,
-            way,
-            initial: Way::Here,
+            netns_path,
+            initial: NetnsPath::Here,
             tools: Vec::new(),
             iptables: None,
             manager: None,
@@ -181,7 +202,7 @@ impl HostContext {
         self.tools.iter().any(|known| known == tool)
     }
 
-    /// The tool that writes rules of this kind, of this version of IP.
+    /// The tool that writes rules of this backend, for IPv4 or IPv6.
     pub fn tool(&self, backend: Backend, ipv4: bool) -> Option<String> {
         let plain = if ipv4 { "iptables" } else { "ip6tables" };
         let suffixed = match backend {
@@ -195,16 +216,16 @@ impl HostContext {
         self.has(&suffixed).then_some(suffixed)
     }
 
-    /// What a new rule for this version of IP is to be written with: what translates here, else what holds any rules, else
-    /// what is installed.
+    /// The backend for a new rule, for IPv4 or IPv6: the one that translates here, else one that has rules, else one that is
+    /// installed.
     pub fn firewall(&self, ipv4: bool) -> Option<Backend> {
         let translating = self.translations.iter().filter(|rule| rule.family.sees(ipv4)).map(|rule| rule.backend);
-        let holding = self.backends.iter().copied();
+        let present = self.backends.iter().copied();
         let installed = [Some(Backend::Nftables), self.iptables].into_iter().flatten();
-        translating.chain(holding).chain(installed).find(|backend| self.tool(*backend, ipv4).is_some())
+        translating.chain(present).chain(installed).find(|backend| self.tool(*backend, ipv4).is_some())
     }
 
-    /// Addresses that connections are translated to, each with the interface that answers come in by.
+    /// Addresses that connections are translated to, each with the interface that replies arrive on.
     pub fn translated(&self) -> Vec<(Option<String>, IpAddr)> {
         let mut found: Vec<(Option<String>, IpAddr)> = Vec::new();
         for rule in &self.translations {
@@ -228,7 +249,7 @@ impl HostContext {
         found
     }
 
-    /// The rule that already drops refused packets for this address which come in by this interface, if one does.
+    /// The rule that already drops INVALID packets for this address that arrive on this interface.
     pub fn dropped_by(&self, interface: Option<&str>, address: IpAddr) -> Option<&Dropping> {
         self.drops.iter().find(|rule| {
             !rule.narrow

@@ -26,12 +26,12 @@ pub enum Line {
     Other,
 }
 
-/// What conntrack said of a packet.
+/// A packet that conntrack logged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logged {
     /// What it means.
     pub message: Message,
-    /// The kernel's words.
+    /// The kernel's text.
     pub words: String,
     /// The endpoints, where the line has them.
     pub endpoints: Option<(SocketAddr, SocketAddr)>,
@@ -134,8 +134,8 @@ mod tests {
     )]
     #[case("nf_ct_tcp: bad checksum ", Message::BadChecksum)]
     #[case("nf_ct_proto_6: invalid new ", Message::InvalidNew)]
-    #[case("nf_ct_proto_6: words of a kernel to come ", Message::Other)]
-    fn words_of_all_eras(#[case] words: &str, #[case] expected: Message) {
+    #[case("nf_ct_proto_6: text of a later kernel ", Message::Other)]
+    fn messages_of_all_log_formats(#[case] words: &str, #[case] expected: Message) {
         let Some((Line::Packet(logged), 1)) = parse(&format!("{words}{PACKET}")) else { panic!("{words}") };
         assert_eq!(logged.message, expected);
         let (src, dst) = logged.endpoints.unwrap();

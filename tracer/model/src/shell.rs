@@ -29,8 +29,8 @@ pub fn word(name: &str) -> String {
     quoted + "'"
 }
 
-/// Whether nft reads it as the name of a table or chain. It reads all its words as one text in its own language, however a
-/// shell was told to quote them.
+/// Whether nft reads it as the name of a table or chain. It parses its arguments, joined to one text, in its own language, so
+/// that quotes of the shell do not help.
 pub fn nft_name(name: &str) -> bool {
     name.starts_with(|first: char| first.is_ascii_alphabetic())
         && name.chars().all(|it| it.is_ascii_alphanumeric() || "/_.-".contains(it))

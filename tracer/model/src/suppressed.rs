@@ -1,15 +1,15 @@
-//! Events that were counted in the kernel instead of being told: keys as the kernel has them, and as the engine takes them.
+//! Suppressed events: from the keys of the kernel side to the types of the engine, and back.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tracer_common::Hook;
-use tracer_common::flood::Key;
+use tracer_common::ratelimit::Key;
 
 use crate::capture::SuppressedEvents;
 use crate::conntrack::Tuple;
 use crate::time::Instant;
 
-/// What a key says; nothing is counted yet.
+/// The events of a key, with counts of zero.
 pub fn events(key: &Key, hook: Hook) -> SuppressedEvents {
     let endpoint = |address: &[u8; 16], port: [u8; 2]| {
         let ip: IpAddr = match key.version {
@@ -31,7 +31,7 @@ pub fn events(key: &Key, hook: Hook) -> SuppressedEvents {
     }
 }
 
-/// The key that says so.
+/// The key of such events.
 pub fn key(events: &SuppressedEvents) -> Key {
     let address = |ip: IpAddr| match ip {
         IpAddr::V4(address) => {

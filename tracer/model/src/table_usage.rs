@@ -1,36 +1,39 @@
-//! Who holds the entries of a table: counts per source and per service, in bounded memory.
+//! Conntrack table usage: entries per source and per service, counted in bounded memory.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 use crate::time::Instant;
 
-/// Sources and services that are named.
+/// Sources, or services, in the result.
 const NAMED: usize = 10;
-/// Different sources, or services, that are counted at the same time.
+/// Different sources, or services, that are counted at once.
 const COUNTED: usize = 65_536;
 
-/// Who held the entries of a namespace's table at a point in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// The use of a namespace's table at a point in time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableUsage {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// When counting ended.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
     /// Entries that were counted.
     pub entries: u64,
-    /// Why that is not all of them, or why the counts are only about right.
+    /// Why entries are missing, or why the counts are lower bounds.
     pub problem: Option<String>,
-    /// The original sources with the most entries, and how many these are.
+    /// The original sources with the most entries, each with its number of entries.
     pub sources: Vec<(IpAddr, u64)>,
-    /// The services with the most entries, likewise.
+    /// The services with the most entries, each with its number of entries.
     pub services: Vec<(Service, u64)>,
 }
 
-/// What connections go to: the destination of their original direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A service: the destination of the original direction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Service {
     /// IP protocol number.
     pub protocol: u8,
@@ -57,7 +60,7 @@ impl fmt::Display for Service {
     }
 }
 
-/// A count going on.
+/// A count in progress.
 #[derive(Debug)]
 pub struct Counting {
     entries: u64,
@@ -72,7 +75,7 @@ impl Default for Counting {
 }
 
 impl Counting {
-    /// Counts an entry; what could not be read of it is not counted.
+    /// Counts an entry; a member that could not be read is absent and not counted.
     pub fn add(&mut self, source: Option<IpAddr>, service: Option<Service>) {
         self.entries += 1;
         if let Some(source) = source {
@@ -104,7 +107,7 @@ impl Counting {
     }
 }
 
-/// Counts of the keys that come often; those that are rare are forgotten when there are too many.
+/// Counts of the most frequent keys. When there are too many keys, the rarer half is dropped.
 #[derive(Debug)]
 struct Counts<K> {
     of: HashMap<K, u64>,
@@ -119,13 +122,13 @@ impl<K: Copy + Eq + Hash + Ord> Counts<K> {
 
     fn add(&mut self, key: K) {
         if self.of.len() >= self.most && !self.of.contains_key(&key) {
-            self.forget();
+            self.drop_rare();
         }
         *self.of.entry(key).or_default() += 1;
     }
 
-    /// Forgets the rarer half.
-    fn forget(&mut self) {
+    /// Drops the rarer half.
+    fn drop_rare(&mut self) {
         self.rough = true;
         let mut all = self.sorted();
         all.truncate(self.most / 2);
@@ -158,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greediest_come_first() {
+    fn the_most_frequent_come_first() {
         let mut counting = Counting::default();
         for number in 0..30 {
             for port in 0..=number {
@@ -175,7 +178,7 @@ mod tests {
         assert_eq!(table_usage.services[0].1, 30);
     }
 
-    /// With more keys than are counted the frequent ones are still found, whenever they come.
+    /// With more keys than are counted, the frequent ones are still found.
     #[test]
     fn memory_is_bounded() {
         let mut counts = Counts::new(100);

@@ -1,12 +1,13 @@
-//! Points in time of a capture, and how they become wall-clock time.
+//! Points in time of a capture, and their wall-clock time.
 
 use std::ops::Sub;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 
-/// A point in time: nanoseconds of `CLOCK_BOOTTIME`, which goes on through suspend and is never stepped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+/// A point in time: nanoseconds of `CLOCK_BOOTTIME`, which runs on through suspend and is never stepped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Instant(pub u64);
 
 impl Instant {
@@ -30,9 +31,9 @@ impl Sub for Instant {
     }
 }
 
-/// What to add to a boot-time clock reading to get Unix time, in nanoseconds. Taken once when a capture starts, so that
-/// a stepped wall clock does not tear a capture apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Unix time minus `CLOCK_BOOTTIME`, in nanoseconds. It is read once, when a capture starts, so that a step of the wall
+/// clock does not shift events against each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ClockOffset(pub i64);
 
 impl ClockOffset {

@@ -126,17 +126,17 @@ fn counters_exclude() {
     let mut snapshots = Snapshots::new(style(5 * MILLISECOND, vec![counted(0, 0), counted(1, 1), counted(2, 7)]));
     assert_eq!(places(&snapshots, &rejected(1)), [1, 2]);
     // Between the looks: a rule that has not counted anything since did not do it.
-    snapshots.again(style(20_000 * MILLISECOND, vec![counted(0, 0), counted(1, 1), counted(2, 8)]));
+    snapshots.add(style(20_000 * MILLISECOND, vec![counted(0, 0), counted(1, 1), counted(2, 8)]));
     assert_eq!(places(&snapshots, &rejected(10_000 * MILLISECOND)), [2]);
     assert_eq!(places(&snapshots, &rejected(1)), [1, 2], "the last look says nothing of what was before the first");
     // While the first look was taken.
     assert_eq!(places(&snapshots, &rejected(5 * MILLISECOND + 1)), [0, 1, 2]);
     // After a reload the counters may have begun anew, and when somebody has reset them.
     let reloaded = Rules { generation: Some(4), ..snapshots.latest().clone() };
-    snapshots.again(reloaded);
+    snapshots.add(reloaded);
     assert_eq!(places(&snapshots, &rejected(10_000 * MILLISECOND)), [0, 1, 2]);
     assert_eq!(places(&snapshots, &rejected(19_900 * MILLISECOND)), [0, 1, 2]);
-    snapshots.again(style(20_000 * MILLISECOND, vec![counted(0, 0), counted(1, 0), counted(2, 8)]));
+    snapshots.add(style(20_000 * MILLISECOND, vec![counted(0, 0), counted(1, 0), counted(2, 8)]));
     assert_eq!(places(&snapshots, &rejected(10_000 * MILLISECOND)), [0, 1, 2]);
 }
 
@@ -164,7 +164,7 @@ fn a_look_that_comes_late_names_nobody() {
 #[test]
 fn a_ruleset_that_changed_names_nobody() {
     let mut snapshots = Snapshots::new(style(MILLISECOND, vec![rule("input", 0, vec![sport(443)])]));
-    snapshots.again(style(9_000 * MILLISECOND, vec![rule("input", 0, vec![sport(444)])]));
+    snapshots.add(style(9_000 * MILLISECOND, vec![rule("input", 0, vec![sport(444)])]));
     let before = snapshots.candidates(&rejected(1));
     assert!(before.only().is_some(), "{before:?}");
     let between = snapshots.candidates(&rejected(4_000 * MILLISECOND));

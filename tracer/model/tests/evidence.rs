@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tracer_common::Hook;
 use tracer_common::wire::RECORD_SIZE;
 use tracer_model::conntrack::{Seq, Tuple};
-use tracer_model::evidence::{Frame, Way, captured, reset, way};
+use tracer_model::evidence::{Bound, Frame, bound, captured, reset};
 use tracer_model::packet::ResetSegment;
 use tracer_testing::Build;
 
@@ -84,12 +84,12 @@ fn resets() {
 
 #[test]
 fn ways() {
-    assert_eq!(way(&segment().event()), Way::In);
-    assert_eq!(way(&segment().at(3).event()), Way::Out);
+    assert_eq!(bound(&segment().event()), Bound::In);
+    assert_eq!(bound(&segment().at(3).event()), Bound::Out);
     let mut inside = segment();
     inside.record.in_index = 0;
-    assert_eq!(way(&inside.event()), Way::Unknown);
-    assert_eq!(way(&inside.at(1).event()), Way::In);
+    assert_eq!(bound(&inside.event()), Bound::Unknown);
+    assert_eq!(bound(&inside.at(1).event()), Bound::In);
 }
 
 proptest! {

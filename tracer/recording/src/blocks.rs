@@ -1,7 +1,7 @@
-//! A recording's bytes as blocks of whole frames whose checksums fit.
+//! The bytes of a recording as blocks of whole frames whose checksums fit.
 //!
-//! Reading, decompressing and checking take about as long as everything that is made of the frames later. Of a file that is
-//! there as a whole they are done by a thread of their own, a few blocks ahead.
+//! Reading, decompressing and checking take about as long as all later processing. For a regular file, a thread of its own
+//! does them a few blocks ahead.
 
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -13,10 +13,10 @@ use crate::format::{FRAME_HEADER, FRAME_MAX};
 
 /// Bytes read at once.
 pub(super) const CHUNK: usize = 1 << 18;
-/// Blocks that wait to be worked off. Together with the ones at either end they are what reading ahead costs in memory.
+/// Blocks in the queue. With the block at each end, they are the memory that reading ahead takes.
 const AHEAD: usize = 4;
 
-/// Frames, and what is wrong behind the last of them.
+/// Frames, and the damage behind the last of them.
 #[derive(Debug, Default)]
 pub(super) struct Block {
     pub(super) frames: Bytes,
@@ -26,15 +26,15 @@ pub(super) struct Block {
 /// How a source is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// What there is, as soon as it is there: a pipe.
+    /// As bytes arrive: a pipe.
     AsItComes,
-    /// In large pieces, ahead of what is asked for: a file.
+    /// In large pieces, ahead of the consumer: a file.
     Ahead,
 }
 
 /// Where blocks come from.
 pub(super) enum Blocks {
-    /// Read when they are asked for.
+    /// Read on request.
     Here(Source),
     /// Read ahead.
     There(Receiver<io::Result<Block>>),
@@ -45,12 +45,12 @@ pub(super) enum Blocks {
 /// Bytes on their way to blocks.
 pub(super) struct Source {
     file: Box<dyn Read + Send>,
-    /// What cannot be decompressed is damage, not an error.
+    /// The source is compressed, so an error of the decompressor is damage.
     compressed: bool,
     pace: Pace,
-    /// The beginning of a frame that is not there as a whole yet.
+    /// The beginning of an incomplete frame.
     rest: Vec<u8>,
-    /// What became of what is compressed.
+    /// The damage that the decompressor found.
     damage: Option<String>,
     ended: bool,
 }

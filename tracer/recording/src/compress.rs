@@ -1,7 +1,7 @@
-//! Compressed recordings: zstd (RFC 8878), as a row of frames that are whole by themselves.
+//! Compressed recordings: zstd (RFC 8878), as a sequence of independent frames.
 //!
-//! Each flush ends a frame, and every frame has its checksum: what has been flushed can be read, whatever happens to the
-//! file after it. `zstd -d` reads such files, and what `zstd` compressed is read here.
+//! Each flush ends a frame, and every frame has a checksum: flushed data can be read, whatever happens to the rest of the
+//! file. `zstd -d` reads such files, and files that `zstd` compressed are read here.
 
 use std::io::{self, BufRead, Read};
 use std::path::Path;
@@ -42,7 +42,7 @@ pub fn is_compressed(start: &[u8]) -> bool {
 
 /// Compresses some bytes to a whole frame.
 ///
-/// Evidence cannot be taken a second time: a frame that does not give back what was put in is stored uncompressed.
+/// A capture cannot be repeated: a frame that does not decompress to its input is stored uncompressed.
 pub fn frame(bytes: &[u8]) -> Vec<u8> {
     let frame = compress_to_vec(bytes, CompressionLevel::Fastest);
     let mut back = Vec::with_capacity(bytes.len());
@@ -231,7 +231,7 @@ mod tests {
     }
 
     proptest! {
-        /// Cut anywhere, every whole frame before the cut comes back, and that it is cut is said.
+        /// Cut anywhere, every whole frame before the cut comes back, and the cut is reported.
         #[test]
         fn cut_anywhere(parts in prop::collection::vec(prop::collection::vec(0_u8..4, 1..200), 1..6), at in 0.0..1.0) {
             let frames: Vec<Vec<u8>> = parts.iter().map(|part| frame(part)).collect();

@@ -1,4 +1,4 @@
-//! What a file that is no recording seems to be: people reach for the wrong one in an incident.
+//! The likely kind of a file that is no recording, for the error message.
 
 use tracer_model::kernel_log::parse;
 
@@ -55,7 +55,7 @@ mod tests {
     #[case::bytes(b"\0\xff\xfe", "")]
     #[case::brackets(b"[section]\nkey = 1.0", "")]
     fn seems_to_be(#[case] start: &[u8], #[case] expected: &str) {
-        let told = text(start);
-        assert!(told.contains(expected) && told.is_empty() == expected.is_empty(), "{told}");
+        let found = text(start);
+        assert!(found.contains(expected) && found.is_empty() == expected.is_empty(), "{found}");
     }
 }

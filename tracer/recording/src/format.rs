@@ -1,4 +1,4 @@
-//! The recording format: frames, and what is in them.
+//! The recording format: frames and their payloads.
 //!
 //! A recording is [`MAGIC`], a little-endian `u32` [`VERSION`], and frames. A frame is
 //!
@@ -9,34 +9,22 @@
 //! …    payload
 //! ```
 //!
-//! The first frame is the host's. Record frames hold a `tracer_common::wire::Record` of the capturing host's byte order
-//! without its trailing zero bytes, frames of suppressed events an array of numbers; all others hold one JSON object. A reader skips kinds that it does not know
-//! and ignores JSON members that it does not know; a change that an old reader would misunderstand changes [`VERSION`].
+//! The first frame is that of the host. Record frames hold a `tracer_common::wire::Record` of the capturing host's byte order
+//! without its trailing zero bytes, frames of suppressed events an array of numbers. All others hold one JSON object, which
+//! the types of `tracer_model` define by their serde attributes. A reader skips unknown kinds and ignores unknown JSON
+//! members; a change that an old reader would misunderstand changes [`VERSION`].
 
-use std::net::{IpAddr, SocketAddr};
-
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use tracer_common::Hook;
-use tracer_model::capture::{
-    Counters, DestroyedTuples, Gap, GapReason, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp,
-    Netns, Outcome, TableFull,
-};
-use tracer_model::conntrack::log_format::LogFormat;
-use tracer_model::conntrack::{Status, TcpState, Tuple};
-use tracer_model::host_context::HostContext;
+use tracer_model::capture::{Counters, Host, Item};
+use tracer_model::known::Known;
 use tracer_model::ruleset::Rules;
-use tracer_model::table_usage::{Service, TableUsage};
-use tracer_model::time::{ClockOffset, Instant};
+use tracer_model::time::Instant;
 
-use self::host_context::SurroundingsDto;
-use self::rules::RulesDto;
-
-mod host_context;
-mod rules;
 mod suppressed;
 
-/// How a recording starts. The line ends and the 0x1a show a transfer that mangled it, as in PNG.
+/// The first bytes of a recording. As in PNG, the line ends and the 0x1a reveal a transfer that changed them.
 pub const MAGIC: &[u8; 12] = b"whyrst\r\n\x1a\n\0\0";
 
 /// Version of the format.
@@ -45,10 +33,10 @@ pub const VERSION: u32 = 1;
 /// Bytes before a frame's payload: length, checksum, kind.
 pub const FRAME_HEADER: usize = 9;
 
-/// The largest frame that is believed; a larger length is damage.
+/// The largest frame; a larger length is damage.
 pub const FRAME_MAX: u32 = 1 << 20;
 
-/// The largest count that is believed, a million a second for nine years: sums of such counts are no trouble.
+/// The largest count, a million a second for nine years; larger ones are cut to it, so that no sum overflows.
 const COUNT_MAX: u64 = 1 << 48;
 
 /// Kinds of frames.
@@ -57,28 +45,28 @@ pub mod kind {
     pub const HOST: u8 = 1;
     /// A record of a hook.
     pub const RECORD: u8 = 2;
-    /// A hook came or went.
+    /// The state of a hook changed.
     pub const HOOK: u8 = 3;
     /// Counters.
     pub const COUNTERS: u8 = 4;
-    /// Facts about a namespace.
+    /// Facts about a network namespace.
     pub const NETNS: u8 = 5;
     /// The answer to a look-up.
     pub const LOOKED_UP: u8 = 6;
-    /// The capture ended in good order.
+    /// The capture was closed, or the recording goes on in another file.
     pub const ENDED: u8 = 7;
     /// The rules of a namespace that can answer with a RST.
     pub const RULES: u8 = 8;
-    /// Who holds the entries of a table.
-    pub const CENSUS: u8 = 9;
-    /// What there is around a namespace's conntrack.
-    pub const HOST_CONTEXTS: u8 = 10;
-    /// The counters as they were when this file of several began. What is before it repeats what the reader of the file
-    /// before knows.
+    /// The use of a conntrack table.
+    pub const TABLE_USAGE: u8 = 9;
+    /// The host context of a namespace.
+    pub const HOST_CONTEXT: u8 = 10;
+    /// The counters when this file began, from the second file of a recording on. The frames before it repeat the state
+    /// that the reader of the file before has.
     pub const BASELINE: u8 = 11;
     /// A stretch of time that is missing.
     pub const GAP: u8 = 12;
-    /// Events that were counted and not told. The payload is binary, in the byte order of the records.
+    /// Suppressed events. The payload is binary, in the byte order of the records.
     pub const SUPPRESSED: u8 = 13;
 }
 
@@ -89,487 +77,212 @@ pub enum Frame {
     Host(Host),
     /// An item of the capture.
     Item(Item),
-    /// Everything that is counted in this file is counted from here on.
+    /// The counters in this file count from these on.
     Baseline(Counters),
     /// The recording goes on in its next file.
     Continued(Instant),
+}
+
+/// The last frame of a file.
+#[derive(Debug, Serialize, Deserialize)]
+struct End {
+    at_ns: Instant,
+    /// The recording goes on in its next file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    continued: bool,
 }
 
 /// Kind and payload of an item.
 pub fn encode(item: &Item) -> serde_json::Result<(u8, Vec<u8>)> {
     Ok(match item {
         Item::Record(record) => (kind::RECORD, tracer_model::decode::trimmed(record).to_vec()),
-        Item::Hook(status) => (kind::HOOK, serde_json::to_vec(&HookDto::from(status))?),
-        Item::Counters(counters) => (kind::COUNTERS, serde_json::to_vec(&CountersDto::from(counters))?),
+        Item::Hook(status) => (kind::HOOK, serde_json::to_vec(status)?),
+        Item::Counters(counters) => (kind::COUNTERS, serde_json::to_vec(counters)?),
         Item::Suppressed(suppressed) => (kind::SUPPRESSED, suppressed::encode(suppressed)),
-        Item::Netns(netns) => (kind::NETNS, serde_json::to_vec(&NetnsDto::from(netns))?),
-        Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(&LookedUpDto::from(&**answer))?),
-        Item::Rules(rules) => (kind::RULES, serde_json::to_vec(&RulesDto::from(rules))?),
-        Item::TableUsage(table_usage) => (kind::CENSUS, serde_json::to_vec(&CensusDto::from(table_usage))?),
-        Item::HostContext(context) => (kind::HOST_CONTEXTS, serde_json::to_vec(&SurroundingsDto::from(&**context))?),
-        Item::Gap(gap) => (kind::GAP, serde_json::to_vec(&GapDto::from(gap))?),
-        Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&EndedDto { at_ns: at.0, continued: false })?),
+        Item::Netns(netns) => (kind::NETNS, serde_json::to_vec(netns)?),
+        Item::LookedUp(answer) => (kind::LOOKED_UP, serde_json::to_vec(answer)?),
+        Item::Rules(rules) => (kind::RULES, serde_json::to_vec(rules)?),
+        Item::TableUsage(table_usage) => (kind::TABLE_USAGE, serde_json::to_vec(table_usage)?),
+        Item::HostContext(context) => (kind::HOST_CONTEXT, serde_json::to_vec(context)?),
+        Item::Gap(gap) => (kind::GAP, serde_json::to_vec(gap)?),
+        Item::Ended(at) => (kind::ENDED, serde_json::to_vec(&End { at_ns: *at, continued: false })?),
     })
 }
 
 /// JSON of the frame that a further file of a recording begins to count with.
 pub(super) fn encode_baseline(counters: &Counters) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&CountersDto::from(counters))
+    serde_json::to_vec(counters)
 }
 
 /// JSON of the frame that ends a file whose recording goes on in the next.
 pub(super) fn encode_continued(at: Instant) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&EndedDto { at_ns: at.0, continued: true })
+    serde_json::to_vec(&End { at_ns: at, continued: true })
 }
 
 /// JSON of the host frame.
 pub fn encode_host(host: &Host) -> serde_json::Result<Vec<u8>> {
-    serde_json::to_vec(&HostDto::from(host))
+    serde_json::to_vec(host)
 }
 
 /// Decodes a frame that is not a record; `None` for kinds and words that this version does not know.
 pub fn decode(kind: u8, payload: &[u8]) -> serde_json::Result<Option<Frame>> {
-    Ok(match kind {
-        kind::HOST => Some(Frame::Host(serde_json::from_slice::<HostDto>(payload)?.into())),
-        kind::HOOK => serde_json::from_slice::<HookDto>(payload)?.into_status().map(Item::Hook).map(Frame::Item),
-        kind::COUNTERS => Some(Frame::Item(Item::Counters(serde_json::from_slice::<CountersDto>(payload)?.into()))),
-        kind::SUPPRESSED => suppressed::decode(payload).map(Item::Suppressed).map(Frame::Item),
-        kind::NETNS => Some(Frame::Item(Item::Netns(serde_json::from_slice::<NetnsDto>(payload)?.into()))),
-        kind::LOOKED_UP => {
-            let answer = serde_json::from_slice::<LookedUpDto>(payload)?.into();
-            Some(Frame::Item(Item::LookedUp(Box::new(answer))))
-        }
-        kind::RULES => Some(Frame::Item(Item::Rules(Rules::from(serde_json::from_slice::<RulesDto>(payload)?)))),
-        kind::CENSUS => Some(Frame::Item(Item::TableUsage(serde_json::from_slice::<CensusDto>(payload)?.into()))),
-        kind::HOST_CONTEXTS => {
-            let context = HostContext::from(serde_json::from_slice::<SurroundingsDto>(payload)?);
-            Some(Frame::Item(Item::HostContext(Box::new(context))))
-        }
-        kind::BASELINE => Some(Frame::Baseline(serde_json::from_slice::<CountersDto>(payload)?.into())),
-        kind::GAP => serde_json::from_slice::<GapDto>(payload)?.into_gap().map(Item::Gap).map(Frame::Item),
-        kind::ENDED => Some(match serde_json::from_slice::<EndedDto>(payload)? {
-            EndedDto { at_ns, continued: true } => Frame::Continued(Instant(at_ns)),
-            EndedDto { at_ns, continued: false } => Frame::Item(Item::Ended(Instant(at_ns))),
-        }),
+    let item = match kind {
+        kind::HOST => return Ok(Some(Frame::Host(serde_json::from_slice(payload)?))),
+        kind::HOOK => serde_json::from_slice::<Known<_>>(payload)?.ok().map(Item::Hook),
+        kind::COUNTERS => Some(Item::Counters(counters(payload)?)),
+        kind::SUPPRESSED => suppressed::decode(payload).map(Item::Suppressed),
+        kind::NETNS => Some(Item::Netns(serde_json::from_slice(payload)?)),
+        kind::LOOKED_UP => Some(Item::LookedUp(serde_json::from_slice(payload)?)),
+        kind::RULES => Some(Item::Rules(rules(payload)?)),
+        kind::TABLE_USAGE => Some(Item::TableUsage(serde_json::from_slice(payload)?)),
+        kind::HOST_CONTEXT => Some(Item::HostContext(serde_json::from_slice(payload)?)),
+        kind::BASELINE => return Ok(Some(Frame::Baseline(counters(payload)?))),
+        kind::GAP => serde_json::from_slice::<Known<_>>(payload)?.ok().map(Item::Gap),
+        kind::ENDED => match serde_json::from_slice(payload)? {
+            End { at_ns, continued: true } => return Ok(Some(Frame::Continued(at_ns))),
+            End { at_ns, continued: false } => Some(Item::Ended(at_ns)),
+        },
         _ => None,
-    })
+    };
+    Ok(item.map(Frame::Item))
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct HostDto {
-    tool: String,
-    hostname: String,
-    kernel: String,
-    #[serde(rename = "era")]
-    log_format: String,
-    /// Nanoseconds of `CLOCK_BOOTTIME`.
-    started_ns: u64,
-    /// Unix time minus boot time, nanoseconds.
-    clock_offset_ns: i64,
-    /// Byte order of the records.
-    byte_order: String,
-    record_version: u16,
-    #[serde(default)]
-    reset_reasons: Vec<(u32, String)>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    boot: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    capture: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    part: Option<u32>,
+/// Counters, none of them above [`COUNT_MAX`].
+fn counters(payload: &[u8]) -> serde_json::Result<Counters> {
+    let mut counters: Counters = serde_json::from_slice(payload)?;
+    let of_hooks = counters.hooks.iter_mut().flat_map(|hook| &mut hook.0);
+    let per_cpu = counters.lost_on.iter_mut().map(|(_, _, lost)| lost);
+    let of_tables = counters.table_full.iter_mut().flat_map(|full| [&mut full.dropped, &mut full.made_room]);
+    for count in of_hooks.chain(per_cpu).chain(of_tables) {
+        *count = (*count).min(COUNT_MAX);
+    }
+    Ok(counters)
 }
 
-const BYTE_ORDER: &str = if cfg!(target_endian = "little") { "little" } else { "big" };
+/// Rules, with a problem that counts those that this version does not know.
+fn rules(payload: &[u8]) -> serde_json::Result<Rules> {
+    #[derive(Deserialize)]
+    struct All {
+        rules: Vec<IgnoredAny>,
+    }
 
-impl From<&Host> for HostDto {
-    fn from(host: &Host) -> Self {
-        Self {
-            tool: host.tool.clone(),
-            hostname: host.hostname.clone(),
-            kernel: host.kernel.clone(),
-            log_format: host.log_format.name().to_owned(),
-            started_ns: host.started.0,
-            clock_offset_ns: host.clock.0,
-            byte_order: BYTE_ORDER.to_owned(),
-            record_version: tracer_common::wire::VERSION,
-            reset_reasons: host.reset_reasons.clone(),
-            boot: host.boot.clone(),
-            capture: host.capture.clone(),
-            part: host.part,
+    let mut rules: Rules = serde_json::from_slice(payload)?;
+    let All { rules: all } = serde_json::from_slice(payload)?;
+    match all.len().saturating_sub(rules.rules.len()) {
+        0 => {}
+        unknown => rules
+            .problems
+            .push(format!("{unknown} rules of the recording are of a kind that this program does not know")),
+    }
+    Ok(rules)
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_model::host_context::{
+        Dropping, FilterChain, HostContext, Limits, Manager, NetnsPath, Persistence, Translation,
+    };
+    use tracer_model::ruleset::{Backend, Family, Hooks, Key};
+    use tracer_model::time::Instant;
+
+    use super::{COUNT_MAX, Frame, Item, decode, encode, kind};
+
+    fn full() -> HostContext {
+        HostContext {
+            netns: 7,
+            at: Instant(8),
+            netns_path: NetnsPath::Named("gateway".to_owned()),
+            initial: NetnsPath::Process(1),
+            tools: vec!["nft".to_owned()],
+            iptables: Some(Backend::IptablesLegacy),
+            manager: Some(Manager::Ufw),
+            persistence: vec![
+                Persistence::Nftables { file: "/etc/nftables.conf".to_owned() },
+                Persistence::NetfilterPersistent,
+                Persistence::IptablesServices,
+            ],
+            backends: Backend::ALL.to_vec(),
+            translations: vec![Translation {
+                backend: Backend::Nftables,
+                family: Family::Inet,
+                output: Some("wan0".to_owned()),
+                to: vec![("192.0.2.1".parse().unwrap(), "192.0.2.4".parse().unwrap())],
+            }],
+            drops: vec![Dropping {
+                rule: "inet filter input handle 3".to_owned(),
+                family: Family::Ip6,
+                input: Some("wan0".to_owned()),
+                destination: Some("2001:db8::1".parse().unwrap()),
+                narrow: true,
+            }],
+            chains: vec![FilterChain {
+                family: Family::Ip,
+                table: "filter".to_owned(),
+                name: "input".to_owned(),
+                hooks: Hooks(2),
+            }],
+            xtables: vec![(Family::Ip, "nat".to_owned())],
+            xchains: vec![(Family::Ip, "nat".to_owned(), "POSTROUTING".to_owned())],
+            uplinks: vec!["wan0".to_owned()],
+            addresses: vec![("wan0".to_owned(), "192.0.2.1".parse().unwrap())],
+            memory: Some(1 << 30),
+            limits: Limits { max: Some(1), buckets: Some(2), own: Some(3) },
+            problems: vec!["too large".to_owned()],
         }
     }
-}
 
-impl From<HostDto> for Host {
-    fn from(dto: HostDto) -> Self {
-        Self {
-            tool: dto.tool,
-            hostname: dto.hostname,
-            kernel: dto.kernel,
-            log_format: LogFormat::from_name(&dto.log_format).unwrap_or(LogFormat::Unknown),
-            clock: ClockOffset(dto.clock_offset_ns),
-            started: Instant(dto.started_ns),
-            reset_reasons: dto.reset_reasons,
-            boot: dto.boot,
-            capture: dto.capture,
-            part: dto.part,
-        }
+    #[test]
+    fn a_host_context_is_read_as_it_was_written() {
+        let item = Item::HostContext(Box::new(full()));
+        let (kind, payload) = encode(&item).unwrap();
+        assert_eq!(decode(kind, &payload).unwrap(), Some(Frame::Item(item)));
     }
-}
 
-#[derive(Debug, Serialize, Deserialize)]
-struct HookDto {
-    hook: u16,
-    target: String,
-    since_ns: u64,
-    state: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    detail: String,
-}
+    /// A later version has more words.
+    #[test]
+    fn unknown_words_are_left_out() {
+        let json = r#"{"netns": 7, "at_ns": 8, "way": "here", "initial": "here", "iptables": "iptables-bpf",
+            "keepers": [{"keeper": "new-one", "file": "x"}], "holders": ["eBPF", "nftables"], "new": 1}"#;
+        let expected =
+            HostContext { backends: vec![Backend::Nftables], ..HostContext::unknown(7, Instant(8), NetnsPath::Here) };
+        let read = decode(kind::HOST_CONTEXT, json.as_bytes()).unwrap();
+        assert_eq!(read, Some(Frame::Item(Item::HostContext(Box::new(expected)))));
+        let hook = r#"{"hook": 999, "target": "new", "since_ns": 1, "state": "attached"}"#;
+        assert_eq!(decode(kind::HOOK, hook.as_bytes()).unwrap(), None);
+        assert_eq!(decode(kind::GAP, br#"{"why": "new"}"#).unwrap(), None);
+        assert!(decode(kind::GAP, b"{").is_err(), "damage");
+    }
 
-impl From<&HookStatus> for HookDto {
-    fn from(status: &HookStatus) -> Self {
-        let (state, detail) = match &status.state {
-            HookState::Attached => ("attached", String::new()),
-            HookState::Waiting { module } => ("waiting", module.clone()),
-            HookState::Unavailable { because } => ("unavailable", because.clone()),
+    #[test]
+    fn unknown_rules_are_counted() {
+        let rule = |backend: &str, key: &str| {
+            format!(
+                r#"{{"backend": "{backend}", "family": "ip", "table": "t", "chain": "c", "place": 0, "hooks": 2,
+                "tests": [{{"key": "{key}", "bounds": [], "inside": true}}], "complete": true, "text": ""}}"#
+            )
         };
-        Self {
-            hook: status.hook as u16,
-            target: status.hook.spec().symbol.to_owned(),
-            since_ns: status.since.0,
-            state: state.to_owned(),
-            detail,
-        }
-    }
-}
-
-impl HookDto {
-    fn into_status(self) -> Option<HookStatus> {
-        let state = match self.state.as_str() {
-            "attached" => HookState::Attached,
-            "waiting" => HookState::Waiting { module: self.detail },
-            _ => HookState::Unavailable { because: self.detail },
+        let rules = [rule("nftables", "new"), rule("new", "state"), rule("iptables-nft", "state")].join(",");
+        let json = format!(r#"{{"netns": 7, "began_ns": 8, "at_ns": 9, "rules": [{rules}], "problems": ["p"]}}"#);
+        let Some(Frame::Item(Item::Rules(rules))) = decode(kind::RULES, json.as_bytes()).unwrap() else {
+            panic!("no rules")
         };
-        Some(HookStatus { hook: Hook::from_number(self.hook)?, since: Instant(self.since_ns), state })
+        let keys: Vec<Key> = rules.rules.iter().map(|rule| rule.tests[0].key).collect();
+        assert_eq!(keys, [Key::Unknown, Key::State]);
+        assert_eq!(rules.problems, ["p", "1 rules of the recording are of a kind that this program does not know"]);
     }
-}
 
-#[derive(Debug, Serialize, Deserialize)]
-struct CountersDto {
-    at_ns: u64,
-    /// Per hook number: hits, passed, emitted, lost, incomplete, suppressed; the last is missing in recordings of before.
-    hooks: Vec<Vec<u64>>,
-    /// CPU, hook number, records lost.
-    #[serde(default)]
-    lost_on: Vec<(u32, u16, u64)>,
-    #[serde(default)]
-    table_full: Vec<TableFullDto>,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct TableFullDto {
-    netns: u32,
-    dropped: u64,
-    made_room: u64,
-    first_ns: u64,
-    last_ns: u64,
-}
-
-impl From<&TableFull> for TableFullDto {
-    fn from(full: &TableFull) -> Self {
-        Self {
-            netns: full.netns,
-            dropped: full.dropped,
-            made_room: full.made_room,
-            first_ns: full.first.0,
-            last_ns: full.last.0,
+    #[test]
+    fn counts_are_limited() {
+        let json = br#"{"at_ns": 1, "hooks": [[18446744073709551615, 1]], "lost_on": [[0, 0, 18446744073709551615]],
+            "table_full": [{"netns": 1, "dropped": 18446744073709551615, "made_room": 2, "first_ns": 3, "last_ns": 4}]}"#;
+        for kind in [kind::COUNTERS, kind::BASELINE] {
+            let counters = match decode(kind, json).unwrap() {
+                Some(Frame::Item(Item::Counters(counters)) | Frame::Baseline(counters)) => counters,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(counters.hooks[0].0, [COUNT_MAX, 1, 0, 0, 0, 0]);
+            assert_eq!(counters.lost_on[0].2, COUNT_MAX);
+            assert_eq!((counters.table_full[0].dropped, counters.table_full[0].made_room), (COUNT_MAX, 2));
         }
-    }
-}
-
-impl From<TableFullDto> for TableFull {
-    fn from(dto: TableFullDto) -> Self {
-        Self {
-            netns: dto.netns,
-            dropped: dto.dropped.min(COUNT_MAX),
-            made_room: dto.made_room.min(COUNT_MAX),
-            first: Instant(dto.first_ns),
-            last: Instant(dto.last_ns),
-        }
-    }
-}
-
-impl From<&Counters> for CountersDto {
-    fn from(counters: &Counters) -> Self {
-        Self {
-            at_ns: counters.at.0,
-            hooks: counters.hooks.iter().map(|hook| hook.0.to_vec()).collect(),
-            lost_on: counters.lost_on.iter().map(|(cpu, hook, lost)| (*cpu, *hook as u16, *lost)).collect(),
-            table_full: counters.table_full.iter().map(Into::into).collect(),
-        }
-    }
-}
-
-fn believed(counters: HookCounters) -> HookCounters {
-    HookCounters(counters.0.map(|count| count.min(COUNT_MAX)))
-}
-
-impl From<CountersDto> for Counters {
-    fn from(dto: CountersDto) -> Self {
-        Self {
-            at: Instant(dto.at_ns),
-            hooks: dto.hooks.iter().map(|counts| believed(HookCounters::of(counts))).collect(),
-            lost_on: dto
-                .lost_on
-                .into_iter()
-                .filter_map(|(cpu, hook, lost)| Some((cpu, Hook::from_number(hook)?, lost.min(COUNT_MAX))))
-                .collect(),
-            table_full: dto.table_full.into_iter().map(Into::into).collect(),
-        }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct NetnsDto {
-    inode: u32,
-    #[serde(default)]
-    name: Option<String>,
-    at_ns: u64,
-    #[serde(default)]
-    entries: Option<u32>,
-    #[serde(default)]
-    max: Option<u32>,
-    #[serde(default)]
-    invalid: Option<u64>,
-    #[serde(default)]
-    sysctls: Vec<(String, i64)>,
-}
-
-impl From<&Netns> for NetnsDto {
-    fn from(netns: &Netns) -> Self {
-        Self {
-            inode: netns.inode,
-            name: netns.name.clone(),
-            at_ns: netns.at.0,
-            entries: netns.entries,
-            max: netns.max,
-            invalid: netns.invalid,
-            sysctls: netns.sysctls.clone(),
-        }
-    }
-}
-
-impl From<NetnsDto> for Netns {
-    fn from(dto: NetnsDto) -> Self {
-        Self {
-            inode: dto.inode,
-            name: dto.name,
-            at: Instant(dto.at_ns),
-            entries: dto.entries,
-            max: dto.max,
-            invalid: dto.invalid,
-            sysctls: dto.sysctls,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct TupleDto {
-    src: SocketAddr,
-    dst: SocketAddr,
-}
-
-impl From<Tuple> for TupleDto {
-    fn from(tuple: Tuple) -> Self {
-        Self { src: tuple.src, dst: tuple.dst }
-    }
-}
-
-impl From<TupleDto> for Tuple {
-    fn from(dto: TupleDto) -> Self {
-        Self { src: dto.src, dst: dto.dst }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct LookedUpDto {
-    netns: u32,
-    #[serde(default)]
-    zone: u16,
-    tuple: TupleDto,
-    at_ns: u64,
-    #[serde(flatten)]
-    outcome: OutcomeDto,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "outcome", rename_all = "kebab-case")]
-enum OutcomeDto {
-    Found {
-        original: TupleDto,
-        reply: TupleDto,
-        state: Option<u8>,
-        timeout_s: Option<u32>,
-        status: u32,
-    },
-    #[serde(rename = "gone")]
-    NotFound {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        was: Option<WasDto>,
-    },
-    Failed {
-        because: String,
-    },
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct WasDto {
-    ended_ns: u64,
-    original: TupleDto,
-    reply: TupleDto,
-}
-
-impl From<DestroyedTuples> for WasDto {
-    fn from(was: DestroyedTuples) -> Self {
-        Self { ended_ns: was.ended.0, original: was.original.into(), reply: was.reply.into() }
-    }
-}
-
-impl From<WasDto> for DestroyedTuples {
-    fn from(dto: WasDto) -> Self {
-        Self { ended: Instant(dto.ended_ns), original: dto.original.into(), reply: dto.reply.into() }
-    }
-}
-
-impl From<&LookedUp> for LookedUpDto {
-    fn from(answer: &LookedUp) -> Self {
-        Self {
-            netns: answer.look_up.netns,
-            zone: answer.look_up.zone,
-            tuple: answer.look_up.tuple.into(),
-            at_ns: answer.at.0,
-            outcome: match &answer.outcome {
-                Outcome::Found { original, reply, state, timeout_s, status } => OutcomeDto::Found {
-                    original: (*original).into(),
-                    reply: (*reply).into(),
-                    state: state.map(TcpState::raw),
-                    timeout_s: *timeout_s,
-                    status: status.0,
-                },
-                Outcome::NotFound { was } => OutcomeDto::NotFound { was: was.map(Into::into) },
-                Outcome::Failed { because } => OutcomeDto::Failed { because: because.clone() },
-            },
-        }
-    }
-}
-
-impl From<LookedUpDto> for LookedUp {
-    fn from(dto: LookedUpDto) -> Self {
-        Self {
-            look_up: LookUp { netns: dto.netns, zone: dto.zone, tuple: dto.tuple.into() },
-            at: Instant(dto.at_ns),
-            outcome: match dto.outcome {
-                OutcomeDto::Found { original, reply, state, timeout_s, status } => Outcome::Found {
-                    original: original.into(),
-                    reply: reply.into(),
-                    state: state.map(TcpState::from_raw),
-                    timeout_s,
-                    status: Status(status),
-                },
-                OutcomeDto::NotFound { was } => Outcome::NotFound { was: was.map(Into::into) },
-                OutcomeDto::Failed { because } => Outcome::Failed { because },
-            },
-        }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct CensusDto {
-    netns: u32,
-    at_ns: u64,
-    entries: u64,
-    #[serde(default)]
-    problem: Option<String>,
-    sources: Vec<(IpAddr, u64)>,
-    services: Vec<(ServiceDto, u64)>,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-struct ServiceDto {
-    protocol: u8,
-    address: IpAddr,
-    #[serde(default)]
-    port: Option<u16>,
-}
-
-impl From<&TableUsage> for CensusDto {
-    fn from(table_usage: &TableUsage) -> Self {
-        let service =
-            |service: Service| ServiceDto { protocol: service.protocol, address: service.address, port: service.port };
-        Self {
-            netns: table_usage.netns,
-            at_ns: table_usage.at.0,
-            entries: table_usage.entries,
-            problem: table_usage.problem.clone(),
-            sources: table_usage.sources.clone(),
-            services: table_usage.services.iter().map(|(of, count)| (service(*of), *count)).collect(),
-        }
-    }
-}
-
-impl From<CensusDto> for TableUsage {
-    fn from(dto: CensusDto) -> Self {
-        let service = |dto: ServiceDto| Service { protocol: dto.protocol, address: dto.address, port: dto.port };
-        Self {
-            netns: dto.netns,
-            at: Instant(dto.at_ns),
-            entries: dto.entries,
-            problem: dto.problem,
-            sources: dto.sources,
-            services: dto.services.into_iter().map(|(of, count)| (service(of), count)).collect(),
-        }
-    }
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct EndedDto {
-    at_ns: u64,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    continued: bool,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct GapDto {
-    #[serde(default)]
-    from_ns: Option<u64>,
-    #[serde(default)]
-    until_ns: Option<u64>,
-    why: String,
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    detail: String,
-}
-
-impl From<&Gap> for GapDto {
-    fn from(gap: &Gap) -> Self {
-        let (why, detail) = match &gap.why {
-            GapReason::OtherFile => ("other-file", String::new()),
-            GapReason::NotCaptured => ("not-captured", String::new()),
-            GapReason::Damaged { what } => ("damaged", what.clone()),
-        };
-        let nanoseconds = |at: Option<Instant>| at.map(|at| at.0);
-        Self { from_ns: nanoseconds(gap.from), until_ns: nanoseconds(gap.until), why: why.to_owned(), detail }
-    }
-}
-
-impl GapDto {
-    fn into_gap(self) -> Option<Gap> {
-        let why = match self.why.as_str() {
-            "other-file" => GapReason::OtherFile,
-            "not-captured" => GapReason::NotCaptured,
-            "damaged" => GapReason::Damaged { what: self.detail },
-            _ => return None,
-        };
-        Some(Gap { from: self.from_ns.map(Instant), until: self.until_ns.map(Instant), why })
     }
 }

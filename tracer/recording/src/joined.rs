@@ -14,15 +14,15 @@ pub struct Recordings {
     name: String,
     host: Host,
     current: Reader,
-    /// Those that come after it.
+    /// The recordings after it.
     next: VecDeque<(PathBuf, Host)>,
-    /// Whether there was more than one.
+    /// Whether there are several.
     several: bool,
-    /// What the files before this one have counted, and what this one has up to now.
+    /// The counters of the files before this one, and those of this one so far.
     counted: Option<Counters>,
     counting: Option<Counters>,
     last: Instant,
-    /// The file goes on with what the one before told: how it begins is known.
+    /// The file continues the one before it, so its first frames repeat known state.
     known: bool,
     over: bool,
     remarks: Vec<String>,
@@ -46,7 +46,7 @@ impl Recordings {
         for path in files {
             match Reader::open(&path) {
                 Ok(reader) => readers.push((path, reader.host().clone())),
-                // A file that was cut this early has nothing to tell.
+                // A file that was cut this early has no events.
                 Err(OpenError::NoHost { path, what }) => {
                     remarks.push(format!("{} is left out: it holds no whole record: {what}", shown(&path)));
                 }
@@ -90,7 +90,7 @@ impl Recordings {
         &self.name
     }
 
-    /// What there is to say about the choice of files.
+    /// Remarks about the choice of files.
     pub fn remarks(&self) -> &[String] {
         &self.remarks
     }
@@ -100,7 +100,7 @@ impl Recordings {
         if self.several { None } else { self.current.verdict() }
     }
 
-    /// An item of the current file as a part of the whole; none where the whole has no use for it.
+    /// An item of the current file as an item of the joined recording; `None` where it is left out.
     fn take(&mut self, item: Item) -> Option<Item> {
         self.last = self.last.max(item.at().unwrap_or_default());
         match item {
@@ -111,14 +111,14 @@ impl Recordings {
                     None => counters,
                 }))
             }
-            // Where a file begins and ends says something only where no other is next to it.
+            // The beginning and end of a file matter only where no other file adjoins.
             Item::Gap(Gap { from: None, .. }) if self.known => None,
             Item::Gap(Gap { until: None, .. }) | Item::Ended(_) if !self.next.is_empty() => None,
             item => Some(item),
         }
     }
 
-    /// Goes on with the next file, and says what is missing before it; none where nothing is, or where there is none.
+    /// Continues with the next file. Returns the gap before it, if there is one.
     fn advance(&mut self) -> io::Result<Option<Item>> {
         let damage = self.current.verdict();
         let why = damage.map(|damage| GapReason::Damaged {

@@ -1,6 +1,6 @@
-//! Recordings: writing one as a capture goes on, reading one back.
+//! Recordings: a capture is written while it runs, and read back later.
 //!
-//! A file that is cut anywhere gives back every whole frame before the cut, and says where the cut is.
+//! The reader of a file that was cut returns every whole frame before the cut, and the offset of the cut.
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
@@ -68,7 +68,7 @@ pub enum JoinError {
     /// One of them cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// Standard input can be read once, and recordings that are joined are looked at before.
+    /// Standard input can be read once, and joining reads the beginning of each recording first.
     #[error("`-` cannot be read together with others: write it to a file first")]
     Pipe,
     /// A directory without recordings.
@@ -77,15 +77,15 @@ pub enum JoinError {
         /// The directory.
         path: PathBuf,
     },
-    /// One does not say where it comes from.
+    /// One lacks the boot that it is from.
     #[error("{path} does not say which boot of which host it is of, an older whyrst wrote it: read it by itself", path = shown(path))]
     Nameless {
         /// The file.
         path: PathBuf,
     },
-    /// They are of two hosts, or of one that was booted in between.
+    /// They are from two hosts, or from two boots of one host.
     #[error(
-        "{one} and {other} are of different {what}: a report tells of one boot of one host, so read them apart",
+        "{one} and {other} are of different {what}: a report covers one boot of one host, so read each by itself",
         one = shown(one),
         other = shown(other)
     )]
@@ -97,10 +97,10 @@ pub enum JoinError {
         /// What is different.
         what: &'static str,
     },
-    /// They tell of the same time.
+    /// They cover the same time.
     #[error(
-        "{one} and {other} tell of the same time but are of two captures: what both saw would be counted twice, so read \
-         them apart",
+        "{one} and {other} cover the same time but are of two captures: events of both would be counted twice, so read \
+         each by itself",
         one = shown(one),
         other = shown(other)
     )]
@@ -112,7 +112,7 @@ pub enum JoinError {
     },
 }
 
-/// A path that may be printed: a file may have any name.
+/// A path without control characters, for messages: a file may have any name.
 pub fn shown(path: &Path) -> String {
     let escaped = |character: char| -> String {
         if character.is_control() { character.escape_default().collect() } else { character.to_string() }

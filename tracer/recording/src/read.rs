@@ -84,7 +84,7 @@ impl Reader {
         self.damage.as_ref()
     }
 
-    /// What is wrong with the recording once it has been read: the damage, or that it stops before the capture was closed.
+    /// The damage of the recording once it has been read: a frame that cannot be read, or a missing end.
     pub fn verdict(&self) -> Option<Damage> {
         let unfinished = || Damage {
             offset: self.offset,
@@ -103,7 +103,7 @@ impl Reader {
         &self.path
     }
 
-    /// Whether what repeats the knowledge of an earlier file is behind it.
+    /// Whether the frames that repeat the state of an earlier file have been read.
     pub const fn has_begun(&self) -> bool {
         self.baseline.is_some()
     }
@@ -155,7 +155,7 @@ impl Reader {
         }
     }
 
-    /// The next whole frame that is what its checksum says.
+    /// The next whole frame; its checksum fits.
     fn frame(&mut self) -> io::Result<Option<(u8, Bytes)>> {
         while self.damage.is_none() {
             if let Some(whole) = blocks::length(&self.block.frames) {
@@ -182,7 +182,7 @@ impl Reader {
     }
 }
 
-/// Reads what is before the first frame, and tells how long that is.
+/// Reads the bytes before the first frame, and returns their number.
 fn begin(source: &mut Source, compressed: bool, path: &Path) -> Result<u64, OpenError> {
     const START: usize = MAGIC.len() + 4;
     let path = path.to_path_buf();
@@ -212,12 +212,12 @@ fn begin(source: &mut Source, compressed: bool, path: &Path) -> Result<u64, Open
     }
 }
 
-/// Whether a file of so few bytes can be the beginning of a recording: a host that loses power leaves such.
+/// Whether so few bytes can be the beginning of a recording, as a loss of power leaves it.
 fn is_beginning(bytes: &[u8]) -> bool {
     MAGIC.starts_with(bytes) || bytes.starts_with(MAGIC) || compress::MAGIC.starts_with(bytes)
 }
 
-/// What a file that is no recording seems to be, from its first bytes.
+/// The likely kind of a file that is no recording, from its first bytes.
 fn looks_like(start: &[u8]) -> &'static str {
     match start {
         [0xd4, 0xc3, 0xb2, 0xa1, ..] | [0x4d, 0x3c, 0xb2, 0xa1, ..] | [0xa1, 0xb2, ..] => ": it looks like a pcap file",

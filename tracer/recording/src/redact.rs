@@ -1,9 +1,9 @@
 //! Redaction: a recording that can be shown to others.
 //!
-//! Every item is rewritten before anything else sees it, so that reports, lines, recordings and exports of redacted items
-//! agree with each other. Addresses and names become pseudonyms that follow from a key; all that the diagnosis rests on
-//! stays: ports, sequence numbers, windows, flags, times, the kernel's words, counts. docs/recordings.md says what is not
-//! hidden by this.
+//! Every item is rewritten before the session takes it, so that reports, lines, recordings and exports of redacted items
+//! agree with each other. Addresses and names become pseudonyms that follow from a key. Everything that the diagnosis needs
+//! stays: ports, sequence numbers, windows, flags, times, the kernel's messages, counts. No text is searched for names: a
+//! text that can name somebody stays out. docs/recordings.md lists what is not hidden by this.
 //!
 //! Pure: keys come from outside.
 
@@ -17,10 +17,13 @@ mod rules;
 mod text;
 
 use std::io;
+use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
-use tracer_model::capture::{DestroyedTuples, GapReason, HookState, Host, Item, Items, LookUp, LookedUp, Outcome};
+use tracer_model::capture::{
+    DestroyedTuples, GapReason, HookState, Host, Item, Items, LookUp, LookedUp, Outcome, Request,
+};
 use tracer_model::conntrack::Tuple;
 use tracer_model::filter::Filter;
 use tracer_model::table_usage::Service;
@@ -43,14 +46,16 @@ impl Redactor {
     }
 
     /// A host under another name.
-    pub fn host(&mut self, host: &Host) -> Host {
-        let Host { hostname, kernel, log_format, clock, started, reset_reasons, tool, boot, capture, part } = host;
+    pub fn host(&self, host: &Host) -> Host {
+        let Host { hostname, kernel, log_format, clock, started, records, reset_reasons, tool, boot, capture, part } =
+            host;
         Host {
             hostname: self.names.whole("host", hostname),
             kernel: kernel.clone(),
             log_format: *log_format,
             clock: *clock,
             started: *started,
+            records: *records,
             reset_reasons: reset_reasons.clone(),
             tool: tool.clone(),
             boot: boot.as_ref().map(|boot| self.names.whole("boot", boot)),
@@ -60,17 +65,17 @@ impl Redactor {
     }
 
     /// The pseudonym of a network namespace.
-    pub fn netns(&mut self, name: &str) -> String {
+    pub fn netns(&self, name: &str) -> String {
         self.names.whole("netns", name)
     }
 
-    /// An item without what it says of whom.
+    /// An item under pseudonyms.
     pub fn item(&mut self, item: Item) -> Item {
         match item {
             Item::Record(raw) => Item::Record(self.record(&raw)),
             Item::Hook(mut status) => {
                 if let HookState::Unavailable { because } = &mut status.state {
-                    *because = self.text(because);
+                    *because = text::own_words(because);
                 }
                 Item::Hook(status)
             }
@@ -87,7 +92,7 @@ impl Redactor {
                 for (Service { address, .. }, _) in &mut table_usage.services {
                     *address = self.addresses.pseudonym(*address);
                 }
-                table_usage.problem = table_usage.problem.map(|problem| self.text(&problem));
+                table_usage.problem = table_usage.problem.map(|_| text::LEFT_OUT.to_owned());
                 Item::TableUsage(table_usage)
             }
             Item::Suppressed(mut suppressed) => {
@@ -123,6 +128,20 @@ impl Redactor {
         }
     }
 
+    /// The request to the kernel behind one that redacted items lead to: the kernel knows no pseudonyms.
+    pub fn request(&self, request: Request) -> Request {
+        let original = |mut endpoint: SocketAddr| {
+            endpoint.set_ip(self.addresses.original(endpoint.ip()));
+            endpoint
+        };
+        match request {
+            Request::LookUp(LookUp { netns, zone, tuple: Tuple { src, dst } }) => {
+                Request::LookUp(LookUp { netns, zone, tuple: Tuple { src: original(src), dst: original(dst) } })
+            }
+            Request::Netns(_) | Request::Rules(_) | Request::TableUsage(_) | Request::HostContext(_) => request,
+        }
+    }
+
     fn network(&mut self, network: IpNet) -> IpNet {
         let address = self.addresses.pseudonym(network.network());
         IpNet::new(address, network.prefix_len()).map_or(network, |network| network.trunc())
@@ -148,7 +167,7 @@ impl Redactor {
                     reply: self.tuple(reply),
                 }),
             },
-            Outcome::Failed { because } => Outcome::Failed { because: self.text(&because) },
+            Outcome::Failed { .. } => Outcome::Failed { because: text::LEFT_OUT.to_owned() },
         };
         LookedUp { look_up: LookUp { netns, zone, tuple: self.tuple(tuple) }, at, outcome }
     }
@@ -163,7 +182,7 @@ pub struct Redacted<I> {
 
 impl<I: Items> Redacted<I> {
     /// Redacts whatever `items` gives.
-    pub fn new(items: I, mut redactor: Redactor) -> Self {
+    pub fn new(items: I, redactor: Redactor) -> Self {
         let host = redactor.host(items.host());
         Self { items, redactor, host }
     }

@@ -1,7 +1,7 @@
-//! A recording in several files, of which the newest are kept.
+//! Rotation: a recording in several files, of which the newest are kept.
 //!
-//! Each file is a recording by itself: it begins with what is known of hooks, namespaces and rules, and with the counters
-//! that it counts from. Files are `STEM-20261121T145249Z-0001.EXTENSION`: sorted by name they are in their order.
+//! Each file is a recording by itself: it begins with the state of hooks, namespaces and rules, and with the counters at its
+//! beginning. Files are `STEM-20261121T145249Z-0001.EXTENSION`: sorted by name they are in their order.
 
 mod files;
 mod known;
@@ -19,17 +19,17 @@ use self::known::Known;
 use crate::compress::Compression;
 use crate::{WriteError, Writer, shown};
 
-/// Room that is left for what ends a file.
+/// Bytes that are reserved for the last frames of a file.
 const ENDING: u64 = 4 << 10;
 
-/// When a file ends and the next begins, and how many are kept.
+/// When the next file begins, and how many are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Policy {
     /// Once a file has about this many bytes.
     pub size: Option<u64>,
     /// Once it has been written to for so long.
     pub every: Option<Duration>,
-    /// How many are kept besides the one that is written.
+    /// How many files are kept besides the current one.
     pub keep: usize,
 }
 
@@ -87,7 +87,7 @@ impl Rotation {
     pub fn write(&mut self, item: &Item) -> Result<(), WriteError> {
         self.known.note(item);
         self.used = true;
-        // What did not fit is kept by the writer and goes first when it is flushed.
+        // The writer keeps what did not fit, and writes it first at the next flush.
         let result = self.writer.write(item);
         self.unless_full(result)
     }
@@ -158,7 +158,7 @@ impl Rotation {
         Ok(())
     }
 
-    /// Gives up the oldest files while the disk is full: what is new is worth more.
+    /// Removes the oldest files while the disk is full.
     fn unless_full(&mut self, mut result: Result<(), WriteError>) -> Result<(), WriteError> {
         while let Err(error) = &result {
             if !is_full(error) || !give_up_oldest(&self.files, &mut self.complete) {

@@ -10,7 +10,7 @@ use rstest::rstest;
 use tracer_common::Hook;
 use tracer_model::capture::{
     Counters, Gap, GapReason, HookCounters, HookState, HookStatus, Host, Item, LookUp, LookedUp, Netns, Outcome,
-    TableFull,
+    RecordLayout, TableFull,
 };
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::{Status, TcpState, Tuple};
@@ -31,6 +31,7 @@ fn host() -> Host {
         log_format: LogFormat::E1,
         clock: ClockOffset(1_700_000_000_000_000_000),
         started: Instant(5),
+        records: RecordLayout::default(),
         reset_reasons: vec![(1, "SK_RST_REASON_NO_SOCKET".to_owned())],
         tool: "0.1.0".to_owned(),
         boot: Some("b".to_owned()),
@@ -183,7 +184,7 @@ fn only_its_owner_may_read_it() {
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
-/// Cut anywhere, every whole frame before the cut comes back, and it is said where the cut is.
+/// Cut anywhere, every whole frame before the cut comes back, and the reader reports where the cut is.
 #[test]
 fn cut_at_every_byte() {
     let whole = recording();

@@ -1,4 +1,4 @@
-//! Writing a recording as a capture goes on.
+//! Writing a recording while a capture runs.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ use crate::compress::Compression;
 use crate::format::{FRAME_HEADER, MAGIC, VERSION, kind};
 use crate::{compress, format};
 
-/// Bytes that are gathered before they are compressed or written, if nothing is flushed before.
+/// Bytes that are gathered before they are compressed or written, unless a flush comes first.
 const GATHERED: usize = 1 << 18;
 
 /// A recording being written.
@@ -24,7 +24,7 @@ pub struct Writer {
     compression: Compression,
     /// Frames that have been gathered.
     gathered: Vec<u8>,
-    /// Bytes as they go into the file, that have not been taken yet.
+    /// Bytes of the file that the kernel has not taken yet.
     ready: Vec<u8>,
     written: u64,
     /// The file, where it is one.
@@ -83,13 +83,13 @@ impl Writer {
         self.frame(kind, &payload).map_err(|source| self.error(source))
     }
 
-    /// Says what was counted before this file, which is not the first of its recording.
+    /// Writes the counters at the beginning of this file, which is not the first of its recording.
     pub fn baseline(&mut self, counters: &Counters) -> Result<(), WriteError> {
         let payload = format::encode_baseline(counters).map_err(|error| self.error(error.into()))?;
         self.frame(kind::BASELINE, &payload).map_err(|source| self.error(source))
     }
 
-    /// Says that the recording goes on in another file.
+    /// Writes that the recording goes on in another file.
     pub fn continued(&mut self, at: Instant) -> Result<(), WriteError> {
         let payload = format::encode_continued(at).map_err(|error| self.error(error.into()))?;
         self.frame(kind::ENDED, &payload).map_err(|source| self.error(source))
@@ -97,7 +97,7 @@ impl Writer {
 
     /// Hands everything written so far to the kernel, so that a crash of this program loses nothing of it.
     ///
-    /// After an error what was not taken is kept, in order: another flush goes on where this one stopped.
+    /// After an error the rest is kept, in order: another flush continues there.
     pub fn flush(&mut self) -> Result<(), WriteError> {
         self.hand_over().map_err(|source| self.error(source))
     }

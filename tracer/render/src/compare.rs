@@ -1,4 +1,4 @@
-//! Two captures side by side, for eyes.
+//! `whyrst report --compare` as text.
 
 use std::fmt::{self, Write as _};
 
@@ -7,16 +7,16 @@ use tracer_advice::compare::{Changed, Comparison, Count, Route, Row, Side, Verdi
 use tracer_model::cause::Diagnosis;
 
 use super::plain;
+use super::sentences::{counted, grouped};
 use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use super::words::{counted, grouped};
 
-/// Lines of a table, unless all are wanted.
+/// Lines of a table without `--verbose`.
 const LISTED: usize = 10;
-/// Routes that are named, unless all are wanted.
+/// Routes that are listed without `--verbose`.
 const NAMED: usize = 5;
-/// Columns of what is counted.
+/// Columns of the label of a count.
 const LABEL: usize = 35;
-/// Most bytes of a text from outside.
+/// The longest text from a recording, in bytes.
 const LIMIT: usize = 256;
 
 /// The comparison.
@@ -45,8 +45,8 @@ impl Writer<'_> {
         self.table("By server", &comparison.by_server, ToString::to_string)?;
         self.routes("Seen only after", |row| empty(row.before) && !empty(row.after), |row| row.after)?;
         self.routes("Seen only before", |row| !empty(row.before) && empty(row.after), |row| row.before)?;
-        self.changes("What is different about the hosts", &comparison.changed)?;
-        self.changes("How busy they were when the captures ended", &comparison.load)?;
+        self.changes("Differences between the hosts", &comparison.changed)?;
+        self.changes("Load when the captures ended", &comparison.load)?;
         self.caveats()
     }
 
@@ -65,50 +65,50 @@ impl Writer<'_> {
         )
     }
 
-    /// The answer, in one sentence.
+    /// The verdict, in one sentence.
     fn verdict(&mut self) -> fmt::Result {
         let total = &self.comparison.total;
         let (before, after) = (total.before.reset, total.after.reset);
         let counts = format!("{} before, {} after", grouped(before), grouped(after));
         writeln!(self.to)?;
         match total.reset {
-            Verdict::AnnotatedEvent(Difference::Fewer(p)) => {
+            Verdict::Tested(Difference::Fewer(p)) => {
                 writeln!(
                     self.to,
                     "{GOOD}Fewer connections per minute were reset after ({counts}, {}).{GOOD:#}",
                     chance(p)
                 )
             }
-            Verdict::AnnotatedEvent(Difference::More(p)) => {
+            Verdict::Tested(Difference::More(p)) => {
                 writeln!(self.to, "{BAD}More connections per minute were reset after ({counts}, {}).{BAD:#}", chance(p))
             }
-            Verdict::AnnotatedEvent(Difference::None(p)) => writeln!(
+            Verdict::Tested(Difference::None(p)) => writeln!(
                 self.to,
-                "{STRONG}No difference is shown in how many connections were reset ({counts}, {}).{STRONG:#}",
+                "{STRONG}The number of reset connections per minute shows no difference ({counts}, {}).{STRONG:#}",
                 chance(p)
             ),
-            Verdict::AnnotatedEvent(Difference::TooFew) => writeln!(
+            Verdict::Tested(Difference::TooFew) => writeln!(
                 self.to,
-                "{STRONG}Too few connections were reset to tell anything ({counts}): capture for longer.{STRONG:#}"
+                "{STRONG}Too few connections were reset for a verdict ({counts}): capture for longer.{STRONG:#}"
             ),
             Verdict::Lost => writeln!(
                 self.to,
-                "{WARN}So many events are missing that nothing can be told ({counts} connections reset).{WARN:#}"
+                "{WARN}Too many events are missing for a verdict ({counts} connections reset).{WARN:#}"
             ),
             Verdict::NotWatched => writeln!(
                 self.to,
-                "{WARN}The captures did not watch the same: their resets cannot be compared ({counts}).{WARN:#}"
+                "{WARN}The captures had different hooks: their resets cannot be compared ({counts}).{WARN:#}"
             ),
         }
     }
 
     fn totals(&mut self) -> fmt::Result {
         let Comparison { before, after, total, .. } = self.comparison;
-        self.heading("Altogether")?;
+        self.heading("Total")?;
         self.row("connections reset", total.before.reset, total.after.reset, Some(total.reset))?;
         self.row("others refused or answered", total.before.not_reset, total.after.not_reset, Some(total.not_reset))?;
         self.row("packets refused (INVALID)", total.before.invalid, total.after.invalid, None)?;
-        self.row("packets remarked on and let pass", total.before.ignored, total.after.ignored, None)?;
+        self.row("packets logged, but accepted", total.before.ignored, total.after.ignored, None)?;
         self.row("RSTs of this host", total.before.resets, total.after.resets, None)?;
         let dropped = |side: &Side| side.report.summary.table_full_drops;
         if dropped(before) + dropped(after) > 0 {
@@ -145,7 +145,7 @@ impl Writer<'_> {
         )
     }
 
-    /// A line: both counts with their rates, the difference of the rates, and what that is worth.
+    /// A line: both counts with their rates, the difference of the rates, and the verdict.
     fn row(&mut self, label: &str, before: u64, after: u64, verdict: Option<Verdict>) -> fmt::Result {
         let Comparison { before: one, after: other, .. } = self.comparison;
         let rates = (one.sample(before).per_minute(), other.sample(after).per_minute());
@@ -160,7 +160,7 @@ impl Writer<'_> {
         write!(self.to, "{label:<LABEL$} {before:>8} {first:>8} {after:>8} {second:>8} {change:>8}")?;
         if let Some(verdict) = verdict {
             let style = style(verdict);
-            write!(self.to, "  {style}{}{style:#}", told(verdict))?;
+            write!(self.to, "  {style}{}{style:#}", in_words(verdict))?;
         }
         writeln!(self.to)
     }
@@ -211,10 +211,10 @@ impl Writer<'_> {
     }
 
     fn caveats(&mut self) -> fmt::Result {
-        writeln!(self.to, "\n{STRONG}How far to trust this{STRONG:#}")?;
+        writeln!(self.to, "\n{STRONG}Limits of this comparison{STRONG:#}")?;
         let test = format!(
-            "counted for {} before and {} after; fewer and more are said where chance alone makes such a difference less \
-             than once in {:.0} times (exact test of two Poisson rates)",
+            "counted for {} before and {} after; \"fewer\" and \"more\" mean that chance alone makes such a difference less \
+             than once in {:.0} comparisons (exact test of two Poisson rates)",
             period(&self.comparison.before),
             period(&self.comparison.after),
             1.0 / LEVEL
@@ -237,43 +237,43 @@ impl Writer<'_> {
     fn more(&mut self, more: usize) -> fmt::Result {
         match more {
             0 => Ok(()),
-            more => writeln!(self.to, "  {FAINT}and {more} more; --verbose tells all{FAINT:#}"),
+            more => writeln!(self.to, "  {FAINT}and {more} more; --verbose lists all{FAINT:#}"),
         }
     }
 }
 
-/// Whether a count has no connection that something happened to.
+/// Whether a count has no connection.
 const fn empty(count: Count) -> bool {
     count.reset + count.not_reset == 0
 }
 
 const fn style(verdict: Verdict) -> anstyle::Style {
     match verdict {
-        Verdict::AnnotatedEvent(Difference::Fewer(_)) => GOOD,
-        Verdict::AnnotatedEvent(Difference::More(_)) => BAD,
-        Verdict::AnnotatedEvent(Difference::None(_) | Difference::TooFew) => FAINT,
+        Verdict::Tested(Difference::Fewer(_)) => GOOD,
+        Verdict::Tested(Difference::More(_)) => BAD,
+        Verdict::Tested(Difference::None(_) | Difference::TooFew) => FAINT,
         Verdict::Lost | Verdict::NotWatched => WARN,
     }
 }
 
-/// A verdict in a few words.
-fn told(verdict: Verdict) -> String {
+/// A verdict, in words.
+fn in_words(verdict: Verdict) -> String {
     match verdict {
-        Verdict::AnnotatedEvent(Difference::Fewer(p)) => format!("fewer, {}", chance(p)),
-        Verdict::AnnotatedEvent(Difference::More(p)) => format!("more, {}", chance(p)),
-        Verdict::AnnotatedEvent(Difference::None(p)) => format!("may be chance, {}", chance(p)),
-        Verdict::AnnotatedEvent(Difference::TooFew) => "too few to tell".to_owned(),
-        Verdict::Lost => "too many events are missing to tell".to_owned(),
-        Verdict::NotWatched => "not watched in both".to_owned(),
+        Verdict::Tested(Difference::Fewer(p)) => format!("fewer, {}", chance(p)),
+        Verdict::Tested(Difference::More(p)) => format!("more, {}", chance(p)),
+        Verdict::Tested(Difference::None(p)) => format!("may be chance, {}", chance(p)),
+        Verdict::Tested(Difference::TooFew) => "too few for a verdict".to_owned(),
+        Verdict::Lost => "too many missing events".to_owned(),
+        Verdict::NotWatched => "the hooks differ".to_owned(),
     }
 }
 
-/// A probability, rounded so that nothing looks more certain than it is.
+/// A probability, rounded, but never down to certainty.
 fn chance(p: f64) -> String {
     if p < 0.001 { "p < 0.001".to_owned() } else { format!("p = {p:.3}") }
 }
 
-/// How long a capture took.
+/// The duration of a capture.
 fn period(side: &Side) -> String {
     match side.report.duration().as_secs_f64() {
         seconds if seconds < 120.0 => format!("{seconds:.1} s"),
@@ -282,7 +282,7 @@ fn period(side: &Side) -> String {
     }
 }
 
-/// A rate with about three digits; what is more than nothing never looks like nothing.
+/// A rate with about three digits. A positive rate is never printed as 0.
 fn rate(per_minute: f64) -> String {
     match per_minute {
         0.0 => "0".to_owned(),

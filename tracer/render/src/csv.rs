@@ -9,15 +9,15 @@ use tracer_engine::flow::Incident;
 use tracer_model::conntrack::window::Explanation;
 
 use super::json::rfc3339;
-use super::{plain, words};
+use super::{plain, sentences};
 
-/// Most bytes of a text from outside.
+/// The longest text from a recording, in bytes.
 const LIMIT: usize = 1_024;
 
-/// A column's name, and what a flow has there.
+/// The name of a column, and its value for a flow.
 type Column = (&'static str, fn(&FlowReport, &Report) -> Option<String>);
 
-/// The columns. What is not known is empty; what comes from the recorded host goes through [`harmless`].
+/// The columns. Unknown values are empty; text of the recorded host goes through [`harmless`].
 const COLUMNS: [Column; 32] = [
     ("client", |report, _| Some(report.flow.key.client().ip().to_string())),
     ("client_port", |report, _| Some(report.flow.key.client().port().to_string())),
@@ -67,7 +67,7 @@ pub fn write(report: &Report, to: &mut dyn io::Write) -> io::Result<()> {
 
 fn reason(report: &FlowReport, whole: &Report) -> Option<String> {
     let word = report.flow.incident.diagnosis.reason.map(|reason| reason.to_string());
-    word.or_else(|| words::kernel_reason(&report.flow, &whole.host).map(|reason| harmless(&reason)))
+    word.or_else(|| sentences::kernel_reason(&report.flow, &whole.host).map(|reason| harmless(&reason)))
 }
 
 fn window(incident: &Incident) -> Option<Explanation> {
@@ -78,11 +78,11 @@ fn names(report: &FlowReport) -> String {
     report.mitigations.iter().map(|id| id.name()).collect::<Vec<_>>().join(" ")
 }
 
-/// Text that no spreadsheet takes for a formula: one that begins like a formula gets an apostrophe in front. Tabs and line
-/// ends, which some take for the start of a cell, have been escaped by then.
+/// Text that no spreadsheet reads as a formula: text that starts like a formula gets a leading apostrophe. Tabs and line
+/// ends, which some read as the start of a cell, are already escaped.
 fn harmless(text: &str) -> String {
     let text = plain::line(text, LIMIT);
-    // The wide forms stand for the others in input methods of East Asia.
+    // East Asian input methods produce the fullwidth forms.
     let formula = text.trim_start().starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠', '|', '%']);
     if formula { format!("'{text}") } else { text }
 }

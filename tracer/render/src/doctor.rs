@@ -1,6 +1,6 @@
-//! What the doctor found, for a terminal: the findings first, then the numbers of each namespace.
+//! `whyrst doctor` as text: the findings first, then the facts of each namespace.
 //!
-//! Colours are always written; `anstream` takes them out where they are not wanted.
+//! Colours are always written; `anstream` removes them if they are not wanted.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Display, Write};
@@ -18,17 +18,17 @@ use tracer_model::health::{Facts, Namespace};
 use tracer_model::ruleset::audit::{Audit, Does};
 
 use super::plain::Plain;
+use super::sentences::{counted, grouped};
 use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use super::words::{counted, grouped};
 
-/// Holders and destinations that are listed unless all are asked for.
+/// Top users and destinations that are listed without `--verbose`.
 const LISTED: usize = 5;
-/// Rules likewise.
+/// Rules that are listed without `--verbose`.
 const RULES: usize = 12;
 /// Columns of the names in lists.
 const NAME: usize = 14;
 
-/// Whether an advice is a command: it begins with a program.
+/// Whether an advice is a command: it starts with the name of a program.
 fn is_command(advice: &str) -> bool {
     const PROGRAMS: [&str; 13] = [
         "conntrack",
@@ -48,7 +48,7 @@ fn is_command(advice: &str) -> bool {
     advice.split(' ').next().is_some_and(|first| PROGRAMS.contains(&first))
 }
 
-/// Renders what was found.
+/// Renders facts and findings.
 pub fn render(facts: &Facts, findings: &[Finding], style: TextStyle, all: bool) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
@@ -71,7 +71,7 @@ impl Text<'_> {
             findings.iter().partition(|finding| finding.severity < Severity::Info);
         urgent.into_iter().try_for_each(|finding| self.finding(finding))?;
         for namespace in &self.facts.namespaces {
-            // Of many namespaces most track nothing: that is said in one line, by a finding.
+            // Most of many namespaces track nothing: a finding reports that in one line.
             if !namespace.is_idle() || self.facts.namespaces.len() == 1 || self.all {
                 self.namespace(namespace)?;
             }
@@ -87,7 +87,8 @@ impl Text<'_> {
         let dot = self.style.dot();
         let version = env!("CARGO_PKG_VERSION");
         let memory = host.memory.map_or_else(String::new, |bytes| format!(" {dot} {} MiB", grouped(bytes >> 20)));
-        let log_format = host.log_format.map_or_else(String::new, |log_format| format!(" {dot} era {log_format}"));
+        let log_format =
+            host.log_format.map_or_else(String::new, |log_format| format!(" {dot} log format {log_format}"));
         let (hostname, kernel) = (Plain(&host.hostname), Plain(&host.kernel));
         writeln!(
             self.to,
@@ -100,9 +101,9 @@ impl Text<'_> {
         let attachable = tracing.hooks.iter().filter(|(_, state)| *state == HookState::Attached).count() as u64;
         if tracing.possible() {
             let hooks = counted(attachable, "hook is", "hooks are");
-            writeln!(self.to, "{GOOD}This host can be traced.{GOOD:#} {hooks} there.")?;
+            writeln!(self.to, "{GOOD}This host can be traced.{GOOD:#} {hooks} available.")?;
         } else {
-            writeln!(self.to, "{WARN}This host cannot be traced by this process.{WARN:#}")?;
+            writeln!(self.to, "{WARN}This process cannot trace this host.{WARN:#}")?;
         }
         if self.facts.namespaces.is_empty() {
             return Ok(());
@@ -110,7 +111,7 @@ impl Text<'_> {
         let count = |severity| findings.iter().filter(|finding| finding.severity == severity).count() as u64;
         let (critical, warnings) = (count(Severity::Critical), count(Severity::Warning));
         match (critical, warnings) {
-            (0, 0) => writeln!(self.to, "{GOOD}Conntrack is healthy as far as could be seen.{GOOD:#}"),
+            (0, 0) => writeln!(self.to, "{GOOD}Conntrack is healthy, as far as whyrst could read it.{GOOD:#}"),
             (0, _) => writeln!(self.to, "{WARN}{}.{WARN:#}", counted(warnings, "warning", "warnings")),
             _ => writeln!(self.to, "{BAD}{critical} critical, {}.{BAD:#}", counted(warnings, "warning", "warnings")),
         }
@@ -126,20 +127,20 @@ impl Text<'_> {
         let mut lines = self.wrap(&first, 2).into_iter();
         writeln!(self.to, "\n{style}{}{style:#}", lines.next().unwrap_or_default())?;
         lines.try_for_each(|line| writeln!(self.to, "  {line}"))?;
-        // What is in the title, or is told in full further down, is not said again.
-        let said = |name: &str| {
+        // Skip evidence that is in the title or printed below.
+        let is_listed = |name: &str| {
             let always = name.starts_with("rule_");
-            let told = ["netns", "remedy", "entries", "max", "percent", "counted", "per_s"].contains(&name);
-            always || (!told && finding.severity < Severity::Info)
+            let shown = ["netns", "mitigation", "entries", "max", "percent", "counted", "per_s"].contains(&name);
+            always || (!shown && finding.severity < Severity::Info)
         };
-        for (name, value) in finding.evidence.iter().filter(|(name, _)| said(name)) {
+        for (name, value) in finding.evidence.iter().filter(|(name, _)| is_listed(name)) {
             self.indented(&format!("{name}: {}", Plain(value)), 2)?;
         }
         finding.advice.iter().try_for_each(|advice| self.advice(&Plain(advice).to_string()))
     }
 
     fn advice(&mut self, advice: &str) -> fmt::Result {
-        // A command is not broken: it is there to be copied.
+        // A command is not wrapped, so that it can be copied.
         if is_command(advice) {
             return writeln!(self.to, "    {STRONG}{advice}{STRONG:#}");
         }
@@ -184,7 +185,7 @@ impl Text<'_> {
                 format!("{} {}{rate}", counter.name(), grouped(total))
             })
             .collect();
-        let none = if namespace.after.counters.is_empty() { "not known" } else { "all zero" };
+        let none = if namespace.after.counters.is_empty() { "unknown" } else { "all zero" };
         let seconds = namespace.seconds();
         let text =
             if parts.is_empty() { none.to_owned() } else { format!("{}; over {seconds:.1} s", parts.join(", ")) };
@@ -249,7 +250,7 @@ impl Text<'_> {
         if listed.is_empty() { Ok(()) } else { self.row(name, &listed.join(", ")) }
     }
 
-    /// Those that are not as the kernel sets them, or all.
+    /// The sysctls that differ from the kernel's defaults, or all.
     fn sysctls(&mut self, namespace: &Namespace) -> fmt::Result {
         let mut first = true;
         for sysctl in ALL {
@@ -276,18 +277,18 @@ impl Text<'_> {
         let most = if self.all { usize::MAX } else { RULES };
         for (index, noted) in audit.noted.iter().take(most).enumerate() {
             let rule = &noted.rule;
-            let places = rule.hooks.names().join(", ");
-            let places = if places.is_empty() { "no chain leads to it".to_owned() } else { format!("at {places}") };
+            let hooks = rule.hooks.names().join(", ");
+            let hooks = if hooks.is_empty() { "not reached from a hook".to_owned() } else { format!("at {hooks}") };
             let more = match &noted.does {
                 Does::SendsInvalid { to } => format!(" to {to}"),
                 _ => String::new(),
             };
-            let text = format!("{}{more} {places}: {rule}: {}", noted.does.name(), rule.text);
+            let text = format!("{}{more} {hooks}: {rule}: {}", noted.does.name(), rule.text);
             self.row(if index == 0 { "rules" } else { "" }, &Plain(&text).to_string())?;
         }
         for chain in &audit.drops {
-            let places = chain.hooks.names().join(", ");
-            let text = format!("policy drop at {places}: {} {} {}", chain.backend.name(), chain.table, chain.name);
+            let hooks = chain.hooks.names().join(", ");
+            let text = format!("policy drop at {hooks}: {} {} {}", chain.backend.name(), chain.table, chain.name);
             self.row(if audit.noted.is_empty() { "rules" } else { "" }, &Plain(&text).to_string())?;
         }
         let folded = audit.noted.len().saturating_sub(most) as u64;
@@ -303,16 +304,16 @@ impl Text<'_> {
         for (hook, state) in &self.facts.tracing.hooks {
             let spec = hook.spec();
             let state = match state {
-                HookState::Attached => "there".to_owned(),
+                HookState::Attached => "available".to_owned(),
                 HookState::Waiting { module } => format!("waits for {module}"),
-                HookState::Unavailable { because } => format!("not here: {because}"),
+                HookState::Unavailable { because } => format!("unavailable: {because}"),
             };
             self.row(spec.name, &format!("{} by {}: {}", spec.symbol, spec.method.name(), Plain(&state)))?;
         }
         Ok(())
     }
 
-    /// A name and what it has, wrapped below it.
+    /// A name and its text; further lines are indented.
     fn row(&mut self, name: &str, text: &str) -> fmt::Result {
         let mut lines = self.wrap(text, NAME + 2).into_iter();
         writeln!(self.to, "  {FAINT}{name:<NAME$}{FAINT:#}{}", lines.next().unwrap_or_default())?;
@@ -351,7 +352,7 @@ mod tests {
     fn a_healthy_gateway_on_one_screen() {
         let text = text(&healthy(), false);
         for expected in [
-            "This host can be traced. 1 hook is there.\nConntrack is healthy as far as could be seen.\n",
+            "This host can be traced. 1 hook is available.\nConntrack is healthy, as far as whyrst could read it.\n",
             "\ngw (netns 1)\n",
             "  entries       1 of 262,144 (0 %), +0.0/s; 262,144 buckets\n",
             "  sources       10.0.0.2 1\n",
@@ -365,9 +366,9 @@ mod tests {
         assert!(text.lines().count() < 50, "{text}");
     }
 
-    /// Names of hosts, namespaces, chains and rules are others' to choose.
+    /// Names of hosts, namespaces, chains and rules may be malicious.
     #[test]
-    fn nothing_that_others_chose_reaches_the_terminal_as_it_is() {
+    fn foreign_names_are_escaped() {
         const HOSTILE: &str = "x\u{1b}[2J\u{202e}\nfine: y";
         let mut facts = healthy();
         facts.host.hostname = HOSTILE.to_owned();

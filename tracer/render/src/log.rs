@@ -1,4 +1,4 @@
-//! What a kernel log says, for eyes.
+//! `whyrst explain` of a kernel log, as text.
 
 use std::fmt::{self, Write as _};
 
@@ -8,13 +8,13 @@ use tracer_model::conntrack::Verdict;
 use tracer_model::conntrack::log_format::LogFormat;
 
 use super::plain::Plain;
+use super::sentences::{counted, grouped};
 use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use super::words::{counted, grouped};
 
-/// Flows that are listed of a group, unless all are wanted.
+/// Flows of a group that are listed without `--verbose`.
 const LISTED: usize = 10;
 
-/// The explanation.
+/// Renders the counts of a log.
 pub fn render(report: &LogReport, style: TextStyle, verbose: bool) -> String {
     let mut text = String::new();
     // Writing to a String does not fail.
@@ -29,13 +29,13 @@ fn write(to: &mut String, report: &LogReport, style: TextStyle, verbose: bool) -
         "{FAINT}kernel log {dot} {} {dot} {} of conntrack {dot} {}{FAINT:#}",
         counted(report.lines, "line", "lines"),
         grouped(report.of_conntrack),
-        wording(report.log_format)
+        linux_of(report.log_format)
     )?;
     if report.of_conntrack == 0 {
-        writeln!(to, "\n{GOOD}conntrack has said nothing here.{GOOD:#}")?;
+        writeln!(to, "\n{GOOD}The log has no line of conntrack.{GOOD:#}")?;
         return writeln!(
             to,
-            "  It speaks of refused packets only where net.netfilter.nf_conntrack_log_invalid is 6 or 255."
+            "  conntrack logs refused packets only if net.netfilter.nf_conntrack_log_invalid is 6 or 255."
         );
     }
     for group in &report.groups {
@@ -44,28 +44,31 @@ fn write(to: &mut String, report: &LogReport, style: TextStyle, verbose: bool) -
     for (netns, dropped) in &report.table_full {
         let whose = netns.map_or_else(String::new, |netns| format!(" in network namespace {netns}"));
         let packets = counted(*dropped, "packet of a new connection", "packets of new connections");
-        writeln!(to, "\n{BAD}table full{BAD:#}  {packets} dropped{whose}, at least: the kernel limits these lines")?;
-        writeln!(to, "  no RST is sent: the client waits and tries again. More: whyrst explain table-full")?;
+        writeln!(
+            to,
+            "\n{BAD}table full{BAD:#}  at least {packets} dropped{whose}: the kernel rate-limits these lines"
+        )?;
+        writeln!(to, "  the kernel sends no RST: the client waits and retransmits. More: whyrst explain table-full")?;
     }
     if report.expectation_table_full > 0 {
         let times = counted(report.expectation_table_full, "time", "times");
         writeln!(to, "\n{WARN}expectation table full{WARN:#}  {times}")?;
-        writeln!(to, "  not the table of connections: that of helpers (FTP, SIP), whose data connections then fail")?;
+        writeln!(
+            to,
+            "  this is the table of helpers (FTP, SIP), not that of connections: their data connections fail"
+        )?;
     }
     if report.own_resets > 0 {
         let resets = counted(report.own_resets, "RST", "RSTs");
-        writeln!(
-            to,
-            "\n{FAINT}{resets} of this host on their way out, logged as invalid: effects, not causes{FAINT:#}"
-        )?;
+        writeln!(to, "\n{FAINT}{resets} that this host sent, logged as invalid: effects, not causes{FAINT:#}")?;
     }
     if report.remarks > 0 {
-        let remarks = counted(report.remarks, "line is a remark", "lines are remarks");
-        writeln!(to, "\n{FAINT}{remarks} on packets that another line is about{FAINT:#}")?;
+        let remarks = counted(report.remarks, "further line", "further lines");
+        writeln!(to, "\n{FAINT}{remarks} about packets that are counted above{FAINT:#}")?;
     }
     if report.strange > 0 {
         let lines = counted(report.strange, "line of conntrack was", "lines of conntrack were");
-        writeln!(to, "\n{WARN}{lines} not understood{WARN:#}")?;
+        writeln!(to, "\n{WARN}{lines} not decoded{WARN:#}")?;
         for words in &report.strange_words {
             writeln!(to, "  {}", Plain(words))?;
         }
@@ -73,11 +76,11 @@ fn write(to: &mut String, report: &LogReport, style: TextStyle, verbose: bool) -
     Ok(())
 }
 
-fn wording(log_format: Option<LogFormat>) -> &'static str {
+fn linux_of(log_format: Option<LogFormat>) -> &'static str {
     match log_format {
-        Some(LogFormat::E1 | LogFormat::E2) => "words of Linux up to 6.0",
-        Some(LogFormat::E3 | LogFormat::E4) => "words of Linux 6.1 or later",
-        Some(LogFormat::Unknown) | None => "words of any Linux",
+        Some(LogFormat::E1 | LogFormat::E2) => "log format of Linux up to 6.0",
+        Some(LogFormat::E3 | LogFormat::E4) => "log format of Linux 6.1 or later",
+        Some(LogFormat::Unknown) | None => "log format of any Linux",
     }
 }
 
@@ -93,15 +96,15 @@ fn group(to: &mut String, group: &Group, style: TextStyle, verbose: bool) -> fmt
     writeln!(to, "\n{color}{verdict}{color:#}  {STRONG}{packets}{STRONG:#}  {what}")?;
     let meaning = match (group.verdict, reason) {
         (Verdict::Invalid, _) => {
-            "refused, not translated; where it is for this host's own address, its TCP stack answers with a RST"
+            "refused and not translated; the TCP stack answers with a RST if the destination is an address of this host"
         }
         (Verdict::Ignored, _) => {
-            "these lines do not mean INVALID: the kernel let the packets pass, translated as usual, and nothing was reset"
+            "these lines do not mean INVALID: the kernel accepted and translated the packets, and reset nothing"
         }
         (Verdict::Unknown, Some(Reason::Overshot)) => {
-            "late 5.15 and 6.0 refuse such a packet, 6.1 and later let it pass: --era tells which kernel it was"
+            "late 5.15 and 6.0 refuse such a packet, 6.1 and later accept it: name the kernel with --log-format"
         }
-        (Verdict::Unknown, _) => "the words do not say what became of the packets",
+        (Verdict::Unknown, _) => "the text does not show whether the kernel accepted the packets",
     };
     writeln!(to, "  {meaning}")?;
     let listed = if verbose { group.flows.len() } else { LISTED };
@@ -121,7 +124,7 @@ mod tests {
     use super::{TextStyle, render};
 
     #[test]
-    fn what_is_accepted_is_called_so() {
+    fn accepted_packets_are_named() {
         let mut reader = LogReader::default();
         let packet = "IN= OUT= SRC=192.0.2.2 DST=192.0.2.1 SPT=443 DPT=34567";
         for words in [
@@ -134,20 +137,20 @@ mod tests {
         reader.line("kernel: nf_conntrack: nf_conntrack: table full, dropping packet");
         let text = anstream::adapter::strip_str(&render(&reader.finish(None), TextStyle::default(), false)).to_string();
         insta::assert_snapshot!(text, @r#"
-        kernel log · 4 lines · 4 of conntrack · words of Linux 6.1 or later
+        kernel log · 4 lines · 4 of conntrack · log format of Linux 6.1 or later
 
         INVALID  1 packet  out-of-window · seq-over
-          refused, not translated; where it is for this host's own address, its TCP stack answers with a RST
+          refused and not translated; the TCP stack answers with a RST if the destination is an address of this host
           192.0.2.2:443 → 192.0.2.1:34567  1 packet
 
         accepted  1 packet  out-of-window · seq-under
-          these lines do not mean INVALID: the kernel let the packets pass, translated as usual, and nothing was reset
+          these lines do not mean INVALID: the kernel accepted and translated the packets, and reset nothing
           192.0.2.2:443 → 192.0.2.1:34567  1 packet
 
-        table full  1 packet of a new connection dropped, at least: the kernel limits these lines
-          no RST is sent: the client waits and tries again. More: whyrst explain table-full
+        table full  at least 1 packet of a new connection dropped: the kernel rate-limits these lines
+          the kernel sends no RST: the client waits and retransmits. More: whyrst explain table-full
 
-        1 line of conntrack was not understood
+        1 line of conntrack was not decoded
           a message from the future [31m
         "#);
     }

@@ -1,4 +1,4 @@
-//! What `whyrst mitigate` says on a terminal.
+//! `whyrst mitigate` as text.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -6,35 +6,35 @@ use std::time::Duration;
 use tracer_model::mitigation::Mitigation;
 use tracer_model::mitigation::watched::{Verdict, Window, compare};
 
-use super::cures;
+use super::mitigations;
+use super::sentences::{counted, grouped};
 use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use super::words::{counted, grouped};
 
-/// A cure, and whether it can help here.
+/// A mitigation, and whether it applies here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Offer {
-    /// The cure.
+    /// The mitigation.
     pub mitigation: Mitigation,
-    /// Why it does not apply here, if it does not.
+    /// Why it does not apply here; none if it does.
     pub not_because: Option<String>,
 }
 
-/// What was done with a cure.
+/// The result of applying or undoing a mitigation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// `applied` or `undone`.
     pub state: &'static str,
     /// The journal's file.
     pub entry: String,
-    /// The commands that were run.
+    /// The commands that whyrst ran.
     pub commands: Vec<String>,
-    /// What was counted before and after, where it was.
+    /// The kernel's counts before and after, if they were read.
     pub watched: Option<(Window, Window)>,
-    /// What is not as it should be all the same.
+    /// Warnings.
     pub remarks: Vec<String>,
 }
 
-/// All cures, a line each.
+/// All mitigations, one line each.
 pub fn list(offers: &[Offer], style: TextStyle) -> String {
     let mut text = String::new();
     for Offer { mitigation, not_because } in offers {
@@ -54,7 +54,7 @@ pub fn list(offers: &[Offer], style: TextStyle) -> String {
     text
 }
 
-/// One cure.
+/// One mitigation.
 pub fn one(offer: &Offer, style: TextStyle) -> String {
     let mut text = String::new();
     let _infallible = write_one(&mut text, offer, style);
@@ -62,25 +62,25 @@ pub fn one(offer: &Offer, style: TextStyle) -> String {
 }
 
 fn write_one(to: &mut String, offer: &Offer, style: TextStyle) -> fmt::Result {
-    cures::write(to, &offer.mitigation, style)?;
-    let cures: Vec<&str> = offer.mitigation.cures.iter().map(|reason| reason.name()).collect();
-    if !cures.is_empty() {
-        writeln!(to, "  {FAINT}cures:   {}{FAINT:#}", cures.join(", "))?;
+    mitigations::write(to, &offer.mitigation, style)?;
+    let reasons: Vec<&str> = offer.mitigation.reasons.iter().map(|reason| reason.name()).collect();
+    if !reasons.is_empty() {
+        writeln!(to, "  {FAINT}reasons: {}{FAINT:#}", reasons.join(", "))?;
     }
     match &offer.not_because {
         Some(because) => writeln!(to, "\n{WARN}not here: {because}{WARN:#}"),
         None if offer.mitigation.can_be_applied() => {
             writeln!(
                 to,
-                "\nwhyrst mitigate {0} --apply runs it; whyrst mitigate {0} --undo takes it back",
+                "\nwhyrst mitigate {0} --apply runs it; whyrst mitigate {0} --undo undoes it",
                 offer.mitigation.id
             )
         }
-        None => writeln!(to, "\nwhyrst does not do this by itself: it has no undo"),
+        None => writeln!(to, "\nwhyrst does not apply this: it cannot be undone"),
     }
 }
 
-/// What was done.
+/// The result.
 pub fn outcome(outcome: &Outcome) -> String {
     let mut text = String::new();
     let _infallible = write_outcome(&mut text, outcome);
@@ -90,7 +90,7 @@ pub fn outcome(outcome: &Outcome) -> String {
 fn write_outcome(to: &mut String, outcome: &Outcome) -> fmt::Result {
     let style = if outcome.remarks.is_empty() { GOOD } else { WARN };
     match outcome.commands.len() {
-        0 => writeln!(to, "{style}{}{style:#}: everything is as it was before already", outcome.state)?,
+        0 => writeln!(to, "{style}{}{style:#}: there was nothing to change", outcome.state)?,
         many => writeln!(to, "{style}{}{style:#}: {}", outcome.state, counted(many as u64, "command", "commands"))?,
     }
     for remark in &outcome.remarks {
@@ -101,11 +101,11 @@ fn write_outcome(to: &mut String, outcome: &Outcome) -> fmt::Result {
     writeln!(to, "\n{:32}{:>16}{:>16}", "", "before", "after")?;
     for (name, counts) in rates(before, after) {
         let Some((first, second)) = counts else {
-            writeln!(to, "{name:32}{:>16}{:>16}   could not be read", "?", "?")?;
+            writeln!(to, "{name:32}{:>16}{:>16}   not readable", "?", "?")?;
             continue;
         };
         let verdict = match compare((first, before.time), (second, after.time)) {
-            Verdict::TooLittle => "too little traffic to tell",
+            Verdict::TooLittle => "too little traffic for a verdict",
             Verdict::Fell => "fell",
             Verdict::Rose => "rose",
             Verdict::Unclear => "no clear change",
@@ -113,10 +113,10 @@ fn write_outcome(to: &mut String, outcome: &Outcome) -> fmt::Result {
         let shown = |count: u64, time: Duration| format!("{} in {:.1} s", grouped(count), time.as_secs_f64());
         writeln!(to, "{name:32}{:>16}{:>16}   {verdict}", shown(first, before.time), shown(second, after.time))?;
     }
-    writeln!(to, "{FAINT}the kernel's counters of all connections; RSTs of REJECT rules are not among them{FAINT:#}")
+    writeln!(to, "{FAINT}the kernel's counters for all connections, without RSTs of REJECT rules{FAINT:#}")
 }
 
-/// The counters that were watched, with both counts.
+/// The counters, each with both counts.
 pub(super) fn rates(before: &Window, after: &Window) -> [(&'static str, Option<(u64, u64)>); 3] {
     let (one, two) = (&before.counts, &after.counts);
     [

@@ -1,7 +1,7 @@
-//! The evidence for Wireshark: pcapng (draft-ietf-opsawg-pcapng), an interface per hook, a comment on every packet.
+//! pcapng export (draft-ietf-opsawg-pcapng): an interface per hook, a comment on every packet.
 //!
-//! Packets are IP packets without a link layer. What a hook read of a header is there as it was read, and the original
-//! length says how much there was; a RST is computed, not captured, and its comment says so.
+//! Packets are IP packets without a link layer. They hold the headers that a hook read; the original length is that of the
+//! whole packet. RSTs are computed, not captured, and have a comment that says so.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -21,32 +21,32 @@ use pcap_file::pcapng::{PcapNgWriteError, PcapNgWriter};
 
 use tracer_advice::report::Report;
 use tracer_common::{Hook, counter, hook};
-use tracer_engine::conclusion::HookLine;
 use tracer_engine::engine::Kind;
+use tracer_engine::hook_line::HookLine;
 use tracer_model::capture::{HookState, Host, Origin};
 use tracer_model::evidence;
-use tracer_model::evidence::{Frame, Way};
+use tracer_model::evidence::{Bound, Frame};
 use tracer_model::time::{ClockOffset, Instant};
 
+use super::annotated::AnnotatedEvent;
 use super::plain;
-use super::step::AnnotatedEvent;
-use super::words::counted;
+use super::sentences::counted;
 
-/// Packets that wait to be put in order. Records of two CPUs change places over microseconds.
+/// Packets in the reorder buffer. Records of two CPUs can be out of order by microseconds.
 const WAITING: usize = 4_096;
-/// Most bytes that a hook reads of a packet: two headers with all their options.
+/// The most bytes that a hook reads of a packet: two headers with all options.
 const SNAPLEN: u32 = 2 * tracer_common::wire::HEADER_SIZE as u32;
-/// Most bytes of a text of the section's header.
+/// The longest text in the section header, in bytes.
 const LIMIT: usize = 1_024;
 
-/// How much was written.
+/// Counts of written packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Written {
     /// Packets with the headers that a hook read.
     pub captured: u64,
     /// RSTs that were computed.
     pub computed: u64,
-    /// Events that there was no IP header of.
+    /// Events without an IP header.
     pub without_headers: u64,
 }
 
@@ -58,7 +58,7 @@ pub struct PcapNg<'r, W: Write> {
     /// The interface of every hook.
     interfaces: [Option<u32>; hook::COUNT],
     waiting: BinaryHeap<Reverse<Packet>>,
-    /// Packets so far: those of the same time stay in the order in which they came.
+    /// Number of the packet: keeps the order of packets with the same time.
     serial: u64,
     written: Written,
 }
@@ -68,14 +68,14 @@ struct Packet {
     at: Instant,
     serial: u64,
     hook: Hook,
-    way: u32,
+    bound: u32,
     length: u32,
     bytes: Vec<u8>,
     comments: Vec<String>,
 }
 
 impl<'r, W: Write> PcapNg<'r, W> {
-    /// Starts a file for a capture whose report is known. `captured_only` leaves out the RSTs, which are computed.
+    /// Starts a file for a capture with a known report. `captured_only` omits the computed RSTs.
     pub fn start(to: W, report: &'r Report, captured_only: bool) -> io::Result<Self> {
         let mut file = Self {
             writer: PcapNgWriter::with_section_header(to, section(report)).map_err(error)?,
@@ -93,23 +93,23 @@ impl<'r, W: Write> PcapNg<'r, W> {
     }
 
     /// Adds an event.
-    pub fn event(&mut self, told: AnnotatedEvent<'_>) -> io::Result<()> {
-        let event = told.event;
-        match evidence::captured(told.record) {
+    pub fn event(&mut self, annotated: AnnotatedEvent<'_>) -> io::Result<()> {
+        let event = annotated.event;
+        match evidence::captured(annotated.record) {
             Some(frame) => {
                 self.written.captured += 1;
-                let mut comments = vec![told.pairs()];
-                comments.extend(told.sentence());
+                let mut comments = vec![annotated.pairs()];
+                comments.extend(annotated.sentence());
                 if frame.extensions_left_out > 0 {
                     let bytes = counted(u64::from(frame.extensions_left_out), "byte", "bytes");
                     comments
-                        .push(format!("altered: {bytes} of IPv6 extension headers were not captured and are left out"));
+                        .push(format!("altered: {bytes} of IPv6 extension headers were not captured and are missing"));
                 }
-                self.push(told, frame, evidence::way(event), comments)?;
+                self.push(annotated, frame, evidence::bound(event), comments)?;
             }
             None => self.written.without_headers += 1,
         }
-        if self.captured_only || !matches!(told.observed.kind, Kind::Reset(..) | Kind::PeerReset(_)) {
+        if self.captured_only || !matches!(annotated.observed.kind, Kind::Reset(..) | Kind::PeerReset(_)) {
             return Ok(());
         }
         let Some(frame) =
@@ -121,17 +121,17 @@ impl<'r, W: Write> PcapNg<'r, W> {
         let of = if event.packet.is_some() { "the segment that it answers" } else { "the socket that sends it" };
         let unknown = format!(
             "reconstructed, not captured: addresses, ports, sequence numbers and flags follow from {of}; hop limit, \
-             identification, traffic class and window are not known and 0, options are not known and left out"
+             identification, traffic class and window are unknown and set to 0, options are unknown and omitted"
         );
-        let mut comments = vec![unknown, told.pairs()];
-        comments.extend(told.sentence());
-        if matches!(&told.observed.kind, Kind::Reset(reset, ..) if reset.doubtful) {
+        let mut comments = vec![unknown, annotated.pairs()];
+        comments.extend(annotated.sentence());
+        if matches!(&annotated.observed.kind, Kind::Reset(reset, ..) if reset.doubtful) {
             comments.push("the segment is signed: the kernel sends the RST only if it finds the key".to_owned());
         }
-        self.push(told, frame, Way::Out, comments)
+        self.push(annotated, frame, Bound::Out, comments)
     }
 
-    /// Writes what waits, and the statistics.
+    /// Writes the remaining packets and the statistics.
     pub fn finish(mut self) -> io::Result<Written> {
         while let Some(Reverse(packet)) = self.waiting.pop() {
             self.write(packet)?;
@@ -146,21 +146,27 @@ impl<'r, W: Write> PcapNg<'r, W> {
         Ok(self.written)
     }
 
-    fn push(&mut self, told: AnnotatedEvent<'_>, frame: Frame, way: Way, mut comments: Vec<String>) -> io::Result<()> {
-        let at = told.event.at;
+    fn push(
+        &mut self,
+        annotated: AnnotatedEvent<'_>,
+        frame: Frame,
+        bound: Bound,
+        mut comments: Vec<String>,
+    ) -> io::Result<()> {
+        let at = annotated.event.at;
         if since_epoch(self.report.host.clock, at).1 {
-            comments.push(format!("time out of range: it is {}", self.report.host.clock.wall(at)));
+            comments.push(format!("time out of range: {}", self.report.host.clock.wall(at)));
         }
         // epb_flags of draft-ietf-opsawg-pcapng: the lowest two bits are the direction.
-        let way = match way {
-            Way::In => 1,
-            Way::Out => 2,
-            Way::Unknown => 0,
+        let bound = match bound {
+            Bound::In => 1,
+            Bound::Out => 2,
+            Bound::Unknown => 0,
         };
         let Frame { bytes, length, .. } = frame;
         self.serial += 1;
-        let hook = told.event.hook;
-        self.waiting.push(Reverse(Packet { at, serial: self.serial, hook, way, length, bytes, comments }));
+        let hook = annotated.event.hook;
+        self.waiting.push(Reverse(Packet { at, serial: self.serial, hook, bound, length, bytes, comments }));
         if self.waiting.len() > WAITING
             && let Some(Reverse(packet)) = self.waiting.pop()
         {
@@ -172,8 +178,8 @@ impl<'r, W: Write> PcapNg<'r, W> {
     fn write(&mut self, packet: Packet) -> io::Result<()> {
         let interface_id = self.interface(packet.hook)?;
         let mut options: Vec<EnhancedPacketOption<'_>> = packet.comments.into_iter().map(comment).collect();
-        if packet.way != 0 {
-            options.push(EnhancedPacketOption::Flags(packet.way));
+        if packet.bound != 0 {
+            options.push(EnhancedPacketOption::Flags(packet.bound));
         }
         let block = EnhancedPacketBlock {
             interface_id,
@@ -185,7 +191,7 @@ impl<'r, W: Write> PcapNg<'r, W> {
         self.writer.write_pcapng_block(block).map_err(error).map(drop)
     }
 
-    /// The number of a hook's interface, which is described when it is needed first.
+    /// The number of a hook's interface; the first use writes its description.
     fn interface(&mut self, hook: Hook) -> io::Result<u32> {
         if let Some(number) = self.interfaces[hook.index()] {
             return Ok(number);
@@ -207,24 +213,24 @@ impl<'r, W: Write> PcapNg<'r, W> {
     }
 }
 
-/// Whether a hook's records are of packets.
+/// Whether a hook's records contain packets.
 const fn gives_packets(hook: Hook) -> bool {
-    !matches!(hook, Hook::EntryGone | Hook::TableFull)
+    !matches!(hook, Hook::EntryDestroyed | Hook::TableFull)
 }
 
-/// What it means that a packet was seen at a hook.
+/// The meaning of a packet at a hook.
 const fn meaning(hook: Hook) -> &'static str {
     match hook {
-        Hook::CtInvalid => "conntrack's TCP tracker refuses the packet, or remarks on it",
-        Hook::CtMalformed => "conntrack refuses the packet before it looks at its entry's state",
+        Hook::CtInvalid => "conntrack's TCP tracker refuses the packet, or logs and accepts it",
+        Hook::CtMalformed => "conntrack refuses the packet before it checks the state of its entry",
         Hook::NewRefused => "conntrack refuses the first packet of a connection",
         Hook::ResetV4 | Hook::ResetV6 | Hook::ResetTracepoint => "this host's TCP answers the packet with a RST",
         Hook::RejectV4 | Hook::RejectV6 | Hook::LinkRejectV4 | Hook::LinkRejectV6 => {
             "a REJECT rule answers the packet with a RST"
         }
-        Hook::ActiveReset => "a socket of this host resets its connection of its own accord",
+        Hook::ActiveReset => "a socket of this host resets its own connection",
         Hook::PacketTap | Hook::TcxTap => "a RST arrives",
-        Hook::EntryGone => "a conntrack entry ends",
+        Hook::EntryDestroyed => "conntrack destroys an entry",
         Hook::TableFull => "the conntrack table is full",
     }
 }
@@ -237,21 +243,21 @@ fn section(report: &Report) -> SectionHeaderBlock<'static> {
     let host = &report.host;
     let wall = |at: Instant| host.clock.wall(at);
     let mut lines = vec![
-        format!("host {}, Linux {}, conntrack logging of era {}", host.hostname, host.kernel, host.log_format),
+        format!("host {}, Linux {}, conntrack log format {}", host.hostname, host.kernel, host.log_format),
         format!("captured from {:.6} to {:.6} by whyrst {}", wall(report.started), wall(report.ended), host.tool),
         format!(
-            "{}, {} lost, {} not understood",
+            "{}, {} lost, {} not decoded",
             counted(report.events, "event", "events"),
             report.lost,
             report.undecodable
         ),
-        "headers as the hooks read them, without payload; what is marked as reconstructed was not captured".to_owned(),
+        "headers as the hooks read them, without payload; packets marked as reconstructed were not captured".to_owned(),
     ];
     if let Some(hidden) = report.filtered {
-        lines.push(format!("filtered: {} of other flows left out", counted(hidden, "event", "events")));
+        lines.push(format!("filtered: {} of other flows omitted", counted(hidden, "event", "events")));
     }
     if let Origin::Recording { damage: Some(damage), .. } = &report.origin {
-        lines.push(format!("the recording could be read up to byte {} only: {}", damage.offset, damage.what));
+        lines.push(format!("the recording is damaged at byte {}: {}", damage.offset, damage.what));
     }
     let mut options = vec![
         SectionHeaderOption::OS(system(host).into()),
@@ -276,7 +282,7 @@ fn statistics(interface_id: u32, line: &HookLine, report: &Report) -> InterfaceS
         InterfaceStatisticsOption::IsbUsrDeliv(count(counter::EMITTED)),
     ];
     if let HookState::Waiting { module: why } | HookState::Unavailable { because: why } = &line.state {
-        let text = plain::line(&format!("not watched: {why}"), LIMIT);
+        let text = plain::line(&format!("not attached: {why}"), LIMIT);
         options.push(InterfaceStatisticsOption::Common(CommonOption::Comment(text.into())));
     }
     InterfaceStatisticsBlock { interface_id, timestamp: time(report.ended), options }
@@ -286,7 +292,7 @@ fn comment(text: String) -> EnhancedPacketOption<'static> {
     EnhancedPacketOption::Common(CommonOption::Comment(text.into()))
 }
 
-/// Unix time, and whether the format has no room for it: it counts nanoseconds from 1970 to 2554.
+/// Unix time, and whether it is out of the format's range: nanoseconds from 1970 to 2554.
 fn since_epoch(clock: ClockOffset, at: Instant) -> (Duration, bool) {
     let nanos = clock.wall(at).as_nanosecond();
     match u64::try_from(nanos) {

@@ -1,9 +1,9 @@
-//! Text of others (names of interfaces, namespaces, processes, hosts and files, rules, the kernel's words) as it may be
-//! shown: nothing in it moves the cursor, changes colours, ends a line or turns the direction of what follows.
+//! Safe printing of foreign text: names of interfaces, namespaces, processes, hosts and files, rules, kernel messages. No
+//! character in it moves the cursor, changes colours, ends a line or changes the direction of the text that follows.
 
 use std::fmt::{self, Write as _};
 
-/// Shows a text with every character spelt out that a terminal would obey instead of showing.
+/// Prints a text, with escapes for characters that a terminal would obey instead of showing.
 #[derive(Debug, Clone, Copy)]
 pub struct Plain<'a>(pub &'a str);
 
@@ -20,7 +20,7 @@ impl fmt::Display for Plain<'_> {
     }
 }
 
-/// Shows the value of a `key=value` pair: as it is where it is one plain word, else in quotes.
+/// Prints the value of a `key=value` pair: unchanged if it is one plain word, else in quotes.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Value<'a>(pub(super) &'a str);
 
@@ -42,7 +42,7 @@ impl fmt::Display for Value<'_> {
     }
 }
 
-/// A text on one line, as [`Plain`] shows it, cut to `limit` bytes.
+/// A text on one line, as [`Plain`] prints it, cut to `limit` bytes.
 pub(super) fn line(text: &str, limit: usize) -> String {
     const CUT: &str = "…";
     let mut line = String::with_capacity(text.len().min(limit));
@@ -61,11 +61,11 @@ pub(super) fn line(text: &str, limit: usize) -> String {
     line
 }
 
-/// Whether a character is obeyed by a terminal, or not seen where it stands: control characters, line and paragraph
+/// Whether a terminal obeys a character or does not show it: control characters, line and paragraph
 /// separators, marks that turn the direction of text (UAX #9), characters without width and fillers (UTS #39), tags, and
 /// noncharacters.
 pub fn is_obeyed(character: char) -> bool {
-    // Nearly all of what is shown.
+    // The common case.
     if matches!(character, ' '..='~') {
         return false;
     }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a name is made of, a value stays one word that ends where it should.
+        /// Any text stays one value that ends at its own end.
         #[test]
         fn nothing_is_obeyed(text in any::<String>()) {
             let (plain, value) = (Plain(&text).to_string(), Value(&text).to_string());

@@ -1,4 +1,4 @@
-//! Colours, symbols and times of the terminal output, and what to use where a terminal has none.
+//! Colours, symbols and time zone of text output, with ASCII substitutes for the symbols.
 
 use anstyle::{AnsiColor, Style};
 use jiff::tz::TimeZone;
@@ -14,7 +14,7 @@ pub struct TextStyle {
     pub width: Option<usize>,
     /// Symbols beyond ASCII.
     pub symbols: bool,
-    /// The zone in which times are told.
+    /// The time zone of printed times.
     pub zone: &'static TimeZone,
 }
 
@@ -30,12 +30,12 @@ impl TextStyle {
         if self.symbols { symbol } else { ascii }
     }
 
-    /// A point in time in the zone in which times are told.
+    /// A point in time, in the time zone of the output.
     pub(super) fn local(self, at: Timestamp) -> Zoned {
         at.to_zoned(self.zone.clone())
     }
 
-    /// What follows a time of the day, so that it is known whose: nothing for UTC, else the offset from it.
+    /// The suffix of a time of day: the offset from UTC, or nothing for UTC.
     pub(super) fn offset(self, at: Timestamp) -> String {
         if *self.zone == UTC { String::new() } else { self.local(at).strftime("%:z").to_string() }
     }
@@ -51,13 +51,13 @@ impl TextStyle {
     }
 }
 
-/// Something went wrong here.
+/// A failure.
 pub(super) const BAD: Style = AnsiColor::Red.on_default();
-/// Something is fine here.
+/// A good result.
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
-/// Worth attention.
+/// A warning.
 pub(super) const WARN: Style = AnsiColor::Yellow.on_default();
-/// The words that matter most.
+/// Emphasis.
 pub(super) const STRONG: Style = Style::new().bold();
-/// Background.
+/// Details.
 pub(super) const FAINT: Style = Style::new().dimmed();

@@ -1,17 +1,17 @@
-//! The pages of `docs/causes`, one per cause and reason: what `whyrst explain WORD` prints.
+//! The topics of `whyrst explain WORD`: a page of `docs/causes` for each cause and reason.
 
-/// The page of a cause or reason.
-pub fn page(word: &str) -> Option<&'static str> {
-    PAGES.iter().find(|(known, _)| *known == word).map(|(_, page)| *page)
+/// The topic of a cause or reason.
+pub fn topic(word: &str) -> Option<&'static str> {
+    TOPICS.iter().find(|(known, _)| *known == word).map(|(_, text)| *text)
 }
 
-macro_rules! pages {
+macro_rules! topics {
     ($($word:literal,)*) => {
-        const PAGES: &[(&str, &str)] = &[$(($word, include_str!(concat!("../../../docs/causes/", $word, ".md"))),)*];
+        const TOPICS: &[(&str, &str)] = &[$(($word, include_str!(concat!("../../../docs/causes/", $word, ".md"))),)*];
     };
 }
 
-pages! {
+topics! {
     "ack-over",
     "ack-under",
     "bad-checksum",
@@ -44,19 +44,19 @@ pages! {
 mod tests {
     use tracer_model::cause::{Cause, Reason};
 
-    use super::{PAGES, page};
+    use super::{TOPICS, topic};
 
     #[test]
-    fn every_word_has_its_page() {
+    fn every_word_has_a_topic() {
         let words = Cause::ALL.iter().map(|cause| cause.name()).chain(Reason::ALL.iter().map(|reason| reason.name()));
         for word in words {
-            let page = page(word).unwrap_or_else(|| panic!("no page for {word}"));
-            assert!(page.starts_with(&format!("# {word}: ")), "{word}");
+            let text = topic(word).unwrap_or_else(|| panic!("no topic for {word}"));
+            assert!(text.starts_with(&format!("# {word}: ")), "{word}");
         }
     }
 
     #[test]
-    fn every_page_answers_the_same_questions() {
+    fn every_topic_answers_the_same_questions() {
         const QUESTIONS: [&str; 5] = [
             "What the network did",
             "What the kernel did",
@@ -64,8 +64,8 @@ mod tests {
             "Confirm it by hand",
             "Mitigations and their cost",
         ];
-        for (word, page) in PAGES {
-            let asked: Vec<&str> = page.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        for (word, text) in TOPICS {
+            let asked: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
             assert_eq!(asked, QUESTIONS, "{word}");
         }
     }

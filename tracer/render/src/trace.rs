@@ -1,7 +1,7 @@
 //! One line per event, for eyes and grep.
 //!
-//! A line is: time, hook, verdict, cause and reason, the segment as tcpdump would print it, then `key=value` pairs. What is
-//! not known is left out; nothing ever spans two lines.
+//! A line is: time, hook, verdict, cause and reason, the segment as tcpdump prints it, then `key=value` pairs. Unknown values are
+//! left out. Nothing spans two lines.
 
 use std::collections::BTreeSet;
 use std::fmt::{self, Write as _};
@@ -9,14 +9,15 @@ use std::fmt::{self, Write as _};
 use tracer_engine::engine::{Kind, Observed};
 use tracer_engine::flow::Reset;
 use tracer_engine::session::Session;
-use tracer_model::cause::{Cause, Confidence, ResetBy};
-use tracer_model::conntrack::{Tuple, Verdict};
+use tracer_engine::timeline::StepKind;
+use tracer_model::cause::{Confidence, ResetBy};
+use tracer_model::conntrack::Verdict;
 use tracer_model::event::Event;
 use tracer_model::packet::Flags;
 
 use super::plain::{Plain, Value};
+use super::sentences;
 use super::style::{BAD, FAINT, GOOD, TextStyle, WARN};
-use super::words;
 
 /// How lines are drawn.
 #[derive(Debug, Clone, Default)]
@@ -30,28 +31,27 @@ pub struct Lines {
 impl Lines {
     /// The line for an observation, without a line end; `None` for events that the filter does not want.
     pub fn line(&self, observed: &Observed, session: &Session) -> Option<String> {
-        let event = match &observed.kind {
-            Kind::Unwanted => return None,
-            Kind::ConntrackVerdict(logged, _) => &logged.event,
-            Kind::Reset(reset, ..) => &reset.event,
-            Kind::Remark(event) | Kind::ResetOutput(event) | Kind::PeerReset(event) | Kind::ResetReceived(event) => {
-                event
-            }
-        };
+        let (event, step) = (observed.event()?, observed.step()?);
         let mut line = String::new();
         // Writing to a String does not fail.
-        let _infallible = self.write(&mut line, observed, event, session);
+        let _infallible = self.write(&mut line, observed, (event, &step.kind), session);
         Some(line)
     }
 
-    fn write(&self, line: &mut String, observed: &Observed, event: &Event, session: &Session) -> fmt::Result {
+    fn write(
+        &self,
+        line: &mut String,
+        observed: &Observed,
+        (event, step): (&Event, &StepKind<'_>),
+        session: &Session,
+    ) -> fmt::Result {
         let host = session.host();
         let at = host.clock.wall(event.at);
         let (time, offset) = (self.style.local(at), self.style.offset(at));
         write!(line, "{FAINT}{}{offset}{FAINT:#} {:<12} ", time.strftime("%H:%M:%S%.6f"), event.hook.name())?;
-        match &observed.kind {
-            Kind::Unwanted => {}
-            Kind::ConntrackVerdict(logged, diagnosis) => {
+        let diagnosis = observed.diagnosis().map_or_else(|| "-".to_owned(), |diagnosis| diagnosis.to_string());
+        match *step {
+            StepKind::Logged { logged, .. } | StepKind::AcceptedBefore(logged) => {
                 let (style, verdict) = match logged.verdict {
                     Verdict::Invalid => (BAD, "INVALID"),
                     Verdict::Ignored => (GOOD, "ignored"),
@@ -63,16 +63,16 @@ impl Lines {
                     write!(line, " off_by={}", window.distance)?;
                 }
             }
-            Kind::Remark(_) => {
-                write!(line, "remark  - ")?;
+            StepKind::Remark(_) => {
+                write!(line, "remark  {diagnosis} ")?;
                 segment(line, event)?;
             }
-            Kind::Reset(reset, diagnosis, confidence) => {
+            StepKind::ResetSent { reset, .. } => {
                 let style = if reset.effect.may_have_killed() { BAD } else { WARN };
                 write!(line, "{style}RST{style:#}     {diagnosis} ")?;
                 answer(line, reset)?;
                 write!(line, " by={} effect={}", reset.by, reset.effect.name())?;
-                if *confidence == Confidence::Inferred {
+                if matches!(observed.kind, Kind::Reset(_, _, Confidence::Inferred)) {
                     line.push_str(" inferred");
                 }
                 if let Some(reason) = event.reset_reason.and_then(|value| host.reset_reason(value)) {
@@ -82,24 +82,33 @@ impl Lines {
                     write!(line, " pid={} comm={}", process.pid, Value(process.comm.as_str()))?;
                 }
             }
-            Kind::ResetOutput(_) => {
-                write!(line, "left    - ")?;
+            StepKind::ResetOutput { .. } => {
+                write!(line, "output  {diagnosis} ")?;
                 segment(line, event)?;
             }
-            Kind::PeerReset(_) if event.packet.is_none() => {
-                let own = event.tuple().map(Tuple::reversed);
-                let ends = own.map_or_else(String::new, |own| format!(" {} > {} [R.]", own.src, own.dst));
-                write!(line, "by-peer -{ends}")?;
+            StepKind::PeerResetSent { tuple, answered: None, .. } => {
+                let ends = tuple.map_or_else(String::new, |own| format!(" {} > {} [R.]", own.src, own.dst));
+                write!(line, "by-peer {diagnosis}{ends}")?;
             }
-            Kind::PeerReset(_) => {
-                write!(line, "by-peer - answers ")?;
+            StepKind::PeerResetSent { answered: Some(_), .. } => {
+                write!(line, "by-peer {diagnosis} answers ")?;
                 segment(line, event)?;
             }
-            Kind::ResetReceived(_) => {
-                write!(line, "{WARN}RST{WARN:#}     {} ", Cause::PeerReset)?;
+            StepKind::PeerResetReceived { .. } => {
+                write!(line, "{WARN}RST{WARN:#}     {diagnosis} ")?;
                 segment(line, event)?;
                 write!(line, " by={}", ResetBy::Peer)?;
             }
+            // Conclusions and answers to look-ups, no events.
+            StepKind::EntryDestroyed(_)
+            | StepKind::NatSkipped { .. }
+            | StepKind::EntryState(_)
+            | StepKind::PeerResetForwarded(_)
+            | StepKind::EntryNotFound { .. }
+            | StepKind::EntryUnknown { .. } => write!(line, "{}", step.name())?,
+        }
+        if observed.provisional {
+            line.push_str(" provisional");
         }
         if let Some(interface) = event.input {
             write!(line, " in={}", Value(&interface.to_string()))?;
@@ -166,7 +175,7 @@ fn answer(line: &mut String, reset: &Reset) -> fmt::Result {
     Ok(())
 }
 
-/// What a progress line says.
+/// The text of a progress line.
 pub fn progress(events: u64, resets: u64) -> String {
-    format!("{}, {}", words::counted(events, "event", "events"), words::counted(resets, "reset", "resets"))
+    format!("{}, {}", sentences::counted(events, "event", "events"), sentences::counted(resets, "reset", "resets"))
 }

@@ -2,10 +2,10 @@
 "use strict";
 (() => {
   const by = (id) => document.getElementById(id);
-  const say = (text) => { by("said").textContent = text; };
+  const say = (text) => { by("status").textContent = text; };
   const number = (value) => value.toLocaleString("en");
 
-  // The table: sorting, filtering, and no more rows at once than a reader can use.
+  // The table: sorting, filtering, and a limit of rows.
   const table = by("table");
   if (table) {
     const atOnce = Number(table.dataset.atOnce);
@@ -78,7 +78,7 @@
     document.documentElement.classList.add("ready");
   }
 
-  // Flows are unfolded when somebody goes there.
+  // A link to a flow unfolds it.
   const arrive = () => {
     const id = location.hash.slice(1);
     const target = id.startsWith("flow-") ? by(id) : null;
@@ -89,9 +89,9 @@
   };
   addEventListener("hashchange", arrive);
   arrive();
-  const stories = () => document.querySelectorAll(".flow > details");
-  by("unfold")?.addEventListener("click", () => stories().forEach((story) => { story.open = true; }));
-  by("fold")?.addEventListener("click", () => stories().forEach((story) => { story.open = false; }));
+  const details = () => document.querySelectorAll(".flow > details");
+  by("unfold")?.addEventListener("click", () => details().forEach((detail) => { detail.open = true; }));
+  by("fold")?.addEventListener("click", () => details().forEach((detail) => { detail.open = false; }));
 
   // The evidence.
   const source = by("json").textContent;
@@ -114,7 +114,7 @@
     say("JSON saved");
   });
 
-  // Copying: the clipboard where the browser gives it to this page, else the old command.
+  // Copying: the clipboard if the browser allows it, else the old command.
   const old = (text) => {
     const area = document.createElement("textarea");
     area.className = "unseen";
@@ -147,7 +147,7 @@
     button.addEventListener("click", () => copy(button, commands().join("\n")));
   }
 
-  // On paper everything is unfolded.
+  // Printing unfolds everything.
   let folded = [];
   addEventListener("beforeprint", () => {
     folded = [...document.querySelectorAll("details:not(.raw):not([open])")];

@@ -1,4 +1,4 @@
-//! report, trace and record: a source, a session, and sinks for what comes out of it.
+//! `report`, `trace` and `record`: a source, a session, and sinks for its events.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,65 +11,42 @@ use tokio::time::{Instant as Deadline, sleep_until};
 
 use tracer_advice::report;
 use tracer_common::Hook;
-use tracer_engine::engine::{Kind, Observed};
-use tracer_engine::flow::EvidenceRank;
+use tracer_engine::engine::Observed;
 use tracer_engine::session;
 use tracer_engine::session::Session;
 use tracer_host::attach::{Choice, InspectError, Kernel};
 use tracer_host::live::{ABSENT_BECAUSE, Live, StartError};
-use tracer_host::netns::{home, now};
+use tracer_host::netns::home;
 use tracer_host::preflight::bpf_obstacles;
 use tracer_host::privileges::Needed;
 use tracer_host::symbols::Symbols;
-use tracer_host::{attach, boot_id, hostname, netns, preflight, privileges, timed};
-use tracer_model::capture::{HookState, HookStatus, Host, Item, Items, Origin};
-use tracer_model::cause::Cause;
+use tracer_host::{attach, boot_id, hostname, netns, now, preflight, privileges, timed};
+use tracer_model::capture::{HookState, HookStatus, Host, Item, Items, Origin, RecordLayout};
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_model::health::Obstacle;
 use tracer_model::time::ClockOffset;
+use tracer_recording::Recordings;
 use tracer_recording::redact::{Key, Redacted, Redactor};
-use tracer_recording::{Recordings, same_file};
 use tracer_render::trace::Lines;
 use tracer_render::{html, json, text, trace as lines};
 
 use super::args::{FilterArgs, Format, Global, LiveArgs, Record, Report, ReportFormat, Source, Trace};
 use super::netns::Names;
+use super::pipeline::Pipeline;
 use super::recorder::Recorder;
 use super::signals::{EndSignals, HangUp};
-use super::stage::Pipeline;
-use super::{FOUND, Stop, compare, output};
+use super::sink::{Sink, exit_status, wanted};
+use super::{Stop, compare, output};
 
-/// How long the kernel has to answer what is asked at the end of a capture, beyond what single questions may take.
+/// Time for the last requests of a capture, in addition to the time that single requests may take.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
-/// How long it has for all of them.
+/// The most time for all of them.
 const ALL_ANSWERS: Duration = Duration::from_secs(30);
-/// How often `nf_conntrack` is looked for with `--wait`.
+/// Interval of checks for `nf_conntrack` with `--wait`.
 const LOOK_FOR_CONNTRACK: Duration = Duration::from_millis(200);
-/// How often the progress line is redrawn.
+/// Interval of the progress line.
 const PROGRESS: Duration = Duration::from_millis(250);
-
-/// Something that takes part in a capture: it sees every item, and what the session made of it.
-pub(super) trait Sink {
-    fn item(&mut self, item: &Item, observed: Option<&Observed>, session: &Session) -> anyhow::Result<()>;
-
-    /// Whether it wants the counters now, out of their turn.
-    fn wants_counters(&self) -> bool {
-        false
-    }
-
-    /// Whether it writes files that can be ended at any time.
-    fn rotates(&self) -> bool {
-        false
-    }
-
-    /// Ends the current file at the next counters.
-    fn hang_up(&mut self) {}
-
-    fn end(&mut self) -> anyhow::Result<()> {
-        Ok(())
-    }
-}
 
 pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, Stop> {
     if let [before, after] = arguments.compare.as_slice() {
@@ -83,7 +60,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     if arguments.record.is_none() && arguments.keeping.is_asked() {
         return Err(anyhow::anyhow!("--compress, --rotate, --rotate-every and --keep need --record FILE").into());
     }
-    refuse_overwriting(&arguments.source.from, arguments.output.as_deref())?;
+    output::refuse_overwriting(&arguments.source.from, arguments.output.as_deref())?;
     let key = arguments.redaction.key(global)?;
     let files: Vec<Needed<'_>> =
         arguments.output.iter().chain(&arguments.record).map(|path| Needed::Write(path)).collect();
@@ -95,7 +72,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
             Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
         })?;
     let report = report::Report::new(session.finish(origin));
-    warn_of_damage(&report.origin, global);
+    output::warn_of_damage(&report.origin, global);
     let deliver = |path: Option<&Path>| match arguments.format {
         ReportFormat::Json => output::deliver_document(path, |to| json::write(&report, to)),
         ReportFormat::Html => output::deliver_document(path, |to| html::write(&report, to)),
@@ -107,7 +84,7 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
     let to_file = arguments.output.as_deref().is_some_and(|path| path != Path::new("-"));
     if delivered.is_err() && to_file && arguments.source.from.is_empty() {
         // A live capture cannot be repeated.
-        output::say(global, "the report could not be written to its file, and goes to standard output");
+        output::say(global, "cannot write the report to its file; writing it to standard output");
         deliver(None)?;
     }
     delivered?;
@@ -115,18 +92,9 @@ pub(super) fn report(arguments: &Report, global: &Global) -> Result<ExitCode, St
         recorder.finish(path)?;
     }
     let status = exit_status(&report, &arguments.fail_on);
-    // The program ends: nobody needs the memory of every single story back.
+    // The program ends. Freeing every flow would only take time.
     std::mem::forget(report);
     Ok(status)
-}
-
-/// Whether one of the causes that the user asked about was found.
-pub(super) fn exit_status(report: &report::Report, fail_on: &[Cause]) -> ExitCode {
-    let found = report.flows.iter().any(|flow| {
-        flow.flow.incident.rank() > EvidenceRank::Ignored && fail_on.contains(&flow.flow.incident.diagnosis.cause)
-    });
-    let full = report.summary.table_full_drops > 0 && fail_on.contains(&Cause::TableFull);
-    if found || full { ExitCode::from(FOUND) } else { ExitCode::SUCCESS }
 }
 
 pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop> {
@@ -135,7 +103,7 @@ pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop
     let names = if from.is_empty() { netns::names() } else { names_in(from, arguments.format)? };
     let key = arguments.redaction.key(global)?;
     let names = match key.as_ref().map(Redactor::new) {
-        Some(mut redactor) => names.into_iter().map(|(inode, name)| (inode, redactor.netns(&name))).collect(),
+        Some(redactor) => names.into_iter().map(|(inode, name)| (inode, redactor.netns(&name))).collect(),
         None => names,
     };
     let lines = Lines { style, names };
@@ -145,11 +113,11 @@ pub(super) fn trace(arguments: &Trace, global: &Global) -> Result<ExitCode, Stop
         printer.filter = filter.clone();
         Ok(vec![&mut printer as &mut dyn Sink])
     })?;
-    warn_of_damage(&origin, global);
+    output::warn_of_damage(&origin, global);
     Ok(ExitCode::SUCCESS)
 }
 
-/// The names of the namespaces that lines are about, known from the first line on. A stream is read only once.
+/// The names of the namespaces, for all lines. A stream can be read only once, so it gives none.
 fn names_in(from: &[PathBuf], format: Format) -> anyhow::Result<Names> {
     let stream = from.iter().any(|path| path == Path::new("-"));
     if format == Format::Text && !stream { super::netns::names(from) } else { Ok(Names::new()) }
@@ -159,7 +127,7 @@ pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, St
     let mut recorder = None;
     let path = &arguments.output;
     arguments.keeping.policy(path)?;
-    refuse_overwriting(&arguments.source.from, Some(path))?;
+    output::refuse_overwriting(&arguments.source.from, Some(path))?;
     let key = arguments.redaction.key(global)?;
     let files = [Needed::Write(path)];
     let (session, origin) =
@@ -167,7 +135,7 @@ pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, St
             recorder = Some(Recorder::create(path, &arguments.keeping, session, filter)?);
             Ok(recorder.as_mut().into_iter().map(|sink| sink as &mut dyn Sink).collect())
         })?;
-    warn_of_damage(&origin, global);
+    output::warn_of_damage(&origin, global);
     let (events, resets) = session.progress();
     if let Some(recorder) = recorder {
         let what = recorder.finish(path)?;
@@ -176,7 +144,7 @@ pub(super) fn record(arguments: &Record, global: &Global) -> Result<ExitCode, St
     Ok(ExitCode::SUCCESS)
 }
 
-/// Works off what the source gives.
+/// Processes the items of the source.
 fn work<'s>(
     source: &Source,
     files: &[Needed<'_>],
@@ -200,11 +168,11 @@ fn work<'s>(
     };
     let filter = redactor.filter(&filter);
     let (session, redacted) = replay(Redacted::new(recordings, redactor), filter, &path, sinks)?;
-    // A file may be named after whom it is about.
+    // The name of a file may be confidential.
     Ok((session, Origin::Recording { path: "redacted recording".to_owned(), damage: redacted.inner().verdict() }))
 }
 
-/// Works off what was recorded.
+/// Processes a recording.
 fn replay<'s, I: Items>(
     mut items: I,
     filter: Filter,
@@ -220,7 +188,7 @@ fn replay<'s, I: Items>(
     Ok((session, items))
 }
 
-/// The host as a copy of a recording names it: a copy is whole, whatever it is made of, and not a file of the original.
+/// The host in a copy of a recording. A copy is complete, and not a file of the original series.
 fn copied(host: &Host) -> Host {
     Host { part: None, capture: None, ..host.clone() }
 }
@@ -238,7 +206,7 @@ fn live<'s>(
     runtime.block_on(async {
         let filter = filter.resolve(&[])?;
         let redactor = key.map(Redactor::new);
-        // From here on the first Ctrl-C ends the capture and not the program.
+        // From here on, the first Ctrl-C ends the capture and not the program.
         let mut end = EndSignals::new()?;
         let Some((kernel, symbols)) = inspect(arguments, global, &mut end).await? else {
             return Err(anyhow::anyhow!("interrupted before nf_conntrack was loaded").into());
@@ -259,64 +227,63 @@ fn live<'s>(
         let mut live =
             Live::start(kernel, &symbols, choice, output::wants_bpf_log()).map_err(|error| untraceable(&error))?;
         // The capture starts when everything is attached.
-        let session = Session::new(host(log_format, reset_reasons), filter.clone());
-        let mut stage = Pipeline::new(session, &filter, redactor, sinks)?;
-        live.give_up(files).context("giving up capabilities")?;
+        let mut pipeline = Pipeline::new(host(log_format, reset_reasons), &filter, redactor, sinks)?;
+        live.give_up(files).context("dropping capabilities")?;
         for item in live.begin() {
-            stage.offer(&item)?;
+            pipeline.offer(&item)?;
         }
         output::say(global, &listening(&live));
         let progress = progress_line(global);
         let deadline = arguments.duration.and_then(|duration| Deadline::now().checked_add(duration));
-        let result = capture(&mut live, &mut stage, deadline, &mut end, &progress, global).await;
+        let result = capture(&mut live, &mut pipeline, deadline, &mut end, &progress, global).await;
         progress.finish_and_clear();
-        let ended = finish(&mut live, &mut stage).await;
+        let ended = finish(&mut live, &mut pipeline).await;
         result.and(ended)?;
-        Ok((stage.end()?, Origin::Live))
+        Ok((pipeline.end()?, Origin::Live))
     })
 }
 
-/// Until the deadline or a signal.
+/// Captures until the deadline or a signal.
 async fn capture(
     live: &mut Live,
-    stage: &mut Pipeline<'_>,
+    pipeline: &mut Pipeline<'_>,
     deadline: Option<Deadline>,
     end: &mut EndSignals,
     progress: &ProgressBar,
     global: &Global,
 ) -> anyhow::Result<()> {
     let mut redraw = tokio::time::interval(PROGRESS);
-    let mut hang_up = HangUp::new(stage.rotates())?;
+    let mut hang_up = HangUp::new(pipeline.rotates())?;
     loop {
-        let due = stage.session().next_request().map(|at| Deadline::now() + (at - now()));
+        let due = pipeline.session().next_request().map(|at| Deadline::now() + (at - now()));
         tokio::select! {
             item = live.next() => {
-                // Waiting for all this costs more than an event does: what is there already is taken without.
+                // A `select!` costs more than an event: process all available items before the next one.
                 let mut next = Some(item);
                 while let Some(item) = next {
-                    // The hooks that were attached from the start have been offered before.
+                    // The hooks that were attached at the start are already in the pipeline.
                     if let Item::Hook(status) = &item {
-                        output::say(global, &news(status));
+                        output::say(global, &hook_message(status));
                     }
-                    stage.offer(&item)?;
-                    if stage.wants_counters() {
-                        stage.offer(&Item::Counters(live.counters()))?;
+                    pipeline.offer(&item)?;
+                    if pipeline.wants_counters() {
+                        pipeline.offer(&Item::Counters(live.counters()))?;
                     }
                     next = live.ready();
                 }
             }
             () = hang_up.recv() => {
-                if !stage.rotates() {
+                if !pipeline.rotates() {
                     return Ok(());
                 }
-                stage.hang_up();
-                stage.offer(&Item::Counters(live.counters()))?;
+                pipeline.hang_up();
+                pipeline.offer(&Item::Counters(live.counters()))?;
             }
-            () = until(due) => live.ask(stage.session().requests(now())),
+            () = until(due) => live.ask(pipeline.requests(now())),
             () = until(deadline) => return Ok(()),
             () = end.signalled() => return Ok(()),
             _ = redraw.tick(), if !progress.is_hidden() => {
-                let (events, resets) = stage.session().progress();
+                let (events, resets) = pipeline.session().progress();
                 progress.set_message(lines::progress(events, resets));
                 progress.tick();
             }
@@ -324,21 +291,21 @@ async fn capture(
     }
 }
 
-/// Takes the hooks off, works off what is left, and asks the last questions.
-async fn finish(live: &mut Live, stage: &mut Pipeline<'_>) -> anyhow::Result<()> {
-    let rest = live.stop().await;
-    for item in &rest {
-        stage.offer(item)?;
+/// Detaches the hooks, processes the remaining items, and makes the last requests.
+async fn finish(live: &mut Live, pipeline: &mut Pipeline<'_>) -> anyhow::Result<()> {
+    let remaining = live.stop().await;
+    for item in &remaining {
+        pipeline.offer(item)?;
     }
-    let questions = stage.session().last_requests();
-    // Earlier questions are answered before these.
-    let count = stage.session().outstanding();
-    let patience = questions.iter().map(|question| question.patience()).sum::<Duration>() + LAST_ANSWERS;
-    live.ask(questions);
+    let requests = pipeline.last_requests();
+    // Earlier requests are answered before these.
+    let count = pipeline.session().outstanding();
+    let patience = requests.iter().map(|request| request.patience()).sum::<Duration>() + LAST_ANSWERS;
+    live.ask(requests);
     for item in &live.last_answers(count, patience.min(ALL_ANSWERS)).await {
-        stage.offer(item)?;
+        pipeline.offer(item)?;
     }
-    stage.offer(&Item::Ended(now()))
+    pipeline.offer(&Item::Ended(now()))
 }
 
 async fn until(deadline: Option<Deadline>) {
@@ -348,19 +315,19 @@ async fn until(deadline: Option<Deadline>) {
     }
 }
 
-/// What there is to say of a hook that has changed.
-fn news(status: &HookStatus) -> String {
+/// The message on a hook whose state has changed.
+fn hook_message(status: &HookStatus) -> String {
     let symbol = status.hook.spec().symbol;
     match &status.state {
-        HookState::Attached => format!("watching {symbol} now"),
+        HookState::Attached => format!("{symbol} is attached"),
         HookState::Waiting { module } => {
-            format!("{symbol} is not watched any more: module {module} was taken out; waiting for it")
+            format!("detached {symbol}: module {module} was removed; waiting for it")
         }
-        HookState::Unavailable { because } => format!("{symbol} is not watched: {because}"),
+        HookState::Unavailable { because } => format!("{symbol} is not attached: {because}"),
     }
 }
 
-/// What is in the way of tracing, besides that conntrack may not be loaded.
+/// Obstacles to tracing, except that nf_conntrack may not be loaded.
 pub(super) fn obstacles(without_kprobes: bool) -> Vec<Obstacle> {
     let host = preflight::Host::running();
     let mut obstacles = host.obstacles();
@@ -370,14 +337,14 @@ pub(super) fn obstacles(without_kprobes: bool) -> Vec<Obstacle> {
     if !ABSENT_BECAUSE.is_empty() {
         obstacles.push(Obstacle {
             id: "no-bpf-programs",
-            what: format!("this whyrst was built without its BPF programs: {ABSENT_BECAUSE}"),
-            fix: "build it again after `cargo xtask setup`, or take a released binary".to_owned(),
+            what: format!("this build of whyrst has no BPF programs: {ABSENT_BECAUSE}"),
+            fix: "rebuild it after `cargo xtask setup`, or use a released binary".to_owned(),
         });
     }
     if obstacles.is_empty() { bpf_obstacles() } else { obstacles }
 }
 
-/// Looks whether this host can be traced; `None` where the user lost patience while waiting.
+/// Inspects the kernel; `None` if the user ended the wait for nf_conntrack.
 async fn inspect(
     arguments: &LiveArgs,
     global: &Global,
@@ -388,7 +355,7 @@ async fn inspect(
     let mut symbols = attach::symbols().context("/proc/kallsyms")?;
     if !attach::conntrack_is_loaded(&symbols) {
         if arguments.wait && obstacles.is_empty() {
-            output::say(global, "waiting for nf_conntrack to be loaded (Ctrl-C gives up)");
+            output::say(global, "waiting until nf_conntrack is loaded (Ctrl-C ends)");
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(LOOK_FOR_CONNTRACK) => {}
@@ -402,8 +369,8 @@ async fn inspect(
         } else {
             obstacles.push(Obstacle {
                 id: "conntrack-not-loaded",
-                what: "nf_conntrack is not loaded: nothing on this host tracks connections".to_owned(),
-                fix: "load the ruleset first, or give --wait to start when it is loaded".to_owned(),
+                what: "nf_conntrack is not loaded: this host does not track connections".to_owned(),
+                fix: "load the ruleset first, or use --wait to start when the module is loaded".to_owned(),
             });
         }
     }
@@ -415,7 +382,7 @@ async fn inspect(
     Ok(Some((kernel, symbols)))
 }
 
-/// The namespaces whose interfaces are tapped: those of `--netns`, else the one that whyrst runs in.
+/// The namespaces to tap: those of `--netns`, else whyrst's own.
 fn tapped(arguments: &LiveArgs, filter: &Filter) -> anyhow::Result<Vec<u32>> {
     if !arguments.tap {
         return Ok(Vec::new());
@@ -426,12 +393,12 @@ fn tapped(arguments: &LiveArgs, filter: &Filter) -> anyhow::Result<Vec<u32>> {
 fn untraceable(error: &StartError) -> Stop {
     let locked = rustix::process::getrlimit(rustix::process::Resource::Memlock).current;
     let fix = match (error, locked) {
-        // The limit could not be raised.
+        // Raising the limit failed.
         (StartError::Load(_), Some(bytes)) => format!(
-            "before Linux 5.11 the maps need locked memory, of which this process may have {bytes} bytes: raise the limit \
-             (ulimit -l, LimitMEMLOCK=infinity), or add CAP_SYS_RESOURCE; `--log debug` tells more"
+            "before Linux 5.11 the maps need locked memory, and this process is limited to {bytes} bytes: raise the limit \
+             (ulimit -l, LimitMEMLOCK=infinity), or add CAP_SYS_RESOURCE; `--log debug` shows details"
         ),
-        _ => "see docs/limits.md; `--log debug` tells more".to_owned(),
+        _ => "see docs/limits.md; `--log debug` shows details".to_owned(),
     };
     Stop::Untraceable(vec![Obstacle { id: "not-attached", what: preflight::chain(error), fix }])
 }
@@ -446,6 +413,7 @@ fn host(log_format: LogFormat, reset_reasons: Vec<(u32, String)>) -> Host {
         log_format,
         clock: ClockOffset(i64::try_from(wall - i128::from(started.0)).unwrap_or(0)),
         started,
+        records: RecordLayout::default(),
         reset_reasons,
         boot: boot_id().ok(),
         capture: random_name(),
@@ -454,14 +422,14 @@ fn host(log_format: LogFormat, reset_reasons: Vec<(u32, String)>) -> Host {
     }
 }
 
-/// A name that no other capture has.
+/// A random name for the capture.
 fn random_name() -> Option<String> {
     let mut bytes = [0; 8];
     let filled = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
     (filled == Ok(bytes.len())).then(|| format!("{:016x}", u64::from_ne_bytes(bytes)))
 }
 
-/// What is listened to, for the line that says that the capture has begun.
+/// The message at the start of a capture: its hooks.
 fn listening(live: &Live) -> String {
     let mut names: Vec<&str> = Vec::new();
     let mut rest: Vec<String> = Vec::new();
@@ -470,7 +438,7 @@ fn listening(live: &Live) -> String {
         match state {
             HookState::Attached => names.push(symbol),
             HookState::Waiting { module } => rest.push(format!("{symbol} waits for {module}")),
-            HookState::Unavailable { because } => rest.push(format!("{symbol} is not watched: {because}")),
+            HookState::Unavailable { because } => rest.push(format!("{symbol} is not attached: {because}")),
         }
     }
     let rest = if rest.is_empty() { String::new() } else { format!("; {}", rest.join("; ")) };
@@ -481,32 +449,12 @@ fn progress_line(global: &Global) -> ProgressBar {
     if global.quiet {
         return ProgressBar::hidden();
     }
-    // Hidden by itself where standard error is no terminal.
+    // indicatif hides it if standard error is not a terminal.
     let bar = ProgressBar::new_spinner();
     match ProgressStyle::with_template("{elapsed_precise}  {msg}") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
-}
-
-pub(super) fn warn_of_damage(origin: &Origin, global: &Global) {
-    if let Origin::Recording { path, damage: Some(damage) } = origin {
-        output::say(global, &format!("{path}: read up to byte {} only: {}", damage.offset, damage.what));
-    }
-}
-
-pub(super) fn refuse_overwriting(inputs: &[PathBuf], output: Option<&Path>) -> anyhow::Result<()> {
-    match output {
-        Some(output) if inputs.iter().any(|input| same_file(input, output) || within(input, output)) => {
-            anyhow::bail!("-o {} would overwrite the recording that is read", output.display())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Whether a file is in a directory that is read.
-fn within(directory: &Path, file: &Path) -> bool {
-    file.exists() && file.parent().is_some_and(|parent| directory.is_dir() && same_file(directory, parent))
 }
 
 /// Prints one line per event.
@@ -538,15 +486,5 @@ impl<W: Write> Printer<W> {
             }
         }
         self.to.flush()
-    }
-}
-
-/// Whether the filter wants an event: its flow, and the cause it speaks for.
-pub(super) fn wanted(observed: &Observed, filter: &Filter) -> bool {
-    match &observed.kind {
-        Kind::Unwanted => false,
-        Kind::ConntrackVerdict(_, diagnosis) | Kind::Reset(_, diagnosis, _) => filter.matches_cause(diagnosis.cause),
-        Kind::ResetReceived(_) => filter.matches_cause(Cause::PeerReset),
-        Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) => filter.is_empty() || observed.flow.is_some(),
     }
 }

@@ -1,4 +1,4 @@
-//! `whyrst report --compare`: two recordings side by side.
+//! `whyrst report --compare`: compares two recordings.
 
 use std::io;
 use std::path::Path;
@@ -14,7 +14,7 @@ use tracer_recording::Recordings;
 use tracer_render::{compare as text, json};
 
 use super::args::{Global, Report, ReportFormat};
-use super::capture::{exit_status, refuse_overwriting, warn_of_damage};
+use super::sink::exit_status;
 use super::{Stop, output};
 
 pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Global) -> Result<ExitCode, Stop> {
@@ -22,18 +22,18 @@ pub(super) fn run(arguments: &Report, before: &Path, after: &Path, global: &Glob
         return Err(anyhow!("--compare - -: standard input can be read once").into());
     }
     for recording in [before, after] {
-        refuse_overwriting(&[recording.to_owned()], arguments.output.as_deref())?;
+        output::refuse_overwriting(&[recording.to_owned()], arguments.output.as_deref())?;
     }
     if arguments.format == ReportFormat::Html {
-        return Err(anyhow!("--compare has no HTML: --format text or json").into());
+        return Err(anyhow!("--compare has no HTML output: use --format text or json").into());
     }
     let style = output::style(arguments.output.is_some(), global)?;
     let resolve = |recording: &Path| arguments.filter.resolve(&[recording.to_owned()]);
-    // A name is looked up in each: the numbers of namespaces change with every boot.
+    // Resolve names in each recording: the inode numbers of namespaces change with every boot.
     let (of_before, of_after) = (resolve(before)?, resolve(after)?);
     let (before, after) = (read(before, &of_before)?, read(after, &of_after)?);
     for side in [&before, &after] {
-        warn_of_damage(&side.report.origin, global);
+        output::warn_of_damage(&side.report.origin, global);
     }
     let status = exit_status(&after.report, &arguments.fail_on);
     let comparison = Comparison::new(before, after);

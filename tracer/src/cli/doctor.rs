@@ -9,7 +9,7 @@ use tracer_advice::doctor::diagnose;
 use tracer_host::doctor::{Begun, begin, host, places};
 use tracer_host::netns::home;
 use tracer_model::finding::Severity;
-use tracer_model::health::{Facts, Place};
+use tracer_model::health::{Facts, NetnsRef};
 use tracer_render::{doctor as text, json};
 
 use super::args::{Doctor, Format, Global, Urgency};
@@ -22,10 +22,10 @@ pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop>
     let (machine, tracing) = host::read(obstacles(false)).context("/proc/kallsyms")?;
     let began = Instant::now();
     let mut snapshots: Vec<Begun> = Vec::new();
-    // Without conntrack there is nothing to look at, and asking would load it.
+    // Without conntrack there are no facts, and a query would load the module.
     if tracing.conntrack {
         snapshots.extend(selected.into_iter().map(|(inode, place)| begin(inode, place)));
-        snapshots.iter_mut().for_each(Begun::style);
+        snapshots.iter_mut().for_each(Begun::read);
         wait(arguments.interval.saturating_sub(began.elapsed()))?;
     }
     let namespaces = snapshots.into_iter().map(Begun::finish).collect();
@@ -47,8 +47,8 @@ pub(super) fn run(arguments: &Doctor, global: &Global) -> Result<ExitCode, Stop>
     Ok(if worst.is_some() && fails { ExitCode::from(FOUND) } else { ExitCode::SUCCESS })
 }
 
-/// The namespaces to look at, and how commands get there.
-fn selected(arguments: &Doctor) -> anyhow::Result<Vec<(u32, Place)>> {
+/// The namespaces to inspect, and how commands enter them.
+fn selected(arguments: &Doctor) -> anyhow::Result<Vec<(u32, NetnsRef)>> {
     let mut places = places().context("finding network namespaces")?;
     if arguments.all_netns {
         return Ok(places.into_iter().collect());
@@ -68,16 +68,16 @@ fn selected(arguments: &Doctor) -> anyhow::Result<Vec<(u32, Place)>> {
             let place = places.remove(&inode);
             place
                 .map(|place| (inode, place))
-                .ok_or_else(|| anyhow!("--netns {inode}: no name and no process leads there"))
+                .ok_or_else(|| anyhow!("--netns {inode}: no name and no process leads to it"))
         })
         .collect()
 }
 
-/// The rest of the interval; Ctrl-C ends the program as ever.
+/// Waits for the rest of the interval; Ctrl-C ends the program.
 fn wait(rest: std::time::Duration) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().context("starting the runtime")?;
-    // The timer belongs to the runtime that it is made in.
+    // A timer must be created inside the runtime.
     runtime.block_on(async { tokio::time::sleep(rest).await });
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `whyrst explain`: a word of the report, or a kernel log.
+//! `whyrst explain`: explains a cause or reason, or a kernel log.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal as _};
@@ -8,27 +8,29 @@ use anyhow::{Context as _, anyhow};
 
 use tracer_advice::explain::LogReader;
 use tracer_model::cause::words;
-use tracer_render::topics::page;
+use tracer_render::topics::topic;
 use tracer_render::{json, log};
 
 use super::args::{Explain, Format, Global};
 use super::suggest::did_you_mean;
 use super::{Stop, output};
 
-/// The longest line that is read whole; what is longer is no line of the kernel's.
+/// The longest line; the kernel logs none that is longer.
 const LINE: u64 = 1 << 16;
 
 pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop> {
     let what = arguments.what.as_deref();
-    if let Some(page) = what.and_then(page) {
-        output::deliver(None, global, |to| to.write_all(page.as_bytes()))?;
+    if let Some(text) = what.and_then(topic) {
+        output::deliver(None, global, |to| to.write_all(text.as_bytes()))?;
         return Ok(ExitCode::SUCCESS);
     }
     let mut reader = LogReader::default();
     match what {
         None | Some("-") => {
             if what.is_none() && io::stdin().is_terminal() {
-                return Err(anyhow!("explain what? the words {}; or a kernel log", words().join(", ")).into());
+                return Err(
+                    anyhow!("nothing to explain: name one of {}, or pipe in a kernel log", words().join(", ")).into()
+                );
             }
             lines(&mut io::stdin().lock(), &mut reader).context("reading standard input")?;
         }
@@ -39,7 +41,7 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
                 } else {
                     let words = words();
                     let meant = did_you_mean(path, words.iter().copied());
-                    format!("`{path}` is no file, and none of the words {}{meant}", words.join(", "))
+                    format!("`{path}` is neither a file nor one of {}{meant}", words.join(", "))
                 }
             })?;
             lines(&mut BufReader::new(file), &mut reader).with_context(|| format!("reading {path}"))?;
@@ -56,7 +58,7 @@ pub(super) fn run(arguments: &Explain, global: &Global) -> Result<ExitCode, Stop
     Ok(ExitCode::SUCCESS)
 }
 
-/// Reads line by line, whatever the bytes are.
+/// Reads line by line; the bytes need not be UTF-8.
 fn lines(from: &mut dyn BufRead, reader: &mut LogReader) -> io::Result<()> {
     let mut line = Vec::new();
     loop {

@@ -1,7 +1,7 @@
 //! `whyrst export`: a recording for other tools.
 //!
-//! The recording is read twice: what its flows came to is known at its end, and every packet is to carry it. Neither pass
-//! keeps events.
+//! It reads the recording twice: every packet carries the final cause of its flow, which is known only at the end. Neither
+//! pass keeps events.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, IsTerminal as _, Seek as _, Write};
@@ -18,28 +18,27 @@ use tracer_model::capture::{Items, Origin};
 use tracer_model::filter::Filter;
 use tracer_recording::redact::{Key, Redacted, Redactor};
 use tracer_recording::{Reader, Recordings};
+use tracer_render::annotated::AnnotatedEvent;
 use tracer_render::csv;
 use tracer_render::json::JsonLines;
 use tracer_render::pcapng::PcapNg;
-use tracer_render::step::AnnotatedEvent;
 
 use super::args::{Export, ExportFormat, Global};
-use super::capture::{refuse_overwriting, warn_of_damage};
 use super::{Stop, output};
 use crate::annotate;
 
-/// Bytes that are written at once.
+/// Bytes per write.
 const CHUNK: usize = 1 << 16;
 
 pub(super) fn run(arguments: &Export, global: &Global) -> Result<ExitCode, Stop> {
     let path = arguments.output.as_deref().filter(|path| *path != Path::new("-"));
-    refuse_overwriting(&arguments.from, path)?;
+    output::refuse_overwriting(&arguments.from, path)?;
     if arguments.format == ExportFormat::Pcapng && path.is_none() && io::stdout().is_terminal() {
-        return Err(anyhow!("pcapng is not for a terminal: give -o FILE, or pipe it to a program").into());
+        return Err(anyhow!("pcapng cannot go to a terminal: use -o FILE, or pipe it to a program").into());
     }
     if arguments.captured_only && arguments.format != ExportFormat::Pcapng {
         return Err(
-            anyhow!("--captured-only goes with --format pcapng: the other formats hold no computed packets").into()
+            anyhow!("--captured-only goes with --format pcapng: the other formats have no computed packets").into()
         );
     }
     let filter = arguments.filter.resolve(&arguments.from)?;
@@ -47,50 +46,50 @@ pub(super) fn run(arguments: &Export, global: &Global) -> Result<ExitCode, Stop>
     let filter = key.as_ref().map_or_else(|| filter.clone(), |key| Redactor::new(key).filter(&filter));
     let recording = Recording::open(&arguments.from, key)?;
     let (report, items) = recording.report(&filter)?;
-    warn_of_damage(&report.origin, global);
+    output::warn_of_damage(&report.origin, global);
     let what =
         || path.map_or_else(|| "writing to standard output".to_owned(), |path| format!("writing {}", path.display()));
     let to: Box<dyn Write> = match path {
-        // It holds what a recording holds, and is for no more eyes.
+        // It is as confidential as a recording.
         Some(path) => Box::new(private(path).with_context(what)?),
         None => Box::new(io::stdout().lock()),
     };
     let mut to = BufWriter::with_capacity(CHUNK, to);
-    let said = match arguments.format {
+    let summary = match arguments.format {
         ExportFormat::Csv => {
             csv::write(&report, &mut to).with_context(what)?;
             counted(report.flows.len() as u64, "flow")
         }
         ExportFormat::Jsonl => {
             let mut lines = JsonLines::start(&mut to, &report).with_context(what)?;
-            recording.events(&report, items, &filter, |told| lines.event(told).with_context(what))?;
+            recording.events(&report, items, &filter, |event| lines.event(event).with_context(what))?;
             let events = lines.finish().with_context(what)?;
             format!("{}, {}", counted(report.flows.len() as u64, "flow"), counted(events, "event"))
         }
         ExportFormat::Pcapng => {
             let mut file = PcapNg::start(&mut to, &report, arguments.captured_only).with_context(what)?;
-            recording.events(&report, items, &filter, |told| file.event(told).with_context(what))?;
+            recording.events(&report, items, &filter, |event| file.event(event).with_context(what))?;
             let written = file.finish().with_context(what)?;
-            let mut said = format!(
+            let mut text = format!(
                 "{} as captured, {} reconstructed",
                 counted(written.captured, "packet"),
                 counted(written.computed, "RST")
             );
             if written.without_headers > 0 {
-                said.push_str("; no headers of ");
-                said.push_str(&counted(written.without_headers, "event"));
+                text.push_str("; no headers for ");
+                text.push_str(&counted(written.without_headers, "event"));
             }
-            said
+            text
         }
     };
     to.flush().with_context(what)?;
     if let Some(path) = path {
-        output::say(global, &format!("{said} in {}", path.display()));
+        output::say(global, &format!("{summary} in {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Creates a file that only its owner may read.
+/// Creates a file that only its owner can read.
 fn private(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
@@ -102,23 +101,23 @@ fn counted(number: u64, what: &str) -> String {
 /// A recording that can be read twice.
 struct Recording<'a> {
     paths: &'a [PathBuf],
-    /// What came through a pipe.
+    /// The copy of piped input.
     kept: Option<File>,
-    /// What it is redacted with.
+    /// The key of the redaction.
     key: Option<Key>,
 }
 
 impl<'a> Recording<'a> {
     fn open(paths: &'a [PathBuf], key: Option<Key>) -> anyhow::Result<Self> {
         let whole = |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.is_file() || metadata.is_dir());
-        // What is no regular file can be read once.
+        // A pipe can be read only once.
         let pipe = match paths {
             [path] if path == Path::new("-") => Box::new(io::stdin().lock()) as Box<dyn io::Read>,
             [path] if !whole(path) => Box::new(File::open(path).with_context(|| reading(path))?),
             _ => return Ok(Self { paths, kept: None, key }),
         };
         let mut kept = tempfile::tempfile().context("making a temporary file")?;
-        io::copy(&mut { pipe }, &mut kept).context("keeping what is piped in in a temporary file")?;
+        io::copy(&mut { pipe }, &mut kept).context("copying the input to a temporary file")?;
         Ok(Self { paths, kept: Some(kept), key })
     }
 
@@ -130,24 +129,24 @@ impl<'a> Recording<'a> {
         Ok(Recordings::one(Reader::new(Box::new(again), name)?))
     }
 
-    /// The report, and how many items it was made of.
+    /// The report, and its number of items.
     fn report(&self, filter: &Filter) -> anyhow::Result<(Report, u64)> {
         let recordings = self.recordings()?;
         let name = recordings.name().to_owned();
         let Some(key) = &self.key else {
-            let (session, items, recordings) = told(recordings, filter)?;
+            let (session, items, recordings) = replay(recordings, filter)?;
             return Ok((
                 Report::new(session.finish(Origin::Recording { path: name, damage: recordings.verdict() })),
                 items,
             ));
         };
-        let (session, items, redacted) = told(Redacted::new(recordings, Redactor::new(key)), filter)?;
-        // A file may be named after whom it is about.
+        let (session, items, redacted) = replay(Redacted::new(recordings, Redactor::new(key)), filter)?;
+        // The name of a file may be confidential.
         let origin = Origin::Recording { path: "redacted recording".to_owned(), damage: redacted.inner().verdict() };
         Ok((Report::new(session.finish(origin)), items))
     }
 
-    /// Hands out the events again, with what their flows came to.
+    /// Passes the events to `each`, with the final state of their flows.
     fn events(
         &self,
         report: &Report,
@@ -166,8 +165,8 @@ impl<'a> Recording<'a> {
     }
 }
 
-/// What a recording comes to, of how many items.
-fn told<I: Items>(mut recorded: I, filter: &Filter) -> anyhow::Result<(Session, u64, I)> {
+/// Replays a recording; also returns its number of items.
+fn replay<I: Items>(mut recorded: I, filter: &Filter) -> anyhow::Result<(Session, u64, I)> {
     let mut items = 0;
     let session = session::replay(&mut recorded, filter.clone(), |_, _, _| -> io::Result<()> {
         items += 1;

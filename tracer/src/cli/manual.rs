@@ -1,6 +1,6 @@
-//! Man pages (`clap_mangen`) and completions (`clap_complete`), made of the command line's own description, as `--help` is.
+//! Man pages (`clap_mangen`) and completions (`clap_complete`), generated from the description of the command line.
 //!
-//! Here are the sections that clap knows nothing of.
+//! This module adds the sections that clap does not generate.
 
 use std::fs;
 use std::io::{self, Write};
@@ -20,23 +20,23 @@ use super::suggest::did_you_mean;
 
 /// The program's name.
 const NAME: &str = "whyrst";
-/// What the exit status of every command means.
+/// The exit status of every command.
 const EXIT_STATUS: [(&str, &str); 4] = [
-    ("0", "Done. For a report also: whatever it shows."),
-    ("1", "What --fail-on asks for was found."),
-    ("2", "The command line, the environment or the configuration file is wrong, or something failed on the way."),
-    ("3", "This host cannot be traced; standard error says what is missing, and how to get it."),
+    ("0", "Success, whatever a report shows."),
+    ("1", "A cause or finding of --fail-on was found."),
+    ("2", "The command line, the environment or the configuration file is invalid, or a run-time error occurred."),
+    ("3", "This host cannot be traced; standard error names the obstacles and their fixes."),
 ];
-/// Variables beside those that the options name.
+/// Variables besides those of the options.
 const ENVIRONMENT: [(&str, &str); 6] = [
     (
         "WHYRST_*",
-        "The default of an option, under the name given above. Lists are separated by commas; flags are true or false.",
+        "The default of an option, under the name given above. Commas separate the items of lists; flags are true or false.",
     ),
-    ("WHYRST_CONFIG", "The configuration file, unless --config names one; /dev/null is none."),
+    ("WHYRST_CONFIG", "The configuration file, unless --config names one; /dev/null means none."),
     ("NO_COLOR, CLICOLOR, CLICOLOR_FORCE", "Whether --color auto uses colours."),
     ("COLUMNS", "Columns to wrap text at."),
-    ("LC_ALL, LC_CTYPE, LANG", "Symbols beyond ASCII are used only where the locale is UTF-8."),
+    ("LC_ALL, LC_CTYPE, LANG", "Symbols beyond ASCII are used only in a UTF-8 locale."),
     ("TZ", "The time zone of --time local."),
 ];
 /// The purpose of the configuration file.
@@ -79,7 +79,7 @@ pub(super) fn completions(command: &Command, shell: Shell, to: &mut dyn Write) -
     let command = command.clone().mut_subcommand("man", |man| {
         man.mut_arg("command", |command| command.value_parser(PossibleValuesParser::new(names)))
     });
-    // zsh takes the words for all that there is; the argument can be a file as well.
+    // zsh would offer only these words, but the argument can be a file too.
     let mut command = if shell == Shell::Zsh {
         command
     } else {
@@ -87,13 +87,13 @@ pub(super) fn completions(command: &Command, shell: Shell, to: &mut dyn Write) -
             explain.mut_arg("what", |what| what.value_parser(PossibleValuesParser::new(words())))
         })
     };
-    // clap_complete panics where it cannot write; a buffer always can be written to.
+    // clap_complete panics on a write error; a buffer has none.
     let mut script = Vec::new();
     generate(shell, &mut command, NAME, &mut script);
     to.write_all(&script)
 }
 
-/// The description with what clap adds to it last, but without its command `help`.
+/// The finished description, without clap's command `help`.
 fn prepared(command: &Command) -> Command {
     let mut command = config::described(command.clone()).disable_help_subcommand(true);
     command = command.subcommand_help_heading("COMMANDS").subcommand_value_name("COMMAND");
@@ -112,7 +112,7 @@ fn render(all: &Command, command: &Command) -> io::Result<Vec<u8>> {
     let man = man.source(format!("{NAME} {}", env!("CARGO_PKG_VERSION")));
     let mut page = Vec::new();
     man.render_title(&mut page)?;
-    // Words are to be copied: they are neither hyphenated nor spaced out.
+    // No hyphenation and no justification, so that words can be copied.
     Roff::new().control("nh", []).control("ad", ["l"]).to_writer(&mut page)?;
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
@@ -222,7 +222,7 @@ mod tests {
                 let line = line.trim_start().trim_start_matches(['#', '$']).split(" #").next().unwrap_or_default();
                 let line = line.trim_start().trim_end_matches(['|', '\\', ' ']);
                 let shown = ["whyrst ", "ssh ", "dmesg ", "journalctl "].iter().any(|start| line.starts_with(start));
-                // Placeholders are not for typing.
+                // Skip lines with placeholders.
                 if !shown || line.contains("COMMAND") || line.contains('…') {
                     continue;
                 }
@@ -239,16 +239,16 @@ mod tests {
         assert!(typed > 30, "only {typed} commands were found");
     }
 
-    /// Every option says what it is for, and every one with a value what it is when it is not given.
+    /// Every option has help, and every option with a value names its default.
     #[test]
-    fn options_tell_their_defaults() {
+    fn options_name_their_defaults() {
         let all = prepared(&Arguments::command());
         let mut silent = Vec::new();
         for command in std::iter::once(&all).chain(all.get_subcommands()) {
             for arg in command.get_arguments().filter(|arg| arg.get_long().is_some()) {
                 let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
-                let told = help.contains("[default") || !arg.get_default_values().is_empty();
-                if help.is_empty() || !(told || !arg.get_action().takes_values() || arg.is_required_set()) {
+                let named = help.contains("[default") || !arg.get_default_values().is_empty();
+                if help.is_empty() || !(named || !arg.get_action().takes_values() || arg.is_required_set()) {
                     silent.push(format!("{} --{}: {help}", Command::get_name(command), arg.get_long().unwrap()));
                 }
             }

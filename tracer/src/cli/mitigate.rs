@@ -1,4 +1,4 @@
-//! `whyrst mitigate`: which cures there are, one in full, applying it and taking it back.
+//! `whyrst mitigate`: lists mitigations, prints one, applies it and undoes it.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, anyhow, bail};
 
 use tracer_advice::report::{FlowReport, Report};
-use tracer_advice::{Place, describe, wanted};
+use tracer_advice::{Target, describe, wanted};
 use tracer_engine::session;
 use tracer_host::mitigate::apply::boot_id;
 use tracer_host::mitigate::journal::{Entry as Applied, Journal, State};
@@ -21,7 +21,7 @@ use tracer_host::{attach, hostname};
 use tracer_model::capture::Origin;
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::mitigation::watched::Window;
 use tracer_model::mitigation::{Mitigation, MitigationId};
 use tracer_recording::Recordings;
@@ -31,7 +31,7 @@ use tracer_render::{json, mitigate as text};
 use super::args::{Format, Global, LATEST, Mitigate};
 use super::{Stop, output};
 
-/// The timeout that is looked at where no connection says which one ran out.
+/// The timeout to raise if no connection names the expired one.
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
 
 pub(super) fn run(arguments: &Mitigate, global: &Global) -> Result<ExitCode, Stop> {
@@ -45,13 +45,13 @@ pub(super) fn run(arguments: &Mitigate, global: &Global) -> Result<ExitCode, Sto
         deliver(arguments, global, &[], Some(&outcome), |_| text::outcome(&outcome))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let (offer, places) = offer(id, arguments)?;
+    let (offer, targets) = offer(id, arguments)?;
     if !arguments.apply {
         let offers = [offer];
         deliver(arguments, global, &offers, None, |style| text::one(&offers[0], style))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = apply(&offer.mitigation, places, arguments, global)?;
+    let outcome = apply(&offer.mitigation, targets, arguments, global)?;
     deliver(arguments, global, &[offer], Some(&outcome), |_| text::outcome(&outcome))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -71,7 +71,7 @@ fn deliver(
     }
 }
 
-/// All cures: those of a recording's flows, or what this host comes to.
+/// All mitigations: for a recording's flows, or for this host.
 fn offers(arguments: &Mitigate) -> Result<Vec<Offer>, Stop> {
     if let Some(path) = &arguments.from {
         let report = report(path)?;
@@ -79,15 +79,15 @@ fn offers(arguments: &Mitigate) -> Result<Vec<Offer>, Stop> {
     }
     let seen = see(arguments)?;
     let log_format = log_format();
-    Ok(MitigationId::ALL.into_iter().map(|id| here(id, &place(&seen, arguments), log_format)).collect())
+    Ok(MitigationId::ALL.into_iter().map(|id| here(id, &target(&seen, arguments), log_format)).collect())
 }
 
-/// One cure, and the namespaces that it is for.
-fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way)>), Stop> {
+/// One mitigation, and its namespaces.
+fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, NetnsPath)>), Stop> {
     let Some(path) = &arguments.from else {
         let seen = see(arguments)?;
-        let places = vec![(seen.facts.inode, seen.context.way.clone())];
-        return Ok((here(id, &place(&seen, arguments), log_format()), places));
+        let targets = vec![(seen.facts.inode, seen.context.netns_path.clone())];
+        return Ok((here(id, &target(&seen, arguments), log_format()), targets));
     };
     let report = report(path)?;
     if !arguments.apply {
@@ -96,7 +96,7 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way
     let own = hostname();
     if report.host.hostname != own {
         return Err(anyhow!(
-            "{} was recorded on {:?}, this is {own:?}: apply it there",
+            "{} was recorded on host {:?}, but this host is {own:?}: apply the mitigation there",
             path.display(),
             report.host.hostname
         )
@@ -104,7 +104,7 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way
     }
     let flows: Vec<&FlowReport> = report.flows.iter().filter(|flow| flow.mitigations.contains(&id)).collect();
     if flows.is_empty() {
-        return Err(anyhow!("no connection of {} would be cured by {id}", path.display()).into());
+        return Err(anyhow!("{id} helps no connection of {}", path.display()).into());
     }
     let mut all: BTreeMap<u32, (Seen, Vec<&FlowReport>)> = BTreeMap::new();
     for flow in flows {
@@ -112,7 +112,7 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way
             (Some(name), _) => inode_of_name(name).with_context(|| format!("network namespace {name:?}"))?,
             (None, Some(inode)) => inode,
             (None, None) => {
-                return Err(anyhow!("the recording does not say which namespace its connections are in").into());
+                return Err(anyhow!("the recording does not name the network namespace of its connections").into());
             }
         };
         let seen = match all.entry(inode) {
@@ -124,42 +124,40 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Way
         };
         seen.1.push(flow);
     }
-    let places: Vec<(u32, Way)> = all.iter().map(|(inode, (seen, _))| (*inode, seen.context.way.clone())).collect();
-    let described: Vec<Place<'_>> = all
+    let targets: Vec<(u32, NetnsPath)> =
+        all.iter().map(|(inode, (seen, _))| (*inode, seen.context.netns_path.clone())).collect();
+    let described: Vec<Target<'_>> = all
         .values()
-        .map(|(seen, flows)| wanted(Place::new(Some(&seen.facts), Some(&seen.context), None), flows))
+        .map(|(seen, flows)| wanted(Target::new(Some(&seen.facts), Some(&seen.context), None), flows))
         .collect();
     let mitigation = describe(id, &described);
     let not_because = apply::obstacle(&mitigation).map(|obstacle| obstacle.to_string());
-    Ok((Offer { mitigation, not_because }, places))
+    Ok((Offer { mitigation, not_because }, targets))
 }
 
-/// A cure as the report of a recording has it.
+/// A mitigation from the report of a recording.
 fn recorded(report: &Report, id: MitigationId) -> Offer {
     match report.mitigations.iter().find(|known| known.id == id) {
         Some(mitigation) => Offer { mitigation: mitigation.clone(), not_because: None },
         None => Offer {
             mitigation: describe(id, &[]),
             not_because: Some(
-                "no connection of the recording would be cured by it, as far as its namespaces could be looked at"
-                    .to_owned(),
+                "it helps no connection of the recording, as far as the namespaces could be read".to_owned(),
             ),
         },
     }
 }
 
-/// A cure on this host, without an incident.
-fn here(id: MitigationId, place: &Place<'_>, log_format: LogFormat) -> Offer {
-    let mitigation = describe(id, std::slice::from_ref(place));
+/// A mitigation for this host, without an incident.
+fn here(id: MitigationId, target: &Target<'_>, log_format: LogFormat) -> Offer {
+    let mitigation = describe(id, std::slice::from_ref(target));
     let not_because = match id {
         MitigationId::UpgradeKernel => matches!(log_format, LogFormat::E3 | LogFormat::E4)
-            .then(|| format!("this kernel lets such packets pass already (era {})", log_format.name())),
+            .then(|| format!("this kernel already accepts such packets (conntrack log format {})", log_format.name())),
         MitigationId::Keepalive => None,
-        MitigationId::ReviewRejectRule => {
-            place.rules.is_empty().then(|| "no rule that rejects with a RST was found".to_owned())
-        }
+        MitigationId::ReviewRejectRule => target.rules.is_empty().then(|| "no rule rejects with a RST".to_owned()),
         MitigationId::IgnoreInvalidRst if log_format == LogFormat::E1 => {
-            Some("this kernel does not have it (5.15 and later)".to_owned())
+            Some("this kernel lacks the sysctl (5.15 and later have it)".to_owned())
         }
         _ if mitigation.steps.is_empty() => Some(mitigation.notes.join("; ")),
         _ => None,
@@ -169,24 +167,24 @@ fn here(id: MitigationId, place: &Place<'_>, log_format: LogFormat) -> Offer {
 
 fn see(arguments: &Mitigate) -> Result<Seen, Stop> {
     let netns = arguments.netns()?;
-    let seen = live::see(netns).context("looking at the network namespace")?;
+    let seen = live::see(netns).context("reading the network namespace")?;
     if netns.is_some() && seen.facts.sysctls.is_empty() && !seen.context.problems.is_empty() {
         return Err(anyhow!("--netns: {}", seen.context.problems.join("; ")).into());
     }
     Ok(seen)
 }
 
-/// What is wanted here: what was given, else what this host translates.
-fn place<'a>(seen: &'a Seen, arguments: &Mitigate) -> Place<'a> {
-    let mut place = Place::new(Some(&seen.facts), Some(&seen.context), None);
-    place.targets = live::targets(&seen.context, &arguments.address, arguments.interface.as_deref());
-    place.services = arguments.service.iter().copied().collect();
-    place.timeouts = [TIMEOUT].into();
-    place.rules.clone_from(&seen.rejecting);
-    place
+/// The target: what the arguments name, else what this host translates to.
+fn target<'a>(seen: &'a Seen, arguments: &Mitigate) -> Target<'a> {
+    let mut target = Target::new(Some(&seen.facts), Some(&seen.context), None);
+    target.addresses = live::targets(&seen.context, &arguments.address, arguments.interface.as_deref());
+    target.services = arguments.service.iter().copied().collect();
+    target.timeouts = [TIMEOUT].into();
+    target.rules.clone_from(&seen.rejecting);
+    target
 }
 
-/// What this kernel does; unknown where it may not be looked at.
+/// This kernel's conntrack log format; unknown if the kernel cannot be inspected.
 fn log_format() -> LogFormat {
     let found =
         attach::symbols().map_err(anyhow::Error::from).and_then(|symbols| Ok(attach::Kernel::inspect(&symbols)?));
@@ -203,7 +201,7 @@ fn report(path: &Path) -> Result<Report, Stop> {
 
 fn apply(
     mitigation: &Mitigation,
-    places: Vec<(u32, Way)>,
+    targets: Vec<(u32, NetnsPath)>,
     arguments: &Mitigate,
     global: &Global,
 ) -> Result<Outcome, Stop> {
@@ -211,20 +209,20 @@ fn apply(
         return Err(obstacle.into());
     }
     root("--apply")?;
-    for (inode, way) in &places {
+    for (inode, way) in &targets {
         if leads_to(way).ok() != Some(*inode) {
-            return Err(anyhow!("the network namespace {inode} cannot be reached by a command").into());
+            return Err(anyhow!("no command can enter the network namespace {inode}").into());
         }
     }
     let journal = Journal::open(&arguments.state_dir).context("the journal")?;
-    let inodes: Vec<u32> = places.iter().map(|(inode, _)| *inode).collect();
-    apply::prepare(mitigation, &hostname(), places.clone())?;
-    ask("to be run", &mitigation.commands, arguments)?;
+    let inodes: Vec<u32> = targets.iter().map(|(inode, _)| *inode).collect();
+    apply::prepare(mitigation, &hostname(), targets.clone())?;
+    ask("commands", &mitigation.commands, arguments)?;
     let before = watch(&inodes, arguments, global, "before")?;
-    // Once more: somebody may have changed it meanwhile.
-    let mut entry = apply::prepare(mitigation, &hostname(), places)?;
+    // Read the state again: it may have changed meanwhile.
+    let mut entry = apply::prepare(mitigation, &hostname(), targets)?;
     let path = apply::apply(&mut entry, &journal)?;
-    // From here on a Ctrl-C only ends the counting.
+    // From here on, Ctrl-C only ends the counting.
     let after = watch(&inodes, arguments, global, "after").unwrap_or(None);
     Ok(Outcome {
         state: State::Applied.name(),
@@ -240,27 +238,27 @@ fn undo(id: MitigationId, name: &str, arguments: &Mitigate) -> Result<Outcome, S
     let journal = Journal::open(&arguments.state_dir).context("the journal")?;
     let (name, mut entry) = if name == LATEST { latest(id, &journal)? } else { (name.to_owned(), journal.read(name)?) };
     if entry.id != id {
-        return Err(anyhow!("{name} is an entry of {}, not of {id}", entry.id).into());
+        return Err(anyhow!("journal entry {name} is of {}, not of {id}", entry.id).into());
     }
     if !entry.state.is_open() {
-        return Err(anyhow!("nothing to undo: {name} is {} already", entry.state.name()).into());
+        return Err(anyhow!("nothing to undo: {name} is already {}", entry.state.name()).into());
     }
     let lines = apply::plan_undo(&entry, arguments.force)?;
-    ask("to be run", &lines, arguments)?;
+    ask("commands", &lines, arguments)?;
     let mut remarks = apply::undo(&mut entry, &lines, &journal, arguments.force)?;
     if entry.boot != boot_id()? {
-        remarks.push("it was applied before the last boot; what makes it outlive one is not undone by this".to_owned());
+        remarks.push("it was applied before the last boot; this does not undo what makes it persistent".to_owned());
     }
     let path = arguments.state_dir.join(&name).display().to_string();
     Ok(Outcome { state: State::Undone.name(), entry: path, commands: lines, watched: None, remarks })
 }
 
-/// The last entry of a cure that is still in force.
+/// The latest journal entry of a mitigation that is still applied.
 fn latest(id: MitigationId, journal: &Journal) -> Result<(String, Applied), Stop> {
     let all = journal.of(id)?;
     let last = all.last().map(|(name, entry)| format!("; the last entry, {name}, is {}", entry.state.name()));
     let open = all.into_iter().rfind(|(_, entry)| entry.state.is_open());
-    let nothing = || anyhow!("nothing to undo: {id} was not applied by whyrst{}", last.unwrap_or_default());
+    let nothing = || anyhow!("nothing to undo: whyrst has not applied {id}{}", last.unwrap_or_default());
     Ok(open.ok_or_else(nothing)?)
 }
 
@@ -268,33 +266,33 @@ fn root(what: &str) -> anyhow::Result<()> {
     if rustix::process::geteuid().is_root() { Ok(()) } else { bail!("{what} needs root") }
 }
 
-/// Shows what is going to be run, and asks, unless told not to.
+/// Prints the commands and asks for confirmation, unless `--yes` was given.
 fn ask(what: &str, lines: &[String], arguments: &Mitigate) -> anyhow::Result<()> {
     if arguments.yes || lines.is_empty() {
         return Ok(());
     }
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
-        bail!("nobody can be asked: standard input and standard error are no terminal; --yes does without");
+        bail!("cannot ask for confirmation: standard input and standard error are not both terminals; use --yes");
     }
     let mut to = io::stderr().lock();
     writeln!(to, "{what}:")?;
     for line in lines {
         writeln!(to, "  {line}")?;
     }
-    write!(to, "go on? [y/N] ")?;
+    write!(to, "continue? [y/N] ")?;
     to.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer).context("reading the answer")?;
     if matches!(answer.trim(), "y" | "Y" | "yes") { Ok(()) } else { bail!("not confirmed; nothing was changed") }
 }
 
-/// Counts for a while; a signal ends it.
-fn watch(places: &[u32], arguments: &Mitigate, global: &Global, when: &str) -> anyhow::Result<Option<Window>> {
+/// Counts until the time is over or Ctrl-C.
+fn watch(targets: &[u32], arguments: &Mitigate, global: &Global, when: &str) -> anyhow::Result<Option<Window>> {
     if arguments.watch.is_zero() {
         return Ok(None);
     }
     output::say(global, &format!("counting refused packets and RSTs {when}, for {} s", arguments.watch.as_secs_f64()));
-    let first = Mark::now(places).context("reading the counters")?;
+    let first = Mark::now(targets).context("reading the counters")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     let interrupted = runtime.block_on(async {
         tokio::select! {
@@ -305,5 +303,5 @@ fn watch(places: &[u32], arguments: &Mitigate, global: &Global, when: &str) -> a
     if interrupted && when == "before" {
         bail!("interrupted; nothing was changed");
     }
-    Ok(Some(Mark::now(places).context("reading the counters")?.since(&first)))
+    Ok(Some(Mark::now(targets).context("reading the counters")?.since(&first)))
 }

@@ -1,23 +1,22 @@
-//! Arguments → resolved configuration → exit status. The commands are glue; what they do is in the library.
+//! Arguments → resolved configuration → exit status. The commands only connect the libraries.
 
-mod args;
+pub mod args;
 mod capture;
 mod compare;
-mod config;
+pub mod config;
 mod doctor;
 mod explain;
 mod export;
-#[doc(hidden)]
-pub mod fuzzing;
 mod manual;
 mod mitigate;
-mod netns;
+pub mod netns;
 mod output;
+mod pipeline;
 mod recorder;
 mod redaction;
 mod sandbox;
 mod signals;
-mod stage;
+mod sink;
 mod suggest;
 
 use std::ffi::OsString;
@@ -39,14 +38,14 @@ const FAILED: u8 = 2;
 /// Exit status where this host cannot be traced.
 const UNTRACEABLE: u8 = 3;
 
-/// Why a command did not do what it was asked to.
+/// Why a command failed.
 #[derive(Debug)]
 enum Stop {
     /// This host cannot be traced.
     Untraceable(Vec<Obstacle>),
     /// Anything else.
     Failed(anyhow::Error),
-    /// Nobody reads the output any more.
+    /// The reader of the output has closed the pipe.
     ClosedPipe,
 }
 
@@ -85,8 +84,8 @@ pub fn main() -> ExitCode {
     };
     let configuration = match read {
         Ok(configuration) => configuration,
-        // What says the same on every host.
-        Err(_) if arguments.command.is_timeless() => Configuration::default(),
+        // Its output does not depend on the configuration.
+        Err(_) if arguments.command.is_constant() => Configuration::default(),
         Err(broken) => {
             output::complain(&format!("{broken:#}"));
             return ExitCode::from(FAILED);

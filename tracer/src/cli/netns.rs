@@ -18,10 +18,10 @@ pub(super) type Names = BTreeSet<(u32, String)>;
 
 /// A namespace as the user names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum NetnsArg {
+pub enum NetnsArg {
     /// Its inode number.
     Inode(u32),
-    /// A file that leads to it: `/run/netns/NAME`, `/proc/PID/ns/net`.
+    /// A file of the namespace: `/run/netns/NAME`, `/proc/PID/ns/net`.
     Path(PathBuf),
     /// Its name, as `ip netns` knows it.
     Name(String),
@@ -53,7 +53,7 @@ pub(super) fn on_this_host(wanted: &[NetnsArg]) -> anyhow::Result<Vec<u32>> {
     wanted.iter().map(inode).collect()
 }
 
-/// Inode numbers in a recording. A name may have been given to several namespaces, one after the other.
+/// Inode numbers in a recording. Several namespaces can have had the same name, one after another.
 pub(super) fn in_recording(wanted: &[NetnsArg], recordings: &[PathBuf]) -> anyhow::Result<Vec<u32>> {
     let mut inodes = Vec::new();
     let mut known = None;
@@ -61,12 +61,12 @@ pub(super) fn in_recording(wanted: &[NetnsArg], recordings: &[PathBuf]) -> anyho
         match wanted {
             NetnsArg::Inode(inode) => inodes.push(*inode),
             NetnsArg::Path(path) => bail!(
-                "--netns {}: a path leads to a namespace of this host; give the number or name that it has in the recording",
+                "--netns {}: a path names a namespace of this host; use its number or name in the recording",
                 path.display()
             ),
             NetnsArg::Name(name) if recordings.iter().any(|path| path == Path::new("-")) => bail!(
-                "--netns {name}: names are looked up before a recording is read, and standard input can be read only \
-                 once; give the inode number, or a file"
+                "--netns {name}: resolving a name reads the recording twice, and standard input can be read only once; use \
+                 the inode number, or a file"
             ),
             NetnsArg::Name(name) => {
                 if known.is_none() {
@@ -85,7 +85,7 @@ pub(super) fn in_recording(wanted: &[NetnsArg], recordings: &[PathBuf]) -> anyho
     Ok(inodes)
 }
 
-/// The names that recordings know.
+/// The names in recordings.
 pub(super) fn names(recordings: &[PathBuf]) -> anyhow::Result<Names> {
     let mut recordings = Recordings::open(recordings)?;
     let mut names = Names::new();
@@ -99,7 +99,7 @@ pub(super) fn names(recordings: &[PathBuf]) -> anyhow::Result<Names> {
     Ok(names)
 }
 
-/// That there is no namespace of this name, and which there are.
+/// The error for an unknown name. It lists the known names.
 fn unknown(name: &str, whose: &str, known: &Names) -> String {
     /// Names that are listed.
     const LISTED: usize = 10;
@@ -126,12 +126,12 @@ mod tests {
     #[case("99999999999", NetnsArg::Name("99999999999".to_owned()))]
     #[case("/proc/1/ns/net", NetnsArg::Path(PathBuf::from("/proc/1/ns/net")))]
     #[case("../etc/passwd", NetnsArg::Path(PathBuf::from("../etc/passwd")))]
-    fn ways_to_name_one(#[case] text: &str, #[case] expected: NetnsArg) {
+    fn numbers_names_and_paths(#[case] text: &str, #[case] expected: NetnsArg) {
         assert_eq!(text.parse(), Ok(expected));
     }
 
     #[test]
-    fn what_there_is_is_listed() {
+    fn known_names_are_listed() {
         let known: Names = (1..=12).map(|number| (number, format!("gw-{number}"))).collect();
         let text = unknown("gw-1O", "this host has", &known);
         assert!(text.contains("did you mean gw-1?"), "{text}");

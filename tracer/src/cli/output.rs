@@ -3,22 +3,24 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anstream::{AutoStream, ColorChoice};
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use jiff::tz::TimeZone;
 use rustix::fs::{Access, access};
 use tracing_subscriber::EnvFilter;
 
+use tracer_model::capture::Origin;
 use tracer_model::health::Obstacle;
+use tracer_recording::same_file;
 use tracer_render::plain::Plain;
 use tracer_render::style::{TextStyle, UTC};
 
 use super::args::{Global, Time};
 
-/// Columns where nothing says how wide the output will be seen.
+/// Columns if the width of the output is unknown.
 const WIDTH: usize = 100;
 
 /// Sends diagnostics to standard error.
@@ -34,12 +36,12 @@ pub(super) fn start_diagnostics(global: &Global) {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(ansi).init();
 }
 
-/// Whether the BPF programs' own debug lines are wanted.
+/// Whether debug messages of the BPF programs are wanted.
 pub(super) fn wants_bpf_log() -> bool {
     tracing::enabled!(target: "bpf", tracing::Level::DEBUG)
 }
 
-/// Prints an error. Names in it are not obeyed by the terminal.
+/// Prints an error. Foreign names in it are escaped.
 pub(super) fn complain(text: &str) {
     write_plainly("whyrst: ", text);
 }
@@ -47,20 +49,20 @@ pub(super) fn complain(text: &str) {
 fn write_plainly(mut lead: &str, text: &str) {
     let mut error = io::stderr().lock();
     for line in text.lines() {
-        // There is nowhere left to say that standard error is closed.
+        // A closed standard error cannot be reported.
         let _closed = writeln!(error, "{lead}{}", Plain(line));
         lead = "";
     }
 }
 
-/// Prints a diagnostic, unless the user wants none.
+/// Prints a message, unless `--quiet` was given.
 pub(super) fn say(global: &Global, text: &str) {
     if !global.quiet {
         complain(text);
     }
 }
 
-/// Prints why this host cannot be traced, and what to do about it.
+/// Prints why this host cannot be traced, with fixes.
 pub(super) fn complain_of_obstacles(obstacles: &[Obstacle]) {
     complain("this host cannot be traced:");
     for obstacle in obstacles {
@@ -69,7 +71,7 @@ pub(super) fn complain_of_obstacles(obstacles: &[Obstacle]) {
     }
 }
 
-/// How to draw on standard output, or into a file.
+/// The style for standard output, or for a file.
 pub(super) fn style(to_file: bool, global: &Global) -> anyhow::Result<TextStyle> {
     let columns = env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
     let terminal = || {
@@ -81,7 +83,7 @@ pub(super) fn style(to_file: bool, global: &Global) -> anyhow::Result<TextStyle>
     };
     let locale =
         ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
-    // Without a locale the C locale holds, which is ASCII.
+    // Without a locale, the C locale applies, which is ASCII.
     let symbols = locale.is_some_and(|locale| {
         let locale = locale.to_ascii_uppercase();
         locale.contains("UTF-8") || locale.contains("UTF8")
@@ -91,7 +93,7 @@ pub(super) fn style(to_file: bool, global: &Global) -> anyhow::Result<TextStyle>
 
 /// The zone of `--time`: that of `TZ`, else of /etc/localtime.
 fn zone(time: Time) -> anyhow::Result<&'static TimeZone> {
-    /// Read once: a look is handed around as a copy.
+    /// Read once: styles are copied and hold a reference.
     static LOCAL: OnceLock<TimeZone> = OnceLock::new();
     match time {
         Time::Utc => Ok(&UTC),
@@ -110,12 +112,12 @@ fn choice(color: clap::ColorChoice) -> ColorChoice {
     }
 }
 
-/// Standard output, taking colours out where they are not wanted.
+/// Standard output, without colours if they are not wanted.
 pub(super) fn stdout(global: &Global) -> AutoStream<io::Stdout> {
     AutoStream::new(io::stdout(), choice(global.color))
 }
 
-/// Whether a file can be written, before the work is done that it is for. Nothing is created: the work may fail.
+/// Checks that a file can be written, before the capture. It creates nothing, because the capture may fail.
 pub(super) fn expect_writable(path: Option<&Path>) -> anyhow::Result<()> {
     let Some(path) = path.filter(|path| *path != Path::new("-")) else { return Ok(()) };
     let what = || format!("writing {}", path.display());
@@ -129,7 +131,7 @@ pub(super) fn expect_writable(path: Option<&Path>) -> anyhow::Result<()> {
     }
 }
 
-/// Writes a whole text to a file or to standard output, without its colours where they are not wanted.
+/// Writes a text to a file or to standard output, without colours if they are not wanted.
 pub(super) fn deliver(
     path: Option<&Path>,
     global: &Global,
@@ -139,7 +141,7 @@ pub(super) fn deliver(
     put(path, in_a_file, choice(global.color), write)
 }
 
-/// The same for what has no colours.
+/// Writes a document without colours.
 pub(super) fn deliver_document(
     path: Option<&Path>,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
@@ -147,7 +149,7 @@ pub(super) fn deliver_document(
     put(path, ColorChoice::AlwaysAnsi, ColorChoice::AlwaysAnsi, write)
 }
 
-/// Standard output is written line by line otherwise, whatever it is.
+/// Writes through a buffer; standard output is line-buffered otherwise.
 fn put(
     path: Option<&Path>,
     in_a_file: ColorChoice,
@@ -166,4 +168,26 @@ fn put(
             write(&mut stream).and_then(|()| stream.flush()).context("writing to standard output")
         }
     }
+}
+
+/// Warns of a damaged recording.
+pub(super) fn warn_of_damage(origin: &Origin, global: &Global) {
+    if let Origin::Recording { path, damage: Some(damage) } = origin {
+        say(global, &format!("{path} is damaged at byte {}: {}", damage.offset, damage.what));
+    }
+}
+
+/// Refuses an output that is one of the recordings to read.
+pub(super) fn refuse_overwriting(inputs: &[PathBuf], output: Option<&Path>) -> anyhow::Result<()> {
+    match output {
+        Some(output) if inputs.iter().any(|input| same_file(input, output) || within(input, output)) => {
+            bail!("-o {} would overwrite the recording that is read", output.display())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a file is in a directory of recordings.
+fn within(directory: &Path, file: &Path) -> bool {
+    file.exists() && file.parent().is_some_and(|parent| directory.is_dir() && same_file(directory, parent))
 }

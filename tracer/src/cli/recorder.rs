@@ -1,4 +1,4 @@
-//! The sink that writes a recording, in one file or in several.
+//! The sink that writes a recording, in one file or in a series.
 
 use std::path::Path;
 
@@ -11,14 +11,14 @@ use tracer_recording::rotate::Rotation;
 use tracer_recording::{WriteError, Writer, shown};
 
 use super::args::Keeping;
-use super::capture::{Sink, wanted};
+use super::sink::{Sink, wanted};
 
 /// Writes a recording.
 pub(super) struct Recorder {
     to: Target,
     filter: Filter,
     counters: Option<Vec<HookCounters>>,
-    /// What is done about an error: a report goes on without its recording.
+    /// Whether the capture continues after an error: a report does not need its recording.
     patient: bool,
     failed: Option<WriteError>,
 }
@@ -29,7 +29,7 @@ enum Target {
 }
 
 impl Recorder {
-    /// Begins a recording.
+    /// Creates the recording.
     pub(super) fn create(path: &Path, keeping: &Keeping, session: &Session, filter: &Filter) -> anyhow::Result<Self> {
         let compression = Compression::of(path, keeping.compress);
         let host = session.host();
@@ -40,12 +40,12 @@ impl Recorder {
         Ok(Self { to, filter: filter.clone(), counters: None, patient: false, failed: None })
     }
 
-    /// A recorder that does not end the capture when it fails; [`Recorder::finish`] says that it did.
+    /// Lets the capture continue if the recorder fails; [`Recorder::finish`] returns the error.
     pub(super) fn beside_a_report(self) -> Self {
         Self { patient: true, ..self }
     }
 
-    /// Ends the recording, and says what it came to: `in FILE, N bytes`.
+    /// Ends the recording. Returns its summary: `in FILE, N bytes`.
     pub(super) fn finish(mut self, path: &Path) -> anyhow::Result<String> {
         if let Some(error) = self.failed {
             return Err(error.into());
@@ -73,7 +73,7 @@ impl Recorder {
                 Target::Several(rotation) => rotation.write(item),
             };
         };
-        // The counters come every second: so often the file is made whole. They are written when they have changed.
+        // The counters come once a second; each time the file is flushed. They are written only if they have changed.
         let changed = self.counters.as_ref() != Some(&counters.hooks);
         if changed {
             self.counters = Some(counters.hooks.clone());
@@ -99,7 +99,7 @@ impl Recorder {
     fn guard(&mut self, result: Result<(), WriteError>) -> anyhow::Result<()> {
         match result {
             Err(error) if self.patient => {
-                tracing::warn!("the capture goes on, but is no longer recorded: {error}: {}", error.source);
+                tracing::warn!("the capture continues without its recording: {error}: {}", error.source);
                 self.failed = Some(error);
                 Ok(())
             }

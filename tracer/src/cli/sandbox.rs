@@ -1,7 +1,6 @@
-//! What a command that needs nothing of this host gives up before it begins: capabilities, files that it was not told of,
-//! the network, and other programs.
+//! Confines commands that do not need this host: no capabilities, no files except those named, no network, no other programs.
 //!
-//! As far as the kernel can: what it cannot is left, and nobody's work fails for it. `--log debug` says what was done.
+//! Best effort: a command runs without confinement that the kernel does not support. `--log debug` shows the result.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileTypeExt as _;
@@ -21,11 +20,11 @@ use tracer_host::privileges::Needed;
 
 use super::args::{Command, Redaction};
 
-/// The latest version of Landlock whose rights are handled; older kernels handle those that they know.
+/// The latest supported Landlock ABI; older kernels enforce the rights that they know.
 const LANDLOCK: ABI = ABI::V5;
 
-/// Calls that no command needs which tells of a recording or a log: other programs, other processes, the network, and what
-/// changes the host.
+/// System calls that a command on a recording or a log does not need: other programs, other processes, the network, and
+/// changes to the host.
 const REFUSED: [libc::c_long; 27] = [
     libc::SYS_accept4,
     libc::SYS_bind,
@@ -56,7 +55,7 @@ const REFUSED: [libc::c_long; 27] = [
     libc::SYS_userfaultfd,
 ];
 
-/// What is piped into an export is kept in a file beside this one, which itself never is.
+/// A path in the directory for the temporary file of an export. No file has this name.
 static PIPED: LazyLock<PathBuf> = LazyLock::new(|| env::temp_dir().join("whyrst"));
 
 /// Gives something up but for these files, and says what was done.
@@ -66,7 +65,7 @@ type Step = fn(&[Needed<'_>]) -> anyhow::Result<String>;
 pub(super) fn confine(command: &Command) {
     let Some(files) = files(command) else { return };
     let files: Vec<Needed<'_>> = files.iter().filter(|file| path(file) != Path::new("-")).copied().collect();
-    let steps: [(&str, Step); 3] = [("capabilities", give_up), ("Landlock", landlock), ("seccomp", seccomp)];
+    let steps: [(&str, Step); 3] = [("capabilities", drop_privileges), ("Landlock", landlock), ("seccomp", seccomp)];
     for (what, step) in steps {
         match step(&files) {
             Ok(done) => tracing::debug!("{what}: {done}"),
@@ -81,7 +80,7 @@ const fn path<'a>(file: &Needed<'a>) -> &'a Path {
     }
 }
 
-/// The files of a command that tells of what is in files; `None` for commands that ask the kernel or change the host.
+/// The files of a command that only reads files; `None` for commands that read the kernel's state or change the host.
 fn files(command: &Command) -> Option<Vec<Needed<'_>>> {
     let mut files = Vec::new();
     match command {
@@ -119,7 +118,7 @@ fn of_redaction(redaction: &Redaction) -> impl Iterator<Item = Needed<'_>> {
     read.chain(redaction.redact_new_key.iter().map(|path| Needed::Write(path)))
 }
 
-fn give_up(files: &[Needed<'_>]) -> anyhow::Result<String> {
+fn drop_privileges(files: &[Needed<'_>]) -> anyhow::Result<String> {
     privileges::no_new_privileges()?;
     let kept = privileges::for_files(files)?;
     privileges::keep(kept, kept)?;
@@ -134,20 +133,20 @@ fn landlock(files: &[Needed<'_>]) -> anyhow::Result<String> {
         match file {
             Needed::Read(path) => {
                 allowed.push((path.to_path_buf(), reading));
-                // A link leads out of its directory.
+                // A link can lead out of its directory.
                 let within = fs::read_dir(path).into_iter().flatten().flatten();
                 let links = within.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
                 allowed.extend(links.map(|link| (link.path(), reading)));
             }
             Needed::Write(path) => {
-                // Other files come and go beside it when it is rotated.
+                // Rotation creates and deletes files beside it.
                 let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
                 allowed.push((directory.to_path_buf(), writing));
                 allowed.push((path.to_path_buf(), writing));
             }
         }
     }
-    // For `--time local`; and what a statically linked program takes random numbers from.
+    // Time zones for `--time local`, and sources of random numbers for a statically linked program.
     let zones =
         ["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/dev/random", "/dev/urandom"].map(PathBuf::from);
     allowed.extend(zones.into_iter().chain(env::var_os("TZDIR").map(PathBuf::from)).map(|path| (path, reading)));
@@ -155,7 +154,7 @@ fn landlock(files: &[Needed<'_>]) -> anyhow::Result<String> {
     let ruleset = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?;
     let mut ruleset = ruleset.handle_access(AccessNet::from_all(LANDLOCK))?.create()?;
     for (path, access) in allowed {
-        // What cannot be opened is found out by the command itself. Pipes of a shell are in no directory, and not handled.
+        // The command reports files that cannot be opened. Landlock does not handle pipes of a shell.
         let (Ok(opened), Ok(facts)) = (PathFd::new(&path), path.metadata()) else { continue };
         if facts.file_type().is_fifo() || facts.file_type().is_socket() {
             continue;
@@ -186,9 +185,9 @@ mod tests {
 
     use super::{landlock, seccomp};
 
-    /// On a thread of its own, which is all that is confined.
+    /// The confined code runs on a thread, and only that thread is confined.
     #[test]
-    fn what_was_not_named_is_out_of_reach() {
+    fn other_files_are_inaccessible() {
         let directory = tempfile::tempdir().unwrap();
         let at = |name: &str| directory.path().join(name);
         fs::create_dir(at("in")).unwrap();
@@ -209,17 +208,17 @@ mod tests {
                 seccomp(&[]).unwrap();
                 assert_eq!(fs::read_to_string(at("in/a")).unwrap(), "in/a");
                 fs::write(at("out/report"), "x").unwrap();
-                // Rotation makes files, and takes the oldest away.
+                // Rotation creates files and deletes the oldest.
                 fs::write(at("out/report-2"), "x").unwrap();
                 fs::remove_file(at("out/report-2")).unwrap();
                 assert!(Command::new("/bin/true").spawn().is_err(), "another program was started");
                 assert!(UdpSocket::bind("127.0.0.1:0").is_err(), "a socket was made");
-                landlocked.map(|said| (said, fs::read(at("other")), fs::write(at("in/b"), "x")))
+                landlocked.map(|status| (status, fs::read(at("other")), fs::write(at("in/b"), "x")))
             }
         });
         match confined.join().unwrap() {
-            Ok((said, read, written)) if !said.contains("NotEnforced") => {
-                assert!(read.is_err() && written.is_err(), "{said}");
+            Ok((status, read, written)) if !status.contains("NotEnforced") => {
+                assert!(read.is_err() && written.is_err(), "{status}");
             }
             outcome => eprintln!("this kernel has no Landlock: {outcome:?}"),
         }

@@ -1,12 +1,12 @@
-//! The signals that end a capture, or begin the next file of its recording.
+//! The signals that end a capture, or start the next file of its recording.
 
 use std::fs;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// SIGHUP: it begins the next file of a recording in several, and ends any other capture as Ctrl-C does, when a terminal is
-/// closed say. Who started this program with SIGHUP ignored (`nohup`) wants it to go on.
+/// SIGHUP: starts the next file of a rotated recording. It ends any other capture, as Ctrl-C does, for example when a
+/// terminal is closed. If SIGHUP was ignored at the start (`nohup`), the capture continues.
 pub(super) struct HangUp(Option<Signal>);
 
 impl HangUp {
@@ -23,7 +23,7 @@ impl HangUp {
     }
 }
 
-/// Whether SIGHUP was ignored when this program was started (`SigIgn` of proc(5): a bit for each signal, from 1 on).
+/// Whether SIGHUP was ignored when the program started (`SigIgn` of proc(5): a bit for each signal, from 1 on).
 fn ignores_hangup() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

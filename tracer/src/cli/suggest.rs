@@ -1,14 +1,14 @@
 //! "Did you mean …?"
 
-/// How alike two words are at least, from 0 to 1: what clap asks of its own suggestions.
+/// The least similarity of a suggestion, from 0 to 1: as in clap.
 const ALIKE: f64 = 0.7;
 
-/// The question, to be put after a complaint; empty where no word is alike.
+/// The question for an error message; empty if no word is similar.
 pub(super) fn did_you_mean<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> String {
     similar(written, words).map_or_else(String::new, |word| format!("; did you mean {word}?"))
 }
 
-/// The word most like the one that was written, where one is like it.
+/// The most similar word, if one is similar enough.
 pub(super) fn similar<'a>(written: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let alike = words.into_iter().map(|word| (strsim::jaro(written, word), word)).filter(|(alike, _)| *alike > ALIKE);
     alike.max_by(|(one, _), (other, _)| one.total_cmp(other)).map(|(_, word)| word)

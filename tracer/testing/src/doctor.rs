@@ -10,7 +10,7 @@ use tracer_model::health::counters::{Counter, PerCpu};
 use tracer_model::health::ports::Ranges;
 use tracer_model::health::sysctls::{ALL, Kind};
 use tracer_model::health::table::{Entry, Tally};
-use tracer_model::health::{Facts, Machine, MapMemory, Namespace, Place, Sample, Tracing};
+use tracer_model::health::{Facts, Machine, MapMemory, Namespace, NetnsRef, Sample, Tracing};
 use tracer_model::ruleset::audit::{Audit, Does, Noted, Translation};
 use tracer_model::ruleset::{Backend, Family, Hooks, Rule};
 use tracer_model::time::Instant;
@@ -88,7 +88,7 @@ pub fn healthy() -> Facts {
     tally.add(&entry(2, 40_000));
     let namespace = Namespace {
         inode: 1,
-        place: Place { name: Some("gw".to_owned()), ..Place::default() },
+        place: NetnsRef { name: Some("gw".to_owned()), ..NetnsRef::default() },
         before: sample(0, 1, 1),
         after: sample(2, 1, 1),
         sysctls,

@@ -123,17 +123,17 @@ impl Build {
     /// Without an entry, of a connection whose entry ended at `time_ns`: in this state, with this much of its timeout left,
     /// by this caller of `nf_ct_delete`, for this netlink port.
     #[must_use]
-    pub fn gone(mut self, time_ns: u64, state: u8, left: i32, caller: u32, portid: u32) -> Self {
+    pub fn destroyed(mut self, time_ns: u64, state: u8, left: i32, caller: u32, portid: u32) -> Self {
         let with_entry = self.entry(REPLY, 3_271_668_047, 2_102_471_179);
-        let gone = &mut self.record.gone;
-        gone.ct = with_entry.record.ct;
-        gone.ct.state = state;
-        (gone.time_ns, gone.left, gone.caller, gone.portid) = (time_ns, left, caller, portid);
+        let destroyed = &mut self.record.destroyed;
+        destroyed.ct = with_entry.record.ct;
+        destroyed.ct.state = state;
+        (destroyed.time_ns, destroyed.left, destroyed.caller, destroyed.portid) = (time_ns, left, caller, portid);
         if portid != 0 {
-            gone.pid = 4_711;
-            gone.comm[..9].copy_from_slice(b"conntrack");
+            destroyed.pid = 4_711;
+            destroyed.comm[..9].copy_from_slice(b"conntrack");
         }
-        self.record.present |= present::GONE;
+        self.record.present |= present::DESTROYED;
         self
     }
 

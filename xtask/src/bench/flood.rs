@@ -1,4 +1,4 @@
-//! `cargo xtask bench flood`: what whyrst makes of floods, and what they cost it.
+//! `cargo xtask bench flood`: whyrst's counts in a flood, and the cost.
 
 use anyhow::{Result, bail};
 use serde_json::{Map, Value, json};
@@ -15,13 +15,13 @@ pub(crate) struct Arguments {
     /// Segments of each storm
     #[arg(long, value_name = "NUMBER", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     segments: u64,
-    /// Connections of the storm that meets many
+    /// Connections of the storm with many
     #[arg(long, value_name = "NUMBER", default_value_t = 50_000, value_parser = clap::value_parser!(u16).range(1..=60_000))]
     flows: u16,
     /// Only these storms, by the names of the rows [default: all]
     #[arg(long, value_name = "NAME", num_args = 1.., value_delimiter = ',')]
     storm: Vec<String>,
-    /// Try target/dist/whyrst, the binary that is given away, instead of one that is built for tests
+    /// Run target/dist/whyrst, the release binary, instead of the one for tests
     #[arg(long)]
     dist: bool,
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask bench gateway`: what whyrst and other tools cost a gateway whose traffic is in order.
+//! `cargo xtask bench gateway`: the cost of whyrst and other tools on a gateway without incidents.
 
 use std::collections::BTreeMap;
 

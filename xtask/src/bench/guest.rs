@@ -14,13 +14,13 @@ const MEMORY_MIB: u32 = 4096;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// How the rows are printed
+    /// Format of the rows
     #[arg(long, value_enum, default_value_t = Format::Text)]
     pub(super) format: Format,
     /// The kernel: one of those of `cargo xtask vm --list`
     #[arg(long, value_name = "NAME", default_value = "6.12")]
     kernel: String,
-    /// What the guest's clock counts; ratios are those of time under KVM, and of instructions where it is emulated
+    /// The guest's clock: time under KVM, instructions in emulation
     #[arg(long, value_enum, default_value_t = Clock::Instructions)]
     pub(super) clock: Clock,
 }

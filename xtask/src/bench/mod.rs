@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: what whyrst costs, measured. Every bench gives rows, as a table or as JSON.
+//! `cargo xtask bench`: measures the costs of whyrst. Every bench prints rows, as a table or as JSON.
 
 mod flood;
 mod gateway;
@@ -29,15 +29,15 @@ const SMALLEST: [&[&str]; 5] = [
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Bench {
-    /// Try whyrst with floods: are its counts the kernel's, is every victim named, and what does it take
+    /// Send floods: compare whyrst's counts with the kernel's, look for every victim, measure the cost
     Flood(flood::Arguments),
-    /// Compare what whyrst and other tools cost a gateway whose traffic is in order
+    /// Compare the costs of whyrst and other tools on a gateway without incidents
     Gateway(gateway::Arguments),
-    /// Time what happens between the start and the first hook, step by step
+    /// Time the steps between the start and the first hook
     Start(start::Arguments),
-    /// Time what reads recordings, and take its memory: whyrst, and tshark on the same evidence
+    /// Measure time and memory of reading recordings: whyrst, and tshark with the same packets
     Replay(replay::Arguments),
-    /// Count what the verifier takes for each program, on every kernel
+    /// Count the verifier's instructions for each program, on every kernel
     Verifier(verifier::Arguments),
     /// Run every bench in its smallest form, to prove that it works; the figures mean nothing
     Smoke,
@@ -46,7 +46,7 @@ pub(crate) enum Bench {
 /// Names the file that the rows go to.
 const ROWS: &str = "WHYRST_BENCH_ROWS";
 
-/// Runs a bench. Standard output is for its rows alone; what building and setting up print, goes to standard error.
+/// Runs a bench. Standard output has its rows alone; the output of builds and setup goes to standard error.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     if matches!(bench, Bench::Smoke) {
         return smoke();

@@ -1,5 +1,5 @@
-//! Reading recordings: how fast `whyrst report --from` is, and what it takes in memory, beside reading the same file for
-//! nothing and beside tshark reading the same evidence.
+//! `cargo xtask bench replay`: time and memory of `whyrst report --from`, next to plain reading of the same file and to tshark
+//! reading the same packets.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ const FOR_TSHARK: u64 = 50;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// How the rows are printed
+    /// Format of the rows
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
     /// Records in the largest recording
@@ -31,15 +31,18 @@ pub(crate) struct Arguments {
     /// Connections in the largest recording
     #[arg(long, default_value_t = 1_000_000)]
     flows: u64,
-    /// How often each is measured; the fastest counts
+    /// Runs of each; the fastest counts
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// Measure the program that is built for guests instead of a release build
+    /// Measure the build for guests instead of a release build
     #[arg(long)]
     guest_build: bool,
     /// Measure whyrst alone
     #[arg(long)]
     without_tshark: bool,
+    /// Measure another build of whyrst in turn with this one, on the recording with a tenth of both
+    #[arg(long, value_name = "PROGRAM")]
+    against: Option<PathBuf>,
 }
 
 /// What a program took.
@@ -104,6 +107,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     drop(fewer_flows);
     let fewer_events = bench.recording("events.whyrst", events / SMALLER, flows / SMALLER)?;
     let few_events = bench.report("report, a tenth of both", &fewer_events, &[])?;
+    if let Some(other) = &arguments.against {
+        bench.against(other, &fewer_events)?;
+    }
     drop(fewer_events);
     let compressed = bench.recording("events.whyrst.zst", events / SMALLER, flows / SMALLER)?;
     bench.report("report, a tenth of both, compressed", &compressed, &[])?;
@@ -151,6 +157,28 @@ impl Bench {
         })?;
         self.row(name, of, spent);
         Ok(spent)
+    }
+
+    /// Measures another build and this one in turn, and adds the medians of the ratios: this one's processor time and memory,
+    /// divided by the other's.
+    fn against(&mut self, other: &Path, of: &Recording) -> Result<()> {
+        let mut ratios = (Vec::new(), Vec::new());
+        for _ in 0..self.rounds {
+            let [mine, others] = [self.whyrst.as_path(), other].map(|program| {
+                let mut command = Command::new(program);
+                once(command.args(["report", "--from"]).arg(&of.path))
+            });
+            let (mine, others) = (mine?, others?);
+            ratios.0.push(mine.cpu.as_secs_f64() / others.cpu.as_secs_f64());
+            ratios.1.push(real(mine.memory) / real(others.memory));
+        }
+        self.rows.push(json!({
+            "name": "against",
+            "program": other.display().to_string(),
+            "cpu_ratio": rounded(median(ratios.0)),
+            "peak_rss_ratio": rounded(median(ratios.1)),
+        }));
+        Ok(())
     }
 
     /// The packets of a recording, for tshark.
@@ -216,6 +244,12 @@ impl Drop for Recording {
             eprintln!("xtask: removing {}: {error}", self.path.display());
         }
     }
+}
+
+/// The middle of some figures.
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 fn command<A: AsRef<std::ffi::OsStr>>(program: &str, arguments: &[A]) -> Command {

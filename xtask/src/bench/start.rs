@@ -1,8 +1,8 @@
-//! `cargo xtask bench start`: where the time goes between the start and the first hook.
+//! `cargo xtask bench start`: the time between the start and the first hook, by step.
 //!
-//! Nothing can be loaded but in a guest, which is emulated on machines without KVM. The steps that need no BPF are therefore
-//! done by the same program with the same bytes in both places: what they take more in the guest is how much slower it is, and
-//! the other steps are divided by that.
+//! BPF programs are loaded in a guest only, which is emulated on machines without KVM. The same program therefore runs the steps
+//! without BPF on both machines, with the same bytes. The ratio of their times is the slowdown of the guest, by which the
+//! times of the other steps are divided.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -28,13 +28,13 @@ pub(crate) struct Arguments {
     /// The kernel, as `cargo xtask vm` names it
     #[arg(long, value_name = "NAME", default_value = "6.12")]
     kernel: String,
-    /// How often whyrst is started in the guest; of each step the quickest time counts
+    /// Starts of whyrst in the guest; the quickest time of each step counts
     #[arg(long, value_name = "NUMBER", default_value_t = 5, value_parser = clap::value_parser!(u64).range(FEWEST..))]
     times: u64,
-    /// Start target/dist/whyrst, the binary that is given away
+    /// Start target/dist/whyrst, the release binary
     #[arg(long)]
     dist: bool,
-    /// How the rows are printed
+    /// Format of the rows
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
 }

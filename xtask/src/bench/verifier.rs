@@ -1,5 +1,5 @@
-//! `cargo xtask bench verifier`: what the programs cost to load, on every kernel. The table that the scenario `verifier`
-//! compares with is written here.
+//! `cargo xtask bench verifier`: the verifier's instructions for each program, on every kernel. It writes the table that the
+//! scenario `verifier` compares with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,10 +23,10 @@ pub(crate) struct Arguments {
     /// Kernels, as `cargo xtask vm` names them
     #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "all")]
     kernel: Vec<String>,
-    /// How the rows are printed
+    /// Format of the rows
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-    /// Take what is found for tests/verifier.json and docs/verifier.md
+    /// Write the results to tests/verifier.json and docs/verifier.md
     #[arg(long)]
     bless: bool,
 }

@@ -1,4 +1,4 @@
-//! Archives whose bytes depend on nothing but what is in them: sorted, dated by the commit, owned by root.
+//! Reproducible archives: sorted, dated by the commit, owned by root.
 
 use std::fs;
 use std::io::Write as _;

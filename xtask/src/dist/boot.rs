@@ -1,5 +1,5 @@
-//! A new Debian with systemd in QEMU: the package is installed there, the service started, connections reset, and what the
-//! service has recorded is read.
+//! Boots a new Debian with systemd in QEMU, installs the package, starts the service, resets connections, and reads the
+//! service's recording.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write as _};

@@ -1,4 +1,4 @@
-//! `cargo xtask dist --check`: is it the same when somebody else builds it, and does the package behave?
+//! `cargo xtask dist --check`: whether a second build gives the same bytes, and whether the package installs and purges cleanly.
 
 use std::collections::BTreeSet;
 use std::env;

@@ -1,8 +1,7 @@
-//! `cargo xtask dist`: one static binary with nothing beside it, as a Debian package and as an archive, with sums and a bill
-//! of materials; and the static binaries that go into the guest.
+//! `cargo xtask dist`: the static binary, the Debian package and the archive, with checksums and a bill of materials. Also the
+//! static binaries for the guest.
 //!
-//! Everything is made of the commit alone: the same bytes come out wherever and whenever it is built. `--check` tries that,
-//! and the package.
+//! The artefacts depend on the commit alone: a build elsewhere gives the same bytes. `--check` tests this, and the package.
 
 mod archive;
 mod boot;
@@ -38,12 +37,12 @@ pub(crate) struct Arguments {
     /// Architecture; for arm64 there is the static binary alone, in target/dist/arm64
     #[arg(long, value_enum, default_value_t)]
     arch: Arch,
-    /// Then try it, in all ways or in some
+    /// Then run checks on them: all, or the named ones
     #[arg(long, value_enum, value_name = "WAY", num_args = 0.., conflicts_with = "arch", value_delimiter = ',', default_missing_value = "lintian,package,service,paths,again")]
     check: Option<Vec<Check>>,
 }
 
-/// Ways to try what is given away.
+/// Checks of the release artefacts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Check {
     /// Run lintian on the package
@@ -52,20 +51,20 @@ enum Check {
     Package,
     /// Boot that with systemd and let the service record resets
     Service,
-    /// Look for paths of this machine in all files
+    /// Search all files for paths of this machine
     Paths,
     /// Build the commit again in another directory and compare every byte
     Again,
 }
 
-/// What is given away.
+/// The release artefacts.
 struct Products {
     /// All files with sums, `SHA256SUMS` last.
     files: Vec<PathBuf>,
     deb: PathBuf,
 }
 
-/// Builds what is given away, and tries it if that is asked for.
+/// Builds the release artefacts, and checks them on request.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     setup::run()?;
     if arguments.arch == Arch::Arm64 {
@@ -115,12 +114,12 @@ fn products(source: &Source) -> Result<Products> {
     Ok(Products { files, deb })
 }
 
-/// Where what is given away is put.
+/// The directory of the release artefacts.
 fn directory() -> PathBuf {
     target().join("dist")
 }
 
-/// Builds the binary that is given away.
+/// Builds the release binary.
 pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
     build("dist", arch, &["--package", "tracer", "--bin", "whyrst"])?;
     let built = target().join(arch.target()).join("dist/whyrst");
@@ -137,8 +136,7 @@ pub(crate) fn binary(arch: Arch) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// Builds what goes into the guest, by one of the profiles for it: faster to build than the binary that is given away, and
-/// otherwise the same.
+/// Builds the programs for the guest by one of its profiles, which builds faster than the release.
 pub(crate) fn payload(profile: &str) -> Result<Payload> {
     payload_for(Arch::Amd64, profile)
 }

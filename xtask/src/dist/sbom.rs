@@ -1,4 +1,4 @@
-//! The bill of materials: what is in the binary, and what took part in building it.
+//! The bill of materials: the components of the binary, and those that took part in its build.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;

@@ -1,6 +1,6 @@
 //! Segments, connections and their entries: what the kernel decides, tried on every kernel.
 
-use super::super::Named::{ByEra, Each, Nothing, Refusing, Several};
+use super::super::Named::{ByLogFormat, Each, Nothing, Refusing, Several};
 use super::super::{
     Scenario, arithmetic, bad_input, faults, late_retransmission, malformed, no_entry, state, topologies, window,
 };
@@ -31,7 +31,10 @@ pub(super) const LIST: &[Scenario] = &[
         "late-retransmission",
         "an HTTP download through SNAT, and a late copy of one of its segments",
         late_retransmission::run,
-        ByEra { refusing: "out-of-window/seq-under by gateway-stack", lenient: "out-of-window/seq-under accepted" },
+        ByLogFormat {
+            refusing: "out-of-window/seq-under by gateway-stack",
+            lenient: "out-of-window/seq-under accepted",
+        },
     ),
     scenario(
         "seq-over",
@@ -67,19 +70,22 @@ pub(super) const LIST: &[Scenario] = &[
         "ack-under",
         "a segment from the server that was on its way for very long",
         window::ack_under,
-        ByEra { refusing: "out-of-window/ack-under by gateway-stack", lenient: "out-of-window/ack-under accepted" },
+        ByLogFormat {
+            refusing: "out-of-window/ack-under by gateway-stack",
+            lenient: "out-of-window/ack-under accepted",
+        },
     ),
     scenario(
         "overshot",
         "a segment from the server slightly beyond the window",
         window::overshot,
-        ByEra { refusing: "out-of-window/seq-over by gateway-stack", lenient: "out-of-window/overshot accepted" },
+        ByLogFormat { refusing: "out-of-window/seq-over by gateway-stack", lenient: "out-of-window/overshot accepted" },
     ),
     scenario(
         "overshot-then-data",
         "an overshot segment was let pass; then the client speaks",
         arithmetic::overshot_then_data,
-        ByEra {
+        ByLogFormat {
             refusing: "out-of-window/seq-over by gateway-stack",
             lenient: "out-of-window/ack-over by gateway-stack",
         },
@@ -88,13 +94,13 @@ pub(super) const LIST: &[Scenario] = &[
         "overshot-then-dropped",
         "the same where a rule drops what conntrack refuses: the connection hangs",
         arithmetic::overshot_then_dropped,
-        ByEra { refusing: "out-of-window/seq-over by nobody", lenient: "out-of-window/ack-over by nobody" },
+        ByLogFormat { refusing: "out-of-window/seq-over by nobody", lenient: "out-of-window/ack-over by nobody" },
     ),
     scenario(
         "overshot-harmless",
         "the same, one byte less far ahead",
         arithmetic::overshot_harmless,
-        ByEra { refusing: "out-of-window/seq-over by gateway-stack", lenient: "out-of-window/overshot accepted" },
+        ByLogFormat { refusing: "out-of-window/seq-over by gateway-stack", lenient: "out-of-window/overshot accepted" },
     ),
     scenario(
         "sack-present",
@@ -118,7 +124,10 @@ pub(super) const LIST: &[Scenario] = &[
         "wrap-around-under",
         "a late segment from before the wrap-around",
         arithmetic::wrap_around_under,
-        ByEra { refusing: "out-of-window/seq-under by gateway-stack", lenient: "out-of-window/seq-under accepted" },
+        ByLogFormat {
+            refusing: "out-of-window/seq-under by gateway-stack",
+            lenient: "out-of-window/seq-under accepted",
+        },
     ),
     scenario(
         "mid-stream",

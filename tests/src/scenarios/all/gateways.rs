@@ -222,7 +222,7 @@ pub(super) const LIST: &[Scenario] = &[
     ),
     scenario(
         "flood-invalid",
-        "more segments out of the window than are told one by one: every one is counted, every connection named",
+        "more segments out of the window than the rate limit lets through: each is counted, each connection named",
         flood::invalid,
         Several(&[(flood::FLOWS, SEQ_OVER)]),
     ),
@@ -290,13 +290,13 @@ pub(super) const LIST: &[Scenario] = &[
     ),
     scenario(
         "few-capabilities",
-        "nobody with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: the same is told",
+        "user nobody with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN: the same report",
         privileges::few,
         Each(SEQ_OVER),
     ),
     scenario(
         "fewest-capabilities",
-        "nobody with CAP_BPF and CAP_PERFMON: what is missing is said",
+        "user nobody with CAP_BPF and CAP_PERFMON: whyrst names the missing capabilities",
         privileges::fewest,
         Each(SEQ_OVER),
     ),

@@ -1,7 +1,7 @@
-//! What whyrst itself does with files, signals, reports and cures: tried on the oldest kernel and on the newest.
+//! Scenarios about whyrst itself: files, signals, reports and mitigations. They run on the oldest and the newest kernel.
 
 use super::super::Named::{AtLeast, Each, Nothing, Several};
-use super::super::{Scenario, bad_input, doctor, download, faults, remedies, remedies_applied, rotated, scale};
+use super::super::{Scenario, bad_input, doctor, download, faults, mitigations, mitigations_applied, rotated, scale};
 use super::{DELETED, NO_LISTENER, REJECTED, SEQ_OVER, scenario};
 
 /// In the order in which they are run.
@@ -14,48 +14,53 @@ pub(super) const LIST: &[Scenario] = &[
         Each("out-of-window/seq-over by gateway-stack"),
     ),
     scenario(
-        "cure-nft",
-        "the printed commands of drop-invalid-input (nft) and be-liberal cure seq-over, and are undone",
-        remedies::by_nft,
+        "mitigate-nft",
+        "the printed commands of drop-invalid-input (nft) and be-liberal prevent the RST of seq-over; their undo restores the gateway",
+        mitigations::by_nft,
         Each(SEQ_OVER),
     ),
-    scenario("cure-iptables", "the same where iptables translates", remedies::by_iptables, Each(SEQ_OVER)),
-    scenario("cure-legacy", "the same where legacy iptables translates", remedies::by_legacy, Each(SEQ_OVER)),
+    scenario("mitigate-iptables", "the same where iptables translates", mitigations::by_iptables, Each(SEQ_OVER)),
+    scenario("mitigate-legacy", "the same where legacy iptables translates", mitigations::by_legacy, Each(SEQ_OVER)),
     scenario(
-        "cure-ignore-invalid-rst",
+        "mitigate-ignore-invalid-rst",
         "the printed commands of ignore-invalid-rst let a dead server's RST through",
-        remedies::ignore_invalid_rst,
+        mitigations::ignore_invalid_rst,
         Each("invalid-state/invalid-rst by nobody"),
     ),
     scenario(
-        "cure-timeout",
+        "mitigate-timeout",
         "the printed commands of raise-timeout keep an idle connection",
-        remedies::raise_timeout,
+        mitigations::raise_timeout,
         Each("no-entry/expired by gateway-stack"),
     ),
     scenario(
-        "cure-table-size",
+        "mitigate-table-size",
         "the printed commands of raise-table-size keep half-open connections from being evicted",
-        remedies::raise_table_size,
+        mitigations::raise_table_size,
         AtLeast(50, "no-entry/evicted by gateway-stack"),
     ),
     scenario(
-        "cure-untrack",
+        "mitigate-untrack",
         "the printed commands of untrack-service (nft) keep a service from being rejected",
-        remedies::untrack_by_nft,
+        mitigations::untrack_by_nft,
         Each(REJECTED),
     ),
-    scenario("cure-untrack-iptables", "the same where iptables filters", remedies::untrack_by_iptables, Each(REJECTED)),
     scenario(
-        "cure-untrack-legacy",
+        "mitigate-untrack-iptables",
+        "the same where iptables filters",
+        mitigations::untrack_by_iptables,
+        Each(REJECTED),
+    ),
+    scenario(
+        "mitigate-untrack-legacy",
         "the same where legacy iptables filters",
-        remedies::untrack_by_legacy,
+        mitigations::untrack_by_legacy,
         Each(REJECTED),
     ),
     scenario(
         "mitigate-apply",
         "whyrst mitigate --apply and --undo, refusals, and a command that fails half-way",
-        remedies_applied::run,
+        mitigations_applied::run,
         Each(SEQ_OVER),
     ),
     scenario(
@@ -120,7 +125,12 @@ pub(super) const LIST: &[Scenario] = &[
         faults::crowded::two,
         Several(&[(3, SEQ_OVER)]),
     ),
-    scenario("fault-two-cures", "the same cure is applied twice at once", faults::crowded::two_cures, Each(SEQ_OVER)),
+    scenario(
+        "fault-two-mitigations",
+        "the same mitigation is applied twice at once",
+        faults::crowded::two_mitigations,
+        Each(SEQ_OVER),
+    ),
     scenario("doctor-healthy", "a gateway that is well: neither warning nor worse", doctor::healthy, Nothing),
     scenario(
         "doctor-full-table",

@@ -30,8 +30,8 @@ fn apart(one: ClockId, other: ClockId) -> i64 {
     clock_gettime(one).tv_sec - clock_gettime(other).tv_sec
 }
 
-/// The clock is set forwards by a year and back by two, between resets: they are told in their order, with the times of a
-/// clock that was never set, in one file and in several.
+/// The clock is set forwards by a year and back by two, between resets. The report has them in order, with the times of a
+/// clock that nobody sets, from one file and from several.
 pub(in super::super) fn stepped(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let several = context.artifacts.join("several");
@@ -52,12 +52,12 @@ pub(in super::super) fn stepped(context: &Context<'_>) -> Result<()> {
     many.stop_recording()?;
     let mut expect = Expect::new();
     let (joined, _) = report(&several.display().to_string())?;
-    for told in [&captured.report, &joined] {
-        let order = in_order(told)?;
-        expect.that(order == clients, || format!("they are told as {order:?}, not as {clients:?}"));
-        let duration = told["capture"]["duration_s"].as_f64().unwrap_or_default();
+    for report in [&captured.report, &joined] {
+        let order = in_order(report)?;
+        expect.that(order == clients, || format!("the report has {order:?}, expected {clients:?}"));
+        let duration = report["capture"]["duration_s"].as_f64().unwrap_or_default();
         expect.that((0.1..60.0).contains(&duration), || format!("it took {duration} s"));
-        let first: Timestamp = told["flows"][0]["first"].as_str().unwrap_or_default().parse()?;
+        let first: Timestamp = report["flows"][0]["first"].as_str().unwrap_or_default().parse()?;
         let off = (first.0 - started).abs();
         expect.that(off < 60, || format!("a flow began {off} s from when the capture did"));
     }
@@ -66,7 +66,7 @@ pub(in super::super) fn stepped(context: &Context<'_>) -> Result<()> {
     expect.verdict()
 }
 
-/// The clients in the order of the times that are told of them.
+/// The clients in the order of their times in the report.
 fn in_order(report: &Value) -> Result<Vec<String>> {
     let flows = report["flows"].as_array().context("no flows")?;
     let mut flows: Vec<(&str, &str)> =
@@ -87,8 +87,8 @@ impl std::str::FromStr for Timestamp {
     }
 }
 
-/// The machine sleeps (ACPI S3, woken by its clock) between two resets of a capture: both are told, and the time in between
-/// is in their times.
+/// The machine sleeps (ACPI S3, woken by its clock) between two resets of a capture. The report has both, and their times
+/// include the sleep.
 pub(in super::super) fn suspended(context: &Context<'_>) -> Result<()> {
     const SLEEP: i64 = 5;
     let lab = Lab::build(Nat::NftMasquerade)?;
@@ -107,7 +107,7 @@ pub(in super::super) fn suspended(context: &Context<'_>) -> Result<()> {
     let mut expect = Expect::new();
     let order = in_order(&captured.report)?;
     let clients = connections.map(|connection| connection.client_address.to_string());
-    expect.that(order == clients, || format!("they are told as {order:?}, not as {clients:?}"));
+    expect.that(order == clients, || format!("the report has {order:?}, expected {clients:?}"));
     let duration = captured.report["capture"]["duration_s"].as_f64().unwrap_or_default();
     let slept = Duration::from_secs(slept.unsigned_abs()).as_secs_f64();
     expect.that(duration > slept, || format!("it took {duration} s, of which {slept} asleep"));

@@ -8,14 +8,14 @@ use serde_json::Value;
 
 use super::super::Context;
 use super::super::connection::Connection;
-use super::super::remedies::{incident, state, unchanged};
-use super::super::told::{SEQ_OVER, Who};
+use super::super::mitigations::{incident, state, unchanged};
+use super::super::reported::{SEQ_OVER, Who};
 use super::leftovers::Leftovers;
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, server};
 use crate::whyrst::{BINARY, Capture, run as whyrst};
 
-/// One begins and ends while the other captures; both tell what happened while they were there.
+/// One begins and ends while the other captures; each reports what happened during its own capture.
 pub(in super::super) fn two(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let other = context.artifacts.join("other");
@@ -32,21 +32,21 @@ pub(in super::super) fn two(context: &Context<'_>) -> Result<()> {
     third.is_reset()?;
     let long = long.stop()?;
     let mut expect = Expect::new();
-    for (captured, told, count) in [(&long, [&first, &second, &third].as_slice(), 3), (&short, &[&second], 1)] {
+    for (captured, expected, count) in [(&long, [&first, &second, &third].as_slice(), 3), (&short, &[&second], 1)] {
         expect.is(&captured.report, "/summary/flows_reset", count);
         expect.is(&captured.report, "/capture/events_lost", 0);
-        for connection in told {
-            Who::of(connection, &lab.gateway)?.is_told(&mut expect, &captured.report, &SEQ_OVER);
+        for connection in expected {
+            Who::of(connection, &lab.gateway)?.is_reported(&mut expect, &captured.report, &SEQ_OVER);
         }
         captured.replay()?;
     }
-    context.step("the one tells of three connections, the other of one");
+    context.step("one reports three connections, the other one");
     Leftovers::come_back_to(&before, &lab.gateway)?;
     expect.verdict()
 }
 
-/// Two apply the same cure at the same moment: it is applied once, whoever comes first, and one undo takes it back.
-pub(in super::super) fn two_cures(context: &Context<'_>) -> Result<()> {
+/// Two processes apply the same mitigation at once: one succeeds, and one undo reverts it.
+pub(in super::super) fn two_mitigations(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let captured = incident(context, &lab)?;
     let before = state(&lab.gateway)?;

@@ -43,7 +43,7 @@ impl Drop for Disk {
     }
 }
 
-/// How many flows a recording tells of.
+/// The number of flows in the report of a recording.
 fn flows(path: &Path) -> Result<usize> {
     let (report, _) = report(&path.display().to_string())?;
     Ok(report["flows"].as_array().map_or(0, Vec::len))
@@ -88,10 +88,10 @@ pub(in super::super) fn file_removed(context: &Context<'_>) -> Result<()> {
     many.stop_recording()?;
     renamed.stop_recording()?;
     context.step("removed, and another begun");
-    let (told, _) = report(&several.display().to_string())?;
-    expect.is(&told, "/flows/0/client", after.client_address.to_string());
-    expect.is(&told, "/flows/0/cause", "out-of-window");
-    let gap = told["findings"].as_array().into_iter().flatten().any(|finding| finding["id"] == "recording-gap");
+    let (joined, _) = report(&several.display().to_string())?;
+    expect.is(&joined, "/flows/0/client", after.client_address.to_string());
+    expect.is(&joined, "/flows/0/cause", "out-of-window");
+    let gap = joined["findings"].as_array().into_iter().flatten().any(|finding| finding["id"] == "recording-gap");
     expect.that(gap, || "nothing says that a file is missing".to_owned());
     let all = flows(&moved)?;
     expect.that(all == 2, || format!("the file that was moved has {all} flows"));
@@ -118,12 +118,12 @@ pub(in super::super) fn directory_removed(context: &Context<'_>) -> Result<()> {
     fs::remove_dir_all(&directory)?;
     let mut expect = Expect::new();
     failed(&mut expect, "several files", &many.fails()?, &["No such file or directory", "directory/r-"]);
-    beside.wait_for("is no longer recorded")?;
+    beside.wait_for("continues without its recording")?;
     beside.signal(Signal::INT)?;
     let ended = beside.fails()?;
     failed(&mut expect, "beside a report", &ended, &["beside.whyrst", "was removed while it was written"]);
-    let told: Value = serde_json::from_slice(&fs::read(output)?)?;
-    expect.is(&told, "/flows/0/client", connection.client_address.to_string());
+    let report: Value = serde_json::from_slice(&fs::read(output)?)?;
+    expect.is(&report, "/flows/0/client", connection.client_address.to_string());
     context.step("the report is there, the recording is not");
     expect.verdict()
 }
@@ -217,12 +217,12 @@ pub(in super::super) fn read_only(context: &Context<'_>) -> Result<()> {
     failed(&mut expect, "one file", &one.fails()?, &words);
     failed(&mut expect, "several files", &many.fails()?, &words);
     reporting.signal(Signal::INT)?;
-    failed(&mut expect, "report", &reporting.fails()?, &["goes to standard output", "report.json", words[0]]);
+    failed(&mut expect, "report", &reporting.fails()?, &["writing it to standard output", "report.json", words[0]]);
     for path in [disk.file("one.whyrst"), disk.file("several")] {
-        let (told, _) = report(&path.display().to_string())?;
-        expect.is(&told, "/flows/0/client", connection.client_address.to_string());
+        let (replayed, _) = report(&path.display().to_string())?;
+        expect.is(&replayed, "/flows/0/client", connection.client_address.to_string());
     }
-    let told: Value = serde_json::from_slice(&fs::read(kept)?).context("standard output is no report")?;
-    expect.is(&told, "/summary/flows_reset", 2);
+    let live: Value = serde_json::from_slice(&fs::read(kept)?).context("standard output is no report")?;
+    expect.is(&live, "/summary/flows_reset", 2);
     expect.verdict()
 }

@@ -21,25 +21,25 @@ pub(in super::super) fn changed(context: &Context<'_>) -> Result<()> {
     gateway.run(&["nft", "add rule inet nat postrouting oifname wan9 masquerade"])?;
     let mut capture = Capture::start(Some(gateway), &context.artifacts, &["--tap", "--log", "info"])?;
     let mut expect = Expect::new();
-    let mut told = vec![reset_and_abort(&lab, &mut expect, "wan0")?];
+    let mut resets = vec![reset_and_abort(&lab, &mut expect, "wan0")?];
 
     gateway.ip("link set wan0 down")?;
     gateway.ip("link set wan0 name wan9")?;
     gateway.ip("link set wan9 up")?;
     context.step("wan0 is wan9 now");
-    told.push(reset_and_abort(&lab, &mut expect, "wan9")?);
+    resets.push(reset_and_abort(&lab, &mut expect, "wan9")?);
 
     gateway.ip("link delete wan9")?;
     lab.connect_server(Ingress::Cable)?;
-    context.step("wan9 is gone, and there is another wan0");
+    context.step("wan9 is deleted, and there is another wan0");
     // Interfaces are followed once a second where they are tapped one by one.
     if has_tcx() {
         capture.wait_for("tapping wan0")?;
     }
-    told.push(reset_and_abort(&lab, &mut expect, "wan0")?);
+    resets.push(reset_and_abort(&lab, &mut expect, "wan0")?);
     let captured = capture.stop()?;
     let report = &captured.report;
-    for (refused, aborted, interface) in &told {
+    for (refused, aborted, interface) in &resets {
         expect.that(interface_of(report, refused, "conntrack-invalid") == *interface, || {
             format!("{refused} was refused on {}", interface_of(report, refused, "conntrack-invalid"))
         });

@@ -21,10 +21,10 @@ pub(in super::super) fn run(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let before = Leftovers::now(&lab.gateway)?;
     let start = |arguments: &[&str]| Capture::spawn(Some(&lab.gateway), &context.artifacts, arguments);
-    let all_gone = |what: &str| Leftovers::come_back_to(&before, &lab.gateway).with_context(|| what.to_owned());
+    let no_leftovers = |what: &str| Leftovers::come_back_to(&before, &lab.gateway).with_context(|| what.to_owned());
 
     start(&["--tap"])?.kill()?;
-    all_gone("killed as soon as it was started")?;
+    no_leftovers("killed as soon as it was started")?;
     for lines in LINES {
         let mut capture = start(&["--tap", "--new-refused", "--log", "debug"])?;
         for _ in 0..lines {
@@ -33,7 +33,7 @@ pub(in super::super) fn run(context: &Context<'_>) -> Result<()> {
         let said = capture.kill()?;
         let attached = said.matches("instructions verified").count();
         context.step(format!("killed with {attached} programs attached"));
-        all_gone("killed while it attached")?;
+        no_leftovers("killed while it attached")?;
     }
     // While it captures and records. What it has been given is in the recording, up to the last second.
     let mut capture = start(&["--tap"])?;
@@ -43,14 +43,14 @@ pub(in super::super) fn run(context: &Context<'_>) -> Result<()> {
     let recording = context.artifacts.join("incident.whyrst").display().to_string();
     recorded(&recording)?;
     capture.kill()?;
-    all_gone("killed while it captured")?;
-    let (told, said) = report(&recording)?;
+    no_leftovers("killed while it captured")?;
+    let (replayed, said) = report(&recording)?;
     let mut expect = Expect::new();
-    expect.is(&told, "/flows/0/client", connection.client_address.to_string());
-    expect.is(&told, "/findings/0/id", "recording-damaged");
+    expect.is(&replayed, "/flows/0/client", connection.client_address.to_string());
+    expect.is(&replayed, "/findings/0/id", "recording-damaged");
     expect.that(said.contains("the recorder was killed"), || said.clone());
 
-    // While it asks what became of the connection: its programs are gone from the kernel by then, itself it is not.
+    // While it asks what became of the connection: its programs are unloaded by then, and it still runs.
     let mut capture = start(&[])?;
     capture.wait_for("listening to")?;
     Connection::open(&lab, server(443))?.is_reset()?;
@@ -62,7 +62,7 @@ pub(in super::super) fn run(context: &Context<'_>) -> Result<()> {
         }
     }
     capture.kill()?;
-    all_gone("killed while it asked its last questions")?;
+    no_leftovers("killed while it asked its last questions")?;
     context.step("killed at the end");
     expect.verdict()
 }

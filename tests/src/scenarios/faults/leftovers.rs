@@ -74,12 +74,12 @@ impl Leftovers {
     }
 }
 
-/// The numbers of what is listed. What goes away while it is listed is gone.
+/// The IDs of the listed objects. An object that is deleted during the listing is left out.
 fn listed<T, E: Error + Send + Sync + 'static>(
     found: impl Iterator<Item = Result<T, E>>,
     number: impl Fn(&T) -> u32,
 ) -> Result<BTreeSet<u32>> {
-    let gone = |error: &E| {
+    let was_deleted = |error: &E| {
         let mut cause: Option<&(dyn Error + 'static)> = Some(error);
         while let Some(error) = cause {
             if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -89,6 +89,6 @@ fn listed<T, E: Error + Send + Sync + 'static>(
         }
         false
     };
-    let there = found.filter(|found| !found.as_ref().is_err_and(gone));
+    let there = found.filter(|found| !found.as_ref().is_err_and(was_deleted));
     there.map(|found| Ok(number(&found?))).collect()
 }

@@ -76,8 +76,8 @@ pub(in super::super) fn limited(context: &Context<'_>) -> Result<()> {
         let peak = fs::read_to_string(group.path("memory.peak")).unwrap_or_default();
         let last = said.lines().last().unwrap_or_default();
         context.step(format!("{limit} MiB: listens: {listens}, status {status:?}, peak {}, {last}", peak.trim()));
-        let told = format!("its control group allows {limit} MiB");
-        let refused = status == Some(3) && said.contains(&told);
+        let limited = format!("its control group allows {limit} MiB");
+        let refused = status == Some(3) && said.contains(&limited);
         expect.that(if limit < ENOUGH { refused } else { status == Some(0) }, || {
             format!("{limit} MiB: status {status:?}: {said}")
         });

@@ -10,7 +10,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::super::Context;
 use super::super::connection::Connection;
-use super::super::told::{SEQ_OVER, Who};
+use super::super::reported::{SEQ_OVER, Who};
 use crate::expect::Expect;
 use crate::netns::Namespace;
 use crate::topology::{Lab, Nat, server};
@@ -19,13 +19,13 @@ use crate::whyrst::Capture;
 /// Namespaces that are made and deleted.
 pub(in super::super) const SHORT_LIVED: usize = 30;
 /// The client's port in the first of them. Each has its own: the next namespace is given the number of one that is gone, and two
-/// connections with the same number and the same ends are told as one (docs/limits.md).
+/// connections with the same number and the same ends are reported as one (docs/limits.md).
 const FIRST_PORT: u16 = 40_000;
 /// Where nothing listens.
 const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9);
 
 /// Namespaces with conntrack in which something is refused, each deleted at once: by the time whyrst looks they are gone, and
-/// their numbers are given to others. The gateway's own incident is told as ever.
+/// their numbers are given to others. The gateway's own incident is reported all the same.
 pub(in super::super) fn churn(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     let capture = Capture::start(None, &context.artifacts, &[])?;
@@ -35,22 +35,22 @@ pub(in super::super) fn churn(context: &Context<'_>) -> Result<()> {
         connection.is_reset()?;
         churning.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))
     })?;
-    context.step(format!("{SHORT_LIVED} namespaces are gone"));
+    context.step(format!("{SHORT_LIVED} namespaces are deleted"));
     let captured = capture.stop()?;
 
     let mut expect = Expect::new();
     let report = &captured.report;
-    Who::of(&connection, &lab.gateway)?.is_told(&mut expect, report, &SEQ_OVER);
+    Who::of(&connection, &lab.gateway)?.is_reported(&mut expect, report, &SEQ_OVER);
     expect.is(report, "/summary/by_cause/no-listener", SHORT_LIVED);
     expect.is(report, "/capture/events_lost", 0);
     for port in ports {
         let client = SocketAddr::new(NOBODY.ip(), port).to_string();
         let flows = report["flows"].as_array().into_iter().flatten();
         let of_port: Vec<&Value> = flows.filter(|flow| flow["client"] == client).collect();
-        expect.that(!of_port.is_empty(), || format!("{client} is not told"));
+        expect.that(!of_port.is_empty(), || format!("{client} is not in the report"));
         // A number may have been given to another namespace by now, but none of these to the gateway's.
         let named = of_port.iter().any(|flow| flow["netns_name"] == "gateway");
-        expect.that(!named, || format!("{client} is said to be of the gateway"));
+        expect.that(!named, || format!("{client} is attributed to the gateway"));
     }
     captured.replay()?;
     expect.verdict()

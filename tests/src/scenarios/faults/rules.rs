@@ -6,13 +6,13 @@ use serde_json::Value;
 use super::super::Context;
 use super::super::connection::Connection;
 use super::super::reject_rule::{chain, handle, load, rule};
-use super::super::told::{SEQ_OVER, Who};
+use super::super::reported::{SEQ_OVER, Who};
 use crate::expect::Expect;
 use crate::topology::{Lab, Nat, server};
 use crate::whyrst::Capture;
 
-/// A rule rejects; then all rules are flushed and others loaded, of which one rejects elsewhere. Nobody blames the second
-/// rule for what the first one did, and what conntrack refuses is told as ever.
+/// A rule rejects; then all rules are flushed and others loaded, of which one rejects elsewhere. The report does not blame the
+/// second rule for a RST of the first, and has conntrack's refusals all the same.
 pub(in super::super) fn replaced(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::NftMasquerade)?;
     load()?;
@@ -45,13 +45,13 @@ pub(in super::super) fn replaced(context: &Context<'_>) -> Result<()> {
 
     let mut expect = Expect::new();
     let report = &captured.report;
-    Who::of(&third, &lab.gateway)?.is_told(&mut expect, report, &SEQ_OVER);
+    Who::of(&third, &lab.gateway)?.is_reported(&mut expect, report, &SEQ_OVER);
     // Handles begin anew with each table: the second rule may have that of the first.
     for (connection, own, text) in [(&first, old, "dport 443 "), (&second, new, "dport 8443 ")] {
         let client = connection.client_address.to_string();
         let mut flows = report["flows"].as_array().into_iter().flatten();
         let Some(flow) = flows.find(|flow| flow["client"] == client) else {
-            expect.that(false, || format!("{client} is not told"));
+            expect.that(false, || format!("{client} is not in the report"));
             continue;
         };
         expect.that(flow["cause"] == "reject-rule", || format!("{client}: {}", flow["cause"]));

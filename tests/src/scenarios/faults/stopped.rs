@@ -33,7 +33,7 @@ fn counted(expect: &mut Expect, report: &Value, sent: usize, target: &str) {
     expect.is(report, "/flows/0/reset_by", Value::Null);
 }
 
-/// The function that tells of segments out of the window: its name in the report.
+/// The function that logs segments out of the window: its name in the report.
 fn refuses(report: &Value) -> String {
     report["capture"]["hooks"][0]["target"].as_str().unwrap_or(REFUSES).to_owned()
 }

@@ -1,4 +1,4 @@
-//! What differs between the hosts of two captures, and may explain why one has more resets than the other.
+//! Differences between the hosts of two captures that may explain a difference in resets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,20 +7,20 @@ use tracer_model::ruleset::Rules;
 
 use super::Side;
 
-/// Something that is not the same in both captures.
+/// A difference between the captures.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Changed {
     /// What.
     pub what: String,
-    /// The namespace it belongs to, as the second capture names it.
+    /// Its namespace, as the second capture names it.
     pub netns: Option<(u32, Option<String>)>,
-    /// What it was; `None` where there was none.
+    /// The value in the first capture; `None` if it was absent.
     pub before: Option<String>,
-    /// What it became.
+    /// The value in the second capture.
     pub after: Option<String>,
 }
 
-/// What may explain something, and what says how busy the hosts were.
+/// Differences that may explain resets, and differences in load.
 pub(super) fn changes(before: &Side, after: &Side) -> (Vec<Changed>, Vec<Changed>) {
     let (one, other) = (&before.report.host, &after.report.host);
     let mut changed = Vec::new();
@@ -30,14 +30,14 @@ pub(super) fn changes(before: &Side, after: &Side) -> (Vec<Changed>, Vec<Changed
     };
     host("host", one.hostname.clone(), other.hostname.clone());
     host("kernel", one.kernel.clone(), other.kernel.clone());
-    host("era of conntrack's logging code", one.log_format.to_string(), other.log_format.to_string());
+    host("conntrack log format", one.log_format.to_string(), other.log_format.to_string());
     host("whyrst", one.tool.clone(), other.tool.clone());
     for (first, second) in pairs(&before.background.namespaces, &after.background.namespaces) {
         let netns = Some((second.inode, second.name.clone()));
         let number = |number: Option<u32>| number.map(|number| number.to_string());
         push(&mut load, "conntrack entries", netns.clone(), number(first.entries), number(second.entries));
         let sysctls = first.sysctls.iter().chain(&second.sysctls);
-        // How many entries there are is no setting.
+        // The number of entries is not a setting.
         let names: BTreeSet<&str> =
             sysctls.map(|(name, _)| name.as_str()).filter(|name| *name != "nf_conntrack_count").collect();
         for name in names {
@@ -45,7 +45,7 @@ pub(super) fn changes(before: &Side, after: &Side) -> (Vec<Changed>, Vec<Changed
             push(&mut changed, name, netns.clone(), value(first), value(second));
         }
         let rules = |side: &Side, netns: &Netns| side.background.rulesets.get(&netns.inode).map(texts);
-        // A ruleset is looked at where a rule has rejected something: where it was not, nothing is known of it.
+        // whyrst reads a ruleset only after a rule has rejected a packet. An unread ruleset is unknown.
         if let (Some(first), Some(second)) = (rules(before, first), rules(after, second)) {
             for rule in first.difference(&second) {
                 push(&mut changed, "REJECT rule", netns.clone(), Some(rule.clone()), None);
@@ -70,14 +70,14 @@ fn push(
     }
 }
 
-/// The rules without what changes by itself: their counters, and handles, which a reloaded ruleset has others of.
+/// The rules without their counters and handles, which change without an edit.
 fn texts(rules: &Rules) -> BTreeSet<String> {
     let text =
         |rule: &tracer_model::ruleset::Rule| format!("{} {} {}: {}", rule.family, rule.table, rule.chain, rule.text);
     rules.rules.iter().map(text).collect()
 }
 
-/// The namespaces that are in both captures: of the same name, else of the same number, else the only ones.
+/// The namespaces of both captures, paired by name, else by inode number. A single one on each side is a pair.
 fn pairs<'a>(before: &'a BTreeMap<u32, Netns>, after: &'a BTreeMap<u32, Netns>) -> Vec<(&'a Netns, &'a Netns)> {
     if let ([first], [second]) = (&before.values().collect::<Vec<_>>()[..], &after.values().collect::<Vec<_>>()[..]) {
         return vec![(first, second)];

@@ -1,8 +1,8 @@
-//! Two captures side by side, as before and after a change: what became more, what became less, and whether that many events
-//! in that much time can tell.
+//! Compares two captures, before and after a change: which causes became more or less frequent, and whether the counts are
+//! large enough to show it.
 //!
-//! Pure. Counted are connections, because the packets of one are no independent events. Every connection is counted once,
-//! under the cause that its story ends with.
+//! Pure. It counts connections, because the packets of one connection are not independent events. Each connection counts
+//! once, under its final cause.
 
 mod background;
 pub mod rate;
@@ -22,16 +22,16 @@ use rate::{Difference, Sample};
 
 pub use background::Changed;
 
-/// What was counted in one capture.
+/// Counts of one capture.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Count {
-    /// Connections that may have died of a RST of this host.
+    /// Connections that a RST of this host may have killed.
     pub reset: u64,
-    /// Other connections that a packet was refused of, or that a RST of this host or of an end was seen of.
+    /// Other connections with a refused packet, or with a RST of this host or of an endpoint.
     pub not_reset: u64,
     /// Packets that conntrack refused.
     pub invalid: u64,
-    /// Packets that conntrack remarked on and let pass.
+    /// Packets that conntrack logged and accepted.
     pub ignored: u64,
     /// RSTs that this host sent.
     pub resets: u64,
@@ -49,14 +49,14 @@ impl Count {
     }
 }
 
-/// What two counts say of the rates behind them.
+/// Whether two rates differ, judged by their counts.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Verdict {
-    /// By the numbers alone.
-    AnnotatedEvent(Difference),
-    /// They differ, but not if what was lost, not understood or forgotten had been one connection each.
+    /// The result of the test on both counts.
+    Tested(Difference),
+    /// They differ, but the missing events could explain it: lost or undecodable records, evicted flows.
     Lost,
-    /// One of the captures did not watch what such connections are seen by.
+    /// One of the captures lacked the hooks that see such connections.
     NotWatched,
 }
 
@@ -64,29 +64,29 @@ impl Verdict {
     /// The word used for it in every output.
     pub const fn name(self) -> &'static str {
         match self {
-            Self::AnnotatedEvent(Difference::Fewer(_)) => "fewer",
-            Self::AnnotatedEvent(Difference::More(_)) => "more",
-            Self::AnnotatedEvent(Difference::None(_)) => "no-difference-shown",
-            Self::AnnotatedEvent(Difference::TooFew) => "too-few",
+            Self::Tested(Difference::Fewer(_)) => "fewer",
+            Self::Tested(Difference::More(_)) => "more",
+            Self::Tested(Difference::None(_)) => "no-difference-shown",
+            Self::Tested(Difference::TooFew) => "too-few",
             Self::Lost => "lost-events",
             Self::NotWatched => "not-watched",
         }
     }
 
-    /// All words, in the order of the documentation.
+    /// All names, in the order of the documentation.
     pub const NAMES: [&'static str; 6] =
         ["fewer", "more", "no-difference-shown", "too-few", "lost-events", "not-watched"];
 
-    /// The probability of such a difference by chance alone, where it was computed.
+    /// The probability of such a difference by chance, if it was computed.
     pub const fn p(self) -> Option<f64> {
         match self {
-            Self::AnnotatedEvent(Difference::Fewer(p) | Difference::More(p) | Difference::None(p)) => Some(p),
+            Self::Tested(Difference::Fewer(p) | Difference::More(p) | Difference::None(p)) => Some(p),
             _ => None,
         }
     }
 }
 
-/// Something that was counted in both captures.
+/// A count in both captures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row<K> {
     /// What it is.
@@ -95,13 +95,13 @@ pub struct Row<K> {
     pub before: Count,
     /// Count of the second.
     pub after: Count,
-    /// Of the connections that were reset.
+    /// The verdict on reset connections.
     pub reset: Verdict,
-    /// Of the others.
+    /// The verdict on the others.
     pub not_reset: Verdict,
 }
 
-/// Who talks to whom, and what it came to: a client's address without its port, which is another for every connection.
+/// Client, server and diagnosis. The client has no port, because each connection has another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
     /// The client's address.
@@ -117,28 +117,28 @@ pub struct Route {
 pub struct Side {
     /// Its report.
     pub report: Report,
-    /// What else it says of the host.
+    /// Facts of its host.
     pub background: Background,
 }
 
 impl Side {
-    /// Records that are missing from the counts: lost, or not understood.
+    /// Records that are missing from the counts: lost or undecodable ones.
     pub const fn missing(&self) -> u64 {
         self.report.lost.saturating_add(self.report.undecodable)
     }
 
-    /// A number of events in the time of this capture.
+    /// A count over the duration of this capture.
     pub fn sample(&self, events: u64) -> Sample {
         Sample { events, time: self.report.duration() }
     }
 
     fn watched(&self, hook: Hook) -> bool {
         let state = self.report.hooks.iter().find(|line| line.hook == hook).map(|line| &line.state);
-        // A function whose module is not loaded is not called.
+        // A function whose module is not loaded does not run.
         matches!(state, Some(HookState::Attached | HookState::Waiting { .. }))
     }
 
-    /// Whether connections of a cause can be seen at all.
+    /// Whether the capture's hooks see connections with a cause.
     fn sees(&self, cause: Cause) -> bool {
         let any = |hooks: &[Hook]| hooks.iter().any(|hook| self.watched(*hook));
         match cause {
@@ -146,7 +146,7 @@ impl Side {
             Cause::RejectRule => any(&[Hook::RejectV4, Hook::RejectV6]),
             Cause::OutOfWindow | Cause::InvalidState | Cause::Malformed => any(&[Hook::CtInvalid]),
             Cause::TableFull => any(&[Hook::TableFull]),
-            Cause::NoEntry => any(&[Hook::EntryGone]),
+            Cause::NoEntry => any(&[Hook::EntryDestroyed]),
             Cause::LocalSocket => any(&[Hook::ActiveReset]),
             Cause::NoListener | Cause::NotTracked | Cause::Unknown => {
                 any(&[Hook::ResetV4, Hook::ResetV6, Hook::ResetTracepoint])
@@ -181,11 +181,11 @@ pub struct Comparison {
     pub by_server: Vec<Row<SocketAddr>>,
     /// Per client, server and cause.
     pub routes: Vec<Row<Route>>,
-    /// What is different about the hosts, and may explain something.
+    /// Differences between the hosts that may explain a change.
     pub changed: Vec<Changed>,
     /// What else is different: how busy they were.
     pub load: Vec<Changed>,
-    /// What to know before anything is concluded.
+    /// Limits of the comparison.
     pub caveats: Vec<String>,
 }
 
@@ -211,7 +211,7 @@ impl Comparison {
         let missing = [before.missing(), after.missing()];
         let forgotten = [before.background.forgotten, after.background.forgotten];
         let more = [0, 1].map(|side| missing[side].saturating_add(forgotten[side]));
-        // A RST of an end leaves a connection that this host has not reset.
+        // A RST of an endpoint counts as not reset by this host.
         let resets_alike = Cause::ALL.iter().filter(|cause| **cause != Cause::PeerReset).all(|cause| alike(*cause));
         let all = Doubt { reset: resets_alike, not_reset: resets_alike && alike(Cause::PeerReset), more };
         let of = |cause: Cause| Doubt { reset: alike(cause), not_reset: alike(cause), more };
@@ -230,7 +230,7 @@ impl Comparison {
     }
 }
 
-/// Counts flows by what they have in common.
+/// Counts flows by a key.
 fn counted<K: Ord + Copy>(pair: (&Side, &Side), of: impl Fn(&Flow) -> K, doubt: impl Fn(&K) -> Doubt) -> Vec<Row<K>> {
     let mut counts: BTreeMap<K, [Count; 2]> = BTreeMap::new();
     for (index, side) in [pair.0, pair.1].into_iter().enumerate() {
@@ -251,7 +251,7 @@ fn row<K>(of: K, first: Count, second: Count, (before, after): (&Side, &Side), d
         let (one, other) = (before.sample(one), after.sample(other));
         let [more_before, more_after] = doubt.more;
         let found = rate::compare(one, other);
-        // A difference that goes away if all that is missing belongs to the side that has less is none.
+        // The difference must remain if all missing events belong to the side with fewer.
         let stands = match found {
             Difference::Fewer(_) => matches!(rate::compare(one, other.and(more_after)), Difference::Fewer(_)),
             Difference::More(_) => matches!(rate::compare(one.and(more_before), other), Difference::More(_)),
@@ -260,7 +260,7 @@ fn row<K>(of: K, first: Count, second: Count, (before, after): (&Side, &Side), d
         match (comparable, stands) {
             (false, _) => Verdict::NotWatched,
             (true, false) => Verdict::Lost,
-            (true, true) => Verdict::AnnotatedEvent(found),
+            (true, true) => Verdict::Tested(found),
         }
     };
     Row {
@@ -272,27 +272,24 @@ fn row<K>(of: K, first: Count, second: Count, (before, after): (&Side, &Side), d
     }
 }
 
-/// What to know before anything is concluded.
+/// Limits of the comparison.
 fn caveats(before: &Side, after: &Side) -> Vec<String> {
     let mut caveats = Vec::new();
     for (name, side) in [("before", before), ("after", after)] {
         let report = &side.report;
         if report.lost > 0 {
-            caveats.push(format!("{name}: {} events were lost; the counts are what was left", report.lost));
+            caveats.push(format!("{name}: {} events were lost; the counts lack them", report.lost));
         }
         if report.undecodable > 0 {
-            caveats.push(format!("{name}: {} records were not understood", report.undecodable));
+            caveats.push(format!("{name}: {} records could not be decoded", report.undecodable));
         }
         if let Origin::Recording { damage: Some(damage), .. } = &report.origin {
-            caveats.push(format!(
-                "{name}: the recording could be read up to byte {} only: {}",
-                damage.offset, damage.what
-            ));
+            caveats.push(format!("{name}: the recording is damaged at byte {}: {}", damage.offset, damage.what));
         }
         if side.background.forgotten > 0 {
             let forgotten = side.background.forgotten;
             caveats.push(format!(
-                "{name}: {forgotten} connections were forgotten for want of room; they are in the sums alone"
+                "{name}: {forgotten} connections were evicted from the flow table; only the totals include them"
             ));
         }
     }
@@ -303,7 +300,7 @@ fn caveats(before: &Side, after: &Side) -> Vec<String> {
             .map(|hook| hook.spec().symbol)
             .collect();
         if !missing.is_empty() {
-            caveats.push(format!("watched only {name}: {}", missing.join(", ")));
+            caveats.push(format!("attached only {name}: {}", missing.join(", ")));
         }
     }
     let wall = |side: &Side| {
@@ -313,18 +310,15 @@ fn caveats(before: &Side, after: &Side) -> Vec<String> {
     let ((first, first_end), (second, second_end)) = (wall(before), wall(after));
     let same_host = before.report.host.hostname == after.report.host.hostname;
     if !same_host {
-        caveats.push("the recordings are of two hosts: they need not have the same traffic".to_owned());
+        caveats.push("the recordings are from two hosts: their traffic may differ".to_owned());
     } else if (first, first_end) == (second, second_end) {
-        caveats.push("this is the same capture twice".to_owned());
+        caveats.push("both recordings are the same capture".to_owned());
     } else if second < first_end && first < second_end {
-        caveats.push("the captures overlap: what was in both is counted twice".to_owned());
+        caveats.push("the captures overlap: events in both are counted twice".to_owned());
     } else if second < first {
         caveats.push("the second recording was taken before the first".to_owned());
     }
-    caveats.push(
-        "connections that nothing happened to are not counted: whether there was as much traffic is not known"
-            .to_owned(),
-    );
+    caveats.push("connections without an event are not counted: the amount of traffic is unknown".to_owned());
     caveats
 }
 

@@ -1,51 +1,50 @@
-//! Whether two rates differ, or whether so few events cannot tell.
+//! Tests whether two rates differ, or whether there are too few events to decide.
 //!
-//! Events that come independently of each other at a steady rate are Poisson distributed. Given how many there were in both
-//! periods together, those of the second are then binomially distributed, with its share of the time as the probability if
-//! the rates are equal. The test is exact, needs no large counts, and knows nothing else: that events come in bursts makes it
-//! too sure, that traffic changes with the hour it does not see.
+//! Independent events at a constant rate are Poisson distributed. Given the total over both periods, the count of the second
+//! period is binomially distributed; if the rates are equal, the probability is its share of the time. The test is exact and
+//! needs no large counts. Bursts make it overconfident, and it does not know how traffic changes over the day.
 
 use std::time::Duration;
 
-/// The level below which a difference is called one: by chance alone it is undercut once in a hundred comparisons.
+/// The significance level: with equal rates, one comparison in a hundred shows a difference.
 pub const LEVEL: f64 = 0.01;
 
-/// More events than this come from no capture; logarithms of such factorials are exact to a hundredth.
+/// No capture has more events. The logarithms of such factorials are exact to a hundredth.
 const MOST: u64 = 1 << 40;
 
 /// Events in a period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sample {
-    /// How many.
+    /// Number of events.
     pub events: u64,
-    /// How long it was looked.
+    /// Length of the period.
     pub time: Duration,
 }
 
 impl Sample {
-    /// Events per minute; `None` where no time passed.
+    /// Events per minute; `None` if the period is empty.
     #[expect(clippy::cast_precision_loss, reason = "a rate with 15 digits is exact enough")]
     pub fn per_minute(self) -> Option<f64> {
         (!self.time.is_zero()).then(|| self.events as f64 * 60.0 / self.time.as_secs_f64())
     }
 
-    /// With more events.
+    /// The sample with more events.
     #[must_use]
     pub const fn and(self, more: u64) -> Self {
         Self { events: self.events.saturating_add(more), ..self }
     }
 }
 
-/// What two samples say about the rates behind them.
+/// The difference between the rates of two samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Difference {
-    /// The second is lower; with the probability that chance alone makes such a difference, or a greater one.
+    /// The second rate is lower; with the probability of such a difference, or a larger one, by chance.
     Fewer(f64),
-    /// The second is higher.
+    /// The second rate is higher; with that probability.
     More(f64),
-    /// Chance alone may make such a difference.
+    /// Chance may explain the difference; with that probability.
     None(f64),
-    /// However they had fallen into the two periods, so few events could not have shown a difference.
+    /// So few events could not show a difference, however they were distributed over the two periods.
     TooFew,
 }
 
@@ -53,7 +52,7 @@ pub enum Difference {
 pub fn compare(before: Sample, after: Sample) -> Difference {
     let total = before.time.as_secs_f64() + after.time.as_secs_f64();
     let share = after.time.as_secs_f64() / total;
-    // Also where no time passed at all.
+    // Also false for NaN: both periods are empty.
     if !(share > 0.0 && share < 1.0) {
         return Difference::TooFew;
     }
@@ -61,7 +60,7 @@ pub fn compare(before: Sample, after: Sample) -> Difference {
     let events = before + after;
     let (lower, upper) = tails(events, after, share);
     let p = (2.0 * lower.min(upper)).min(1.0);
-    // The greatest difference of this direction that so many events could have made.
+    // The largest difference in this direction that so many events could show.
     let best = if lower < upper { tails(events, 0, share).0 } else { tails(events, events, share).1 };
     match (p < LEVEL, lower < upper) {
         (true, true) => Difference::Fewer(p),
@@ -80,7 +79,7 @@ fn tails(n: u64, k: u64, probability: f64) -> (f64, f64) {
         + successes * probability.ln()
         + (trials - successes) * (-probability).ln_1p())
     .exp();
-    // Away from the middle the terms only fall, so that those which no longer count can be left out.
+    // Terms decrease away from the middle, so the sum can stop when they no longer count.
     if successes <= trials * probability {
         let lower = sum(at, (1..=k).rev().map(|k| k as f64 / (trials - k as f64 + 1.0) / odds));
         (lower.min(1.0), (1.0 - lower + at).clamp(at, 1.0))
@@ -90,13 +89,13 @@ fn tails(n: u64, k: u64, probability: f64) -> (f64, f64) {
     }
 }
 
-/// A term and those after it, each given by what it is to the one before.
+/// The sum of a term and its successors, each given as the ratio to its predecessor.
 fn sum(first: f64, ratios: impl Iterator<Item = f64>) -> f64 {
     let (mut term, mut sum) = (first, first);
     for ratio in ratios {
         term *= ratio;
         sum += term;
-        // Also where a term is too small to be more than 0.
+        // Also true for a term that underflows to 0.
         if term <= sum * f64::EPSILON / 16.0 {
             break;
         }
@@ -104,7 +103,7 @@ fn sum(first: f64, ratios: impl Iterator<Item = f64>) -> f64 {
     sum
 }
 
-/// ln n!, by Stirling's series where n is not small.
+/// ln n!; Stirling's series for large n.
 #[expect(clippy::cast_precision_loss, reason = "its logarithm needs no more than 15 digits")]
 fn ln_factorial(n: u64) -> f64 {
     const SMALL: u64 = 20;
@@ -182,7 +181,7 @@ mod tests {
             prop_assert!((upper - (k..=n).map(term).sum::<f64>()).abs() < 1e-9);
         }
 
-        /// It is the same evidence whichever period comes first.
+        /// Swapping the periods swaps the result.
         #[test]
         fn symmetric(a in 0u64..200, b in 0u64..200, s in 1u64..1_000, t in 1u64..1_000) {
             match (compare(sample(a, s), sample(b, t)), compare(sample(b, t), sample(a, s))) {

@@ -1,4 +1,4 @@
-//! Captures made by hand, compared.
+//! Comparisons of synthetic captures.
 
 use std::collections::BTreeMap;
 
@@ -18,15 +18,15 @@ use super::{Comparison, Row, Side, Verdict};
 use crate::report::Report;
 
 const SECOND: u64 = 1_000_000_000;
-/// Hooks that a capture has unless told otherwise.
+/// The default hooks of a capture.
 const HOOKS: [Hook; 3] = [Hook::CtInvalid, Hook::ResetV4, Hook::RejectV4];
 
-/// A capture in the making.
+/// A builder of captures.
 struct Capture {
     seconds: u64,
-    /// Connections that die of a late retransmission.
+    /// Connections that a late retransmission kills.
     killed: u16,
-    /// Connections of which a packet is refused, and nobody answers.
+    /// Connections with a refused packet that nobody answers.
     refused: u16,
     lost: u64,
     hooks: Vec<Hook>,
@@ -84,7 +84,7 @@ fn compared(before: Capture, after: Capture) -> Comparison {
 }
 
 #[rstest]
-#[case::cured(Capture::new(600, 40), Capture::new(600, 0), "fewer")]
+#[case::mitigated(Capture::new(600, 40), Capture::new(600, 0), "fewer")]
 #[case::worse(Capture::new(600, 4), Capture::new(600, 40), "more")]
 #[case::same(Capture::new(600, 40), Capture::new(600, 38), "no-difference-shown")]
 #[case::same_rate(Capture::new(600, 100), Capture::new(60, 10), "no-difference-shown")]
@@ -104,7 +104,7 @@ fn compared(before: Capture, after: Capture) -> Comparison {
     Capture { hooks: vec![Hook::CtInvalid, Hook::ResetV4], ..Capture::new(600, 0) },
     "not-watched"
 )]
-#[case::taps_tell_of_no_own_resets(
+#[case::taps_do_not_show_own_resets(
     Capture::new(600, 40),
     Capture { hooks: [&HOOKS[..], &[Hook::TcxTap]].concat(), ..Capture::new(600, 0) },
     "fewer"
@@ -113,7 +113,7 @@ fn resets(#[case] before: Capture, #[case] after: Capture, #[case] verdict: &str
     assert_eq!(compared(before, after).total.reset.name(), verdict);
 }
 
-/// A rule that drops what was refused does not make conntrack refuse less: connections are no longer reset, that is all.
+/// A rule that drops INVALID packets prevents resets. Conntrack refuses as many packets as before.
 #[test]
 fn a_drop_rule_leaves_the_refusals() {
     let Comparison { total, by_cause, by_server, routes, .. } =
@@ -128,7 +128,7 @@ fn a_drop_rule_leaves_the_refusals() {
     assert!(rows.iter().all(|count| *count == total.before));
 }
 
-/// What one capture cannot see is not compared by cause either, and what both see is.
+/// Only causes that both captures can see are compared.
 #[test]
 fn causes_are_watched_each_for_itself() {
     let without = Capture { hooks: vec![Hook::ResetV4], killed: 30, ..Capture::new(600, 0) };
@@ -139,7 +139,7 @@ fn causes_are_watched_each_for_itself() {
     };
     assert_eq!(row(Cause::OutOfWindow), Verdict::NotWatched);
     assert!(
-        comparison.caveats.iter().any(|caveat| caveat.starts_with("watched only after: nf_ct_l4proto_log_invalid"))
+        comparison.caveats.iter().any(|caveat| caveat.starts_with("attached only after: nf_ct_l4proto_log_invalid"))
     );
 }
 
@@ -169,6 +169,6 @@ fn settings_are_compared_by_namespace() {
 #[test]
 fn the_same_capture_twice_is_called_so() {
     let comparison = compared(Capture::new(60, 9), Capture::new(60, 9));
-    assert_eq!(comparison.total.reset, Verdict::AnnotatedEvent(Difference::None(1.0)));
-    assert!(comparison.caveats.contains(&"this is the same capture twice".to_owned()));
+    assert_eq!(comparison.total.reset, Verdict::Tested(Difference::None(1.0)));
+    assert!(comparison.caveats.contains(&"both recordings are the same capture".to_owned()));
 }

@@ -1,5 +1,4 @@
-//! Facts → findings. Each has an id that scripts can rely on (docs/doctor.md), the numbers behind it, and commands that work
-//! where they say.
+//! Facts → findings. Each has a stable id (docs/doctor.md), its evidence, and commands that work on this host.
 
 mod counters;
 mod ports;
@@ -33,7 +32,7 @@ pub fn diagnose(facts: &Facts) -> Vec<Finding> {
         let mut finding = Finding {
             id: "not-read",
             severity: Severity::Info,
-            title: "some facts of this host could not be read".to_owned(),
+            title: "whyrst could not read some facts of this host".to_owned(),
             evidence: Vec::new(),
             advice: Vec::new(),
         };
@@ -44,11 +43,11 @@ pub fn diagnose(facts: &Facts) -> Vec<Finding> {
     found
 }
 
-/// A namespace that is looked at, on its host.
+/// An inspected namespace, and its host.
 struct One<'a> {
     namespace: &'a Namespace,
     host: &'a Machine,
-    /// Whether no other one is looked at.
+    /// Whether it is the only one.
     alone: bool,
 }
 
@@ -60,7 +59,7 @@ impl One<'_> {
         Builder(finding).number("netns", self.namespace.inode)
     }
 
-    /// How the namespace is called in a text.
+    /// The namespace's name in a text.
     fn name(&self) -> String {
         self.namespace.place.name.clone().unwrap_or_else(|| format!("network namespace {}", self.namespace.inode))
     }
@@ -70,26 +69,26 @@ impl One<'_> {
         self.namespace.place.command(command)
     }
 
-    /// A command that sets a sysctl which all namespaces share, or this one where it has its own.
+    /// A command that sets a sysctl in the initial namespace, whose value all share, or in this one if it has its own.
     fn set_shared(&self, name: &str, value: u64, own: bool) -> String {
         let command = format!("sysctl -w net.netfilter.{name}={value}");
         if own || self.namespace.place.initial {
             self.command(&command)
         } else if self.namespace.place.home {
-            // whyrst runs inside a namespace that cannot set it.
+            // This namespace cannot set it: enter the initial one.
             format!("nsenter --net=/proc/1/ns/net {command}")
         } else {
             command
         }
     }
 
-    /// A command that sets a sysctl of the namespace.
+    /// A command that sets a sysctl in the namespace.
     fn set(&self, name: &str, value: i64) -> String {
         self.command(&format!("sysctl -w net.netfilter.{name}={value}"))
     }
 }
 
-/// Puts a finding together.
+/// Builds a finding.
 struct Builder(Finding);
 
 impl Builder {
@@ -110,9 +109,9 @@ impl Builder {
         self
     }
 
-    fn remedy(self, remedy: MitigationId) -> Self {
-        let id = remedy.name();
-        self.number("remedy", id).advice(format!("whyrst mitigate {id}"))
+    fn mitigation(self, id: MitigationId) -> Self {
+        let id = id.name();
+        self.number("mitigation", id).advice(format!("whyrst mitigate {id}"))
     }
 
     fn done(self) -> Finding {
@@ -126,9 +125,9 @@ fn idle(one: &One<'_>) -> Option<Finding> {
         one.finding(
             "nothing-tracked",
             Severity::Info,
-            "no entry, and conntrack has counted nothing: nothing is tracked here",
+            "conntrack has no entry and has counted nothing: it tracks nothing here",
         )
-        .advice("a namespace tracks connections once a rule needs it: NAT, or a test of ct state")
+        .advice("conntrack starts in a namespace when a rule needs it: NAT, or a match on ct state")
         .done()
     })
 }
@@ -140,35 +139,35 @@ fn unread(one: &One<'_>) -> Option<Finding> {
         return None;
     }
     let severity = if one.namespace.unread.is_empty() { Severity::Info } else { Severity::Warning };
-    let mut builder = one.finding("not-read", severity, "not everything could be read or understood here");
+    let mut builder = one.finding("not-read", severity, "some facts or rules could not be read");
     for problem in one.namespace.unread.iter().chain(rules) {
         builder = builder.advice(problem.clone());
     }
     Some(builder.done())
 }
 
-/// What the era of the kernel's logging code means for the packets that are refused.
+/// Which packets a kernel with this conntrack log format refuses.
 fn log_format(host: &Machine) -> Option<Finding> {
     let log_format = host.log_format?;
     let (title, advice) = match log_format {
         LogFormat::E1 | LogFormat::E2 => (
-            "this kernel refuses every segment out of the window, late retransmissions too",
-            "from Linux 6.1 on conntrack lets old segments and acknowledgements pass instead (upgrade-kernel)",
+            "this kernel refuses every segment out of the window, including late retransmissions",
+            "since Linux 6.1 conntrack accepts old segments and acknowledgements (upgrade-kernel)",
         ),
         LogFormat::E3 | LogFormat::E4 => (
-            "this kernel lets old segments and acknowledgements pass, and refuses those beyond the window",
-            "lines of its log that say `SEQ is under` or `ACK under` tell of packets that were accepted",
+            "this kernel accepts old segments and acknowledgements, and refuses those beyond the window",
+            "kernel log lines with `SEQ is under` or `ACK under` are about accepted packets",
         ),
         LogFormat::Unknown => (
-            "conntrack's logging code has a shape that is not known: verdicts of logged packets are called undecided",
-            "tell the makers of whyrst which kernel this is",
+            "whyrst does not know this conntrack log format: verdicts on logged packets are undecided",
+            "please report this kernel to the authors of whyrst",
         ),
     };
     let finding = Finding {
         id: "kernel-era",
         severity: if log_format == LogFormat::Unknown { Severity::Warning } else { Severity::Info },
         title: title.to_owned(),
-        evidence: vec![("era".to_owned(), log_format.to_string()), ("kernel".to_owned(), host.kernel.clone())],
+        evidence: vec![("log_format".to_owned(), log_format.to_string()), ("kernel".to_owned(), host.kernel.clone())],
         advice: vec![advice.to_owned()],
     };
     Some(finding)

@@ -1,11 +1,11 @@
-//! NAT addresses that run out of ports towards a destination.
+//! Findings on NAT addresses that run out of ports towards a destination.
 
 use tracer_model::finding::{Finding, Severity};
 use tracer_model::health::ports::{MANY, NEARLY_ALL, PortUse};
 
 use super::One;
 
-/// Destinations that are named.
+/// Destinations that are listed.
 const NAMED: usize = 5;
 
 pub(super) fn findings(one: &One<'_>) -> Option<Finding> {
@@ -14,7 +14,7 @@ pub(super) fn findings(one: &One<'_>) -> Option<Finding> {
     let worst = scarce.first()?;
     let nearly = worst.permille() >= NEARLY_ALL * 10;
     let (used, usable, destination) = (worst.used, worst.usable(), worst.destination);
-    let fails = if nearly { "new connections fail" } else { "there are few left" };
+    let fails = if nearly { "new connections fail" } else { "few are left" };
     let title = format!("NAT address {destination} has {used} of {usable} ports in use: {fails}");
     let severity = if nearly { Severity::Critical } else { Severity::Warning };
     let mut builder = one
@@ -30,10 +30,10 @@ pub(super) fn findings(one: &One<'_>) -> Option<Finding> {
         builder = builder.number(&format!("towards_{}", index + 1), text);
     }
     if table.ports_rough || table.table_usage.problem.is_some() {
-        builder = builder.number("count_is_partial", "the numbers are lower bounds");
+        builder = builder.number("count_is_partial", "the counts are lower bounds");
     }
     builder = builder
-        .advice("translate to more addresses: snat to a range, or one address per part of the clients")
+        .advice("translate to more addresses: snat to a range, or to one address per group of clients")
         .advice(one.command(&format!(
             "conntrack -L -p {} -q {} --reply-src {} --reply-port-src {}",
             tracer_model::health::ports::protocol(destination.protocol),
@@ -42,11 +42,11 @@ pub(super) fn findings(one: &One<'_>) -> Option<Finding> {
             destination.port
         )));
     if worst.usable() < 1_000 {
-        builder = builder.advice("the rule translates to few ports: widen its range");
+        builder = builder.advice("the rule translates to few ports: extend its range");
     }
     let time_wait = "nf_conntrack_tcp_timeout_time_wait";
     if destination.protocol == 6 && one.namespace.sysctl(time_wait).is_some_and(|seconds| seconds > 60) {
-        let advice = "closed connections hold their port for less long with a shorter timeout:";
+        let advice = "with a shorter timeout, closed connections release their ports earlier:";
         builder = builder.advice(advice).advice(one.set(time_wait, 60));
     }
     Some(builder.done())

@@ -1,4 +1,4 @@
-//! What the rules do to packets that conntrack refused, and which packets they keep from it.
+//! Findings on rules for INVALID packets, and on rules that exempt packets from tracking.
 
 use tracer_model::event::NfHook;
 use tracer_model::finding::{Finding, Severity};
@@ -9,7 +9,7 @@ use tracer_model::ruleset::{Family, Hooks};
 
 use super::{Builder, One};
 
-/// Rules that are named in a finding.
+/// Rules that a finding lists.
 const NAMED: usize = 8;
 
 pub(super) fn findings(one: &One<'_>) -> Vec<Finding> {
@@ -20,12 +20,12 @@ pub(super) fn findings(one: &One<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// The hooks that lead to a rule.
+/// The netfilter hooks that a rule is reached from.
 fn places(hooks: Hooks) -> String {
     hooks.names().join(", ")
 }
 
-/// Names rules with what they say, where they are met, and the command that shows them.
+/// Lists rules with their text, their hooks, and the command that shows them.
 fn name(one: &One<'_>, mut builder: Builder, rules: &[&Noted]) -> Builder {
     for (index, Noted { rule, .. }) in rules.iter().take(NAMED).enumerate() {
         let counted = rule.packets.map_or_else(String::new, |packets| format!(", {packets} packets so far"));
@@ -45,7 +45,7 @@ fn shown_by(one: &One<'_>, noted: &Noted) -> String {
 }
 
 fn of(audit: &Audit, wanted: impl Fn(&Does) -> bool) -> Vec<&Noted> {
-    // A rule that no chain leads to does nothing.
+    // A rule that no hook leads to has no effect.
     audit.noted.iter().filter(|noted| wanted(&noted.does) && noted.rule.hooks != Hooks::default()).collect()
 }
 
@@ -60,7 +60,7 @@ fn dropped(one: &One<'_>, audit: &Audit) -> Option<Finding> {
     let builder = one.finding("rules-drop-invalid", Severity::Info, title);
     Some(
         name(one, builder, &rules)
-            .advice("at input that keeps this host from answering them with RST; a connection that such a packet belongs to may hang instead")
+            .advice("at input, this keeps the host from answering with RST; the connection of such a packet may hang instead")
             .done(),
     )
 }
@@ -68,20 +68,22 @@ fn dropped(one: &One<'_>, audit: &Audit) -> Option<Finding> {
 fn rejected(one: &One<'_>, audit: &Audit) -> Option<Finding> {
     let rules = of(audit, |does| *does == Does::RejectsInvalid);
     let first = rules.first()?;
-    let title =
-        format!("INVALID packets are rejected by {}: what is refused by mistake loses its connection", first.rule);
+    let title = format!(
+        "{} rejects INVALID packets: a packet that conntrack refuses by mistake resets its connection",
+        first.rule
+    );
     let builder = one.finding("rules-reject-invalid", Severity::Warning, title);
-    Some(name(one, builder, &rules).advice("drop them instead").remedy(MitigationId::ReviewRejectRule).done())
+    Some(name(one, builder, &rules).advice("drop them instead").mitigation(MitigationId::ReviewRejectRule).done())
 }
 
 fn accepted(one: &One<'_>, audit: &Audit) -> Option<Finding> {
     let rules = of(audit, |does| *does == Does::AcceptsInvalid);
     let first = rules.first()?;
     let builder =
-        one.finding("rules-accept-invalid", Severity::Info, format!("INVALID packets are accepted by {}", first.rule));
+        one.finding("rules-accept-invalid", Severity::Info, format!("{} accepts INVALID packets", first.rule));
     Some(
         name(one, builder, &rules)
-            .advice("where they are forwarded they leave untranslated, with the client's own address")
+            .advice("if forwarded, they leave untranslated, with the client's own address")
             .done(),
     )
 }
@@ -92,16 +94,16 @@ fn untracked(one: &One<'_>, audit: &Audit) -> Option<Finding> {
     let builder = one.finding(
         "rules-untrack",
         Severity::Info,
-        format!("some packets are exempt from tracking: {}: {}", first.rule, first.rule.text),
+        format!("a rule exempts packets from tracking: {}: {}", first.rule, first.rule.text),
     );
     Some(
         name(one, builder, &rules)
-            .advice("they are not translated; both directions have to be exempt, at prerouting and output, and accepted as untracked")
+            .advice("these packets are not translated; rules must exempt both directions, at prerouting and output, and accept them as untracked")
             .done(),
     )
 }
 
-/// A gateway that translates, and answers INVALID packets of servers itself.
+/// A gateway that does NAT, and answers INVALID packets of servers with RST.
 fn answered(one: &One<'_>, audit: &Audit) -> Option<Finding> {
     let translates = audit.noted.iter().any(|noted| matches!(noted.does, Does::SourceNat(_) | Does::Masquerades(_)));
     let input = |hooks: Hooks| hooks.has(NfHook::LocalIn) || hooks.has(NfHook::PreRouting);
@@ -116,12 +118,12 @@ fn answered(one: &One<'_>, audit: &Audit) -> Option<Finding> {
     if !translates || policy || unknown || audit.noted.iter().any(drops) {
         return None;
     }
-    let title = "this host answers INVALID packets of servers with RST: it translates addresses, and drops none of them at input";
+    let title = "this host answers INVALID packets of servers with RST: it does NAT, and no rule drops them at input";
     Some(
         one.finding("invalid-answered", Severity::Info, title)
             .maybe("invalid", one.namespace.total(Counter::Invalid))
-            .advice("a packet that conntrack refuses is not translated back, so it is for this host, whose stack knows no such connection")
-            .remedy(MitigationId::DropInvalidInput)
+            .advice("a packet that conntrack refuses keeps this host as its destination, and the local stack has no such connection")
+            .mitigation(MitigationId::DropInvalidInput)
             .done(),
     )
 }

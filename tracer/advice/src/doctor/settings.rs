@@ -1,4 +1,4 @@
-//! Sysctls that are not as a gateway should have them, or that change what is to be expected of it.
+//! Findings on sysctls: unsuitable values for a gateway, and values that change conntrack's behaviour.
 
 use tracer_model::finding::{Finding, Severity};
 use tracer_model::health::sysctls::{ALL, Kind, RFC_ESTABLISHED, time};
@@ -6,13 +6,13 @@ use tracer_model::mitigation::MitigationId;
 
 use super::{Builder, One};
 
-/// Switches, the value they have in most places, and the finding where they have another.
+/// Switches, their usual values, and the findings on other values.
 const SWITCHES: [(&str, bool, &str, &str); 5] = [
     ("nf_conntrack_tcp_be_liberal", false, "be-liberal-on", "window checks are off"),
-    ("nf_conntrack_tcp_loose", true, "loose-off", "connections that conntrack does not know are refused"),
-    ("nf_conntrack_tcp_ignore_invalid_rst", false, "ignore-invalid-rst-on", "RSTs below the window pass"),
-    ("nf_conntrack_checksum", true, "checksum-off", "damaged packets are tracked"),
-    ("nf_conntrack_log_invalid", false, "log-invalid-on", "refused packets are logged"),
+    ("nf_conntrack_tcp_loose", true, "loose-off", "conntrack does not pick up open connections"),
+    ("nf_conntrack_tcp_ignore_invalid_rst", false, "ignore-invalid-rst-on", "conntrack accepts RSTs below the window"),
+    ("nf_conntrack_checksum", true, "checksum-off", "conntrack does not verify checksums"),
+    ("nf_conntrack_log_invalid", false, "log-invalid-on", "conntrack logs refused packets"),
 ];
 
 pub(super) fn findings(one: &One<'_>) -> Vec<Finding> {
@@ -34,7 +34,7 @@ fn established(one: &One<'_>) -> Option<Finding> {
     let seconds = one.namespace.sysctl(NAME)?;
     if seconds < RFC_ESTABLISHED {
         let title = format!(
-            "idle connections are forgotten after {}; RFC 5382 asks a NAT to keep them for {}",
+            "idle connections expire after {}; RFC 5382 requires a NAT to keep them for {}",
             time(seconds),
             time(RFC_ESTABLISHED)
         );
@@ -42,25 +42,25 @@ fn established(one: &One<'_>) -> Option<Finding> {
             one.finding("timeout-established-short", Severity::Warning, title)
                 .number(NAME, seconds)
                 .number("rfc_5382", RFC_ESTABLISHED)
-                .advice("a segment that comes later has no entry: it is answered with a RST, or opens a new one")
+                .advice("a later segment has no entry: the host answers it with a RST, or it creates a new entry")
                 .advice(one.set(NAME, RFC_ESTABLISHED))
-                .remedy(MitigationId::RaiseTimeout)
+                .mitigation(MitigationId::RaiseTimeout)
                 .done(),
         );
     }
-    // What is kept for days fills a table.
+    // Entries that are kept for days fill the table.
     let crowded = one.namespace.used().is_some_and(|used| used >= 50);
     (crowded && seconds > 10 * RFC_ESTABLISHED).then(|| {
         let title = format!("idle connections are kept for {} in a table that is more than half full", time(seconds));
         one.finding("timeout-established-long", Severity::Info, title)
             .number(NAME, seconds)
-            .advice("connections whose ends have vanished hold an entry, and a NAT port, for as long")
+            .advice("connections whose endpoints have vanished keep an entry and a NAT port until then")
             .advice(one.set(NAME, RFC_ESTABLISHED))
             .done()
     })
 }
 
-/// Timeouts that somebody made shorter than the kernel's own, which are below what RFC 5382 asks for already.
+/// Timeouts below the kernel's defaults, which are already below the minimum of RFC 5382.
 fn timeouts(one: &One<'_>) -> Option<Finding> {
     let shorter: Vec<(&str, i64, i64)> = ALL
         .iter()
@@ -74,12 +74,12 @@ fn timeouts(one: &One<'_>) -> Option<Finding> {
     if shorter.is_empty() {
         return None;
     }
-    let title = format!("shorter than the kernel's defaults and than the RFCs ask for: {}", named.join(", "));
+    let title = format!("timeouts below the kernel's defaults and the RFCs' minimum: {}", named.join(", "));
     let mut builder: Builder = one.finding("timeout-below-default", Severity::Warning, title);
     for (name, value, default) in &shorter {
         builder = builder.number(name, format!("{value} (default {default})"));
     }
-    builder = builder.advice("what is answered late finds no entry: it is refused, or answered with a RST");
+    builder = builder.advice("a late reply finds no entry: conntrack refuses it, or the host answers it with a RST");
     for (name, _, default) in &shorter {
         builder = builder.advice(one.set(name, *default));
     }

@@ -1,4 +1,4 @@
-//! The table: how full it is, who fills it, and whether it has the right size.
+//! Findings on the conntrack table: its usage, its top users and its size.
 
 use std::fmt::Display;
 
@@ -10,15 +10,15 @@ use tracer_model::mitigation::MitigationId;
 use super::{Builder, One};
 use crate::Growth;
 
-/// Percent of the limit from which on it is worth a warning, and from which on the kernel begins to take entries away
-/// (`gc_worker` counts from 95 % on as early).
+/// Percent of the limit that justify a warning, and percent from which the kernel evicts entries (`gc_worker` starts early
+/// drop at 95 %).
 const MUCH: u64 = 80;
 const FULL: u64 = 95;
-/// A table that will be full sooner than in this many seconds, and is half full, is worth a warning.
+/// A half-full table that will be full within this many seconds justifies a warning.
 const SOON: f64 = 600.0;
-/// Per mille of memory that a full table may take before that is worth a warning.
+/// Per mille of memory that a full table may take without a warning.
 const MEMORY: u64 = 250;
-/// How many times smaller than the rule of thumb a limit may be without a word.
+/// A limit may be this many times smaller than the rule of thumb without a finding.
 const SMALL: u64 = 4;
 
 pub(super) fn findings(one: &One<'_>) -> Vec<Finding> {
@@ -36,9 +36,9 @@ fn full(one: &One<'_>) -> Option<Finding> {
         _ => return None,
     };
     let title = if entries >= max {
-        format!("the conntrack table is full: {entries} of {max} entries; packets of new connections are dropped")
+        format!("the conntrack table is full: {entries} of {max} entries; conntrack drops packets of new connections")
     } else if evicting {
-        format!("the conntrack table holds {entries} of {max} entries, and entries are being evicted for new ones")
+        format!("the conntrack table holds {entries} of {max} entries; conntrack evicts entries for new ones")
     } else {
         format!("the conntrack table holds {entries} of {max} entries ({used} %)")
     };
@@ -54,10 +54,10 @@ fn full(one: &One<'_>) -> Option<Finding> {
     let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let Some(growth) = Growth::of(signed(max), buckets.map(signed), one.host.memory) else {
         builder = builder
-            .advice("a larger table would take over an eighth of the memory: shorten timeouts, or stop who fills it");
+            .advice("a larger table would take over an eighth of the memory: shorten timeouts, or stop the top users");
         return Some(builder.done());
     };
-    // Buckets first: a table that has grown before them is slow meanwhile.
+    // Buckets first: a larger table with the old buckets would be slow meanwhile.
     if let Some(buckets) = growth.buckets {
         builder = builder.advice(one.set_shared("nf_conntrack_buckets", buckets.unsigned_abs(), false));
     }
@@ -72,10 +72,10 @@ fn full(one: &One<'_>) -> Option<Finding> {
             share % 10
         ));
     }
-    Some(builder.remedy(MitigationId::RaiseTableSize).done())
+    Some(builder.mitigation(MitigationId::RaiseTableSize).done())
 }
 
-/// Who holds the entries.
+/// The top users of the table.
 fn backends(one: &One<'_>, builder: Builder) -> Builder {
     fn list<T: Display>(counts: &[(T, u64)]) -> String {
         let counts: Vec<String> = counts.iter().map(|(what, count)| format!("{what} ({count})")).collect();
@@ -93,18 +93,18 @@ fn backends(one: &One<'_>, builder: Builder) -> Builder {
     if let (Some((source, of_source)), Some((service, to_service))) =
         (table_usage.sources.first(), table_usage.services.first())
     {
-        // Where they go everywhere, the first of many says nothing.
+        // With many destinations, the first one means nothing.
         let to = if to_service * 10 >= table_usage.entries {
-            format!(", and {to_service} go to {service}")
+            format!(", {to_service} to connections with {service}")
         } else {
             String::new()
         };
-        builder = builder.advice(format!("of {} entries {of_source} are of {source}{to}", table_usage.entries));
+        builder = builder.advice(format!("{of_source} of {} entries belong to {source}{to}", table_usage.entries));
         builder = builder.advice(one.command(&format!("conntrack -L -s {source}")));
     }
     if table.unreplied * 2 > table_usage.entries {
         builder = builder.advice(format!(
-            "{} of them were never answered: a scan or a flood, or answers that take another way",
+            "{} of them never got a reply: a scan or a flood, or the replies take another path",
             table.unreplied
         ));
     }
@@ -120,13 +120,13 @@ fn filling(one: &One<'_>) -> Option<Finding> {
     #[expect(clippy::cast_precision_loss, reason = "a time that is rounded to seconds")]
     let seconds = max.saturating_sub(entries) as f64 / trend;
     (seconds < SOON).then(|| {
-        let title = format!("the conntrack table will be full in {seconds:.0} s if it goes on growing like this");
+        let title = format!("the conntrack table will be full in {seconds:.0} s at its current growth");
         let builder = one
             .finding("conntrack-table-filling", Severity::Warning, title)
             .number("entries", entries)
             .number("max", max)
             .number("entries_per_s", format!("{trend:.1}"));
-        backends(one, builder).remedy(MitigationId::RaiseTableSize).done()
+        backends(one, builder).mitigation(MitigationId::RaiseTableSize).done()
     })
 }
 
@@ -134,9 +134,10 @@ fn small(one: &One<'_>) -> Option<Finding> {
     let (max, memory) = (one.namespace.max()?, one.host.memory?);
     let sizing = Sizing::of(memory, one.host.entry_bytes);
     let buckets = one.namespace.number("nf_conntrack_buckets");
-    // What the kernel chose by itself is no finding.
+    // The kernel's own choice is not a finding.
     (max * SMALL < sizing.by_rule && max < sizing.by_kernel).then(|| {
-        let title = format!("the table has room for {max} entries; this host's memory allows for {}", sizing.by_rule);
+        let title =
+            format!("the table has room for {max} entries; the memory of this host allows for {}", sizing.by_rule);
         sizing
             .shown(max, buckets)
             .into_iter()
@@ -156,7 +157,7 @@ fn large(one: &One<'_>) -> Option<Finding> {
     let buckets = one.namespace.number("nf_conntrack_buckets");
     let share = sizing.permille(max, buckets.unwrap_or(0));
     (share > MEMORY).then(|| {
-        let title = format!("a full table would take {}.{} % of this host's memory", share / 10, share % 10);
+        let title = format!("a full table would take {}.{} % of the memory of this host", share / 10, share % 10);
         sizing
             .shown(max, buckets)
             .into_iter()
@@ -172,7 +173,9 @@ fn buckets(one: &One<'_>) -> Option<Finding> {
     let few = buckets > 0 && max > buckets.saturating_mul(PER_BUCKET);
     (few || toolong > 0).then(|| {
         let title = if toolong > 0 {
-            format!("{toolong} entries were refused because their bucket was too long: the table has too few buckets")
+            format!(
+                "conntrack refused {toolong} entries because their bucket was too long: the table has too few buckets"
+            )
         } else {
             format!("the table has few buckets: {buckets} for up to {max} entries, more than {PER_BUCKET} each")
         };
@@ -181,7 +184,7 @@ fn buckets(one: &One<'_>) -> Option<Finding> {
             .number("buckets", buckets)
             .number("max", max)
             .number("chain_toolong", toolong)
-            .advice("every packet is compared with all tuples of its bucket, and each entry is in two")
+            .advice("conntrack compares a packet with all tuples of its bucket, and each entry is in two buckets")
             .advice(set)
             .done()
     })
@@ -190,7 +193,7 @@ fn buckets(one: &One<'_>) -> Option<Finding> {
 fn expectations(one: &One<'_>) -> Option<Finding> {
     let (count, max) = (one.namespace.after.expectations?, one.namespace.number("nf_conntrack_expect_max")?);
     (max > 0 && count * 100 >= max * MUCH).then(|| {
-        let title = format!("the table of expected connections holds {count} of {max}: helpers (FTP, SIP) will fail");
+        let title = format!("the expectation table holds {count} of {max} entries: helpers (FTP, SIP) will fail");
         one.finding("expectation-table-full", Severity::Warning, title)
             .number("expectations", count)
             .number("max", max)

@@ -1,4 +1,4 @@
-//! A healthy gateway, and what one thing that is wrong with it gives.
+//! The findings on a healthy gateway, and on one with a single fault.
 
 use std::collections::BTreeMap;
 
@@ -18,10 +18,10 @@ use tracer_testing::doctor::{audit, entry, healthy, noted};
 
 use super::diagnose;
 
-/// Findings that a healthy gateway has, all of them harmless.
+/// Findings on a healthy gateway, all harmless.
 const ALWAYS: [&str; 2] = ["invalid-answered", "kernel-era"];
 
-/// What is found beyond what a healthy gateway has.
+/// Findings that a healthy gateway does not have.
 fn found(facts: &Facts) -> Vec<Finding> {
     diagnose(facts).into_iter().filter(|finding| !ALWAYS.contains(&finding.id)).collect()
 }
@@ -51,7 +51,7 @@ fn set(facts: &mut Facts, name: &str, value: i64) {
 }
 
 fn obstacle(id: &'static str) -> Obstacle {
-    Obstacle { id, what: "something".to_owned(), fix: "away with it".to_owned() }
+    Obstacle { id, what: "an obstacle".to_owned(), fix: "remove it".to_owned() }
 }
 
 #[rstest]
@@ -105,7 +105,7 @@ fn obstacle(id: &'static str) -> Obstacle {
 #[case("no-privileges", Severity::Warning, |facts: &mut Facts| facts.tracing.obstacles.push(obstacle("no-privileges")))]
 #[case("hooks-unknown", Severity::Warning, |facts: &mut Facts| facts.tracing.problem = Some("no types".to_owned()))]
 #[case("hook-unavailable", Severity::Warning, |facts: &mut Facts| {
-    facts.tracing.hooks = vec![(Hook::CtInvalid, HookState::Unavailable { because: "gone".to_owned() })];
+    facts.tracing.hooks = vec![(Hook::CtInvalid, HookState::Unavailable { because: "no such function".to_owned() })];
 })]
 #[case("hook-unavailable", Severity::Info, |facts: &mut Facts| {
     facts.tracing.hooks = vec![(Hook::ResetTracepoint, HookState::Unavailable { because: "old".to_owned() })];
@@ -119,7 +119,7 @@ fn obstacle(id: &'static str) -> Obstacle {
 fn one_thing_is_wrong(#[case] id: &str, #[case] severity: Severity, #[case] harm: Harm) {
     let mut facts = healthy();
     harm(&mut facts);
-    // Of a full table it is also said that it should keep idle connections for less long.
+    // A full table has another finding: a shorter timeout for idle connections.
     let findings: Vec<Finding> = found(&facts)
         .into_iter()
         .filter(|finding| finding.id == id || finding.id != "timeout-established-long")
@@ -130,7 +130,7 @@ fn one_thing_is_wrong(#[case] id: &str, #[case] severity: Severity, #[case] harm
 }
 
 #[test]
-fn nothing_is_said_of_a_table_that_could_not_be_read() {
+fn an_unread_table_has_no_findings() {
     let mut facts = healthy();
     let namespace = of(&mut facts);
     (namespace.before, namespace.after) = (Sample::default(), Sample::default());
@@ -140,7 +140,7 @@ fn nothing_is_said_of_a_table_that_could_not_be_read() {
 }
 
 #[test]
-fn a_full_table_names_who_fills_it_and_what_to_do() {
+fn a_full_table_names_its_top_users_and_a_mitigation() {
     let mut facts = healthy();
     let mut tally = Tally::new(Ranges::default());
     for port in 1..=300 {
@@ -155,7 +155,7 @@ fn a_full_table_names_who_fills_it_and_what_to_do() {
     assert_eq!(full.id, "conntrack-table-full");
     let evidence: BTreeMap<&str, &str> = full.evidence.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
     assert_eq!(evidence["top_sources"], "10.0.0.2 (200), 10.0.0.3 (100)");
-    assert_eq!(evidence["remedy"], "raise-table-size");
+    assert_eq!(evidence["mitigation"], "raise-table-size");
     // All namespaces share the limit of the initial one, where whyrst runs.
     assert!(full.advice.contains(&"sysctl -w net.netfilter.nf_conntrack_max=262144".to_owned()), "{full:#?}");
     assert!(full.advice.contains(&"ip netns exec gw conntrack -L -s 10.0.0.2".to_owned()), "{full:#?}");
@@ -220,7 +220,7 @@ fn a_gateway_that_drops_at_input_answers_nothing() {
 }
 
 #[test]
-fn several_namespaces_are_told_apart() {
+fn findings_name_one_of_several_namespaces() {
     let mut facts = healthy();
     let mut other = facts.namespaces[0].clone();
     (other.inode, other.place.name) = (2, None);
@@ -231,7 +231,7 @@ fn several_namespaces_are_told_apart() {
 }
 
 #[test]
-fn without_conntrack_that_is_all() {
+fn without_conntrack_there_is_one_finding() {
     let mut facts = healthy();
     facts.namespaces.clear();
     facts.tracing.conntrack = false;

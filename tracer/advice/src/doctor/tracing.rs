@@ -1,11 +1,11 @@
-//! What keeps whyrst from tracing, or from seeing all of it.
+//! Findings on obstacles to tracing, and on hooks that are missing.
 
 use tracer_common::Hook;
 use tracer_model::capture::HookState;
 use tracer_model::finding::{Finding, Severity};
 use tracer_model::health::{Machine, Tracing};
 
-/// Bytes that the BPF maps take at most, with room to spare: the ring buffer, and the maps of ended entries.
+/// Upper bound for the BPF maps, in bytes: the ring buffer and the maps of destroyed entries, with a margin.
 const MAPS: u64 = 32 << 20;
 
 pub(super) fn findings(tracing: &Tracing, host: &Machine) -> Vec<Finding> {
@@ -24,10 +24,10 @@ pub(super) fn findings(tracing: &Tracing, host: &Machine) -> Vec<Finding> {
         found.push(Finding {
             id: "conntrack-not-loaded",
             severity: Severity::Warning,
-            title: "nf_conntrack is not loaded: nothing on this host tracks connections".to_owned(),
+            title: "nf_conntrack is not loaded: this host does not track connections".to_owned(),
             evidence: Vec::new(),
             advice: vec![
-                "load the ruleset that needs it; to begin a capture as soon as it is loaded:".to_owned(),
+                "load the ruleset that needs it; to start a capture as soon as it is loaded:".to_owned(),
                 "whyrst report --wait".to_owned(),
             ],
         });
@@ -40,7 +40,7 @@ pub(super) fn findings(tracing: &Tracing, host: &Machine) -> Vec<Finding> {
         found.push(Finding {
             id: "hooks-unknown",
             severity: Severity::Warning,
-            title: format!("which hooks this kernel has is not known: {problem}"),
+            title: format!("the hooks of this kernel are unknown: {problem}"),
             evidence: vec![("kernel".to_owned(), host.kernel.clone())],
             advice: Vec::new(),
         });
@@ -52,20 +52,20 @@ fn unavailable(hook: Hook, state: &HookState) -> Option<Finding> {
     let HookState::Unavailable { because } = state else { return None };
     let spec = hook.spec();
     let severity = match hook {
-        // A kernel without these functions has no such rules either; the tracepoint is only there to do without kprobes.
+        // A kernel without these functions has no such rules; the tracepoint is needed only without kprobes.
         Hook::LinkRejectV4 | Hook::LinkRejectV6 | Hook::ResetTracepoint | Hook::NewRefused => Severity::Info,
         _ => Severity::Warning,
     };
     let advice = match hook {
-        Hook::ResetTracepoint => "--without-kprobes is not for this kernel; with kprobes nothing is missing",
-        Hook::LinkRejectV4 | Hook::LinkRejectV6 => "REJECT rules of bridges are not seen",
-        Hook::NewRefused => "--new-refused is not for this kernel: silent refusals are inferred",
-        _ => "what this hook would show will be missing from reports",
+        Hook::ResetTracepoint => "this kernel does not support --without-kprobes; with kprobes nothing is missing",
+        Hook::LinkRejectV4 | Hook::LinkRejectV6 => "reports will lack the RSTs of REJECT rules of bridges",
+        Hook::NewRefused => "this kernel does not support --new-refused: silent refusals are inferred",
+        _ => "reports will lack the events of this hook",
     };
     Some(Finding {
         id: "hook-unavailable",
         severity,
-        title: format!("{} ({}) cannot be watched: {because}", spec.name, spec.symbol),
+        title: format!("{} ({}) cannot be attached: {because}", spec.name, spec.symbol),
         evidence: vec![
             ("target".to_owned(), spec.symbol.to_owned()),
             ("method".to_owned(), spec.method.name().to_owned()),
@@ -83,16 +83,18 @@ fn waiting(tracing: &Tracing) -> Option<Finding> {
             _ => None,
         })
         .collect();
-    // Without conntrack that is what all of them wait for, and it is said elsewhere.
+    // Without conntrack all hooks wait for it; `conntrack-not-loaded` reports that.
     if waiting.is_empty() || !tracing.conntrack {
         return None;
     }
     Some(Finding {
         id: "hooks-waiting",
         severity: Severity::Info,
-        title: format!("{} hooks are attached when their modules are loaded", waiting.len()),
+        title: format!("{} hooks wait for their modules", waiting.len()),
         evidence: waiting.iter().map(|(symbol, module)| ((*symbol).to_owned(), (*module).to_owned())).collect(),
-        advice: vec!["nothing is missed: a rule that rejects loads its module".to_owned()],
+        advice: vec![
+            "nothing is missed: a rule that rejects loads its module, and whyrst attaches the hook then".to_owned(),
+        ],
     })
 }
 
@@ -100,9 +102,9 @@ fn fields(tracing: &Tracing) -> Option<Finding> {
     (!tracing.missing_fields.is_empty()).then(|| Finding {
         id: "fields-missing",
         severity: Severity::Info,
-        title: "some fields of other kernels do not exist in this one".to_owned(),
+        title: "this kernel lacks some fields of other kernels".to_owned(),
         evidence: vec![("fields".to_owned(), tracing.missing_fields.join(", "))],
-        advice: vec!["what depends on them is left out of reports".to_owned()],
+        advice: vec!["reports omit what depends on them".to_owned()],
     })
 }
 
@@ -111,9 +113,9 @@ fn memory(tracing: &Tracing) -> Vec<Finding> {
     let locked = limits.locked.filter(|bytes| *bytes < MAPS).map(|bytes| Finding {
         id: "memlock-limit",
         severity: Severity::Warning,
-        title: format!("this process may lock {} KiB of memory, which is too little for the BPF maps", bytes >> 10),
+        title: format!("this process may lock {} KiB of memory, too little for the BPF maps", bytes >> 10),
         evidence: vec![("rlimit_memlock".to_owned(), bytes.to_string()), ("needed".to_owned(), MAPS.to_string())],
-        advice: vec!["ulimit -l unlimited".to_owned(), "in a unit of systemd: LimitMEMLOCK=infinity".to_owned()],
+        advice: vec!["ulimit -l unlimited".to_owned(), "in a systemd unit: LimitMEMLOCK=infinity".to_owned()],
     });
     let group = limits.group_left.filter(|bytes| *bytes < MAPS).map(|bytes| Finding {
         id: "memory-limit",
@@ -123,7 +125,7 @@ fn memory(tracing: &Tracing) -> Vec<Finding> {
             bytes >> 20
         ),
         evidence: vec![("left".to_owned(), bytes.to_string()), ("needed".to_owned(), MAPS.to_string())],
-        advice: vec!["raise memory.max of the group, or run whyrst outside of it".to_owned()],
+        advice: vec!["raise memory.max of the group, or run whyrst outside it".to_owned()],
     });
     locked.into_iter().chain(group).collect()
 }

@@ -1,48 +1,46 @@
-//! Commands as they are printed and run: words, quoted for a shell where they have to be.
+//! Commands as they are printed and run: words, quoted for a shell.
 //!
-//! What a name cannot be written in safely is refused here: one with characters that do not print, or that the tool would
-//! read as something else.
+//! Unsafe names are refused: names with characters that do not print, and names that a tool would misread.
 
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::shell::word;
 
-/// Whether a name can be shown to a person and typed again: nothing that a terminal would obey or hide.
+/// Whether a name can be printed and typed again: it has no character that a terminal obeys or hides.
 pub(crate) fn prints(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|it| it.is_ascii_graphic() || it == ' ' || it.is_alphanumeric())
 }
 
-/// The words that lead into a namespace; none where its name cannot be printed.
-pub(super) fn lead(way: &Way) -> Option<Vec<String>> {
+/// The words that enter a namespace; none if its name cannot be printed.
+pub(super) fn lead(way: &NetnsPath) -> Option<Vec<String>> {
     match way {
-        Way::Here => Some(Vec::new()),
-        // One that begins with a dash would be taken for an option.
-        Way::Named(name) => {
+        NetnsPath::Here => Some(Vec::new()),
+        // `ip netns exec` would read a leading dash as an option.
+        NetnsPath::Named(name) => {
             (prints(name) && !name.starts_with('-')).then(|| ["ip", "netns", "exec", name].map(str::to_owned).to_vec())
         }
-        Way::Process(pid) => Some(["nsenter", "-t", &pid.to_string(), "-n"].map(str::to_owned).to_vec()),
+        NetnsPath::Process(pid) => Some(["nsenter", "-t", &pid.to_string(), "-n"].map(str::to_owned).to_vec()),
     }
 }
 
-/// A command in a namespace, as a shell takes it. None where it cannot be written.
-pub(super) fn line<S: AsRef<str>>(way: &Way, words: &[S]) -> Option<String> {
+/// A command line for a shell, run in a namespace. None if it cannot be written safely.
+pub(super) fn line<S: AsRef<str>>(way: &NetnsPath, words: &[S]) -> Option<String> {
     let mut all = lead(way)?;
     all.extend(words.iter().map(|word| word.as_ref().to_owned()));
     let words: Option<Vec<String>> = all.iter().map(|word| quoted(word)).collect();
     Some(words?.join(" "))
 }
 
-/// A word as a shell takes it. One with control characters would need a form of quotes that not every shell knows, nor what
-/// runs the line.
+/// A word, quoted for a shell. Control characters would need `$'…'`, which POSIX shells and the runner do not know.
 fn quoted(text: &str) -> Option<String> {
     (!text.chars().any(char::is_control)).then(|| word(text))
 }
 
-/// An interface's name as nft takes it, which knows no escapes in quotes and takes a star for a wildcard.
+/// An interface's name, quoted for nft. nft has no escapes in quotes, and reads a star as a wildcard.
 pub(super) fn nft_interface(name: &str) -> Option<String> {
     (prints(name) && name.is_ascii() && !name.contains(['"', '\\', '*'])).then(|| format!("\"{name}\""))
 }
 
-/// An interface's name as iptables takes it, which takes a plus at the end for a wildcard and a word with a dash for an option.
+/// An interface's name for iptables, which reads a trailing plus as a wildcard, and a leading dash as an option.
 pub(super) fn xtables_interface(name: &str) -> Option<&str> {
     let plain = prints(name) && name.is_ascii() && !name.ends_with('+') && !name.starts_with(['-', '!']);
     plain.then_some(name)
@@ -52,12 +50,12 @@ pub(super) fn xtables_interface(name: &str) -> Option<&str> {
 mod tests {
     use rstest::rstest;
 
-    use tracer_model::host_context::Way;
+    use tracer_model::host_context::NetnsPath;
     use tracer_model::shell::nft_name;
 
     use super::{line, nft_interface, xtables_interface};
 
-    /// What a shell makes of a line is what was put in.
+    /// A shell splits the line into the same words.
     #[rstest]
     #[case::plain("gateway")]
     #[case::command("a;reboot")]
@@ -69,7 +67,7 @@ mod tests {
     #[case::variable("$HOME ~ !! #x")]
     #[case::letters("größe")]
     fn a_shell_reads_the_same_words(#[case] name: &str) {
-        let line = line(&Way::Named(name.to_owned()), &["sysctl", "-n", name]).unwrap();
+        let line = line(&NetnsPath::Named(name.to_owned()), &["sysctl", "-n", name]).unwrap();
         let printed =
             std::process::Command::new("sh").args(["-c", &format!("printf '%s\\n' {line}")]).output().unwrap();
         let words: Vec<String> = String::from_utf8(printed.stdout).unwrap().lines().map(str::to_owned).collect();
@@ -83,20 +81,20 @@ mod tests {
     #[case::right_to_left("\u{202e}yawetag")]
     #[case::not_utf8("gate\u{fffd}way")]
     #[case::empty("")]
-    fn what_does_not_print_is_refused(#[case] name: &str) {
-        assert_eq!(line(&Way::Named(name.to_owned()), &["true"]), None);
+    fn unprintable_names_are_refused(#[case] name: &str) {
+        assert_eq!(line(&NetnsPath::Named(name.to_owned()), &["true"]), None);
         assert_eq!(nft_interface(name), None);
         assert_eq!(xtables_interface(name), None);
     }
 
     #[test]
     fn a_namespace_that_looks_like_an_option_is_refused() {
-        assert_eq!(line(&Way::Named("-all".to_owned()), &["true"]), None);
-        assert_eq!(line(&Way::Here, &["true", "-all"]).as_deref(), Some("true -all"));
+        assert_eq!(line(&NetnsPath::Named("-all".to_owned()), &["true"]), None);
+        assert_eq!(line(&NetnsPath::Here, &["true", "-all"]).as_deref(), Some("true -all"));
     }
 
     #[test]
-    fn what_a_tool_reads_otherwise_is_refused() {
+    fn misreadable_names_are_refused() {
         assert_eq!(nft_interface("a;reboot").as_deref(), Some("\"a;reboot\""));
         assert_eq!(nft_interface("a\"b"), None);
         assert_eq!(nft_interface("wan*"), None);

@@ -1,37 +1,37 @@
-//! Rules that keep refused packets from the local stack, in what holds the host's rules.
+//! Rules that drop INVALID packets before the local stack, written with the tool that the host's rules are written with.
 
 use std::net::IpAddr;
 
-use tracer_model::host_context::{HostContext, Manager, Persistence, Way};
+use tracer_model::host_context::{HostContext, Manager, NetnsPath, Persistence};
 use tracer_model::mitigation::{Probe, Shows, Step};
 use tracer_model::ruleset::{Backend, Family, Rule};
 use tracer_model::shell::word;
 
 use super::command::{line, nft_interface, xtables_interface};
-use super::{Place, Plan};
+use super::{Plan, Target};
 
-/// The table of nftables that the rules are in: nobody else's, so that it can be taken away whole.
+/// The nftables table of these rules. It holds nothing else, so it can be deleted as a whole.
 const TABLE: &str = "whyrst";
-/// What marks a rule of iptables as whyrst's.
+/// The comment on whyrst's iptables rules.
 pub(super) const COMMENT: &str = "whyrst";
 
-/// What a rule is written with.
+/// The tool that writes a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Tool {
     /// nft.
     Nft,
     /// A program of iptables.
     Xtables(String),
-    /// firewalld, which would forget a rule that it has not been told of.
+    /// firewalld, which drops rules that it does not know.
     Firewalld,
 }
 
-/// What a rule for this version of IP is written with in a place. Where nothing is known of it, with nft.
-pub(super) fn tool(place: &Place<'_>, ipv4: bool) -> Option<Tool> {
-    let Some(context) = place.context else { return Some(Tool::Nft) };
+/// The tool for rules of this IP version on a target; nft if the context is unknown.
+pub(super) fn tool(target: &Target<'_>, ipv4: bool) -> Option<Tool> {
+    let Some(context) = target.context else { return Some(Tool::Nft) };
     match context.manager {
         Some(Manager::Firewalld) => return Some(Tool::Firewalld),
-        // ufw is made of iptables, and leaves alone what is ahead of its own chains.
+        // ufw uses iptables, and keeps rules ahead of its own chains.
         Some(Manager::Ufw) => return Some(Tool::Xtables(if ipv4 { "iptables" } else { "ip6tables" }.to_owned())),
         None => {}
     }
@@ -40,46 +40,46 @@ pub(super) fn tool(place: &Place<'_>, ipv4: bool) -> Option<Tool> {
     Some(if backend == Backend::Nftables { Tool::Nft } else { Tool::Xtables(tool) })
 }
 
-/// Drops what conntrack refused, for the addresses that packets are wanted for.
-pub(super) fn drop_invalid(place: &Place<'_>) -> Plan {
+/// Drops INVALID packets to the target's addresses.
+pub(super) fn drop_invalid(target: &Target<'_>) -> Plan {
     let mut plan = Plan::default();
     let (mut of_nft, mut of_others) = (Vec::new(), Vec::new());
-    for (interface, address) in &place.targets {
-        if let Some(rule) = place.context.and_then(|context| context.dropped_by(interface.as_deref(), *address)) {
-            plan.note(format!("for {address} on {} this is in force already: {}", place.title(), rule.rule));
+    for (interface, address) in &target.addresses {
+        if let Some(rule) = target.context.and_then(|context| context.dropped_by(interface.as_deref(), *address)) {
+            plan.note(format!("{address} on {} is already covered by: {}", target.title(), rule.rule));
             continue;
         }
-        match tool(place, address.is_ipv4()) {
+        match tool(target, address.is_ipv4()) {
             Some(Tool::Nft) => of_nft.push((interface.as_deref(), *address)),
             Some(tool) => of_others.push((tool, interface.as_deref(), *address)),
-            None => plan.note(format!("no tool was found on {} that writes a rule for {address}", place.title())),
+            None => plan.note(format!("{} has no tool that writes a rule for {address}", target.title())),
         }
     }
-    if place.targets.is_empty() {
+    if target.addresses.is_empty() {
         plan.note(format!(
-            "no address is known on {} that connections are translated to: give it with --address, and the interface that \
-             the answers come in by with --interface",
-            place.title()
+            "no address is known on {} that connections are translated to: name it with --address, and the ingress \
+             interface of the replies with --interface",
+            target.title()
         ));
     }
     let mut complete = true;
     if !of_nft.is_empty() {
-        complete &= nft(place, &of_nft, &mut plan).is_some();
+        complete &= nft(target, &of_nft, &mut plan).is_some();
     }
     for (tool, interface, address) in &of_others {
-        complete &= other(place, tool, *interface, *address, &mut plan).is_some();
+        complete &= other(target, tool, *interface, *address, &mut plan).is_some();
     }
     if !complete {
-        plan.note(format!("some of it cannot be written for {}", place.title()));
+        plan.note(format!("some of the commands cannot be written for {}", target.title()));
     }
-    explain(place, &mut plan);
-    keep(place, &of_nft, &of_others, &mut plan);
+    explain(target, &mut plan);
+    keep(target, &of_nft, &of_others, &mut plan);
     plan
 }
 
-/// A chain of its own, ahead of the host's own INPUT rules.
-fn nft(place: &Place<'_>, targets: &[(Option<&str>, IpAddr)], plan: &mut Plan) -> Option<()> {
-    let way = &place.way;
+/// A separate chain, ahead of the host's INPUT rules.
+fn nft(target: &Target<'_>, addresses: &[(Option<&str>, IpAddr)], plan: &mut Plan) -> Option<()> {
+    let way = &target.way;
     let chain = "{ type filter hook input priority -10; policy accept; }";
     plan.steps.push(Step {
         run: line(way, &["nft", "add", "table", "inet", TABLE])?,
@@ -89,7 +89,7 @@ fn nft(place: &Place<'_>, targets: &[(Option<&str>, IpAddr)], plan: &mut Plan) -
     });
     let once = |run: String| Step { run, undo: Vec::new(), probe: None };
     plan.steps.push(once(line(way, &["nft", "add", "chain", "inet", TABLE, "input", chain])?));
-    for (interface, address) in targets {
+    for (interface, address) in addresses {
         let mut words = ["nft", "add", "rule", "inet", TABLE, "input"].map(str::to_owned).to_vec();
         words.extend(scope(*interface, nft_interface, plan).into_iter().flat_map(|name| ["iifname".to_owned(), name]));
         words.extend([
@@ -104,36 +104,36 @@ fn nft(place: &Place<'_>, targets: &[(Option<&str>, IpAddr)], plan: &mut Plan) -
     Some(())
 }
 
-/// A rule of iptables or firewalld.
-fn other(place: &Place<'_>, tool: &Tool, interface: Option<&str>, address: IpAddr, plan: &mut Plan) -> Option<()> {
+/// A rule for iptables or firewalld.
+fn other(target: &Target<'_>, tool: &Tool, interface: Option<&str>, address: IpAddr, plan: &mut Plan) -> Option<()> {
     let plain = |name: &str| xtables_interface(name).map(str::to_owned);
     let interface = scope(interface, plain, plan);
     let rule = matches(interface.as_deref(), address);
     let words = |verb: Verb| spelled(tool, verb, address.is_ipv4(), &rule);
-    what_stays(place, tool, ("filter", &["INPUT"]), address.is_ipv4(), plan);
+    note_leftovers(target, tool, ("filter", &["INPUT"]), address.is_ipv4(), plan);
     plan.steps.push(Step {
-        run: line(&place.way, &words(Verb::Insert))?,
-        undo: vec![line(&place.way, &words(Verb::Delete))?],
-        probe: Some(presence(line(&place.way, &words(Verb::Check))?)),
+        run: line(&target.way, &words(Verb::Insert))?,
+        undo: vec![line(&target.way, &words(Verb::Delete))?],
+        probe: Some(presence(line(&target.way, &words(Verb::Check))?)),
     });
     Some(())
 }
 
-/// Says what stays behind: iptables makes a table and its chains with the first rule. They are never taken away again, since
-/// nothing tells whether they are empty and deletes them in one step: by then a rule of somebody else's may be in them, and
-/// iptables-nft of Debian 12 (1.8.9) fails to list a table that nft has written to.
-pub(super) fn what_stays(
-    place: &Place<'_>,
+/// Notes what remains after undo: iptables creates a table and its chains with the first rule. whyrst never deletes them,
+/// because no command checks for other rules and deletes in one step, and iptables-nft of Debian 12 (1.8.9) fails to list
+/// a table that nft has written to.
+pub(super) fn note_leftovers(
+    target: &Target<'_>,
     tool: &Tool,
     (table, chains): (&str, &[&str]),
     ipv4: bool,
     plan: &mut Plan,
 ) {
-    let (Tool::Xtables(program), Some(context)) = (tool, place.context) else { return };
+    let (Tool::Xtables(program), Some(context)) = (tool, target.context) else { return };
     let family = if ipv4 { Family::Ip } else { Family::Ip6 };
-    let stays = "here yet; an empty one remains when this is undone";
+    let leftover = "here yet; undo leaves an empty one";
     if !context.xtables.contains(&(family, table.to_owned())) {
-        plan.note(format!("{program} has no table {table} {stays}"));
+        plan.note(format!("{program} has no table {table} {leftover}"));
         return;
     }
     let plain_is_nft = context.iptables == Some(Backend::IptablesNft) && !program.ends_with("-legacy");
@@ -143,12 +143,12 @@ pub(super) fn what_stays(
     }
     for chain in chains {
         if !context.xchains.contains(&(family, table.to_owned(), (*chain).to_owned())) {
-            plan.note(format!("{program} has no chain {chain} in its table {table} {stays}"));
+            plan.note(format!("{program} has no chain {chain} in its table {table} {leftover}"));
         }
     }
 }
 
-/// What the rule asks of a packet, in the words of iptables.
+/// The rule's matches and target, as iptables arguments.
 fn matches(interface: Option<&str>, address: IpAddr) -> Vec<String> {
     let mut words: Vec<String> = interface.into_iter().flat_map(|name| ["-i".to_owned(), name.to_owned()]).collect();
     words.extend(["-d".to_owned(), address.to_string()]);
@@ -158,7 +158,7 @@ fn matches(interface: Option<&str>, address: IpAddr) -> Vec<String> {
     words
 }
 
-/// What is done with a rule.
+/// An operation on a rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Verb {
     Insert,
@@ -191,7 +191,7 @@ fn spelled(tool: &Tool, verb: Verb, ipv4: bool, rule: &[String]) -> Vec<String> 
                 Verb::Delete | Verb::Forget => "-D",
                 Verb::Check => "-C",
             };
-            // Another program may be changing rules at this moment.
+            // Wait for the xtables lock: another program may be changing rules.
             vec![program, "-w", "5", verb, "INPUT"]
         }
         Tool::Nft => Vec::new(),
@@ -203,36 +203,36 @@ pub(super) fn presence(command: String) -> Probe {
     Probe { command, shows: Shows::Presence }
 }
 
-/// The interface as its tool takes it. Without one, the rule holds for all.
+/// The interface, written for the tool. Without one, the rule applies to all interfaces.
 fn scope(interface: Option<&str>, written: impl Fn(&str) -> Option<String>, plan: &mut Plan) -> Option<String> {
     let found = interface.and_then(written);
     if interface.is_some() && found.is_none() {
-        plan.note("an interface has a name that cannot be written in a rule: the rule holds for all interfaces");
+        plan.note("the name of an interface cannot be written in a rule: the rule applies to all interfaces");
     }
     found
 }
 
-/// Why the rules are written with this tool.
-fn explain(place: &Place<'_>, plan: &mut Plan) {
-    let Some(context) = place.context.filter(|_| !plan.steps.is_empty()) else { return };
+/// Notes why this tool writes the rules.
+fn explain(target: &Target<'_>, plan: &mut Plan) {
+    let Some(context) = target.context.filter(|_| !plan.steps.is_empty()) else { return };
     let of = |backend: Backend| context.translations.iter().any(|rule| rule.backend == backend);
     let translating: Vec<&str> = Backend::ALL.into_iter().filter(|it| of(*it)).map(Backend::name).collect();
     match context.manager {
-        Some(manager) => plan.note(format!("{} owns the rules of {}", manager.name(), place.title())),
+        Some(manager) => plan.note(format!("{} manages the rules of {}", manager.name(), target.title())),
         None if !translating.is_empty() => {
             plan.note(format!(
-                "{} translates on {}: the rule is written with it",
+                "{} does NAT on {}: the rule is written with it",
                 translating.join(" and "),
-                place.title()
+                target.title()
             ));
         }
         None => {}
     }
 }
 
-/// What makes the rules outlive a reboot.
+/// Makes the rules persistent.
 fn keep(
-    place: &Place<'_>,
+    target: &Target<'_>,
     of_nft: &[(Option<&str>, IpAddr)],
     others: &[(Tool, Option<&str>, IpAddr)],
     plan: &mut Plan,
@@ -240,9 +240,9 @@ fn keep(
     if plan.steps.is_empty() {
         return;
     }
-    let persistence = place.context.map(|context| context.persistence.as_slice()).unwrap_or_default();
-    if place.way != Way::Here {
-        plan.note("no service loads rules into this namespace at boot: have whoever makes it run the commands too");
+    let persistence = target.context.map(|context| context.persistence.as_slice()).unwrap_or_default();
+    if target.way != NetnsPath::Here {
+        plan.note("no service loads rules into this namespace at boot: add the commands to what creates it");
         return;
     }
     let mut kept = true;
@@ -255,12 +255,12 @@ fn keep(
             Tool::Firewalld => {
                 let interface = interface.and_then(xtables_interface);
                 let rule = matches(interface, *address);
-                let all = |verb: Verb| line(&place.way, &spelled(tool, verb, address.is_ipv4(), &rule));
+                let all = |verb: Verb| line(&target.way, &spelled(tool, verb, address.is_ipv4(), &rule));
                 plan.persist.extend(all(Verb::Keep));
                 plan.unpersist.extend(all(Verb::Forget));
             }
-            _ if place.context.is_some_and(|context| context.manager == Some(Manager::Ufw)) => {
-                plan.note("ufw: to keep it, put the rule into /etc/ufw/before.rules, ahead of COMMIT");
+            _ if target.context.is_some_and(|context| context.manager == Some(Manager::Ufw)) => {
+                plan.note("ufw: to make the rule persistent, add it to /etc/ufw/before.rules, ahead of COMMIT");
             }
             _ if saved => {}
             _ => {
@@ -271,24 +271,23 @@ fn keep(
     }
     if !kept {
         plan.note(
-            "nothing was found that loads rules at boot (nftables.service, netfilter-persistent, iptables.service): it ends \
-             with a reboot",
+            "nothing loads rules at boot (nftables.service, netfilter-persistent, iptables.service): a reboot removes this \
+             rule",
         );
     }
 }
 
-/// Has the file that is loaded at boot load a table too.
+/// Includes a table in the file that nftables.service loads at boot.
 pub(super) fn keep_table(table: &str, persistence: &[Persistence], plan: &mut Plan) -> bool {
-    let file = persistence.iter().find_map(|keeper| match keeper {
+    let file = persistence.iter().find_map(|persistence| match persistence {
         Persistence::Nftables { file } => Some(file),
         _ => None,
     });
     let Some(file) = file else { return false };
-    // One that begins with a dash would be an option, to `sed -i` even one that runs a command.
+    // A leading dash would be an option; `sed` even has one that runs a command.
     if !file.starts_with('/') || !super::prints(file) {
         plan.note(
-            "the file that nftables.service loads has a path that cannot be written in a command: have it load the table by \
-             hand",
+            "the path of the file that nftables.service loads cannot be written in a command: include the table by hand",
         );
         return true;
     }
@@ -301,21 +300,21 @@ pub(super) fn keep_table(table: &str, persistence: &[Persistence], plan: &mut Pl
     true
 }
 
-/// Has the rules saved that iptables holds.
+/// Saves the rules of iptables.
 pub(super) fn keep_saved(persistence: &[Persistence], plan: &mut Plan) -> bool {
-    let save = persistence.iter().find_map(|keeper| match keeper {
+    let save = persistence.iter().find_map(|persistence| match persistence {
         Persistence::NetfilterPersistent => Some("netfilter-persistent save"),
         Persistence::IptablesServices => Some("service iptables save"),
         Persistence::Nftables { .. } => None,
     });
     let Some(save) = save else { return false };
-    plan.note(format!("`{save}` saves all rules that are in force, not only these"));
+    plan.note(format!("`{save}` saves all current rules, not only these"));
     plan.persist.push(save.to_owned());
     plan.unpersist.push(save.to_owned());
     true
 }
 
-/// The words that take a rule away.
+/// The command that deletes a rule.
 pub(super) fn change_of(rule: &Rule) -> Option<Vec<String>> {
     let Rule { backend, family, table, chain, handle, number, .. } = rule;
     if !rule.can_be_named() {
@@ -336,7 +335,7 @@ pub(super) fn change_of(rule: &Rule) -> Option<Vec<String>> {
     words.iter().all(|word| super::prints(word)).then_some(words)
 }
 
-/// What owns the rules of a place, and would forget ours.
-pub(super) fn owner(context: Option<&HostContext>) -> Option<Manager> {
+/// The manager of a host's rules, which would remove whyrst's.
+pub(super) fn manager(context: Option<&HostContext>) -> Option<Manager> {
     context.and_then(|context| context.manager)
 }

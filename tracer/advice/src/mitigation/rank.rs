@@ -1,4 +1,4 @@
-//! Which cures a flow has on this host, the best first.
+//! The mitigations of a flow on this host, the most thorough first.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,22 +12,21 @@ use tracer_model::host_context::HostContext;
 use tracer_model::mitigation::MitigationId;
 use tracer_model::ruleset::Candidates;
 
-use super::sysctl::TIMEOUT_ESTABLISHED;
-use super::{IGNORE_INVALID_RST, LIBERAL};
+use super::{IGNORE_INVALID_RST, LIBERAL, TIMEOUT_ESTABLISHED};
 
-/// So many refused packets of one connection are no accident: conntrack sees half of it.
+/// With this many refused packets of one connection, conntrack probably sees one direction only.
 const REPEATEDLY: u64 = 3;
 
-/// What is known of a flow's namespace.
+/// The facts of a flow's namespace, as far as they are known.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Known<'a> {
     /// Its facts.
     pub facts: Option<&'a Netns>,
-    /// What there is around its conntrack.
+    /// Its host context.
     pub context: Option<&'a HostContext>,
 }
 
-/// The cures for a flow, the most thorough first. What is in force already and what cannot work here is left out.
+/// The mitigations for a flow, the most thorough first, without those that are in force or cannot work here.
 pub fn mitigations_for(
     flow: &Flow,
     log_format: LogFormat,
@@ -57,7 +56,7 @@ pub fn mitigations_for(
     if liberal {
         both.push(MitigationId::BeLiberal);
     }
-    // Where conntrack sees only half of a connection it refuses all that follows, and dropping all of it cures nothing.
+    // If conntrack sees one direction only, it refuses all later packets. Dropping all of them does not help.
     let half = matches!(reason, Some(Reason::AckOver | Reason::SeqOver)) && flow.tally().invalid >= REPEATEDLY;
     if half {
         both.reverse();
@@ -93,52 +92,52 @@ impl Known<'_> {
         self.facts?.sysctl(name)
     }
 
-    /// A tool to write NOTRACK rules with must be there. Where nothing is known of the host, nft is assumed.
+    /// NOTRACK rules need a tool. An unknown host is assumed to have nft.
     fn may_untrack(&self) -> bool {
         self.context.is_none_or(|context| context.manager.is_none() && context.firewall(true).is_some())
     }
 }
 
-/// What conntrack said of the flow's packet, unless it let that pass: there is nothing to cure of a packet that was accepted.
+/// The verdict on the flow's packet, unless conntrack accepted it: an accepted packet needs no mitigation.
 fn refused(flow: &Flow) -> Option<&ConntrackVerdict> {
     flow.incident.logged.as_deref().filter(|logged| logged.verdict != Verdict::Ignored)
 }
 
-/// Whether it helps that the gateway's stack does not get the packet. Where the refusal follows from data that went
-/// unrecorded, whatever the sender says from now on acknowledges that data and is refused: to drop all of it leaves the
-/// connection hanging.
+/// Whether it helps to drop the packet before the gateway's stack gets it. It does not if the refusal follows from data
+/// that conntrack did not record: all later packets of the sender acknowledge that data and are refused, so dropping them
+/// makes the connection hang.
 fn drop_helps(flow: &Flow) -> bool {
     flow.reset_by() == Some(ResetBy::GatewayStack) && refused(flow).is_some() && flow.incident.follows.is_empty()
 }
 
 fn drop_is_possible(flow: &Flow, known: &Known<'_>) -> bool {
-    let (Some(context), Some((interface, address))) = (known.context, target(flow)) else { return true };
+    let (Some(context), Some((interface, address))) = (known.context, destination(flow)) else { return true };
     let owned = context.manager.is_some();
     let written = owned || context.firewall(address.is_ipv4()).is_some();
     written && context.dropped_by(interface.as_deref(), address).is_none()
 }
 
-/// The interface that the refused packet came in by, and the address that it was for.
-pub(super) fn target(flow: &Flow) -> Option<(Option<String>, IpAddr)> {
+/// Ingress interface and destination address of the refused packet.
+pub(super) fn destination(flow: &Flow) -> Option<(Option<String>, IpAddr)> {
     let event = flow.incident.trigger()?;
     let address = event.packet?.dst.ip();
     let interface = event.input.filter(|interface| !interface.name.is_empty());
     Some((interface.map(|interface| interface.name.to_string()), address))
 }
 
-/// The service of a connection that conntrack knows, refused packets of, and does not translate: it alone can do without.
+/// The server of a tracked, untranslated connection with refused packets: only such a service can do without tracking.
 pub(super) fn untranslated_service(flow: &Flow) -> Option<SocketAddr> {
     let refused = refused(flow).is_some();
     let translated = flow.key.nat().is_some() || flow.key.service().is_some();
     (flow.known && refused && !translated).then(|| flow.key.server())
 }
 
-/// The sysctl of the timeout that ran out, where it is one that a NAT must not set too short.
+/// The sysctl of the expired timeout, if RFC 5382 sets a minimum for it.
 pub(super) fn timeout(flow: &Flow) -> Option<&'static str> {
     if flow.incident.diagnosis.reason != Some(Reason::Expired) {
         return None;
     }
-    match flow.incident.gone()?.entry.state {
+    match flow.incident.destroyed()?.entry.state {
         TcpState::Established => Some(TIMEOUT_ESTABLISHED),
         TcpState::FinWait => Some("nf_conntrack_tcp_timeout_fin_wait"),
         TcpState::CloseWait => Some("nf_conntrack_tcp_timeout_close_wait"),
@@ -147,7 +146,7 @@ pub(super) fn timeout(flow: &Flow) -> Option<&'static str> {
     }
 }
 
-/// The least that RFC 5382 asks of a timeout, in seconds.
+/// The minimum of RFC 5382 for a timeout, in seconds.
 pub(super) fn least(sysctl: &str) -> i64 {
     if sysctl == TIMEOUT_ESTABLISHED { RFC_ESTABLISHED } else { RFC_TRANSITORY }
 }

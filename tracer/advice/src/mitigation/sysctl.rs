@@ -1,28 +1,25 @@
-//! Cures that are a value of conntrack's own.
+//! Mitigations that set sysctls of conntrack.
 
-use tracer_model::host_context::{Limits, Way};
+use tracer_model::host_context::{Limits, NetnsPath};
 use tracer_model::mitigation::{MitigationId, Probe, Shows, Step};
 
 use super::command::line;
 use super::rank::least;
-use super::{Place, Plan};
-
-/// The sysctl that says for how long an idle connection is kept, in seconds.
-pub(super) const TIMEOUT_ESTABLISHED: &str = "nf_conntrack_tcp_timeout_established";
+use super::{Plan, Target};
 
 /// Bytes of a table per entry: the slab object of a 64-bit kernel, and its share of the buckets.
 const BYTES_PER_ENTRY: i64 = 320;
-/// The table may take so much of the memory.
+/// The table may take this fraction of the memory: one eighth.
 const SHARE: i64 = 8;
-/// The rule of thumb: one entry for so many bytes of memory, on 64-bit kernels.
+/// The rule of thumb: one entry per this many bytes of memory, on 64-bit kernels.
 const BYTES_OF_MEMORY: i64 = 32_768;
 /// Pointers in a page of memory.
 const BUCKETS_OF_A_PAGE: i128 = 512;
-/// Makes the modules there when systemd-sysctl.service runs: of a module that is loaded later, no sysctl is set.
+/// Loads the module before systemd-sysctl.service runs, which cannot set sysctls of a module that is loaded later.
 const MODULES: &str = "/etc/modules-load.d/whyrst";
 
-/// Changes one value, from what it is.
-fn change(way: &Way, name: &str, before: i64, after: i64) -> Option<Step> {
+/// Changes one value; the undo command restores `before`.
+fn change(way: &NetnsPath, name: &str, before: i64, after: i64) -> Option<Step> {
     let set = |value: i64| line(way, &["sysctl", "-w", &format!("net.netfilter.{name}={value}")]);
     let probe = line(way, &["sysctl", "-n", &format!("net.netfilter.{name}")])?;
     Some(Step {
@@ -35,36 +32,36 @@ fn change(way: &Way, name: &str, before: i64, after: i64) -> Option<Step> {
     })
 }
 
-/// Several values of one place, from what they are, and what makes them outlive a reboot.
-fn changes(id: MitigationId, place: &Place<'_>, wanted: &[(&str, i64)]) -> Plan {
+/// Changes several values of one target, and makes them persistent.
+fn changes(id: MitigationId, target: &Target<'_>, wanted: &[(&str, i64)]) -> Plan {
     let mut plan = Plan::default();
     let mut lasting = Vec::new();
     for (name, after) in wanted {
-        let Some(before) = place.sysctl(name) else {
-            plan.note(format!("net.netfilter.{name} could not be read on {}: no command is given", place.title()));
+        let Some(before) = target.sysctl(name) else {
+            plan.note(format!("net.netfilter.{name} could not be read on {}: there is no command", target.title()));
             continue;
         };
         if before == *after {
-            plan.note(format!("net.netfilter.{name} is {after} on {} already", place.title()));
+            plan.note(format!("net.netfilter.{name} is already {after} on {}", target.title()));
             continue;
         }
-        match change(&place.way, name, before, *after) {
+        match change(&target.way, name, before, *after) {
             Some(step) => plan.steps.push(step),
-            None => plan.note(format!("no command can be written for {}", place.title())),
+            None => plan.note(format!("no command can be written for {}", target.title())),
         }
         lasting.push((*name, *after));
     }
-    keep(id, &place.way, &lasting, &mut plan);
+    keep(id, &target.way, &lasting, &mut plan);
     plan
 }
 
-/// Values of the host's own namespace are set at boot; those of others by whoever makes the namespace.
-fn keep(id: MitigationId, way: &Way, values: &[(&str, i64)], plan: &mut Plan) {
+/// Persists values. sysctl.d applies to the host's own namespace only.
+fn keep(id: MitigationId, way: &NetnsPath, values: &[(&str, i64)], plan: &mut Plan) {
     if plan.steps.is_empty() {
         return;
     }
-    if *way != Way::Here {
-        plan.note("sysctl.d is for the host's own namespace: have whoever makes this one run the commands too");
+    if *way != NetnsPath::Here {
+        plan.note("sysctl.d applies to the host's own namespace only: add the commands to what creates this one");
         return;
     }
     let file = format!("/etc/sysctl.d/90-whyrst-{}.conf", id.name());
@@ -75,40 +72,40 @@ fn keep(id: MitigationId, way: &Way, values: &[(&str, i64)], plan: &mut Plan) {
     plan.unpersist.push(format!("rm {file} {MODULES}-{}.conf", id.name()));
 }
 
-/// Switches something on.
-pub(super) fn set_to_one(id: MitigationId, place: &Place<'_>, name: &str) -> Plan {
-    changes(id, place, &[(name, 1)])
+/// Sets a sysctl to 1.
+pub(super) fn set_to_one(id: MitigationId, target: &Target<'_>, name: &str) -> Plan {
+    changes(id, target, &[(name, 1)])
 }
 
-/// Raises timeouts to what RFC 5382 asks for.
-pub(super) fn timeouts(place: &Place<'_>) -> Plan {
-    let short = |name: &&&str| place.sysctl(name).is_none_or(|value| value < least(name));
-    let wanted: Vec<(&str, i64)> = place.timeouts.iter().filter(short).map(|name| (*name, least(name))).collect();
-    let mut plan = changes(MitigationId::RaiseTimeout, place, &wanted);
+/// Raises timeouts to the minimum of RFC 5382.
+pub(super) fn timeouts(target: &Target<'_>) -> Plan {
+    let short = |name: &&&str| target.sysctl(name).is_none_or(|value| value < least(name));
+    let wanted: Vec<(&str, i64)> = target.timeouts.iter().filter(short).map(|name| (*name, least(name))).collect();
+    let mut plan = changes(MitigationId::RaiseTimeout, target, &wanted);
     if wanted.is_empty() {
-        plan.note(format!("the timeouts on {} are as long as RFC 5382 asks for, or longer", place.title()));
+        plan.note(format!("the timeouts on {} already meet RFC 5382", target.title()));
     }
     plan
 }
 
-/// How large a table may become in this memory, and how large it should.
+/// The new size of a table: at least double, at most its share of the memory.
 fn room(max: i64, memory: Option<u64>) -> i64 {
     let doubled = max.saturating_mul(2);
     let Some(memory) = memory.and_then(|bytes| i64::try_from(bytes).ok()) else { return doubled };
     doubled.max(memory / BYTES_OF_MEMORY).min(memory / SHARE / BYTES_PER_ENTRY)
 }
 
-/// How a table is to grow.
+/// The new size of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Growth {
-    /// Entries that it may then hold.
+    /// Its new limit of entries.
     pub max: i64,
-    /// Its buckets, by as much; none where their number is not known.
+    /// Its new number of buckets, in proportion; none if the number is unknown.
     pub buckets: Option<i64>,
 }
 
 impl Growth {
-    /// How a table grows that may hold `max` entries, on a host with so many bytes of memory; none where it may not.
+    /// The new size of a table with the limit `max`, on a host with this much memory in bytes; none if it cannot grow.
     pub fn of(max: i64, buckets: Option<i64>, memory: Option<u64>) -> Option<Self> {
         let to = room(max, memory);
         let buckets = buckets.filter(|buckets| *buckets > 0).map(|before| {
@@ -121,26 +118,26 @@ impl Growth {
     }
 }
 
-/// Makes the table larger, in the initial namespace, whose limit holds for all, and in those that have one of their own.
-pub(super) fn table_size(places: &[Place<'_>]) -> Plan {
+/// Enlarges the table: in the initial namespace, whose limit applies to all, and in namespaces with a lower limit.
+pub(super) fn table_size(targets: &[Target<'_>]) -> Plan {
     let mut plan = Plan::default();
-    let Some(first) = places.first() else { return plan };
-    let seen = |place: &Place<'_>| Limits {
-        max: place.sysctl("nf_conntrack_max"),
-        buckets: place.sysctl("nf_conntrack_buckets"),
+    let Some(first) = targets.first() else { return plan };
+    let from_sysctls = |target: &Target<'_>| Limits {
+        max: target.sysctl("nf_conntrack_max"),
+        buckets: target.sysctl("nf_conntrack_buckets"),
         own: None,
     };
-    let limits = first.context.map_or_else(|| seen(first), |context| context.limits);
-    let initial = first.context.map_or(&Way::Here, |context| &context.initial);
+    let limits = first.context.map_or_else(|| from_sysctls(first), |context| context.limits);
+    let initial = first.context.map_or(&NetnsPath::Here, |context| &context.initial);
     let Some(max) = limits.max.filter(|max| *max > 0) else {
-        plan.note("nf_conntrack_max could not be read: no command is given");
+        plan.note("nf_conntrack_max could not be read: there is no command");
         return plan;
     };
     let memory = first.context.and_then(|context| context.memory);
     let growth = Growth::of(max, limits.buckets, memory);
     let mut lasting = Vec::new();
     if let Some(growth) = growth {
-        // Buckets first: a table that has grown before them is slow meanwhile.
+        // Buckets first: a larger table with the old buckets would be slow meanwhile.
         let buckets = limits.buckets.zip(growth.buckets).map(|(before, after)| ("nf_conntrack_buckets", before, after));
         for (name, before, after) in buckets.into_iter().chain([("nf_conntrack_max", max, growth.max)]) {
             plan.steps.extend(change(initial, name, before, after));
@@ -148,21 +145,21 @@ pub(super) fn table_size(places: &[Place<'_>]) -> Plan {
         }
     }
     let to = growth.map_or_else(|| room(max, memory), |growth| growth.max);
-    for place in places {
-        let own = place.context.and_then(|context| context.limits.own).filter(|own| *own < to);
-        plan.steps.extend(own.and_then(|own| change(&place.way, "nf_conntrack_max", own, to)));
+    for target in targets {
+        let own = target.context.and_then(|context| context.limits.own).filter(|own| *own < to);
+        plan.steps.extend(own.and_then(|own| change(&target.way, "nf_conntrack_max", own, to)));
     }
     if plan.steps.is_empty() {
         plan.note(format!(
-            "the table may hold {max} entries; more would take over an eighth of the memory: shorten timeouts, or find who \
-             fills it (`whyrst doctor`)"
+            "the table may hold {max} entries; more would take over an eighth of the memory: shorten timeouts, or find \
+             the top users of the table (`whyrst doctor`)"
         ));
     } else {
         plan.note(format!("{to} entries take {} MiB at most", to.saturating_mul(BYTES_PER_ENTRY) >> 20));
     }
-    // Where whyrst runs in another namespace than the host's own, the files are still the host's.
+    // The files belong to the host, also if whyrst runs in another namespace.
     if !lasting.is_empty() {
-        keep(MitigationId::RaiseTableSize, &Way::Here, &lasting, &mut plan);
+        keep(MitigationId::RaiseTableSize, &NetnsPath::Here, &lasting, &mut plan);
     }
     plan
 }

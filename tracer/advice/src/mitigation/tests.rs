@@ -1,4 +1,4 @@
-//! Which cures are offered, in which order, and how they are written: per reason, kernel and host.
+//! Which mitigations are offered, in which order and with which commands: per reason, kernel and host.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use tracer_model::capture::Netns;
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::filter::Filter;
 use tracer_model::host_context::{
-    Dropping, FilterChain, HostContext, Limits as TableLimits, Manager, Persistence, Translation, Way,
+    Dropping, FilterChain, HostContext, Limits as TableLimits, Manager, NetnsPath, Persistence, Translation,
 };
 use tracer_model::mitigation::{Mitigation, MitigationId};
 use tracer_model::ruleset::{Backend, Family, Hooks, Rule};
@@ -22,14 +22,14 @@ use tracer_model::shell::word;
 use tracer_model::time::Instant;
 use tracer_testing::{Build, GATEWAY, REPLY};
 
-use super::{Known, Place, describe, mitigations_for};
+use super::{Known, Target, describe, mitigations_for};
 
 const SERVER_END: u32 = 3_271_668_047;
 const CLIENT_END: u32 = 2_102_471_179;
 const UNDER: &str = "SEQ is under the lower bound (already ACKed data retransmitted)";
 const OVER: &str = "SEQ is over the upper bound (over the window of the receiver)";
 
-/// The words of the same message on a kernel of this era.
+/// The text of the same message in this conntrack log format.
 fn words(build: &Build, log_format: LogFormat, text: &str) -> Build {
     match (log_format, text) {
         (LogFormat::E1 | LogFormat::E2, text) => build.words("%s", text, 0),
@@ -42,7 +42,7 @@ fn words(build: &Build, log_format: LogFormat, text: &str) -> Build {
     }
 }
 
-/// A segment that was refused `times` times for this reason, and answered.
+/// A segment that conntrack refused `times` times for this reason, and the stack answered.
 fn reset(log_format: LogFormat, text: &str, times: u64) -> Flow {
     let seq = if text == OVER { SERVER_END + 100_000 } else { SERVER_END - 900_000 };
     let mut engine = Engine::new(log_format, Limits::default(), Filter::default());
@@ -60,7 +60,7 @@ fn reset(log_format: LogFormat, text: &str, times: u64) -> Flow {
 fn expired(state: u8) -> Flow {
     let mut engine = Engine::new(LogFormat::E1, Limits::default(), Filter::default());
     let late = Build::from_server(Hook::ResetV4, 1, 9_000, SERVER_END, CLIENT_END);
-    let mut late = late.gone(1_000, state, 0, 0, 0);
+    let mut late = late.destroyed(1_000, state, 0, 0, 0);
     late.record.nfct = 0;
     engine.event(late.event());
     let [flow]: [Box<Flow>; 1] = engine.finish().0.try_into().unwrap();
@@ -98,7 +98,7 @@ fn host(backend: Backend) -> HostContext {
         xtables: vec![(Family::Ip, "filter".to_owned()), (Family::Ip, "raw".to_owned())],
         xchains: ["INPUT", "FORWARD", "OUTPUT"].map(|it| (Family::Ip, "filter".to_owned(), it.to_owned())).to_vec(),
         limits: TableLimits { max: Some(65_536), buckets: Some(16_384), own: None },
-        ..HostContext::unknown(GATEWAY, Instant(1), Way::Here)
+        ..HostContext::unknown(GATEWAY, Instant(1), NetnsPath::Here)
     }
 }
 
@@ -115,19 +115,20 @@ fn names(flow: &Flow, log_format: LogFormat, facts: &Netns, context: Option<&Hos
 #[case::far_ahead_on_6_1(LogFormat::E4, OVER, 1, "drop-invalid-input be-liberal")]
 #[case::half_of_a_connection(LogFormat::E4, OVER, 3, "be-liberal drop-invalid-input")]
 #[case::late_copies_are_no_half(LogFormat::E1, UNDER, 3, "upgrade-kernel drop-invalid-input be-liberal")]
-fn the_order_of_cures(#[case] log_format: LogFormat, #[case] text: &str, #[case] times: u64, #[case] expected: &str) {
+fn the_order_of_mitigations(
+    #[case] log_format: LogFormat,
+    #[case] text: &str,
+    #[case] times: u64,
+    #[case] expected: &str,
+) {
     let flow = reset(log_format, text, times);
     assert_eq!(names(&flow, log_format, &facts(&DEFAULTS), Some(&host(Backend::Nftables))), expected);
-    assert_eq!(
-        names(&flow, log_format, &facts(&DEFAULTS), None),
-        expected,
-        "of a recording that does not know the host"
-    );
+    assert_eq!(names(&flow, log_format, &facts(&DEFAULTS), None), expected, "a recording without host context");
 }
 
-/// What is in force already and what cannot work here is not offered.
+/// Mitigations that are in force or cannot work here are not offered.
 #[test]
-fn what_does_not_help_here_is_left_out() {
+fn useless_mitigations_are_not_offered() {
     let flow = reset(LogFormat::E4, OVER, 1);
     let plain = host(Backend::Nftables);
     let with = |change: &dyn Fn(&mut HostContext)| {
@@ -163,10 +164,11 @@ fn timeouts() {
     assert_eq!(names(&expired(3), LogFormat::E1, &facts(&DEFAULTS), None), "keepalive", "five days are long enough");
 }
 
-fn place<'a>(facts: &'a Netns, context: &'a HostContext, targets: &[(&str, &str)]) -> Place<'a> {
-    let mut place = Place::new(Some(facts), Some(context), None);
-    place.targets = targets.iter().map(|(on, to)| (Some((*on).to_owned()), to.parse::<IpAddr>().unwrap())).collect();
-    place
+fn target<'a>(facts: &'a Netns, context: &'a HostContext, addresses: &[(&str, &str)]) -> Target<'a> {
+    let mut target = Target::new(Some(facts), Some(context), None);
+    target.addresses =
+        addresses.iter().map(|(on, to)| (Some((*on).to_owned()), to.parse::<IpAddr>().unwrap())).collect();
+    target
 }
 
 fn lines(mitigation: &Mitigation) -> String {
@@ -178,7 +180,7 @@ fn lines(mitigation: &Mitigation) -> String {
 fn a_rule_is_written_with_what_translates() {
     let facts = facts(&DEFAULTS);
     let of = |context: &HostContext| {
-        lines(&describe(MitigationId::DropInvalidInput, &[place(&facts, context, &[("s0", "192.0.2.1")])]))
+        lines(&describe(MitigationId::DropInvalidInput, &[target(&facts, context, &[("s0", "192.0.2.1")])]))
     };
     let rule = "INPUT -i s0 -d 192.0.2.1 -p tcp -m conntrack --ctstate INVALID -m comment --comment whyrst -j DROP";
     let nft = HostContext {
@@ -214,35 +216,35 @@ fn a_rule_is_written_with_what_translates() {
     );
 }
 
-/// What iptables makes on the way stays when the rule is taken back, and that is said: a rule of somebody else's may be in it
-/// by then, and iptables-nft up to 1.8.9 fails to list a table that nft has written to.
+/// Undo keeps the table and chain that iptables created, and a note names them: another rule may be in them by then, and
+/// iptables-nft up to 1.8.9 fails to list a table that nft has written to.
 #[rstest]
 #[case::table(Backend::IptablesNft, true, false, "iptables has no table filter here yet")]
 #[case::chain(Backend::IptablesNft, false, true, "iptables has no chain INPUT in its table filter here yet")]
 #[case::legacy(Backend::IptablesLegacy, true, true, "iptables-legacy has no table filter here yet")]
-fn a_table_that_was_not_there(#[case] backend: Backend, #[case] table: bool, #[case] chain: bool, #[case] said: &str) {
+fn a_table_that_was_not_there(#[case] backend: Backend, #[case] table: bool, #[case] chain: bool, #[case] note: &str) {
     let facts = facts(&DEFAULTS);
     let mut context = host(backend);
     context.xtables.retain(|_| !table);
     context.xchains.retain(|_| !chain);
-    let two = place(&facts, &context, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
+    let two = target(&facts, &context, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
     let mitigation = describe(MitigationId::DropInvalidInput, &[two]);
     assert!(mitigation.undo.iter().all(|line| line.contains(" -D INPUT ")), "{:?}", mitigation.undo);
     assert_eq!(mitigation.undo.len(), 2);
-    assert!(mitigation.notes.iter().any(|note| note.starts_with(said)), "{:?}", mitigation.notes);
+    assert!(mitigation.notes.iter().any(|line| line.starts_with(note)), "{:?}", mitigation.notes);
 }
 
-/// A chain of the host's own that an exempt service has to pass.
+/// A filter chain of the host that an untracked service passes.
 fn filter_chain(name: &str, table: &str) -> FilterChain {
     FilterChain { family: Family::Inet, table: table.to_owned(), name: name.to_owned(), hooks: Hooks::only(2) }
 }
 
-/// What a line takes away whole, and where: a table or a chain of somebody else's must never be among it.
+/// Commands that delete a whole table or chain delete whyrst's own only.
 #[test]
-fn nothing_of_others_is_taken_away() {
+fn only_whyrsts_tables_and_chains_are_deleted() {
     const WHOLE: [&str; 7] = ["delete table", "delete chain", "destroy", "flush", " -X", " -F", "--delete-chain"];
     let facts = facts(&DEFAULTS);
-    let mut taken = 0;
+    let mut deletions = 0;
     for backend in Backend::ALL {
         for (tables, chains) in [(true, true), (false, true), (true, false)] {
             let mut context = HostContext {
@@ -252,7 +254,7 @@ fn nothing_of_others_is_taken_away() {
             };
             context.xtables.retain(|_| tables);
             context.xchains.retain(|_| chains);
-            let mut at = place(&facts, &context, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
+            let mut at = target(&facts, &context, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
             at.services = ["198.51.100.7:443".parse().unwrap()].into();
             for id in MitigationId::ALL {
                 let Mitigation { commands, undo, persist, unpersist, .. } = describe(id, &[at.clone()]);
@@ -260,26 +262,26 @@ fn nothing_of_others_is_taken_away() {
                     for (at, what) in WHOLE.iter().flat_map(|what| line.match_indices(what)) {
                         let rest = line[at + what.len()..].split_whitespace().take(2);
                         assert!(rest.into_iter().any(|name| name.starts_with("whyrst")), "{id} on {backend:?}: {line}");
-                        taken += 1;
+                        deletions += 1;
                     }
                 }
             }
         }
     }
-    assert!(taken > 0);
+    assert!(deletions > 0);
 }
 
-/// Names that somebody chose to do harm with: quoted for the shell, or left out where the tool cannot take them.
+/// Malicious names are quoted for the shell, or left out if the tool cannot take them.
 #[test]
 fn hostile_names() {
     let facts = facts(&DEFAULTS);
-    let of = |backend: Backend, way: Way, interface: &str| {
-        let context = HostContext { way, ..host(backend) };
-        describe(MitigationId::DropInvalidInput, &[place(&facts, &context, &[(interface, "192.0.2.1")])])
+    let of = |backend: Backend, way: NetnsPath, interface: &str| {
+        let context = HostContext { netns_path: way, ..host(backend) };
+        describe(MitigationId::DropInvalidInput, &[target(&facts, &context, &[(interface, "192.0.2.1")])])
     };
     let words = |line: &String| shlex::split(line).unwrap();
     for name in ["a;reboot", "$(x)", "it's", "`x`", "a b"] {
-        let way = Way::Named(name.to_owned());
+        let way = NetnsPath::Named(name.to_owned());
         for line in &of(Backend::Nftables, way.clone(), name).commands {
             let words = words(line);
             assert_eq!(words[..5], ["ip", "netns", "exec", name, "nft"], "{line}");
@@ -291,16 +293,16 @@ fn hostile_names() {
             assert_eq!((words[3].as_str(), words[at + 1].as_str()), (name, name), "{line}");
         }
     }
-    let odd = of(Backend::Nftables, Way::Here, "a\"b");
+    let odd = of(Backend::Nftables, NetnsPath::Here, "a\"b");
     assert!(odd.commands.iter().all(|line| !line.contains("iifname")), "{:?}", odd.commands);
     assert!(odd.notes.iter().any(|note| note.contains("cannot be written in a rule")));
-    let lost = of(Backend::Nftables, Way::Named("\u{1b}[2J\n".to_owned()), "s0");
+    let lost = of(Backend::Nftables, NetnsPath::Named("\u{1b}[2J\n".to_owned()), "s0");
     assert_eq!((lost.commands.len(), lost.undo.len()), (0, 0));
     assert!(lost.notes.iter().all(|note| !note.contains('\u{1b}')), "{:?}", lost.notes);
 }
 
-/// What a command does with a text of a recording: it quotes it for the shell as one word, or does without it. Neither nft,
-/// which reads its words as a language, nor a program that takes options is given one that it would read as something else.
+/// A command quotes a text of a recording as one word for the shell, or omits it. nft, which parses its arguments as a
+/// language, gets it in quotes only; no program gets it as an option.
 fn harmless(line: &str, text: &str) {
     assert!(!line.chars().any(char::is_control), "{line:?}");
     let in_quotes = format!("\"{text}\"");
@@ -315,7 +317,7 @@ fn harmless(line: &str, text: &str) {
     }
 }
 
-/// Every text that a recording carries, by somebody who means harm to whoever pastes what is printed.
+/// Malicious texts in a recording do no harm to a user who pastes the printed commands.
 #[rstest]
 fn hostile_recordings(
     #[values(
@@ -341,19 +343,19 @@ fn hostile_recordings(
     #[values(Backend::Nftables, Backend::IptablesNft, Backend::IptablesLegacy)] backend: Backend,
 ) {
     for manager in [None, Some(Manager::Firewalld), Some(Manager::Ufw)] {
-        for way in [Way::Here, Way::Named(text.to_owned())] {
+        for way in [NetnsPath::Here, NetnsPath::Named(text.to_owned())] {
             hostile_recording(text, backend, manager, way);
         }
     }
 }
 
-fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way: Way) {
+fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way: NetnsPath) {
     let owned = || text.to_owned();
     let facts = facts(&DEFAULTS);
     let plain = host(backend);
     let context = HostContext {
         initial: way.clone(),
-        way,
+        netns_path: way,
         tools: plain.tools.iter().cloned().chain([owned()]).collect(),
         manager,
         persistence: vec![Persistence::Nftables { file: owned() }, Persistence::NetfilterPersistent],
@@ -381,25 +383,25 @@ fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way
         text: owned(),
     };
     harmless(&rule.shown_by(), text);
-    let mut at = place(&facts, &context, &[(text, "192.0.2.1")]);
+    let mut at = target(&facts, &context, &[(text, "192.0.2.1")]);
     at.services = ["198.51.100.7:443".parse().unwrap()].into();
     at.rules = vec![rule];
     for id in MitigationId::ALL {
         let Mitigation { commands, undo, persist, unpersist, notes, .. } = describe(id, &[at.clone()]);
-        let in_notes = notes.iter().filter_map(|note| Some(note.split_once("is taken away by: ")?.1.to_owned()));
+        let in_notes = notes.iter().filter_map(|note| Some(note.split_once(" with: ")?.1.to_owned()));
         let lines = [commands, undo, persist, unpersist].concat().into_iter().chain(in_notes);
         lines.for_each(|line| harmless(&line, text));
     }
 }
 
-/// A path is written into commands as one word; what is none is not written at all, and that is said.
+/// Commands quote a path as one word. An unsafe path is not written; a note says so.
 #[test]
 fn the_file_that_is_loaded_at_boot() {
     let facts = facts(&DEFAULTS);
     let kept = |file: &str| {
         let persistence = vec![Persistence::Nftables { file: file.to_owned() }];
         let context = HostContext { persistence, ..host(Backend::Nftables) };
-        describe(MitigationId::DropInvalidInput, &[place(&facts, &context, &[("s0", "192.0.2.1")])])
+        describe(MitigationId::DropInvalidInput, &[target(&facts, &context, &[("s0", "192.0.2.1")])])
     };
     let odd = kept("/etc/it's mine; reboot");
     let file = "'/etc/it'\\''s mine; reboot'";
@@ -408,7 +410,11 @@ fn the_file_that_is_loaded_at_boot() {
     for file in ["", "nftables.conf", "-e1e reboot", "/etc/\u{1b}[2J", "/etc/a\nreboot"] {
         let none = kept(file);
         assert_eq!((none.persist, none.unpersist), (Vec::new(), Vec::new()), "{file:?}");
-        assert!(none.notes.iter().any(|note| note.contains("has a path that cannot be written")), "{:?}", none.notes);
+        assert!(
+            none.notes.iter().any(|note| note.contains("loads cannot be written in a command")),
+            "{:?}",
+            none.notes
+        );
     }
 }
 
@@ -416,20 +422,20 @@ fn the_file_that_is_loaded_at_boot() {
 fn values_are_changed_from_what_they_are() {
     let facts = facts(&[("tcp_be_liberal", 0), ("tcp_timeout_established", 300)]);
     let context = host(Backend::Nftables);
-    let mut place = place(&facts, &context, &[]);
+    let mut target = target(&facts, &context, &[]);
     assert_eq!(
-        lines(&describe(MitigationId::BeLiberal, &[place.clone()])),
+        lines(&describe(MitigationId::BeLiberal, &[target.clone()])),
         "sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=1\n\
          undo sysctl -w net.netfilter.nf_conntrack_tcp_be_liberal=0\n\
          keep printf '%s\\n' 'net.netfilter.nf_conntrack_tcp_be_liberal = 1' > /etc/sysctl.d/90-whyrst-be-liberal.conf\n\
          keep printf '%s\\n' nf_conntrack > /etc/modules-load.d/whyrst-be-liberal.conf\n"
     );
-    place.timeouts = ["nf_conntrack_tcp_timeout_established"].into();
-    let raised = describe(MitigationId::RaiseTimeout, &[place.clone()]);
+    target.timeouts = ["nf_conntrack_tcp_timeout_established"].into();
+    let raised = describe(MitigationId::RaiseTimeout, &[target.clone()]);
     assert_eq!(raised.commands, ["sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=7440"]);
     assert_eq!(raised.undo, ["sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=300"]);
-    let unknown = describe(MitigationId::IgnoreInvalidRst, &[place]);
-    assert_eq!(unknown.commands, [""; 0], "what there was before is not known");
+    let unknown = describe(MitigationId::IgnoreInvalidRst, &[target]);
+    assert_eq!(unknown.commands, [""; 0], "the value before is unknown");
     assert!(!unknown.can_be_applied());
 }
 
@@ -437,7 +443,7 @@ fn values_are_changed_from_what_they_are() {
 fn a_table_and_its_buckets_grow_together() {
     let facts = facts(&DEFAULTS);
     let context = host(Backend::Nftables);
-    let mitigation = describe(MitigationId::RaiseTableSize, &[place(&facts, &context, &[])]);
+    let mitigation = describe(MitigationId::RaiseTableSize, &[target(&facts, &context, &[])]);
     assert_eq!(
         (mitigation.commands, mitigation.undo),
         (
@@ -446,16 +452,16 @@ fn a_table_and_its_buckets_grow_together() {
         )
     );
     let child = HostContext {
-        way: Way::Named("gw".to_owned()),
-        initial: Way::Process(1),
+        netns_path: NetnsPath::Named("gw".to_owned()),
+        initial: NetnsPath::Process(1),
         limits: TableLimits { own: Some(1_000), ..context.limits },
         ..context.clone()
     };
-    let mitigation = describe(MitigationId::RaiseTableSize, &[place(&facts, &child, &[])]);
+    let mitigation = describe(MitigationId::RaiseTableSize, &[target(&facts, &child, &[])]);
     assert!(mitigation.commands[1].starts_with("nsenter -t 1 -n sysctl"), "{:?}", mitigation.commands);
     assert_eq!(mitigation.commands[2], "ip netns exec gw sysctl -w net.netfilter.nf_conntrack_max=262144");
     let full = HostContext { memory: Some(64 << 20), ..context };
-    assert_eq!(describe(MitigationId::RaiseTableSize, &[place(&facts, &full, &[])]).commands, [""; 0]);
+    assert_eq!(describe(MitigationId::RaiseTableSize, &[target(&facts, &full, &[])]).commands, [""; 0]);
 }
 
 #[test]
@@ -463,7 +469,7 @@ fn a_service_is_exempt_both_ways_and_accepted() {
     let facts = facts(&DEFAULTS);
     let chains = vec![filter_chain("forward", "filter"), filter_chain("x", "my {table}")];
     let context = HostContext { chains, ..host(Backend::Nftables) };
-    let mut at = place(&facts, &context, &[]);
+    let mut at = target(&facts, &context, &[]);
     at.services = ["198.51.100.7:443".parse().unwrap()].into();
     let mitigation = describe(MitigationId::UntrackService, &[at]);
     let text = lines(&mitigation);
@@ -481,28 +487,28 @@ fn a_service_is_exempt_both_ways_and_accepted() {
     assert!(mitigation.undo[0].contains("delete table"), "{:?}", mitigation.undo);
     for owned in [Manager::Firewalld, Manager::Ufw] {
         let context = HostContext { manager: Some(owned), ..context.clone() };
-        let mut at = place(&facts, &context, &[]);
+        let mut at = target(&facts, &context, &[]);
         at.services = ["198.51.100.7:443".parse().unwrap()].into();
         assert_eq!(describe(MitigationId::UntrackService, &[at]).commands, [""; 0]);
     }
 }
 
-/// A translated connection must be tracked: NAT is made of tracking.
+/// A translated connection must be tracked: NAT needs conntrack.
 #[test]
-fn what_is_translated_is_never_exempt() {
+fn translated_services_are_never_untracked() {
     let flow = reset(LogFormat::E1, UNDER, 1);
     assert!(flow.key.nat().is_some());
     assert!(!names(&flow, LogFormat::E1, &facts(&DEFAULTS), None).contains("untrack"));
 }
 
-/// A packet that was accepted is no reason to exempt a service, nor to be liberal, whoever resets its connection.
+/// An accepted packet is no reason for a mitigation, whoever resets its connection.
 #[rstest]
 #[case::old_ack(Build::ignored_old_ack(1_000))]
 #[case::window({
     let old = Build::from_server(Hook::CtInvalid, 1, 1_000, SERVER_END - 900_000, CLIENT_END);
     words(&old.entry(REPLY, SERVER_END, CLIENT_END).untranslated(), LogFormat::E3, UNDER)
 })]
-fn what_was_accepted_needs_no_cure(#[case] accepted: Build) {
+fn accepted_packets_need_no_mitigation(#[case] accepted: Build) {
     let mut answered = accepted.socket(2);
     answered.record.hook = Hook::ResetV4 as u16;
     answered.record.present &= !(present::CONNTRACK | present::TEXT);
@@ -515,7 +521,7 @@ fn what_was_accepted_needs_no_cure(#[case] accepted: Build) {
     assert_eq!(names(&flow, LogFormat::E3, &facts(&DEFAULTS), None), "");
 }
 
-/// Every cure has words, and is found by its name.
+/// Every mitigation has a title, and is found by its name.
 #[test]
 fn names_are_found() {
     let mut seen = BTreeMap::new();
@@ -524,7 +530,7 @@ fn names_are_found() {
         assert!(!id.title().is_empty());
         assert_eq!(seen.insert(id.name(), id), None);
         let nowhere = describe(id, &[]);
-        assert!(!nowhere.can_be_applied(), "{id} without a place");
+        assert!(!nowhere.can_be_applied(), "{id} without a target");
     }
     let error = "drop".parse::<MitigationId>().unwrap_err().to_string();
     assert!(error.contains("`drop`") && error.contains("drop-invalid-input"), "{error}");

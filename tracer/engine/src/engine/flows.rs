@@ -1,4 +1,4 @@
-//! Which flow an event belongs to: making, recalling and forgetting flows.
+//! The flow of an event: creating, restoring and evicting flows.
 
 use std::cmp::Reverse;
 use std::collections::binary_heap::PeekMut;
@@ -15,7 +15,7 @@ use super::judge::{key_of_entry, opener_first};
 use crate::evicted::EvictedFlow;
 use crate::flow::{Flow, FlowId, Incident, Tally};
 
-/// What makes a flow: when, and which packet.
+/// The event that makes a flow: its time and its packet.
 pub(super) struct Seen {
     pub(super) at: Instant,
     pub(super) tuple: Option<Tuple>,
@@ -27,8 +27,8 @@ impl Seen {
     }
 }
 
-/// When a flow's story is forgotten: those of flows that were not reset go first, then the one that is idle longest. It is one
-/// number, because there are many and they are compared all the time.
+/// The order of eviction: flows that were not reset go first, then the one that was idle longest. It is one number, because there
+/// are many and they are compared often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EvictionKey(u128);
 
@@ -83,17 +83,17 @@ impl Engine {
         }
         // A segment for which there was no entry makes one of its own. Where the connection that it really belongs to is
         // known, that is its flow.
-        let picked_up = event.gone.is_none() && event.nfct == Some(Nfct::Entry(CtInfo::New));
+        let picked_up = event.destroyed.is_none() && event.nfct == Some(Nfct::Entry(CtInfo::New));
         if picked_up && let Some(id) = self.flows.of_packet(key.netns, key.original) {
             return Some(id);
         }
-        let id = self.stranger(key)?;
+        let id = self.flow_without_entry(key)?;
         self.adopt(id, key.original, key.reply);
         Some(id)
     }
 
     /// A flow that is known by a packet alone, and turns out to be the one with this entry.
-    fn stranger(&self, key: &FlowKey) -> Option<FlowId> {
+    fn flow_without_entry(&self, key: &FlowKey) -> Option<FlowId> {
         [key.reply, key.original].into_iter().find_map(|tuple| {
             let id = self.flows.of_packet(key.netns, tuple)?;
             let flow = self.flows.get(id)?;
@@ -111,7 +111,7 @@ impl Engine {
         self.create(key, false, &Seen::of(event), incident)
     }
 
-    /// The flow that packets with these endpoints belong to, its story forgotten or not.
+    /// The flow that packets with these endpoints belong to, evicted or not.
     pub(super) fn known_flow_of_packet(&mut self, netns: Option<u32>, tuple: Tuple) -> Option<FlowId> {
         self.flows.of_packet(netns, tuple).or_else(|| {
             self.recall(netns, tuple);
@@ -129,12 +129,12 @@ impl Engine {
         Some(id)
     }
 
-    /// Takes a flow in, where need be in the place of another one's story.
+    /// Adds a flow, and evicts another if there is no room.
     fn insert(&mut self, flow: Flow) {
-        let forgotten = if self.flows.len() >= self.limits.flows { self.forget() } else { None };
+        let evicted = if self.flows.len() >= self.limits.flows { self.evict() } else { None };
         self.idle.push(Reverse(EvictionKey::of(&flow)));
         // Flows are of one size: the place of one is good for the next.
-        let place = match forgotten {
+        let place = match evicted {
             Some(mut place) => {
                 *place = flow;
                 place
@@ -144,17 +144,17 @@ impl Engine {
         self.flows.insert(place);
     }
 
-    /// Takes back the flow whose packets had these endpoints, if its story was forgotten; tells whether there is one.
+    /// Restores the evicted flow whose packets had these endpoints; returns whether there is one.
     pub(super) fn recall(&mut self, netns: Option<u32>, tuple: Tuple) -> bool {
-        let Some(brief) = self.past.take(netns, tuple) else { return false };
-        self.totals.forgotten.remove(&brief);
-        let incident = Incident::new(brief.diagnosis, Confidence::Inferred);
+        let Some(evicted) = self.past.take(netns, tuple) else { return false };
+        self.totals.forgotten.remove(&evicted);
+        let incident = Incident::new(evicted.diagnosis, Confidence::Inferred);
         self.insert(Flow {
             seen: Some(tuple),
-            last: brief.last,
-            causes: vec![(brief.diagnosis, brief.tally)],
-            earlier: Some((brief.rank, brief.diagnosis)),
-            ..Flow::new(brief.id, brief.key(), brief.known, brief.first, incident)
+            last: evicted.last,
+            causes: vec![(evicted.diagnosis, evicted.tally)],
+            earlier: Some((evicted.rank, evicted.diagnosis)),
+            ..Flow::new(evicted.id, evicted.key(), evicted.known, evicted.first, incident)
         });
         true
     }
@@ -168,15 +168,15 @@ impl Engine {
             flow.assured = Some(entry.status.assured());
         }
         flow.count(diagnosis, tally);
-        flow.tell(incident);
+        flow.offer(incident);
     }
 
-    /// Forgets the story of the flow that is missed least.
-    fn forget(&mut self) -> Option<Box<Flow>> {
+    /// Evicts the first flow in the order of eviction.
+    fn evict(&mut self) -> Option<Box<Flow>> {
         while let Some(mut next) = self.idle.peek_mut() {
             let id = next.0.flow();
             let now = self.flows.get(id).map(EvictionKey::of);
-            // It was reset, or heard of, since it was put there.
+            // It was reset, or had an event, since it was put there.
             if let Some(now) = now
                 && now != next.0
             {
@@ -186,9 +186,9 @@ impl Engine {
             PeekMut::pop(next);
             let Some(flow) = self.flows.remove(id) else { continue };
             self.poller.stop(id);
-            let brief = EvictedFlow::of(&flow);
-            self.totals.forgotten.add(&brief);
-            self.past.insert(brief);
+            let evicted = EvictedFlow::of(&flow);
+            self.totals.forgotten.add(&evicted);
+            self.past.insert(evicted);
             return Some(flow);
         }
         None

@@ -1,10 +1,10 @@
-//! What a single event says, by itself: which flow, which direction, which cause.
+//! What a single event shows by itself: its flow, its direction, its cause.
 
 use tracer_common::Hook;
 use tracer_model::cause::{Cause, Confidence, Diagnosis};
 use tracer_model::conntrack::entry::CtInfo;
 use tracer_model::conntrack::log_format::LogFormat;
-use tracer_model::conntrack::{Direction, End, Entry, Message, Nfct, TcpState, window};
+use tracer_model::conntrack::{DestroyReason, Direction, Entry, Message, Nfct, TcpState, window};
 use tracer_model::event::{Event, NfHook};
 use tracer_model::flow_key::FlowKey;
 use tracer_model::packet::{Flags, Packet};
@@ -15,17 +15,16 @@ pub(super) fn diagnosis_of(logged: &ConntrackVerdict) -> Diagnosis {
     of_message(message_of(&logged.event), &logged.event)
 }
 
-/// What conntrack has said of a packet, if only by the function that refused it.
+/// conntrack's message about a packet, or the one that the function that refused it stands for.
 pub(super) fn message_of(event: &Event) -> Message {
-    let silent = if event.hook == Hook::NewRefused { Message::InvalidNew } else { Message::Other };
-    event.words.as_ref().map_or(silent, |words| words.message)
+    let without_message = if event.hook == Hook::NewRefused { Message::InvalidNew } else { Message::Other };
+    event.words.as_ref().map_or(without_message, |words| words.message)
 }
 
-/// What a message says about its packet. That a first packet cannot open a connection has a reason of its own where the
-/// entry of its connection is known to have ended.
+/// The diagnosis of a message. A first packet that cannot open a connection has the reason of the destroyed entry, if that is known.
 pub(super) fn of_message(message: Message, event: &Event) -> Diagnosis {
-    match (message, &event.gone) {
-        (Message::InvalidNew | Message::InvalidState, Some(gone)) => Diagnosis::of_end(gone.end()),
+    match (message, &event.destroyed) {
+        (Message::InvalidNew | Message::InvalidState, Some(destroyed)) => Diagnosis::of_destroyed(destroyed.reason()),
         // With `tcp_loose=0` it is refused for being from the middle of a connection, whatever its flags.
         (Message::InvalidNew, None) if event.hook == Hook::NewRefused && is_from_the_middle(event) => {
             Diagnosis::NEVER_SEEN
@@ -43,13 +42,13 @@ pub(super) const fn key_of_entry(event: &Event, entry: &Entry) -> FlowKey {
 pub(super) fn opener_first(event: &Event, key: FlowKey) -> FlowKey {
     let accepts = |packet: Packet| packet.flags.has(Flags::SYN) && packet.flags.has(Flags::ACK);
     let answers = event.packet.is_some_and(|packet| accepts(packet) || packet.refuses());
-    let unknown = event.gone.is_none() && event.entry.is_none_or(|entry| entry.state == TcpState::None);
+    let unknown = event.destroyed.is_none() && event.entry.is_none_or(|entry| entry.state == TcpState::None);
     if answers && unknown { FlowKey { original: key.reply, reply: key.original, ..key } } else { key }
 }
 
 /// The packet's direction: from `ctinfo`, or by comparing it with the entry's tuples.
 pub(super) fn direction(event: &Event) -> Option<Direction> {
-    if event.gone.is_none()
+    if event.destroyed.is_none()
         && let Some(direction) = event.nfct.and_then(Nfct::direction)
     {
         return Some(direction);
@@ -77,7 +76,7 @@ pub(super) fn is_own_reset(event: &Event) -> bool {
     leaving && event.packet.is_some_and(|packet| packet.flags.has(Flags::RST))
 }
 
-/// What a RST says of its cause when no refused packet belongs to it.
+/// The cause that a RST shows if no refused packet belongs to it.
 pub(super) fn of_reset(event: &Event) -> (Diagnosis, Confidence) {
     if event.hook.is_reject() {
         return (Diagnosis::plain(Cause::RejectRule), Confidence::Proven);
@@ -85,12 +84,12 @@ pub(super) fn of_reset(event: &Event) -> (Diagnosis, Confidence) {
     if event.socket.is_some() {
         return (Diagnosis::plain(Cause::LocalSocket), Confidence::Proven);
     }
-    // Where there are no kprobes, nothing is known of what conntrack did with the packet before.
+    // Without kprobes it is not known what conntrack did with the packet before.
     let (diagnosis, confidence) = of_answered(event);
     (diagnosis, if event.hook == Hook::ResetTracepoint { Confidence::Inferred } else { confidence })
 }
 
-/// What the segment that the stack answers says of the cause.
+/// The cause that the answered segment shows.
 fn of_answered(event: &Event) -> (Diagnosis, Confidence) {
     match event.nfct {
         // conntrack lets a SYN through or drops it; one that comes to the stack and finds no socket found a closed port.
@@ -98,20 +97,20 @@ fn of_answered(event: &Event) -> (Diagnosis, Confidence) {
             (Diagnosis::plain(Cause::NoListener), Confidence::Proven)
         }
         Some(Nfct::Untracked) => (Diagnosis::plain(Cause::NotTracked), Confidence::Proven),
-        // The entry was seen to end, and at the RST the segment had none: refused without a word, or taken for the first
-        // of a new connection.
-        Some(Nfct::None | Nfct::Entry(CtInfo::New)) if event.gone.is_some() => {
-            let end = event.gone.as_ref().map_or(End::Unknown, |gone| gone.end());
-            (Diagnosis::of_end(end), Confidence::Proven)
+        // The entry was destroyed, and at the RST the segment had none: conntrack refused it without a message, or classified it as
+        // the first of a new connection.
+        Some(Nfct::None | Nfct::Entry(CtInfo::New)) if event.destroyed.is_some() => {
+            let end = event.destroyed.as_ref().map_or(DestroyReason::Unknown, |destroyed| destroyed.reason());
+            (Diagnosis::of_destroyed(end), Confidence::Proven)
         }
-        // A segment from the middle of a connection was taken for the first of a new one.
+        // conntrack classified a segment from the middle of a connection as the first of a new one.
         Some(Nfct::Entry(CtInfo::New)) => (Diagnosis::NEVER_SEEN, Confidence::Inferred),
-        // conntrack refused it without a word, or its message was lost, or conntrack does not look at packets here.
+        // conntrack refused it without a message, or the message was lost, or conntrack does not see packets here.
         Some(Nfct::None | Nfct::Entry(_)) | None => (Diagnosis::plain(Cause::Unknown), Confidence::Inferred),
     }
 }
 
-/// Whether a segment carries none of the flags that could not open a connection in any case.
+/// Whether a segment has none of the flags of the beginning or the end of a connection.
 fn is_from_the_middle(event: &Event) -> bool {
     let never = [Flags::SYN, Flags::FIN, Flags::RST];
     event.packet.is_some_and(|packet| !never.iter().any(|flag| packet.flags.has(*flag)))

@@ -80,9 +80,9 @@ fn event(call: Call, time: u64) -> Event {
         What::Reset | What::Reject => build.connection(port),
         What::ResetOfNew => build.entry(NEW, 900_000, ack).connection(port),
         What::ResetAfterEnd => {
-            let mut build = build.connection(port).gone(time.saturating_sub(5), 3, -1, caller::GC_WORKER, 0);
-            build.record.gone.ct.tuples[0].sport = port.to_be_bytes();
-            build.record.gone.ct.tuples[1].dport = port.to_be_bytes();
+            let mut build = build.connection(port).destroyed(time.saturating_sub(5), 3, -1, caller::GC_WORKER, 0);
+            build.record.destroyed.ct.tuples[0].sport = port.to_be_bytes();
+            build.record.destroyed.ct.tuples[1].dport = port.to_be_bytes();
             build
         }
         What::ResetOutput => build.connection(port).flags(0x04).words("%s", "invalid new", 0).at(3),

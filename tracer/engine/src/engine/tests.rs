@@ -1,4 +1,4 @@
-//! The engine's cases: each tells a situation of the network in its name.
+//! The engine's cases: the name of each is a situation of the network.
 
 use std::time::Duration;
 
@@ -94,14 +94,14 @@ fn the_same_buffer_with_another_segment_is_no_proof() {
     let other =
         Build::from_server(Hook::ResetV4, SKB, 2_000, 77, 88).between(([203, 0, 113, 9], 9), ([192, 0, 2, 1], 99));
     engine.event(other.event());
-    let [victim, stranger] = flows(engine).try_into().unwrap();
+    let [victim, other] = flows(engine).try_into().unwrap();
     assert_eq!(victim.incident.rank(), EvidenceRank::Refused);
     assert_eq!(victim.reset_by(), None);
-    assert_eq!(stranger.incident.diagnosis, Diagnosis::plain(Cause::Unknown));
-    assert_eq!(stranger.incident.confidence, Confidence::Inferred);
+    assert_eq!(other.incident.diagnosis, Diagnosis::plain(Cause::Unknown));
+    assert_eq!(other.incident.confidence, Confidence::Inferred);
 }
 
-/// A RST long after the refusal in the same buffer answers a retransmission of the same segment that was not refused.
+/// A RST long after a refusal in the same buffer answers a retransmission that was not refused.
 #[test]
 fn a_refusal_grows_old() {
     let mut engine = engine(LogFormat::E1);
@@ -127,7 +127,7 @@ fn the_same_segment_in_another_buffer_is_inferred() {
 
 /// List receive: all refusals of a batch come before the first RST.
 #[test]
-fn batches_are_told_apart() {
+fn batches_are_distinguished() {
     let mut engine = engine(LogFormat::E1);
     for index in 0..8 {
         let port = 40_000 + u16::try_from(index).unwrap();
@@ -164,7 +164,7 @@ fn what_was_let_pass_names_no_victim() {
     assert_eq!(flow.reset_by(), None);
 }
 
-/// Should the era be taken for another, the packet that comes to the stack without its entry shows the truth.
+/// If the log format was detected wrongly, the packet that comes to the stack without its entry shows the verdict.
 #[test]
 fn a_missing_entry_overrules_the_words() {
     let mut engine = engine(LogFormat::E4);
@@ -210,7 +210,7 @@ fn the_gateway_s_own_rst_is_no_cause() {
     assert_eq!(totals.resets_output, 1);
 }
 
-/// The same words about a RST that comes in from outside are a refusal.
+/// The same message about a RST from outside is a refusal.
 #[test]
 fn a_rst_from_outside_is_refused() {
     let mut engine = engine(LogFormat::E4);
@@ -410,18 +410,18 @@ fn what_a_full_socket_answers_was_not_refused_for_having_no_entry(
 #[test]
 fn an_older_entry_is_not_that_of_a_full_socket() {
     let answered = |socket: u8| {
-        let mut build = reset(9_000).gone(1_000, TIME_WAIT, 0, 0, 0).socket(socket);
+        let mut build = reset(9_000).destroyed(1_000, TIME_WAIT, 0, 0, 0).socket(socket);
         build.record.nfct = 0;
         let mut engine = engine(LogFormat::E3);
         engine.event(build.event());
         let [flow] = flows(engine).try_into().unwrap();
-        (flow.incident.gone().is_some(), flow.incident.reset.unwrap().effect == Effect::Closed)
+        (flow.incident.destroyed().is_some(), flow.incident.reset.unwrap().effect == Effect::Closed)
     };
     assert_eq!(answered(1), (false, false));
     assert_eq!(answered(6), (true, true), "one in TIME_WAIT");
 }
 
-/// A rule that rejects INVALID sends the RST; conntrack's refusal is part of the story, not its end.
+/// A rule that rejects INVALID sends the RST; conntrack's refusal is a step of the incident, not its cause.
 #[test]
 fn a_rule_that_rejects_invalid() {
     let mut engine = engine(LogFormat::E1);
@@ -475,11 +475,11 @@ fn the_server_s_own_rst_is_an_effect(#[case] tracked: bool) {
 }
 
 /// Two gateways of one host have a connection each between the same addresses and ports, and reset both. The servers' own
-/// RSTs come in the other order: which gateway each belongs to is told by the sequence numbers, also where those are near.
+/// RSTs come in the other order: which gateway each belongs to follows from the sequence numbers, also where those are near.
 #[rstest]
 #[case::opened_a_minute_apart(1_000_000_000)]
 #[case::opened_a_millisecond_apart(15_625)]
-fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
+fn the_ends_of_twins_are_distinguished(#[case] apart: u32) {
     let (twin, server, other_server) = (GATEWAY + 7, GATEWAY + 1, GATEWAY + 8);
     let mut engine = engine(LogFormat::E1);
     let of_twin = |hook, time| {
@@ -501,8 +501,8 @@ fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
     engine.event(of_server(other_server, CLIENT_END.wrapping_add(apart), 5_000));
     engine.event(of_server(server, CLIENT_END.wrapping_add(20), 6_000));
     // A third connection between the same addresses and ports, that no gateway has touched.
-    let stranger = engine.event(of_server(server, CLIENT_END.wrapping_sub(100_000), 7_000));
-    assert!(matches!(stranger.kind, Kind::Reset(..)));
+    let other = engine.event(of_server(server, CLIENT_END.wrapping_sub(100_000), 7_000));
+    assert!(matches!(other.kind, Kind::Reset(..)));
     let [one, other, rest] = flows(engine).try_into().unwrap();
     assert_eq!(made_in(&one), Some(server));
     assert_eq!((other.key.netns, made_in(&other)), (Some(twin), Some(other_server)));
@@ -511,7 +511,7 @@ fn the_ends_of_twins_are_told_apart(#[case] apart: u32) {
 
 /// Two gateways with the same addresses, in two namespaces of one host.
 #[test]
-fn namespaces_are_told_apart() {
+fn namespaces_are_distinguished() {
     let mut engine = engine(LogFormat::E1);
     engine.event(logged(1_000).event());
     engine.event(logged(1_100).netns(GATEWAY + 7).event());
@@ -522,9 +522,9 @@ fn namespaces_are_told_apart() {
     assert_eq!(other.incident.rank(), EvidenceRank::Killed);
 }
 
-/// What goes furthest is told, and of several that go equally far the first; everything is counted.
+/// The incident with the highest rank is reported, the first of several; everything is counted.
 #[test]
-fn the_first_deadly_story_is_told() {
+fn the_first_deadly_incident_is_reported() {
     let mut engine = engine(LogFormat::E1);
     let over = |time: u64, skb: u64| {
         let mut build = Build::from_server(Hook::CtInvalid, skb, time, OLD + 9_000_000, CLIENT_END);
@@ -564,7 +564,7 @@ fn forgotten_flows_stay_counted() {
     assert_eq!(totals.forgotten.reset, 0);
 }
 
-/// A flow that is heard of again after its story was forgotten is the same flow, whether its entry or a packet tells of it.
+/// An evicted flow with further events is the same flow, whether the event has its entry or only its packet.
 #[test]
 fn forgotten_flows_are_known_again() {
     let limits = Limits { flows: 2, ..Limits::default() };

@@ -1,4 +1,5 @@
-//! What the running kernel says of its own types: BTF of the kernel image and of the modules whyrst looks at.
+//! The running kernel's description of its own types: BTF of the kernel image and of the modules that whyrst reads. The format
+//! is in `reader`, what the types mean for the programs in [`crate::layout`].
 
 mod reader;
 #[cfg(test)]

@@ -1,5 +1,5 @@
 //! The BTF format, as far as whyrst asks for it. The bytes stay as they are; one pass notes where each type begins and chains
-//! those that can be looked up by name. Pure: bytes in, answers out. Any bytes: what points nowhere is absent.
+//! those that can be looked up by name. Pure: bytes in, answers out. It reads any bytes: what points nowhere is absent.
 //!
 //! The format is described in the kernel's Documentation/bpf/btf.rst and include/uapi/linux/btf.h.
 
@@ -22,7 +22,7 @@ pub enum FormatError {
     /// It does not begin as BTF of this machine does.
     #[error("it does not begin with the header of BTF in this machine's byte order")]
     Header,
-    /// A part is said to be where the file has ended.
+    /// The header puts a section behind the end of the file.
     #[error("a section reaches beyond the end")]
     Section,
     /// A type is cut off.

@@ -143,7 +143,7 @@ fn says_why_it_cannot_read() {
     assert_eq!(parse(to.bytes()).unwrap_err(), FormatError::Cut(1));
 }
 
-/// Compares structs, unions, enumerations and functions with what btf-rs says of the same bytes; tells how many.
+/// Compares structs, unions, enumerations and functions with what btf-rs reads from the same bytes; returns how many.
 fn agrees_with_btf_rs(bytes: Vec<u8>) -> usize {
     let other = btf_rs::Btf::from_bytes(&bytes).unwrap();
     let own = parse(bytes).unwrap();

@@ -14,7 +14,7 @@ use crate::preflight::chain;
 
 /// Programs that advice may name where they are there.
 const PROGRAMS: [&str; 4] = ["conntrack", "ip6tables-legacy", "iptables-legacy", "nft"];
-/// Where the kernel tells the size of an entry; both are for root alone.
+/// Where the kernel shows the size of an entry; both are for root alone.
 const OBJECT_SIZE: &str = "/sys/kernel/slab/nf_conntrack/object_size";
 const SLABS: &str = "/proc/slabinfo";
 
@@ -45,10 +45,10 @@ fn machine(log_format: Option<LogFormat>) -> Machine {
     let mut unread = Vec::new();
     let memory = fs::read_to_string("/proc/meminfo").ok().and_then(|text| kibibytes(&text, "MemTotal:"));
     if memory.is_none() {
-        unread.push("/proc/meminfo has no MemTotal: nothing can be said of the table's size".to_owned());
+        unread.push("/proc/meminfo has no MemTotal: the table's size cannot be judged".to_owned());
     }
     let entry_bytes = entry_bytes().unwrap_or_else(|error| {
-        unread.push(format!("the size of an entry is taken for about 300 bytes: {OBJECT_SIZE}, {SLABS}: {error}"));
+        unread.push(format!("the size of an entry is assumed to be about 300 bytes: {OBJECT_SIZE}, {SLABS}: {error}"));
         None
     });
     Machine {

@@ -1,4 +1,4 @@
-//! The programs' counters, per hook and CPU.
+//! The counters of the programs, per hook and CPU.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{fs, io};
@@ -9,7 +9,7 @@ use tracer_model::capture::HookCounters;
 
 use super::mapped::Mapped;
 
-/// How many CPUs there may be: one more than the highest number, since numbers may be left out.
+/// The number of possible CPUs, as an array index needs it: one more than the highest, since the numbers may have gaps.
 pub(super) fn cpus() -> io::Result<u32> {
     const POSSIBLE: &str = "/sys/devices/system/cpu/possible";
     let ranges = fs::read_to_string(POSSIBLE)?;
@@ -21,7 +21,7 @@ fn highest(ranges: &str) -> Option<u32> {
     ranges.trim().rsplit([',', '-']).next()?.parse().ok()
 }
 
-/// How many entries the array has for so many CPUs.
+/// Entries of the array for so many CPUs.
 pub(super) const fn entries(cpus: u32) -> u32 {
     counter::index(cpus, 0)
 }
@@ -34,9 +34,9 @@ pub(super) struct CounterMap {
 }
 
 impl CounterMap {
-    /// Words that it takes.
+    /// Words of the array.
     pub(super) const fn words(cpus: u32) -> usize {
-        entries(cpus) as usize * counter::PLACES
+        entries(cpus) as usize * counter::STRIDE
     }
 
     /// One of a hook's counters, over all CPUs.
@@ -45,7 +45,7 @@ impl CounterMap {
         counts.map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Sums over all CPUs, and where events were lost.
+    /// Sums over all CPUs, and the lost events by CPU and hook.
     pub(super) fn read(&self) -> (Vec<HookCounters>, Vec<(u32, Hook, u64)>) {
         let mut hooks = vec![HookCounters::default(); hook::COUNT];
         let mut lost_on = Vec::new();
@@ -65,7 +65,7 @@ impl CounterMap {
 
     /// The counters of a hook on a CPU.
     fn of(&self, cpu: u32, hook: Hook) -> &[AtomicU64] {
-        let at = counter::index(cpu, hook.index()) as usize * counter::PLACES;
+        let at = counter::index(cpu, hook.index()) as usize * counter::STRIDE;
         self.array.words().get(at..at + counter::COUNT).unwrap_or_default()
     }
 }

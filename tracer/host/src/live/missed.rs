@@ -1,16 +1,16 @@
-//! Calls of hooked functions that no program saw.
+//! Missed calls of hooked functions: those for which the kernel ran no program.
 //!
-//! The kernel runs no program of a kprobe while the CPU is inside another one, or looks a map up for user space
-//! (`bpf_disable_instrumentation()`): what arrives in an interrupt of just then passes unseen. From 6.7 on it counts these calls
+//! The kernel runs no kprobe program while the CPU is inside another one, or looks a map up for user space
+//! (`bpf_disable_instrumentation()`): it misses the calls in an interrupt during that time. From 6.7 on it counts them
 //! (`trace_call_bpf()`), per program, and shows the count with the program's descriptor (`bpf_prog_show_fdinfo()`).
 
 use std::fs;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 
-/// What the count is called there.
+/// The line of the count.
 const FIELD: &str = "recursion_misses:";
 
-/// How many calls a program has missed; 0 where the kernel does not tell.
+/// The calls that a program has missed; 0 where the kernel does not count them.
 pub(super) fn by(program: BorrowedFd<'_>) -> u64 {
     let path = format!("/proc/self/fdinfo/{}", program.as_raw_fd());
     match fs::read_to_string(&path) {

@@ -1,7 +1,7 @@
-//! Which modules are loaded, and whether one is still the one that it was.
+//! The loaded modules with hooked functions, and their changes.
 //!
-//! A kprobe dies with the module that it is in, without a word: its link stays, and nothing comes by it any more, not even
-//! when the module is loaded again (`kprobes_module_callback`, kernel/kprobes.c).
+//! When a module is unloaded, the kernel disables the kprobes in it silently: the links stay, but no program runs any more, even
+//! after the module is loaded again (`kprobes_module_callback`, kernel/kprobes.c).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,22 +10,22 @@ use std::path::Path;
 
 use tracer_common::Hook;
 
-/// Where the kernel has a directory for each module that is loaded or built in.
+/// The directory of the modules, loaded and built in.
 const MODULES: &str = "/sys/module";
 
-/// The modules that hooks live in, as they were when they were looked at last. Each time that a module is loaded its
-/// directory gets another inode number.
+/// The modules of the hooks, with the inode numbers of their directories when last read. A module gets a new number each time
+/// it is loaded.
 #[derive(Debug, Default)]
 pub(super) struct Modules(BTreeMap<&'static str, Option<u64>>);
 
 impl Modules {
-    /// The modules of these hooks, as they are now.
+    /// The modules of these hooks.
     pub(super) fn of(hooks: &[Hook]) -> Self {
         let modules = hooks.iter().filter_map(|hook| hook.spec().module);
         Self(modules.map(|name| (name, loaded(name))).collect())
     }
 
-    /// The modules that have come or gone since the last time, or both.
+    /// The modules that were loaded or unloaded since the last call, or both.
     pub(super) fn changed(&mut self) -> Vec<&'static str> {
         let mut changed = Vec::new();
         for (name, known) in &mut self.0 {
@@ -39,7 +39,7 @@ impl Modules {
     }
 }
 
-/// Whether a module is there and ready.
+/// Whether a module is loaded and ready.
 pub(super) fn is_loaded(name: &str) -> bool {
     loaded(name).is_some()
 }
@@ -47,7 +47,7 @@ pub(super) fn is_loaded(name: &str) -> bool {
 fn loaded(name: &str) -> Option<u64> {
     let directory = Path::new(MODULES).join(name);
     let inode = fs::metadata(&directory).ok()?.ino();
-    // What is built in has no such file; a module that is on its way in or out has other words in it.
+    // A built-in module has no such file; while a module is loaded or unloaded its state is another one.
     let ready = fs::read_to_string(directory.join("initstate")).map_or(true, |state| state.trim() == "live");
     ready.then_some(inode)
 }

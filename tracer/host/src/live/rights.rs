@@ -1,5 +1,5 @@
-//! What the capturing thread keeps of its capabilities once the hooks are attached: nothing, or what hooks take that are
-//! attached later, which has an effect only while they are.
+//! The capabilities of the capturing thread after the hooks are attached: none, or those for hooks that are attached later.
+//! The latter are effective only while it attaches them.
 
 use std::io;
 
@@ -8,16 +8,15 @@ use rustix::thread::CapabilitySet;
 use crate::privileges;
 use crate::privileges::{Needed, READING_MAPS, Raised};
 
-/// The capabilities that are still there.
+/// The remaining capabilities.
 #[derive(Debug, Default)]
 pub(super) struct Rights {
-    /// What has an effect all the time, since something was given up.
+    /// The effective ones; `None` before [`Rights::give_up`].
     always: Option<CapabilitySet>,
 }
 
 impl Rights {
-    /// Gives up everything but what is needed `later`, for `files`, and for reading maps where they are not `readable`
-    /// without it.
+    /// Gives up all capabilities but those for `later`, for `files`, and for reading maps if they are not `readable` without.
     pub(super) fn give_up(
         &mut self,
         files: &[Needed<'_>],
@@ -34,7 +33,7 @@ impl Rights {
         Ok(())
     }
 
-    /// Gives up what is needed for nothing that is still to come.
+    /// Gives up the capabilities that no later hook needs.
     pub(super) fn settle(&self, later: CapabilitySet) {
         let Some(always) = self.always else { return };
         match privileges::keep(always | later, always) {
@@ -43,7 +42,7 @@ impl Rights {
         }
     }
 
-    /// Gives what was kept an effect, for as long as what is returned is there.
+    /// Makes the kept capabilities effective until the returned value is dropped.
     pub(super) fn raise(&self) -> Option<Raised> {
         self.always?;
         Raised::now().inspect_err(|error| tracing::warn!("raising capabilities: {error}")).ok()

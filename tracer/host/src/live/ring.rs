@@ -1,4 +1,4 @@
-//! A thread that empties the ring buffer and does nothing else, so that a busy report never makes the kernel lose records.
+//! A thread that only reads the ring buffer, so that slow processing does not make the kernel lose records.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,9 +13,9 @@ use tokio::sync::mpsc;
 
 use crate::privileges;
 
-/// Most records handed over at once.
+/// Most records in a batch.
 const BATCH: usize = 1_024;
-/// Batches that wait to be taken. When they are not, the records stay in the ring buffer, which counts what it loses.
+/// Most batches in the queue. Beyond that, records stay in the ring buffer; when it is full the programs count the events.
 const WAITING: usize = 64;
 
 /// The reading end of the ring buffer.
@@ -36,12 +36,12 @@ impl Ring {
         Ok(Self { batches, alarm: Some(alarm), thread: Some(thread), taken: VecDeque::new() })
     }
 
-    /// The next record of those that were handed over last.
+    /// The next record of the last batch.
     pub(super) fn ready(&mut self) -> Option<Bytes> {
         self.taken.pop_front()
     }
 
-    /// The next record; `None` once the thread has ended. It may be dropped between any two awaits.
+    /// The next record; `None` once the thread has ended. It is cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Bytes> {
         while self.taken.is_empty() {
             self.taken.extend(self.batches.recv().await?);
@@ -49,20 +49,20 @@ impl Ring {
         self.taken.pop_front()
     }
 
-    /// Ends the thread and gives out everything that is left, in order.
+    /// Ends the thread and returns all remaining records, in order.
     pub(super) async fn finish(&mut self) -> Vec<Bytes> {
         drop(self.alarm.take());
-        let mut rest: Vec<Bytes> = self.taken.drain(..).collect();
-        // Taking batches makes room for the thread to hand over its last one and see the alarm.
+        let mut remaining: Vec<Bytes> = self.taken.drain(..).collect();
+        // Receiving batches makes room for the thread's last one, after which it sees the alarm.
         while let Some(batch) = self.batches.recv().await {
-            rest.extend(batch);
+            remaining.extend(batch);
         }
         match self.thread.take().map(JoinHandle::join) {
-            Some(Ok(mut ring)) => rest.extend(batch(&mut ring, usize::MAX)),
+            Some(Ok(mut ring)) => remaining.extend(batch(&mut ring, usize::MAX)),
             Some(Err(_)) => tracing::error!("the thread that reads the ring buffer has panicked"),
             None => {}
         }
-        rest
+        remaining
     }
 }
 

@@ -1,9 +1,9 @@
-//! Watching the RSTs that arrive, for `--tap`. Nothing is left behind however the program ends.
+//! The tap on received RSTs, for `--tap`. However the process ends, it leaves nothing behind.
 //!
-//! Where interfaces take links at their ingress (tcx, 6.6 and later), those end with the process. Before, packet sockets do:
-//! two per network namespace, for IPv4 and IPv6, on all its interfaces. They are there for their filter, a BPF program that
-//! lets nothing into them. A socket of a single protocol is given what arrives for the IP stack and nothing that leaves
-//! (`packet_create`, `dev_add_pack`; 5.10). A clsact qdisc would outlive a program that is killed.
+//! From 6.6 on the tap is a link at the ingress of each interface (tcx); before, it is two packet sockets per network
+//! namespace, for IPv4 and IPv6, on all its interfaces. Both end with the process, whereas a clsact qdisc would outlive a killed
+//! one. The sockets serve for their filter only, a BPF program that passes no packet to them. A socket of a single protocol
+//! sees the packets that the IP stack receives and none that it sends (`packet_create`, `dev_add_pack`; 5.10).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -20,24 +20,24 @@ use crate::netns::enter;
 
 /// `ETH_P_IP` and `ETH_P_IPV6` (`include/uapi/linux/if_ether.h`).
 const ETHER_TYPES: [u16; 2] = [0x0800, 0x86dd];
-/// An interface whose packets come from this host itself.
+/// The interface whose packets come from this host itself.
 const LOOPBACK: &str = "lo";
 
-/// The tap, in the namespaces that it is wanted in.
+/// The tap, in the chosen namespaces.
 #[derive(Debug)]
 pub(super) struct Tap {
     namespaces: Vec<u32>,
     sockets: Vec<OwnedFd>,
-    /// What is tapped, by namespace and interface number: an interface may be renamed, and another take its name.
+    /// The links by namespace and interface index: an interface may be renamed, and another one get its name.
     links: BTreeMap<(u32, u32), SchedClassifierLinkId>,
-    /// What went wrong the last time: it is said once.
-    wrong: BTreeSet<String>,
+    /// The problems of the last time: each is reported once.
+    problems: BTreeSet<String>,
 }
 
 impl Tap {
-    /// A tap that is not open yet, for the namespaces with these inode numbers.
+    /// A closed tap, for the namespaces with these inode numbers.
     pub(super) fn new(namespaces: Vec<u32>) -> Self {
-        Self { namespaces, sockets: Vec::new(), links: BTreeMap::new(), wrong: BTreeSet::new() }
+        Self { namespaces, sockets: Vec::new(), links: BTreeMap::new(), problems: BTreeSet::new() }
     }
 
     /// Opens packet sockets with this filter.
@@ -53,38 +53,38 @@ impl Tap {
         Ok(())
     }
 
-    /// Attaches to the interfaces there are, all or none.
+    /// Attaches to all present interfaces, or to none.
     pub(super) fn attach_links(&mut self, program: &mut SchedClassifier) -> Result<(), String> {
         let Some(problem) = self.follow(program).into_iter().next() else { return Ok(()) };
-        let_go(program, std::mem::take(&mut self.links).into_values());
+        detach(program, std::mem::take(&mut self.links).into_values());
         Err(problem)
     }
 
-    /// Attaches to interfaces that have come, and lets go of those that went. One that cannot be had is no reason to go
-    /// without the others; gives what is wrong and was not before.
+    /// Attaches to new interfaces, and detaches from removed ones. A failure on one does not keep it from the others. Returns
+    /// the problems that are new.
     pub(super) fn follow_links(&mut self, program: &mut SchedClassifier) -> Vec<String> {
-        let wrong: BTreeSet<String> = self.follow(program).into_iter().collect();
-        let news = wrong.difference(&self.wrong).cloned().collect();
-        self.wrong = wrong;
-        news
+        let problems: BTreeSet<String> = self.follow(program).into_iter().collect();
+        let new = problems.difference(&self.problems).cloned().collect();
+        self.problems = problems;
+        new
     }
 
     fn follow(&mut self, program: &mut SchedClassifier) -> Vec<String> {
-        let mut wrong = Vec::new();
+        let mut problems = Vec::new();
         for netns in &self.namespaces {
             let links = &mut self.links;
             let followed = enter(*netns, || follow_in(*netns, links, program)).and_then(|followed| followed);
             match followed {
-                Ok(problems) => wrong.extend(problems),
+                Ok(found) => problems.extend(found),
                 Err(error) => {
-                    // What went with its namespace is not tapped any more.
-                    let gone = links.extract_if(.., |(of, _), _| of == netns).map(|(_, link)| link);
-                    let_go(program, gone);
-                    wrong.push(format!("network namespace {netns}: {error}"));
+                    // The interfaces were removed with their namespace.
+                    let removed = links.extract_if(.., |(of, _), _| of == netns).map(|(_, link)| link);
+                    detach(program, removed);
+                    problems.push(format!("network namespace {netns}: {error}"));
                 }
             }
         }
-        wrong
+        problems
     }
 
     /// Closes the sockets. The links end with their program.
@@ -93,16 +93,17 @@ impl Tap {
     }
 }
 
-/// Follows the interfaces of the namespace that the calling thread is in; gives what went wrong.
+/// Follows the interfaces of the calling thread's namespace; returns the problems.
 fn follow_in(
     netns: u32,
     links: &mut BTreeMap<(u32, u32), SchedClassifierLinkId>,
     program: &mut SchedClassifier,
 ) -> io::Result<Vec<String>> {
     let present = interfaces()?;
-    let mut wrong = Vec::new();
-    let gone = links.extract_if(.., |(of, index), _| *of == netns && present.iter().all(|(found, _)| found != index));
-    let_go(program, gone.map(|(_, link)| link));
+    let mut problems = Vec::new();
+    let is_removed = |of: u32, index: u32| of == netns && present.iter().all(|(found, _)| *found != index);
+    let removed = links.extract_if(.., |(of, index), _| is_removed(*of, *index));
+    detach(program, removed.map(|(_, link)| link));
     for (index, name) in present {
         if links.contains_key(&(netns, index)) {
             continue;
@@ -113,31 +114,30 @@ fn follow_in(
                 tracing::info!("tapping {name}, interface {index}");
                 links.insert((netns, index), link);
             }
-            // It may be gone again.
+            // Otherwise it was removed meanwhile.
             Err(error) if name_to_index_here(&name).ok() == Some(index) => {
-                wrong.push(refused(&format!("attach to {name}"), &error));
+                problems.push(refused(&format!("attach to {name}"), &error));
             }
             Err(_) => {}
         }
     }
-    Ok(wrong)
+    Ok(problems)
 }
 
-/// Closes links: those of interfaces that went would be kept until the program ends.
-fn let_go(program: &mut SchedClassifier, links: impl Iterator<Item = SchedClassifierLinkId>) {
+/// Closes links: otherwise those of removed interfaces would stay until the process ends.
+fn detach(program: &mut SchedClassifier, links: impl Iterator<Item = SchedClassifierLinkId>) {
     for link in links {
         if let Err(error) = program.detach(link) {
-            tracing::debug!("letting go of an interface: {error}");
+            tracing::debug!("detaching from an interface: {error}");
         }
     }
 }
 
-/// The interfaces of the namespace that the calling thread is in, by number and name; /sys/class/net shows those of another
-/// one.
+/// The interfaces of the calling thread's namespace, by index and name. /sys/class/net may show those of another one.
 fn interfaces() -> io::Result<Vec<(u32, String)>> {
     let table = fs::read_to_string("/proc/thread-self/net/dev")?;
     let names = table.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()));
-    // One that is gone by now has no number.
+    // An interface that was removed meanwhile has no index.
     let numbered = |name: String| Some((name_to_index_here(&name).ok()?, name));
     Ok(names.filter(|name| name != LOOPBACK).filter_map(numbered).collect())
 }

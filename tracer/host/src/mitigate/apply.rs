@@ -1,4 +1,4 @@
-//! Applying a cure step by step, and taking it back.
+//! Applying a mitigation step by step, and undoing it.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use crate as kernel;
 use jiff::Timestamp;
 
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::mitigation::{Mitigation, MitigationId, Shows};
 
 use super::journal::{Done, Entry, Journal, JournalError, State};
-use super::run::{RunError, run, style};
+use super::run::{self, RunError, run};
 use crate::BOOT_ID;
 use crate::netns::leads_to;
 
-/// Why a cure was not applied or not taken back.
+/// Why a mitigation was not applied or not undone.
 #[derive(Debug, thiserror::Error)]
 pub enum MitigateError {
     /// It is not whyrst's to apply.
@@ -26,7 +26,7 @@ pub enum MitigateError {
         because: String,
     },
     /// It is in force.
-    #[error("{id} is in force already: `{probe}` says so")]
+    #[error("{id} is in force already: `{probe}` shows it")]
     AlreadyApplied {
         /// Which.
         id: MitigationId,
@@ -41,7 +41,7 @@ pub enum MitigateError {
     },
     /// Somebody else is at work.
     #[error(
-        "`{probe}` said {expected} a moment ago and says {found} now: somebody else is changing it; nothing was changed"
+        "`{probe}` printed {expected} a moment ago and prints {found} now: somebody else is changing it; nothing was changed"
     )]
     Moving {
         /// What shows it.
@@ -51,33 +51,33 @@ pub enum MitigateError {
         /// Now.
         found: String,
     },
-    /// A command failed; what had been done was taken back.
-    #[error("{error}; what had been done before was taken back")]
+    /// A command failed; what had been done was rolled back.
+    #[error("{error}; what had been done before was rolled back")]
     RolledBack {
         /// What failed.
         error: RunError,
     },
-    /// A command had no effect; what had been done was taken back.
-    #[error("`{run}` had no effect: `{probe}` says the same as before; what had been done was taken back")]
+    /// A command had no effect; what had been done was rolled back.
+    #[error("`{run}` had no effect: `{probe}` prints the same as before; what had been done was rolled back")]
     NoEffect {
         /// The command.
         run: String,
         /// What shows it.
         probe: String,
     },
-    /// A command failed, and what had been done could not be taken back.
-    #[error("{what}; and what had been done could not all be taken back: {failures}. To be done by hand")]
+    /// A command failed, and what had been done could not be rolled back.
+    #[error("{what}; and not all that had been done could be undone: {failures}. Undo the rest by hand")]
     HalfDone {
         /// What failed first.
         what: String,
         /// What failed then.
         failures: String,
     },
-    /// There is nothing to take back.
+    /// There is nothing to undo.
     #[error("{0}")]
     NothingToUndo(String),
     /// It has been changed since.
-    #[error("somebody has changed it since: {0}; --force takes it back all the same")]
+    #[error("somebody has changed it since: {0}; --force undoes it all the same")]
     ChangedSince(String),
     /// The namespace is not the one that it was.
     #[error("{0}")]
@@ -103,7 +103,7 @@ pub fn boot_id() -> Result<String, MitigateError> {
     kernel::boot_id().map_err(|error| MitigateError::System { what: BOOT_ID, error })
 }
 
-/// Why a cure is not whyrst's to apply, if it is not.
+/// Why whyrst does not apply a mitigation, if it does not.
 pub fn obstacle(mitigation: &Mitigation) -> Option<MitigateError> {
     let because = match mitigation.id {
         MitigationId::UpgradeKernel => "a new kernel cannot be undone by a command".to_owned(),
@@ -116,8 +116,8 @@ pub fn obstacle(mitigation: &Mitigation) -> Option<MitigateError> {
     Some(MitigateError::CannotUndo { id: mitigation.id, because })
 }
 
-/// Looks at what there is before, and makes an entry of it. Changes nothing.
-pub fn prepare(mitigation: &Mitigation, host: &str, places: Vec<(u32, Way)>) -> Result<Entry, MitigateError> {
+/// Reads what there is before, and makes an entry of it. Changes nothing.
+pub fn prepare(mitigation: &Mitigation, host: &str, places: Vec<(u32, NetnsPath)>) -> Result<Entry, MitigateError> {
     if let Some(obstacle) = obstacle(mitigation) {
         return Err(obstacle);
     }
@@ -125,7 +125,7 @@ pub fn prepare(mitigation: &Mitigation, host: &str, places: Vec<(u32, Way)>) -> 
     for step in &mitigation.steps {
         let mut done = Done { run: step.run.clone(), undo: step.undo.clone(), ..Done::default() };
         if let Some(probe) = &step.probe {
-            done.before = style(&probe.command)?;
+            done.before = run::probe(&probe.command)?;
             let applied = || MitigateError::AlreadyApplied { id: mitigation.id, probe: probe.command.clone() };
             match (&probe.shows, &done.before) {
                 (Shows::Presence, Some(_)) => return Err(applied()),
@@ -145,7 +145,7 @@ pub fn prepare(mitigation: &Mitigation, host: &str, places: Vec<(u32, Way)>) -> 
     Ok(Entry { id: mitigation.id, at: Timestamp::now(), host, boot, places, steps, state: State::Applying })
 }
 
-/// Does what an entry says, all of it or nothing, and tells its file. The journal has it before anything is changed.
+/// Runs the steps of an entry, all of them or none, and returns its file. The journal has it before anything is changed.
 pub fn apply(entry: &mut Entry, journal: &Journal) -> Result<PathBuf, MitigateError> {
     journal.write(entry)?;
     for index in 0..entry.steps.len() {
@@ -156,7 +156,7 @@ pub fn apply(entry: &mut Entry, journal: &Journal) -> Result<PathBuf, MitigateEr
     }
     for index in 0..entry.steps.len() {
         let Some(probe) = entry.steps[index].probe.clone() else { continue };
-        entry.steps[index].after = style(&probe)?;
+        entry.steps[index].after = run::probe(&probe)?;
         if entry.steps[index].after == entry.steps[index].before {
             let error = MitigateError::NoEffect { run: entry.steps[index].run.clone(), probe };
             return Err(roll_back(entry, entry.steps.len(), journal, error.to_string(), error));
@@ -166,7 +166,7 @@ pub fn apply(entry: &mut Entry, journal: &Journal) -> Result<PathBuf, MitigateEr
     Ok(journal.write(entry)?)
 }
 
-/// Takes back the first steps of an entry; the error is what led to it, or that it failed too.
+/// Undoes the first steps of an entry; the error is what led to it, or that it failed too.
 fn roll_back(entry: &mut Entry, steps: usize, journal: &Journal, what: String, led: MitigateError) -> MitigateError {
     let undo = entry.steps[..steps].iter().rev().flat_map(|step| &step.undo);
     let mut failures: Vec<String> = undo.filter_map(|line| run(line).err()).map(|error| error.to_string()).collect();
@@ -188,10 +188,10 @@ fn differences(entry: &Entry) -> Result<Vec<String>, MitigateError> {
     let mut found = Vec::new();
     for step in &entry.steps {
         let Some(probe) = &step.probe else { continue };
-        let now = style(probe)?;
+        let now = run::probe(probe)?;
         if now != step.before {
             found.push(format!(
-                "`{probe}` says {}, before it was {}",
+                "`{probe}` prints {}, before it was {}",
                 shown(now.as_ref()),
                 shown(step.before.as_ref())
             ));
@@ -211,13 +211,14 @@ fn shown(output: Option<&String>) -> String {
     }
 }
 
-/// What would take an entry back now, in order.
+/// What would undo an entry now, in order.
 pub fn plan_undo(entry: &Entry, force: bool) -> Result<Vec<String>, MitigateError> {
     let same_boot = entry.boot == boot_id()?;
     for (inode, way) in &entry.places {
         let there = leads_to(way).ok();
         // Numbers of namespaces and processes mean something else after a reboot.
-        let same = if same_boot { there == Some(*inode) } else { !matches!(way, Way::Process(_)) && there.is_some() };
+        let same =
+            if same_boot { there == Some(*inode) } else { !matches!(way, NetnsPath::Process(_)) && there.is_some() };
         if !same {
             return Err(MitigateError::OtherPlace(format!(
                 "the network namespace {inode} that it was applied in is not there any more: nothing is left to be undone"
@@ -228,12 +229,12 @@ pub fn plan_undo(entry: &Entry, force: bool) -> Result<Vec<String>, MitigateErro
     for step in &entry.steps {
         // Steps without a probe belong to the one before.
         if let Some(probe) = &step.probe {
-            let now = style(probe)?;
+            let now = run::probe(probe)?;
             skipping = now == step.before;
             let untouched = now == step.after || entry.state == State::Applying;
             if !skipping && !untouched {
                 let (was, is) = (shown(step.after.as_ref()), shown(now.as_ref()));
-                changed.push(format!("`{probe}` said {was} when it had been applied, and says {is} now"));
+                changed.push(format!("`{probe}` printed {was} when it had been applied, and prints {is} now"));
             }
         }
         if !skipping {
@@ -246,7 +247,7 @@ pub fn plan_undo(entry: &Entry, force: bool) -> Result<Vec<String>, MitigateErro
     Ok(lines.into_iter().rev().flatten().collect())
 }
 
-/// Takes an entry back by these lines.
+/// Undoes an entry by these lines.
 pub fn undo(entry: &mut Entry, lines: &[String], journal: &Journal, force: bool) -> Result<Vec<String>, MitigateError> {
     let mut failures = Vec::new();
     for line in lines {
@@ -272,7 +273,7 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    use tracer_advice::{Place, describe};
+    use tracer_advice::{Target, describe};
     use tracer_model::mitigation::{MitigationId, Probe, Shows, Step};
 
     use super::{MitigateError, apply, plan_undo, prepare, undo};
@@ -316,7 +317,7 @@ mod tests {
         }
 
         fn mitigation(steps: Vec<Step>) -> tracer_model::mitigation::Mitigation {
-            let mut mitigation = describe(MitigationId::BeLiberal, &[] as &[Place<'_>]);
+            let mut mitigation = describe(MitigationId::BeLiberal, &[] as &[Target<'_>]);
             mitigation.undo = steps.iter().rev().flat_map(|step| step.undo.clone()).collect();
             mitigation.steps = steps;
             mitigation
@@ -328,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_applied_is_taken_back() {
+    fn what_is_applied_is_undone() {
         let bench = Bench::new();
         let mitigation = Bench::mitigation(vec![bench.step("one", "1", "11"), bench.step("two", "2", "22")]);
         let journal = bench.journal();
@@ -382,9 +383,9 @@ mod tests {
         assert_eq!((bench.get("one"), bench.get("two")), ("1".into(), "2".into()));
     }
 
-    /// It ended after the first step: the entry says that it had begun, and what there was before.
+    /// It ended after the first step: the entry has that it had begun, and what there was before.
     #[test]
-    fn what_was_interrupted_is_taken_back() {
+    fn what_was_interrupted_is_undone() {
         let bench = Bench::new();
         let mitigation = Bench::mitigation(vec![bench.step("one", "1", "11"), bench.step("two", "2", "22")]);
         let journal = bench.journal();

@@ -1,4 +1,4 @@
-//! The journal: one file for every time that a cure was applied, written before anything is changed. The undo works from it
+//! The journal: one file for every time that a mitigation was applied, written before anything is changed. The undo works from it
 //! alone, whatever has become of the process that applied it.
 
 use std::fs::{self, DirBuilder, File};
@@ -8,32 +8,37 @@ use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
+use serde::{Deserialize, Serialize};
 
-use tracer_model::host_context::Way;
+use tracer_model::host_context::NetnsPath;
 use tracer_model::mitigation::MitigationId;
 
-use crate::mitigate::journal_file::{decode, encode};
-
-/// Where journals are kept unless told otherwise.
+/// Where journals are kept by default.
 pub const DIRECTORY: &str = "/var/lib/whyrst/mitigations";
+/// What an entry's file calls itself.
+const SCHEMA: &str = "whyrst.mitigation-journal.v1";
 /// Most bytes that are read of an entry.
 const MOST: u64 = 1 << 20;
 /// Bits of a mode that let others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// One time that a cure was applied.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// One time that a mitigation was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Which cure.
+    /// Which mitigation.
+    #[serde(with = "text")]
     pub id: MitigationId,
     /// When.
+    #[serde(with = "text")]
     pub at: Timestamp,
     /// The host's name.
     pub host: String,
     /// The boot that it was applied in (`/proc/sys/kernel/random/boot_id`).
+    #[serde(rename = "boot_id")]
     pub boot: String,
     /// The namespaces that it was applied in, by inode number, and how commands came there.
-    pub places: Vec<(u32, Way)>,
+    #[serde(rename = "netns", with = "places")]
+    pub places: Vec<(u32, NetnsPath)>,
     /// What was done.
     pub steps: Vec<Done>,
     /// What became of it.
@@ -41,11 +46,11 @@ pub struct Entry {
 }
 
 /// One change.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// The command.
     pub run: String,
-    /// The commands that take it back.
+    /// The commands that undo it.
     pub undo: Vec<String>,
     /// The command that shows whether it is in force.
     pub probe: Option<String>,
@@ -56,22 +61,20 @@ pub struct Done {
 }
 
 /// What became of an application.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum State {
     /// It had begun when the entry was written last.
     Applying,
     /// It is in force.
     Applied,
-    /// A command failed; what had been done was taken back.
+    /// A command failed; what had been done was rolled back.
     RolledBack,
-    /// It was taken back.
+    /// It was undone.
     Undone,
 }
 
 impl State {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Applying, Self::Applied, Self::RolledBack, Self::Undone];
-
     /// The word used for it.
     pub const fn name(self) -> &'static str {
         match self {
@@ -82,10 +85,67 @@ impl State {
         }
     }
 
-    /// Whether there is something to take back.
+    /// Whether there is something to undo.
     pub const fn is_open(self) -> bool {
         matches!(self, Self::Applying | Self::Applied)
     }
+}
+
+/// An entry as its file holds it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Written<E> {
+    schema: String,
+    #[serde(flatten)]
+    entry: E,
+}
+
+/// What is written as the word that it prints.
+mod text {
+    use std::fmt::Display;
+    use std::str::FromStr;
+
+    use serde::{Deserialize as _, Deserializer, Serializer, de};
+
+    pub(super) fn serialize<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T: FromStr<Err: Display>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        String::deserialize(from)?.parse().map_err(de::Error::custom)
+    }
+}
+
+/// Namespaces, each as an object.
+mod places {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::NetnsPath;
+
+    #[derive(Serialize, Deserialize)]
+    struct Netns {
+        inode: u32,
+        way: NetnsPath,
+    }
+
+    pub(super) fn serialize<S: Serializer>(places: &[(u32, NetnsPath)], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(places.iter().map(|(inode, way)| Netns { inode: *inode, way: way.clone() }))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<(u32, NetnsPath)>, D::Error> {
+        let places = Vec::<Netns>::deserialize(from)?;
+        Ok(places.into_iter().map(|Netns { inode, way }| (inode, way)).collect())
+    }
+}
+
+fn encode(entry: &Entry) -> serde_json::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec_pretty(&Written { schema: SCHEMA.to_owned(), entry })?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+fn decode(bytes: &[u8]) -> Result<Entry, String> {
+    let Written { schema, entry } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if schema == SCHEMA { Ok(entry) } else { Err(format!("its schema is {schema}, not {SCHEMA}")) }
 }
 
 /// Why the journal cannot be used.
@@ -175,7 +235,7 @@ impl Journal {
         decode(&bytes).map_err(|because| JournalError::Damaged { path: path.display().to_string(), because })
     }
 
-    /// The entries of a cure, the latest last, with their files' names.
+    /// The entries of a mitigation, the latest last, with their files' names.
     pub fn of(&self, id: MitigationId) -> Result<Vec<(String, Entry)>, JournalError> {
         let directory = fs::read_dir(&self.directory).map_err(failed(&self.directory))?;
         let prefix = format!("{id}-2");
@@ -203,7 +263,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
-    use tracer_model::host_context::Way;
+    use tracer_model::host_context::NetnsPath;
     use tracer_model::mitigation::MitigationId;
 
     use super::{Done, Entry, Journal, JournalError, State};
@@ -214,7 +274,11 @@ mod tests {
             at: jiff::Timestamp::from_second(1_800_000_000 + second).unwrap(),
             host: "gw-1".to_owned(),
             boot: "4f0c".to_owned(),
-            places: vec![(7, Way::Named("a;reboot".to_owned())), (8, Way::Process(9)), (10, Way::Here)],
+            places: vec![
+                (7, NetnsPath::Named("a;reboot".to_owned())),
+                (8, NetnsPath::Process(9)),
+                (10, NetnsPath::Here),
+            ],
             steps: vec![Done {
                 run: "sysctl -w x=1".to_owned(),
                 undo: vec!["sysctl -w x=0".to_owned()],

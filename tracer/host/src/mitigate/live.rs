@@ -1,4 +1,4 @@
-//! What there is to know of this host before a cure is printed or applied.
+//! The facts, host context and rules of this host, read before a mitigation is printed or applied. It changes nothing.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -7,7 +7,8 @@ use tracer_model::capture::{Item, Netns, Request};
 use tracer_model::host_context::HostContext;
 use tracer_model::ruleset::Rule;
 
-use crate::netns::{answer, home};
+use crate::netns::home;
+use crate::worker::answer;
 
 /// What is known of a network namespace of this host.
 #[derive(Debug)]

@@ -1,11 +1,10 @@
-//! Applying a cure and taking it back: run its commands one by one, check each, keep a journal that the undo works from,
+//! Applying a mitigation and undoing it: run its commands one by one, check each, keep a journal that the undo works from,
 //! and measure what it changed.
 //!
 //! What is run is what is printed: a printed line is split into words as a shell does, and executed without one.
 
 pub mod apply;
 pub mod journal;
-mod journal_file;
 pub mod live;
 mod run;
 pub mod watch;

@@ -1,11 +1,11 @@
-//! Did it help? The kernel's own counters before and after, without BPF.
+//! Whether a mitigation helped: the kernel's own counters before and after, without BPF.
 
 use std::time::Instant;
 use std::{fs, io};
 
 use tracer_model::mitigation::watched::{Counts, Window};
 
-use crate::ctnetlink::Ctnetlink;
+use crate::ctnetlink;
 use crate::netns::enter;
 
 /// A moment of counting.
@@ -39,7 +39,7 @@ impl Mark {
 
 /// Reads the counters of the namespace that the calling thread is in.
 fn read_here() -> Counts {
-    let invalid = Ctnetlink::open().and_then(|ctnetlink| ctnetlink.invalid()).ok();
+    let invalid = ctnetlink::invalid().ok();
     // /proc/net is the namespace of the process, not of the thread.
     let snmp = fs::read_to_string("/proc/thread-self/net/snmp").unwrap_or_default();
     Counts { invalid, out_rsts: of_snmp(&snmp, "OutRsts"), estab_resets: of_snmp(&snmp, "EstabResets") }

@@ -1,17 +1,35 @@
-//! Base chains alone: where the kernel enters the rulesets of a namespace.
+//! Base chains and the names of tables, without rules: where the kernel enters the rulesets of a namespace.
 
 use std::io;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use tracer_model::ruleset::Family;
+use tracer_model::host_context::FilterChain;
+use tracer_model::ruleset::{Family, Hooks};
 
-use super::super::host_context::{Base, base};
-use super::super::nfnetlink::{Message, Nfnetlink, attribute, dump_of, number, string};
-use super::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE, family};
+use super::messages::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE, family};
+use crate::nfnetlink::{Message, Nfnetlink, attribute, dump_of, number, string};
+
+/// A base chain of nftables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Base {
+    /// Family, table, name and hook.
+    pub(crate) shape: FilterChain,
+    /// Its type is `filter`.
+    pub(crate) filters: bool,
+}
+
+impl Base {
+    /// Whether iptables made it: it alone writes these names in capitals into tables of these names.
+    pub(crate) fn of_iptables(&self) -> bool {
+        self.shape.family != Family::Inet
+            && ["filter", "nat", "mangle", "raw", "security"].contains(&self.shape.table.as_str())
+            && ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&self.shape.name.as_str())
+    }
+}
 
 /// Reads the base chains of the calling thread's network namespace.
-pub(in super::super) fn read(deadline: Instant) -> io::Result<Vec<Base>> {
+pub(crate) fn read(deadline: Instant) -> io::Result<Vec<Base>> {
     let mut found = Vec::new();
     Nfnetlink::open()?.dump(&dump_of(NFT_MSG_GETCHAIN), Some(deadline), |message| {
         found.extend(chain(message));
@@ -21,7 +39,7 @@ pub(in super::super) fn read(deadline: Instant) -> io::Result<Vec<Base>> {
 }
 
 /// Reads the names of the tables there.
-pub(in super::super) fn tables(deadline: Instant) -> io::Result<Vec<(Family, String)>> {
+pub(crate) fn tables(deadline: Instant) -> io::Result<Vec<(Family, String)>> {
     const NFTA_TABLE_NAME: u16 = 1;
     let mut found = Vec::new();
     Nfnetlink::open()?.dump(&dump_of(NFT_MSG_GETTABLE), Some(deadline), |message| {
@@ -41,11 +59,11 @@ pub(super) fn chain(message: Message<'_>) -> Option<Base> {
     let found = |kind| attribute(message.attributes, kind);
     let hook = number(attribute(found(NFTA_CHAIN_HOOK)?, NFTA_HOOK_HOOKNUM)?)?;
     let filters = found(NFTA_CHAIN_TYPE).is_some_and(|kind| string(kind) == "filter");
-    Some(base(
-        family(message.family)?,
-        string(found(NFTA_CHAIN_TABLE)?),
-        string(found(NFTA_CHAIN_NAME)?),
-        hook,
-        filters,
-    ))
+    let shape = FilterChain {
+        family: family(message.family)?,
+        table: string(found(NFTA_CHAIN_TABLE)?),
+        name: string(found(NFTA_CHAIN_NAME)?),
+        hooks: Hooks::only(hook),
+    };
+    Some(Base { shape, filters })
 }

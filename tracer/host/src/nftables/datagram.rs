@@ -3,12 +3,14 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use super::super::nfnetlink::{Message, part};
-use super::{NFT_MSG_GETCHAIN, NFT_MSG_GETTABLE, Reader, Wanted, bases, sets};
+use super::messages::{NFT_MSG_GETCHAIN, NFT_MSG_GETSETELEM, NFT_MSG_GETTABLE};
+use super::reader::{Candidate, Reader, Wanted};
+use super::{bases, sets};
+use crate::nfnetlink::{Message, part};
 
-/// Takes messages of tables, chains, sets and rules, told apart by the kind of the question that they would answer.
+/// Takes messages of tables, chains, sets and rules, each by the kind of the request that it would answer.
 pub fn take(datagram: &[u8], wanted: Wanted) {
-    let mut reader = Reader { wanted, ..Reader::default() };
+    let mut reader = Reader::new(wanted);
     let mut elements = Some(Vec::new());
     // What ends the dump, or is wrong with it, is of no interest here.
     let _end = part(datagram, &mut false, &mut |message: Message<'_>| -> io::Result<ControlFlow<()>> {
@@ -18,7 +20,7 @@ pub fn take(datagram: &[u8], wanted: Wanted) {
                 let _base = bases::chain(message);
                 reader.chain(message);
             }
-            sets::NFT_MSG_GETSETELEM => {
+            NFT_MSG_GETSETELEM => {
                 let _verdicts = sets::mapped(message);
                 elements = elements.take().and_then(|known| sets::take(known, message));
             }
@@ -27,7 +29,7 @@ pub fn take(datagram: &[u8], wanted: Wanted) {
         Ok(ControlFlow::Continue(()))
     });
     let bounds = elements.and_then(|elements| sets::bounds(elements, wanted == Wanted::Audit));
-    for super::Candidate { rule, read, .. } in &mut reader.rules {
+    for Candidate { rule, read, .. } in &mut reader.rules {
         for lookup in std::mem::take(&mut read.lookups) {
             read.resolve(lookup, bounds.clone(), rule.family);
         }

@@ -1,15 +1,19 @@
-//! The expressions of a rule: a program for a machine with registers. What it loads and compares is understood here as
-//! far as an event can tell it; whatever else it does makes the rule incomplete, and excludes nothing.
+//! The expressions of a rule: a program for a machine with registers. What it loads and compares is understood as far as an
+//! event shows it; whatever else it does makes the rule incomplete, and excludes nothing.
 
-use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
-use tracer_model::ruleset::audit::{Does, Verdict, output};
+use tracer_model::ruleset::audit::{Does, Verdict};
 use tracer_model::ruleset::{Backend, Family, Key, Shown, Test};
 
-use super::super::nfnetlink::{attribute, attributes, long, number, string};
-use super::endings::{Ending, translates};
+use super::messages::{NFTA_DATA_VALUE, NFTA_DATA_VERDICT};
+use super::registers::{ALL, Loaded, Registers, bitwise};
 use super::sets::Bounds;
-use super::xtables::{xt_conntrack, xt_target, xt_tcp};
+use super::statements::{translates, verdict};
+use crate::iptables::compat;
+use crate::iptables::xtables::Target;
+use crate::nfnetlink::{attribute, attributes, long, number, string};
+use crate::terminal::Terminal;
 
 /// What a rule does, as far as it is understood, up to where it ends.
 #[derive(Debug, Default)]
@@ -29,8 +33,8 @@ pub(super) struct Expressions {
     /// What it looks up in sets whose elements are still to be read.
     pub(super) lookups: Vec<Lookup>,
     /// What it comes to.
-    pub(super) ending: Option<Ending>,
-    /// An anonymous verdict map that says what becomes of packets by their conntrack state.
+    pub(super) terminal: Option<Terminal>,
+    /// An anonymous verdict map from conntrack states to verdicts.
     pub(super) state_map: Option<String>,
     /// Whether it asks for the conntrack state, or translates, in a way that is not understood.
     pub(super) unclear: bool,
@@ -51,61 +55,6 @@ pub(super) struct Lookup {
     place: usize,
 }
 
-/// What a register holds.
-#[derive(Debug, Clone)]
-struct Loaded {
-    key: Key,
-    length: usize,
-    mask: Vec<u8>,
-    /// What it is, where the rule itself says so.
-    constant: Option<Vec<u8>>,
-}
-
-impl Loaded {
-    const fn new(key: Key, length: usize) -> Self {
-        Self { key, length, mask: Vec::new(), constant: None }
-    }
-}
-
-/// Registers by their first four bytes: `NFT_REG_1` to `NFT_REG_4` have 16, `NFT_REG32_00` to `NFT_REG32_15` four.
-#[derive(Debug, Default)]
-pub(super) struct Registers(BTreeMap<u32, Loaded>);
-
-/// Bytes that an unknown expression may load: what all registers have.
-const ALL: usize = 64;
-
-impl Registers {
-    fn unit(register: u32) -> Option<u32> {
-        match register {
-            1..=4 => Some((register - 1) * 4),
-            8..=23 => Some(register - 8),
-            _ => None,
-        }
-    }
-
-    fn load(&mut self, register: u32, loaded: Loaded) {
-        let units = |length: usize| u32::try_from(length.div_ceil(4)).unwrap_or(u32::MAX);
-        let Some(unit) = Self::unit(register) else { return self.0.clear() };
-        let end = unit.saturating_add(units(loaded.length));
-        self.0.retain(|first, known| first.saturating_add(units(known.length)) <= unit || *first >= end);
-        self.0.insert(unit, loaded);
-    }
-
-    /// Something that is not understood was loaded.
-    fn lose(&mut self, register: u32) {
-        self.load(register, Loaded::new(Key::Unknown, ALL));
-    }
-
-    /// The bytes in a register, where the rule itself put them there.
-    pub(super) fn constant(&self, register: u32) -> Option<&[u8]> {
-        self.0.get(&Self::unit(register)?)?.constant.as_deref()
-    }
-
-    fn get(&self, register: u32) -> Option<&Loaded> {
-        self.0.get(&Self::unit(register)?).filter(|loaded| loaded.key != Key::Unknown)
-    }
-}
-
 /// Most tests that are kept of a rule.
 pub(super) const TESTS: usize = 16;
 /// Most characters that are kept of its words.
@@ -114,15 +63,6 @@ const WORDS: usize = 160;
 const NFTA_LIST_ELEM: u16 = 1;
 const NFTA_EXPR_NAME: u16 = 1;
 const NFTA_EXPR_DATA: u16 = 2;
-const NFTA_DATA_VALUE: u16 = 1;
-const NFTA_DATA_VERDICT: u16 = 2;
-
-/// Whether a rule goes on behind an expression.
-#[derive(PartialEq, Eq)]
-enum Goes {
-    On,
-    NoFurther,
-}
 
 impl Expressions {
     /// Reads `NFTA_RULE_EXPRESSIONS` of a rule of this family.
@@ -132,7 +72,7 @@ impl Expressions {
         for (_, element) in attributes(list).filter(|(kind, _)| *kind == NFTA_LIST_ELEM) {
             let name = attribute(element, NFTA_EXPR_NAME).map(string).unwrap_or_default();
             let data = attribute(element, NFTA_EXPR_DATA).unwrap_or_default();
-            if read.expression(&name, data, &mut registers, family) == Goes::NoFurther {
+            if read.expression(&name, data, &mut registers, family).is_break() {
                 break;
             }
         }
@@ -164,31 +104,24 @@ impl Expressions {
     pub(super) fn may_matter(&self) -> bool {
         let asks = || self.tests.iter().any(|test| test.key == Key::State);
         let looks_up = || self.lookups.iter().any(|lookup| lookup.loaded.key == Key::State);
-        let does = matches!(self.ending, Some(Ending::Does(_)));
-        does || self.unclear || self.state_map.is_some() || (self.ending.is_some() && (asks() || looks_up()))
+        let does = matches!(self.terminal, Some(Terminal::Does(_)));
+        does || self.unclear || self.state_map.is_some() || (self.terminal.is_some() && (asks() || looks_up()))
     }
 
     /// What an audit notes of it, once its sets are read.
-    pub(super) fn does(&self) -> Option<Does> {
-        let mut ending = self.ending.clone()?;
-        if let Some(translation) = ending.translation() {
-            translation.output = output(&self.tests);
-        }
-        match ending {
-            Ending::Does(does) => Some(does),
-            Ending::Verdict(verdict) => Does::to_invalid(&verdict, &self.tests),
-        }
+    pub(super) fn noted(&self) -> Option<Does> {
+        self.terminal.clone()?.noted(&self.tests)
     }
 
-    /// Ends with what becomes of packets in the state INVALID by its verdict map.
-    pub(super) fn end_with(&mut self, verdict: Verdict) {
-        let words = Ending::Verdict(verdict.clone()).words();
-        self.text.push(format!("{{ invalid : {words} }}"));
+    /// Decides what becomes of packets in the state INVALID by its verdict map.
+    pub(super) fn decide_invalid(&mut self, verdict: Verdict) {
+        let terminal = Terminal::Verdict(verdict);
+        self.text.push(format!("{{ invalid : {} }}", terminal.words()));
         self.tests.push(Test::state(1, false));
-        self.ending = Some(Ending::Verdict(verdict));
+        self.terminal = Some(terminal);
     }
 
-    fn expression(&mut self, name: &str, data: &[u8], registers: &mut Registers, family: Family) -> Goes {
+    fn expression(&mut self, name: &str, data: &[u8], registers: &mut Registers, family: Family) -> ControlFlow<()> {
         match name {
             "meta" => self.meta(data, registers),
             "ct" => self.ct(data, registers),
@@ -209,38 +142,38 @@ impl Expressions {
             "reject" => {
                 const NFTA_REJECT_TYPE: u16 = 1;
                 const NFT_REJECT_TCP_RST: u32 = 1;
-                self.ending = Some(Ending::Verdict(Verdict::Reject));
+                self.terminal = Some(Terminal::Verdict(Verdict::Reject));
                 if attribute(data, NFTA_REJECT_TYPE).and_then(number) == Some(NFT_REJECT_TCP_RST) {
                     self.rejects = Some(Backend::Nftables);
                     self.text.push("reject with tcp reset".to_owned());
                 } else {
                     self.text.push("reject".to_owned());
                 }
-                return Goes::NoFurther;
+                return ControlFlow::Break(());
             }
-            "notrack" => self.ends(Ending::Does(Does::Untracks)),
+            "notrack" => self.ends(Terminal::Does(Does::Untracks)),
             "nat" | "masq" | "redir" => {
                 match translates(name, data, registers) {
                     Some((does, known)) => {
                         self.unclear |= !known;
-                        self.ends(Ending::Does(does));
+                        self.ends(Terminal::Does(does));
                     }
                     None => self.unclear = true,
                 }
-                return Goes::NoFurther;
+                return ControlFlow::Break(());
             }
             // limit, quota, connlimit, fib, socket, …: whether they let a packet pass is not known here.
             other => {
-                registers.0.clear();
+                registers.clear();
                 self.not_understood(format!("[{other}]"));
             }
         }
-        Goes::On
+        ControlFlow::Continue(())
     }
 
-    fn ends(&mut self, ending: Ending) {
-        self.text.push(ending.words());
-        self.ending = Some(ending);
+    fn ends(&mut self, terminal: Terminal) {
+        self.text.push(terminal.words());
+        self.terminal = Some(terminal);
     }
 
     fn not_understood(&mut self, text: String) {
@@ -422,7 +355,7 @@ impl Expressions {
         }
     }
 
-    fn immediate(&mut self, data: &[u8], registers: &mut Registers) -> Goes {
+    fn immediate(&mut self, data: &[u8], registers: &mut Registers) -> ControlFlow<()> {
         const NFTA_IMMEDIATE_DREG: u16 = 1;
         const NFTA_IMMEDIATE_DATA: u16 = 2;
         let given = attribute(data, NFTA_IMMEDIATE_DATA);
@@ -435,7 +368,7 @@ impl Expressions {
                     registers.load(register, Loaded { constant, ..Loaded::new(Key::Unknown, value.len()) });
                 }
             }
-            return Goes::On;
+            return ControlFlow::Continue(());
         };
         match verdict(decided) {
             Some(verdict) => {
@@ -443,12 +376,12 @@ impl Expressions {
                     self.jumps.push(to.clone());
                     self.complete = false;
                 }
-                self.ends(Ending::Verdict(verdict));
+                self.ends(Terminal::Verdict(verdict));
             }
             None => self.not_understood("[verdict]".to_owned()),
         }
         // Of what stands behind a verdict nothing is ever run.
-        Goes::NoFurther
+        ControlFlow::Break(())
     }
 
     /// A match of xtables.
@@ -460,13 +393,7 @@ impl Expressions {
         let name = attribute(data, NFTA_MATCH_NAME).map(string).unwrap_or_default();
         let revision = attribute(data, NFTA_MATCH_REV).and_then(number).unwrap_or(0);
         let info = attribute(data, NFTA_MATCH_INFO).unwrap_or_default();
-        let understood = match (name.as_str(), revision) {
-            ("comment", _) => Some((Vec::new(), true)),
-            ("tcp", 0) => xt_tcp(info),
-            ("conntrack", 3) => xt_conntrack(info),
-            _ => None,
-        };
-        if let Some((tests, all)) = understood {
+        if let Some((tests, all)) = compat::matched(&name, revision, info) {
             for test in tests {
                 self.test(test, family);
             }
@@ -480,38 +407,34 @@ impl Expressions {
     }
 
     /// A target of xtables.
-    fn xt_target(&mut self, data: &[u8], family: Family) -> Goes {
+    fn xt_target(&mut self, data: &[u8], family: Family) -> ControlFlow<()> {
         const NFTA_TARGET_NAME: u16 = 1;
         const NFTA_TARGET_REV: u16 = 2;
         const NFTA_TARGET_INFO: u16 = 3;
-        /// `linux/netfilter_ipv4/ipt_REJECT.h`.
-        const IPT_TCP_RESET: u32 = 7;
-        /// `linux/netfilter_ipv6/ip6t_REJECT.h`.
-        const IP6T_TCP_RESET: u32 = 6;
         let name = attribute(data, NFTA_TARGET_NAME).map(string).unwrap_or_default();
+        let revision = attribute(data, NFTA_TARGET_REV).and_then(number).unwrap_or(0);
         let info = attribute(data, NFTA_TARGET_INFO).unwrap_or_default();
         self.author = Some(Backend::IptablesNft);
-        if name != "REJECT" {
-            let revision = attribute(data, NFTA_TARGET_REV).and_then(number).unwrap_or(0);
-            match xt_target(&name, revision, info, family) {
-                Ok(Some(does)) => self.ends(Ending::Does(does)),
-                other => {
-                    self.unclear |= other.is_err();
-                    self.not_understood(format!("-j {name}"));
-                }
+        match compat::target(&name, revision, info, family) {
+            Target::Reset => {
+                self.rejects = self.author;
+                self.terminal = Some(Terminal::Verdict(Verdict::Reject));
+                self.text.push("REJECT --reject-with tcp-reset".to_owned());
+                return ControlFlow::Break(());
             }
-            return Goes::On;
+            Target::Terminal(rejects @ Terminal::Verdict(Verdict::Reject)) => {
+                self.terminal = Some(rejects);
+                self.text.push("REJECT".to_owned());
+                return ControlFlow::Break(());
+            }
+            Target::Terminal(does @ Terminal::Does(_)) => self.ends(does),
+            // Chains and other verdicts are nftables' own here: these are extensions.
+            other => {
+                self.unclear |= other == Target::Unreadable;
+                self.not_understood(format!("-j {name}"));
+            }
         }
-        self.ending = Some(Ending::Verdict(Verdict::Reject));
-        let with = info.first_chunk().copied();
-        let reset = if family == Family::Ip6 { IP6T_TCP_RESET } else { IPT_TCP_RESET };
-        if with.map(u32::from_ne_bytes) == Some(reset) {
-            self.rejects = Some(Backend::IptablesNft);
-            self.text.push("REJECT --reject-with tcp-reset".to_owned());
-        } else {
-            self.text.push("REJECT".to_owned());
-        }
-        Goes::NoFurther
+        ControlFlow::Continue(())
     }
 
     /// It in short.
@@ -544,43 +467,5 @@ impl Expressions {
         let kept = self.text.iter().filter(|words| !implied(words));
         kept.map(|words| words.strip_prefix("tcp ").map_or_else(|| words.clone(), |rest| format!("{transport}{rest}")))
             .collect()
-    }
-}
-
-/// A verdict that decides, or leads elsewhere.
-pub(super) fn verdict(attributes: &[u8]) -> Option<Verdict> {
-    const NFTA_VERDICT_CODE: u16 = 1;
-    const NFTA_VERDICT_CHAIN: u16 = 2;
-    const NF_DROP: i32 = 0;
-    const NF_ACCEPT: i32 = 1;
-    const NFT_JUMP: i32 = -3;
-    const NFT_GOTO: i32 = -4;
-    match attribute(attributes, NFTA_VERDICT_CODE).and_then(number).map(u32::cast_signed)? {
-        NF_DROP => Some(Verdict::Drop),
-        NF_ACCEPT => Some(Verdict::Accept),
-        NFT_JUMP | NFT_GOTO => attribute(attributes, NFTA_VERDICT_CHAIN).map(string).map(Verdict::Chain),
-        _ => None,
-    }
-}
-
-fn bitwise(data: &[u8], registers: &mut Registers) {
-    const NFTA_BITWISE_SREG: u16 = 1;
-    const NFTA_BITWISE_DREG: u16 = 2;
-    const NFTA_BITWISE_MASK: u16 = 4;
-    const NFTA_BITWISE_XOR: u16 = 5;
-    const NFTA_BITWISE_OP: u16 = 6;
-    /// Its name was `NFT_BITWISE_BOOL` before there were others.
-    const NFT_BITWISE_MASK_XOR: u32 = 0;
-    let field = |kind| attribute(data, kind).and_then(number);
-    let value = |kind| attribute(data, kind).and_then(|data| attribute(data, NFTA_DATA_VALUE));
-    let Some(register) = field(NFTA_BITWISE_DREG) else { return registers.0.clear() };
-    let plain = field(NFTA_BITWISE_OP).unwrap_or(NFT_BITWISE_MASK_XOR) == NFT_BITWISE_MASK_XOR
-        && value(NFTA_BITWISE_XOR).is_some_and(|xor| xor.iter().all(|byte| *byte == 0));
-    let loaded = field(NFTA_BITWISE_SREG).and_then(|register| registers.get(register)).cloned();
-    match (loaded, value(NFTA_BITWISE_MASK)) {
-        (Some(loaded), Some(mask)) if plain && loaded.mask.is_empty() && mask.len() == loaded.length => {
-            registers.load(register, Loaded { mask: mask.to_vec(), ..loaded });
-        }
-        _ => registers.lose(register),
     }
 }

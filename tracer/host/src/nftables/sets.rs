@@ -1,5 +1,5 @@
-//! The elements of anonymous sets and verdict maps: what `{ 80, 443, 8000-8999 }` in a rule becomes. It is made with its rule, and never
-//! changes.
+//! The elements of anonymous sets and verdict maps: what `{ 80, 443, 8000-8999 }` in a rule becomes. Such a set is made with
+//! its rule, and never changes.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -9,19 +9,16 @@ use netlink_packet_core::NLM_F_DUMP;
 
 use tracer_model::ruleset::audit::Verdict;
 
-use super::super::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, message, number, request};
-use super::expressions::verdict;
-use super::{SUBSYSTEM, Table};
+use super::messages::{NFT_MSG_GETSET, NFT_MSG_GETSETELEM, NFTA_DATA_VALUE, NFTA_DATA_VERDICT, Table};
+use super::statements::verdict;
+use crate::nfnetlink::{End, Message, Nfnetlink, attribute, attributes, message, number, put_string, request};
 
-const NFT_MSG_GETSET: u16 = SUBSYSTEM | 0xa;
-pub(super) const NFT_MSG_GETSETELEM: u16 = SUBSYSTEM | 0xd;
 const NFT_SET_ANONYMOUS: u32 = 0x1;
 const NFT_SET_CONSTANT: u32 = 0x2;
 const NFT_SET_INTERVAL: u32 = 0x4;
 
 const NFTA_SET_ELEM_LIST_ELEMENTS: u16 = 3;
 const NFTA_SET_ELEM_KEY: u16 = 1;
-const NFTA_DATA_VALUE: u16 = 1;
 
 /// Most elements that are read of a set.
 const MOST: usize = 256;
@@ -40,7 +37,7 @@ pub(super) struct Element {
 /// A verdict map of conntrack states: each state with what becomes of its packets. Verdicts that decide nothing are left
 /// out.
 pub(super) fn verdicts((family, table): &Table, name: &str, deadline: Instant) -> io::Result<Vec<(Vec<u8>, Verdict)>> {
-    let wanted = request(NFT_MSG_GETSETELEM, NLM_F_DUMP, *family, &[(1, table.as_str()), (2, name)]);
+    let wanted = request(NFT_MSG_GETSETELEM, NLM_F_DUMP, *family, &of_set(table, name));
     let mut found = Vec::new();
     let end = Nfnetlink::open()?.dump(&wanted, Some(deadline), |message| {
         found.extend(mapped(message));
@@ -49,10 +46,14 @@ pub(super) fn verdicts((family, table): &Table, name: &str, deadline: Instant) -
     if end == End::Cut { Err(io::ErrorKind::TimedOut.into()) } else { Ok(found) }
 }
 
+/// `NFTA_SET_TABLE` and `NFTA_SET_NAME`, or `NFTA_SET_ELEM_LIST_TABLE` and `NFTA_SET_ELEM_LIST_SET`.
+fn of_set(table: &str, name: &str) -> Vec<u8> {
+    [put_string(1, table), put_string(2, name)].concat()
+}
+
 /// The elements of a message of a verdict map.
 pub(super) fn mapped(message: Message<'_>) -> Vec<(Vec<u8>, Verdict)> {
     const NFTA_SET_ELEM_DATA: u16 = 2;
-    const NFTA_DATA_VERDICT: u16 = 2;
     let list = attribute(message.attributes, NFTA_SET_ELEM_LIST_ELEMENTS).unwrap_or_default();
     let of = |element: &[u8]| {
         let key = attribute(element, NFTA_SET_ELEM_KEY).and_then(|key| attribute(key, NFTA_DATA_VALUE))?;
@@ -65,8 +66,7 @@ pub(super) fn mapped(message: Message<'_>) -> Vec<(Vec<u8>, Verdict)> {
 /// Reads a set; none where it is not of the kind that is understood, or has too many elements.
 pub(super) fn read((family, table): &Table, name: &str, deadline: Instant) -> io::Result<Option<Bounds>> {
     const NFTA_SET_FLAGS: u16 = 3;
-    // NFTA_SET_TABLE and NFTA_SET_NAME, NFTA_SET_ELEM_LIST_TABLE and NFTA_SET_ELEM_LIST_SET.
-    let which = [(1, table.as_str()), (2, name)];
+    let which = of_set(table, name);
     let answer = Nfnetlink::open()?.exchange(&request(NFT_MSG_GETSET, 0, *family, &which))?;
     let flags = attribute(message(&answer)?.attributes, NFTA_SET_FLAGS).and_then(number).unwrap_or(0);
     let plain = NFT_SET_ANONYMOUS | NFT_SET_CONSTANT;
@@ -141,9 +141,8 @@ mod tests {
 
     use tracer_model::ruleset::audit::Verdict;
 
-    use super::super::super::nfnetlink::Message;
-    use super::super::super::nfnetlink::tests::attribute;
     use super::{Element, bounds, mapped, take};
+    use crate::nfnetlink::{Message, put as attribute};
 
     fn elements(keys: &[(u16, bool)]) -> Vec<Element> {
         keys.iter().map(|(key, starts)| Element { key: key.to_be_bytes().to_vec(), starts: *starts }).collect()

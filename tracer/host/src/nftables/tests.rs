@@ -7,10 +7,9 @@ use rstest::rstest;
 
 use tracer_model::ruleset::{Backend, Family, Hooks, Key, Rule, Test};
 
-use super::super::nfnetlink::Message;
-use super::super::nfnetlink::tests::attribute;
-use super::Reader;
 use super::expressions::Expressions;
+use super::reader::Reader;
+use crate::nfnetlink::{Message, put as attribute};
 
 const INET: u8 = 1;
 const IPV4: u8 = 2;

@@ -1,23 +1,23 @@
-//! How a conntrack entry ended (`nf_ct_delete`, `net/netfilter/nf_conntrack_core.c`, 5.10 to 7.2).
+//! Destroyed conntrack entries: what destroyed an entry, and why (`nf_ct_delete`, `net/netfilter/nf_conntrack_core.c`, 5.10 to 7.2).
 
 use super::entry::{Entry, TcpState};
 use crate::event::Text;
 use crate::time::Instant;
 
-/// An entry that ended before the packet came that would have belonged to it.
+/// An entry that was destroyed before a packet of its connection came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DestroyedEntry {
-    /// When it ended.
+    /// When it was destroyed.
     pub at: Instant,
-    /// The entry as it was.
+    /// Its last state.
     pub entry: Entry,
-    /// Who ended it.
-    pub by: EndedBy,
+    /// What destroyed it.
+    pub by: DestroyedBy,
 }
 
-/// Who ended an entry.
+/// What destroyed an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum EndedBy {
+pub enum DestroyedBy {
     /// Its timeout.
     Timeout,
     /// A program, by netlink: `conntrack -D`, `conntrack -F`.
@@ -27,34 +27,34 @@ pub enum EndedBy {
         /// Its name.
         comm: Text<16>,
     },
-    /// `early_drop`: the table was full, and a new connection took the place of one without traffic in both directions.
+    /// `early_drop`: the table was full, and a new connection evicted one without traffic in both directions.
     EarlyDrop,
-    /// The garbage collector, before its time: the table is above 95 % full.
+    /// The garbage collector, before the timeout: the table is above 95 % full.
     Pressure,
-    /// The masquerading address, an interface or a module went away.
+    /// The removal of a masquerading address, an interface or a module.
     CleanUp,
     /// The TCP tracker: a RST or a SYN that reopens a closed connection.
     Tracker,
-    /// The kernel, by a function that is not known.
+    /// A kernel function that is not known.
     Kernel,
 }
 
-/// What an entry's end means for its connection.
+/// Why an entry was destroyed, seen from its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum End {
-    /// The timeout of a connection that was not closed ran out.
+pub enum DestroyReason {
+    /// The timeout of an open connection expired.
     Expired,
-    /// The connection had been closed.
+    /// The connection was closed before.
     Closed,
-    /// The table needed the room.
+    /// The table was full.
     Evicted,
-    /// Somebody took it away.
+    /// A program or a change of the configuration deleted it.
     Deleted,
     /// Not known.
     Unknown,
 }
 
-impl End {
+impl DestroyReason {
     /// The word used for it in every output.
     pub const fn name(self) -> &'static str {
         match self {
@@ -68,14 +68,16 @@ impl End {
 }
 
 impl DestroyedEntry {
-    /// What that means for the connection.
-    pub const fn end(&self) -> End {
+    /// Why it was destroyed.
+    pub const fn reason(&self) -> DestroyReason {
         match (self.by, self.entry.state) {
-            (EndedBy::UserSpace { .. } | EndedBy::CleanUp, _) => End::Deleted,
-            (EndedBy::EarlyDrop | EndedBy::Pressure, _) => End::Evicted,
-            (EndedBy::Timeout, TcpState::TimeWait | TcpState::Close) | (EndedBy::Tracker, _) => End::Closed,
-            (EndedBy::Timeout, _) => End::Expired,
-            (EndedBy::Kernel, _) => End::Unknown,
+            (DestroyedBy::UserSpace { .. } | DestroyedBy::CleanUp, _) => DestroyReason::Deleted,
+            (DestroyedBy::EarlyDrop | DestroyedBy::Pressure, _) => DestroyReason::Evicted,
+            (DestroyedBy::Timeout, TcpState::TimeWait | TcpState::Close) | (DestroyedBy::Tracker, _) => {
+                DestroyReason::Closed
+            }
+            (DestroyedBy::Timeout, _) => DestroyReason::Expired,
+            (DestroyedBy::Kernel, _) => DestroyReason::Unknown,
         }
     }
 }

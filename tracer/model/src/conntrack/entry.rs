@@ -1,17 +1,19 @@
-//! A conntrack entry: its two tuples, its TCP state, and what each side has sent and offered.
+//! A conntrack entry: its two tuples, its TCP state, and the window data of both sides.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::seq::Seq;
 
 /// A connection's endpoints in one direction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Tuple {
-    /// Where packets of this direction come from.
+    /// The source of packets of this direction.
     pub src: SocketAddr,
-    /// Where they go.
+    /// Their destination.
     pub dst: SocketAddr,
 }
 
@@ -66,10 +68,10 @@ impl Direction {
     }
 }
 
-/// `skb->_nfct` without the address: what the packet is to conntrack.
+/// `skb->_nfct` without the address: conntrack's view of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Nfct {
-    /// 0: conntrack refused the packet, or does not see packets in this namespace.
+    /// 0: conntrack classified the packet as INVALID, or does not track this namespace.
     None,
     /// Exactly 7, `IP_CT_UNTRACKED` without an entry: a NOTRACK rule.
     Untracked,
@@ -120,7 +122,8 @@ impl Nfct {
 }
 
 /// `enum tcp_conntrack` (`include/uapi/linux/netfilter/nf_conntrack_tcp.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "u8", into = "u8")]
 pub enum TcpState {
     /// No packet seen.
     None,
@@ -182,6 +185,18 @@ impl TcpState {
     }
 }
 
+impl From<u8> for TcpState {
+    fn from(raw: u8) -> Self {
+        Self::from_raw(raw)
+    }
+}
+
+impl From<TcpState> for u8 {
+    fn from(state: TcpState) -> Self {
+        state.raw()
+    }
+}
+
 impl fmt::Display for TcpState {
     /// The kernel's own names (`tcp_conntrack_names`, `net/netfilter/nf_conntrack_proto_tcp.c`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -202,7 +217,7 @@ impl fmt::Display for TcpState {
 }
 
 /// `IPS_*` bits of `nf_conn.status` (`include/uapi/linux/netfilter/nf_conntrack_common.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Status(pub u32);
 
 impl Status {
@@ -232,7 +247,7 @@ const FLAG_SACK_PERM: u8 = 0x02;
 /// `IP_CT_TCP_FLAG_MAXACK_SET`: `td_maxack` means something.
 const FLAG_MAXACK_SET: u8 = 0x20;
 
-/// What conntrack knows of one side, `struct ip_ct_tcp_state`.
+/// The window data of one side, `struct ip_ct_tcp_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Seen {
     /// Highest sequence number sent, plus one.
@@ -274,7 +289,7 @@ pub struct Entry {
     pub status: Status,
     /// State of the TCP tracker.
     pub state: TcpState,
-    /// What each side has sent and offered: original, then reply.
+    /// The window data of both sides: original, then reply.
     pub seen: [Seen; 2],
     /// Direction of the last packet that was accepted.
     pub last_dir: Direction,
@@ -283,7 +298,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// What one side has sent and offered.
+    /// The window data of one side.
     pub const fn side(&self, direction: Direction) -> &Seen {
         &self.seen[direction.index()]
     }

@@ -1,20 +1,25 @@
-//! The eras of conntrack's TCP logging code, which decide what a logged packet's verdict was.
+//! The conntrack log format: the shape of the TCP logging code, which decides the verdict on a logged packet.
 
 use std::fmt;
 
-/// Which shape of the code a kernel has. Distributions backport at will: it is detected, never read off a version.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+use serde::{Deserialize, Serialize};
+
+/// The format of a kernel. Distributions backport the code, so the format is detected from BTF and not derived from a
+/// version number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// 5.10: `nf_ct_l4proto_log_invalid(skb, ct, fmt, …)`; every window failure is INVALID.
     E1,
     /// 5.15 to 6.0: the hook state is passed too; every window failure is INVALID.
     E2,
-    /// 6.1 to 6.1.183, 6.6.87, up to 6.12.103: some window failures are let pass (`NFCT_TCP_IGNORE`); the message
-    /// travels in a `va_format`.
+    /// 6.1 to 6.1.183, 6.6.87, up to 6.12.103: packets with some window failures are accepted (`NFCT_TCP_IGNORE`); the
+    /// message is passed in a `va_format`.
     E3,
     /// 6.1.184, 6.12.104, 7.2 and later: as E3, but the message is logged after the entry's lock is released.
     E4,
-    /// The kernel describes its functions and they are none of these.
+    /// None of these.
+    #[serde(other)]
     Unknown,
 }
 
@@ -30,7 +35,7 @@ impl LogFormat {
         }
     }
 
-    /// The era with this name.
+    /// The format with this name.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::E1, Self::E2, Self::E3, Self::E4, Self::Unknown].into_iter().find(|log_format| log_format.name() == name)
     }

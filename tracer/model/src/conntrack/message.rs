@@ -1,7 +1,7 @@
-//! What the tracker says about a packet, and what it did with it.
+//! The tracker's log messages, and its verdict on the logged packet.
 //!
-//! That the log function ran proves nothing: some messages are about packets that were let pass. The verdict follows
-//! from the message and the era of the kernel. Source: `net/netfilter/nf_conntrack_proto_tcp.c` of 5.10, 5.15, 5.19, 6.0,
+//! A log message alone does not mean INVALID: conntrack accepts some of the packets that it logs. The verdict follows
+//! from the message and the conntrack log format. Source: `net/netfilter/nf_conntrack_proto_tcp.c` of 5.10, 5.15, 5.19, 6.0,
 //! 6.1, 6.6, 6.9, 6.12, 6.18 and 7.2.
 
 use super::window::Failure;
@@ -10,11 +10,11 @@ use crate::conntrack::log_format::LogFormat;
 /// What conntrack did with the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Verdict {
-    /// It is INVALID: it loses its entry, is not translated, and whatever the rules do with INVALID happens to it.
+    /// INVALID: the packet has no entry and is not translated, and the rules for INVALID packets apply to it.
     Invalid,
-    /// It is let pass and translated, without updating the entry (`NFCT_TCP_IGNORE`, or the state table's sIG).
+    /// Accepted and translated, without updating the entry (`NFCT_TCP_IGNORE`, or the state table's sIG).
     Ignored,
-    /// The message says so neither way.
+    /// The message does not decide.
     Unknown,
 }
 
@@ -29,7 +29,7 @@ impl Verdict {
     }
 }
 
-/// A message of the TCP tracker, whatever words a kernel has for it.
+/// A message of the TCP tracker, whatever its text in a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Message {
     /// A window check failed.
@@ -128,8 +128,8 @@ enum Meaning {
 impl Message {
     /// Recognises a message by its format string, the string argument where the format is `"%s"`, and its first number.
     pub fn recognise(format: &str, text: &str, first: u32) -> Self {
-        let (table, words) = if format == "%s" { (TEXTS, text) } else { (FORMATS, format) };
-        match table.iter().find(|(known, _)| *known == words) {
+        let (table, logged) = if format == "%s" { (TEXTS, text) } else { (FORMATS, format) };
+        match table.iter().find(|(known, _)| *known == logged) {
             Some((_, Meaning::Window(failure))) => {
                 Self::Window { failure: *failure, logged: format.contains("%u").then_some(first) }
             }
@@ -157,7 +157,7 @@ impl Message {
         Self::Other
     }
 
-    /// What conntrack did with the packet in a kernel of this era.
+    /// The verdict on the packet in a kernel with this log format.
     pub const fn verdict(self, log_format: LogFormat) -> Verdict {
         match self {
             Self::Window { failure: Failure::SeqOver | Failure::AckOver, .. }
@@ -167,14 +167,14 @@ impl Message {
             | Self::Truncated
             | Self::BadChecksum
             | Self::BadFlags => Verdict::Invalid,
-            // The words changed together with the verdict: a kernel that gives the bound lets the packet pass. Where the
-            // words and the kernel's era contradict each other, nobody knows before the RST shows it.
+            // The text changed together with the verdict: a kernel that logs the bound accepts the packet. Where the text
+            // and the log format contradict each other, only the RST shows the verdict.
             Self::Window { failure: Failure::SeqUnder | Failure::AckUnder, logged } => match (logged, log_format) {
                 (None, LogFormat::E1 | LogFormat::E2 | LogFormat::Unknown) => Verdict::Invalid,
                 (Some(_), LogFormat::E3 | LogFormat::E4 | LogFormat::Unknown) => Verdict::Ignored,
                 _ => Verdict::Unknown,
             },
-            // These words are the same in 6.0, where the packet is refused, and in 6.1, where it is let pass.
+            // 6.0, which classifies the packet as INVALID, and 6.1, which accepts it, log the same text.
             Self::Window { failure: Failure::Overshot, .. } => match log_format {
                 LogFormat::E2 => Verdict::Invalid,
                 LogFormat::E3 | LogFormat::E4 => Verdict::Ignored,
@@ -227,7 +227,7 @@ mod tests {
         Verdict::Ignored
     )]
     #[case("invalid state", "", LogFormat::E1, Message::InvalidState, Verdict::Invalid)]
-    // 5.15 and 6.0: the words of 5.10 after another argument, and the overshot
+    // 5.15 and 6.0: the text of 5.10 after another argument, and the overshot
     #[case(
         "%s",
         "ACK is under the lower bound (possible overly delayed ACK)",
@@ -276,7 +276,7 @@ mod tests {
     // nf_l4proto_log_invalid
     #[case("%s", "bad checksum", LogFormat::E4, Message::BadChecksum, Verdict::Invalid)]
     #[case("%s", "invalid new", LogFormat::E4, Message::InvalidNew, Verdict::Invalid)]
-    // words and era contradict each other
+    // text and log format contradict each other
     #[case(
         "SEQ is under lower bound %u (already ACKed data retransmitted)",
         "",
@@ -291,7 +291,7 @@ mod tests {
         window(Failure::SeqUnder, None),
         Verdict::Unknown
     )]
-    // words of a kernel to come
+    // text of a later kernel
     #[case("the segment is %s", "odd", LogFormat::E4, Message::Other, Verdict::Unknown)]
     #[case("%u bytes more than expected", "", LogFormat::Unknown, window(Failure::Overshot, Some(7)), Verdict::Unknown)]
     fn recognises(

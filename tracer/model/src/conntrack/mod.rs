@@ -1,7 +1,6 @@
-//! What conntrack's TCP tracker knows and says, restated: entries, states, window arithmetic, log messages and their
-//! verdicts.
+//! conntrack's TCP tracker as data and arithmetic: entries, states, the window check, log messages and their verdicts.
 //!
-//! Pure: no clock, no file, no socket, no allocation that depends on the outside.
+//! Pure: no clock, no file, no socket.
 
 pub mod destroyed;
 pub mod entry;
@@ -10,7 +9,7 @@ pub mod message;
 pub mod seq;
 pub mod window;
 
-pub use destroyed::{DestroyedEntry, End, EndedBy};
+pub use destroyed::{DestroyReason, DestroyedBy, DestroyedEntry};
 pub use entry::{Direction, Entry, Nfct, Seen, Status, TcpState, Tuple};
 pub use log_format::LogFormat;
 pub use message::{Message, Verdict};

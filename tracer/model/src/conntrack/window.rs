@@ -181,7 +181,7 @@ pub fn explain(
     })
 }
 
-/// The first inequality that a segment misses, in the order in which kernels of this era test them.
+/// The first inequality that a segment misses, in the order in which kernels of this log format test them.
 ///
 /// The entry must be as the check saw it: after the sender's side was initialised, before an overshot is recorded.
 pub fn check(segment: &Segment, entry: &Entry, direction: Direction, log_format: LogFormat) -> Option<Failure> {
@@ -389,7 +389,7 @@ mod tests {
         }
     }
 
-    /// The figures of the incident that the documentation tells.
+    /// The figures of the documented incident.
     #[test]
     fn the_late_retransmission() {
         let model = Model {

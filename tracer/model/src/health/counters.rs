@@ -26,7 +26,7 @@ pub enum Counter {
 }
 
 impl Counter {
-    /// All of them, those that tell of trouble first.
+    /// All of them, those that count failures first.
     pub const ALL: [Self; 10] = [
         Self::Invalid,
         Self::InsertFailed,

@@ -1,7 +1,7 @@
-//! Is conntrack healthy, and can this host be traced? From facts to findings.
+//! Health data: the facts behind the findings of `whyrst doctor`.
 //!
-//! Pure: what is known comes in as [`Facts`], read by the crate `tracer-host`. Where something could not be read it is absent,
-//! and said to be; no finding rests on what is absent.
+//! Data only. The crate `tracer-host` reads it into [`Facts`]. A fact that could not be read is absent and named in `unread`;
+//! no finding rests on an absent fact.
 
 pub mod counters;
 pub mod ports;
@@ -34,14 +34,14 @@ pub struct Facts {
     pub namespaces: Vec<Namespace>,
 }
 
-/// Something that keeps whyrst from tracing.
+/// An obstacle to tracing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Obstacle {
     /// A word that scripts can rely on.
     pub id: &'static str,
-    /// What is in the way, with what shows it.
+    /// The obstacle, with its evidence.
     pub what: String,
-    /// How to get it out of the way.
+    /// How to remove it.
     pub fix: String,
 }
 
@@ -52,20 +52,20 @@ impl Obstacle {
     }
 }
 
-/// What the host is.
+/// The host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Machine {
     /// Its name.
     pub hostname: String,
     /// The kernel's release, as `uname -r` prints it.
     pub kernel: String,
-    /// The era of conntrack's logging code, where conntrack is loaded.
+    /// The conntrack log format, where conntrack is loaded.
     pub log_format: Option<LogFormat>,
     /// Bytes of memory (`MemTotal` of /proc/meminfo).
     pub memory: Option<u64>,
-    /// Bytes of an entry without its extensions, where the kernel tells.
+    /// Bytes of an entry without its extensions, where BTF has it.
     pub entry_bytes: Option<u64>,
-    /// Programs that commands of the advice need and that this host has.
+    /// Installed programs, of those that advice uses.
     pub programs: Vec<&'static str>,
     /// What could not be read, and why.
     pub unread: Vec<String>,
@@ -87,7 +87,7 @@ impl Machine {
 /// Whether a host can be traced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tracing {
-    /// What is in the way.
+    /// The obstacles.
     pub obstacles: Vec<Obstacle>,
     /// Whether `nf_conntrack` is loaded.
     pub conntrack: bool,
@@ -102,7 +102,7 @@ pub struct Tracing {
 }
 
 impl Tracing {
-    /// Whether a capture would start.
+    /// Whether a capture can start.
     pub fn possible(&self) -> bool {
         self.conntrack && self.obstacles.is_empty()
     }
@@ -127,9 +127,9 @@ pub struct MapMemory {
 pub struct Namespace {
     /// Its inode number.
     pub inode: u32,
-    /// How a command gets there.
-    pub place: Place,
-    /// The first look.
+    /// How a command enters it.
+    pub place: NetnsRef,
+    /// The first sample.
     pub before: Sample,
     /// The second.
     pub after: Sample,
@@ -171,12 +171,12 @@ impl Namespace {
         Some(self.entries()? * 100 / self.max()?)
     }
 
-    /// Seconds between the two looks.
+    /// Seconds between the two samples.
     pub fn seconds(&self) -> f64 {
         (self.after.at - self.before.at).as_secs_f64()
     }
 
-    /// How much a counter has grown between the looks.
+    /// The growth of a counter between the samples.
     pub fn grown(&self, counter: Counter) -> Option<u64> {
         counters::grown(&self.before.counters, &self.after.counters, counter)
     }
@@ -201,14 +201,14 @@ impl Namespace {
         (seconds > 0.0).then(|| (after as f64 - before as f64) / seconds)
     }
 
-    /// Whether nothing here is tracked and nothing ever was, as far as the counters tell.
+    /// Whether the counters show no tracked connection, now or before.
     pub fn is_idle(&self) -> bool {
         let counted = |counter| self.total(counter).unwrap_or(0) > 0;
         self.entries() == Some(0) && !Counter::ALL.into_iter().any(counted)
     }
 }
 
-/// What a look at a namespace's counters saw.
+/// The counters of a namespace at a point in time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sample {
     /// When.
@@ -221,21 +221,21 @@ pub struct Sample {
     pub expectations: Option<u64>,
 }
 
-/// How a command gets into a network namespace.
+/// How a command enters a network namespace.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct NetnsRef {
     /// Its name, as `ip netns` knows it.
     pub name: Option<String>,
     /// A process that is in it.
     pub pid: Option<u32>,
     /// Whether whyrst itself is in it.
     pub home: bool,
-    /// Whether it is the one that the first process is in.
+    /// Whether it is the initial namespace.
     pub initial: bool,
 }
 
-impl Place {
-    /// What to put before a command; none where no command gets there.
+impl NetnsRef {
+    /// The prefix of a command; `None` where no command can enter.
     pub fn prefix(&self) -> Option<String> {
         if self.home {
             return Some(String::new());
@@ -246,7 +246,7 @@ impl Place {
         named.or_else(|| self.pid.map(|pid| format!("nsenter --net=/proc/{pid}/ns/net ")))
     }
 
-    /// A command that does it there, or says where it would have to be done.
+    /// The command with its prefix, or with a note that it belongs into that namespace.
     pub fn command(&self, command: &str) -> String {
         self.prefix().map_or_else(|| format!("in that network namespace: {command}"), |prefix| prefix + command)
     }
@@ -256,7 +256,7 @@ impl Place {
 mod tests {
     use rstest::rstest;
 
-    use super::Place;
+    use super::NetnsRef;
 
     #[rstest]
     #[case::home(Some("gw"), None, true, Some(""))]
@@ -273,7 +273,7 @@ mod tests {
         #[case] home: bool,
         #[case] expected: Option<&str>,
     ) {
-        let place = Place { name: name.map(str::to_owned), pid, home, initial: false };
+        let place = NetnsRef { name: name.map(str::to_owned), pid, home, initial: false };
         assert_eq!(place.prefix().as_deref(), expected);
     }
 }

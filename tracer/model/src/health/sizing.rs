@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 /// Bits of a word of the kernels that whyrst runs on.
 const WORD: u64 = 64;
-/// Bytes of an entry where the kernel does not tell: `struct nf_conn` is about 250 bytes in 5.10 to 7.3, and with what
+/// Bytes of an entry where BTF does not have it: `struct nf_conn` is about 250 bytes in 5.10 to 7.3, and with what
 /// NAT, accounting and labels append about 300.
 pub const ABOUT: u64 = 300;
 /// Bytes of a bucket: one pointer (`struct hlist_nulls_head`).
@@ -24,7 +24,7 @@ pub struct Sizing {
     pub by_kernel: u64,
     /// Bytes of an entry.
     pub entry: u64,
-    /// Whether that is what this kernel says.
+    /// Whether this kernel's BTF has that size.
     pub entry_known: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What a table holds: counted entry by entry as the kernel dumps them, in bounded memory.
+//! The content of a conntrack table, counted from the kernel's dump in bounded memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -34,18 +34,18 @@ pub struct Entry {
     pub zone: u16,
 }
 
-/// What was counted of a table.
+/// The counts of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
-    /// Who holds the entries, and what they go to.
+    /// Its use by sources and services.
     pub table_usage: TableUsage,
     /// Entries per IP protocol number.
     pub protocols: BTreeMap<u8, u64>,
     /// Entries per TCP state.
     pub states: BTreeMap<TcpState, u64>,
-    /// Entries that nobody has answered.
+    /// Entries without a reply.
     pub unreplied: u64,
-    /// Entries that have seen traffic both ways long enough not to be evicted.
+    /// Entries with `IPS_ASSURED`, which a full table does not evict.
     pub assured: u64,
     /// Entries whose source is translated.
     pub translated: u64,
@@ -55,10 +55,10 @@ pub struct Table {
     pub ports_rough: bool,
 }
 
-/// A count going on.
+/// A count in progress.
 #[derive(Debug)]
 pub struct Tally {
-    backends: Counting,
+    usage: Counting,
     protocols: BTreeMap<u8, u64>,
     states: BTreeMap<TcpState, u64>,
     unreplied: u64,
@@ -73,7 +73,7 @@ impl Tally {
     /// One that knows which ports rules translate to.
     pub fn new(ranges: Ranges) -> Self {
         Self {
-            backends: Counting::default(),
+            usage: Counting::default(),
             protocols: BTreeMap::new(),
             states: BTreeMap::new(),
             unreplied: 0,
@@ -87,7 +87,7 @@ impl Tally {
 
     /// Counts an entry.
     pub fn add(&mut self, entry: &Entry) {
-        self.backends.add(entry.source, entry.service);
+        self.usage.add(entry.source, entry.service);
         if let Some(protocol) = entry.protocol {
             *self.protocols.entry(protocol).or_default() += 1;
         }
@@ -111,14 +111,14 @@ impl Tally {
         // No two entries of a zone have the same reply tuple: each entry is a port of its own.
         let destination = Destination { nat: nat.0, address, port, protocol, zone: entry.zone };
         if self.destinations.len() >= DESTINATIONS && !self.destinations.contains_key(&destination) {
-            self.forget();
+            self.drop_rare();
         }
         *self.destinations.entry(destination).or_default() += 1;
     }
 
     /// Entries so far.
     pub const fn entries(&self) -> u64 {
-        self.backends.entries()
+        self.usage.entries()
     }
 
     /// The result.
@@ -135,7 +135,7 @@ impl Tally {
         ports.sort_unstable_by_key(|usage| (std::cmp::Reverse((usage.permille(), usage.used)), usage.destination));
         ports.truncate(KEPT);
         Table {
-            table_usage: self.backends.finish(netns, at, problem),
+            table_usage: self.usage.finish(netns, at, problem),
             protocols: self.protocols,
             states: self.states,
             unreplied: self.unreplied,
@@ -146,8 +146,8 @@ impl Tally {
         }
     }
 
-    /// Forgets the rarer half.
-    fn forget(&mut self) {
+    /// Drops the rarer half.
+    fn drop_rare(&mut self) {
         self.rough = true;
         let mut all: Vec<(Destination, u64)> = self.destinations.drain().collect();
         all.sort_unstable_by_key(|(destination, used)| (std::cmp::Reverse(*used), *destination));

@@ -1,45 +1,48 @@
-//! The names of the cures, and what is said of each on every host.
+//! The names of the mitigations, and the description of each that is the same on every host.
 
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::cause::Reason;
 
-/// A cure's stable name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The stable name of a mitigation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum MitigationId {
-    /// A kernel that lets such packets pass.
+    /// A kernel that accepts such packets.
     UpgradeKernel,
     /// A rule that drops INVALID packets before the local stack can answer them.
     DropInvalidInput,
-    /// No window checks at all.
+    /// No window checks.
     BeLiberal,
-    /// RSTs below the acknowledged sequence number are let pass.
+    /// RSTs below the acknowledged sequence number are accepted.
     IgnoreInvalidRst,
     /// A longer timeout for idle connections.
     RaiseTimeout,
-    /// Ends that do not stay silent for that long.
+    /// Keepalives of a client or server, more often than the timeout.
     Keepalive,
-    /// A table with more room.
+    /// A larger table.
     RaiseTableSize,
-    /// A service that is not tracked at all.
+    /// A service that is not tracked.
     UntrackService,
-    /// A look at the rule that rejected.
+    /// A review of the rule that rejects.
     ReviewRejectRule,
 }
 
-/// What is said of a cure on every host.
+/// The description of a mitigation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct About {
-    /// It in one line.
+    /// Its title, one line.
     pub title: &'static str,
-    /// What else it does.
+    /// Its side effects.
     pub side_effects: &'static [&'static str],
-    /// The reasons that it is for.
-    pub cures: &'static [Reason],
+    /// The reasons that it mitigates.
+    pub reasons: &'static [Reason],
 }
 
-/// A name that no cure has.
+/// A name that no mitigation has.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{word}` is no mitigation; there are {}", MitigationId::ALL.map(MitigationId::name).join(", "))]
 pub struct UnknownMitigation {
@@ -76,33 +79,28 @@ impl MitigationId {
         }
     }
 
-    /// It in one line.
+    /// Its title, one line.
     pub fn title(self) -> &'static str {
         self.about().title
     }
 
-    /// The reasons that it cures.
-    pub fn cures(self) -> &'static [Reason] {
-        self.about().cures
-    }
-
-    /// What is the same on every host.
+    /// Its description.
     pub const fn about(self) -> About {
         match self {
             Self::UpgradeKernel => About {
-                title: "run Linux 6.1 or later: it lets old segments and acknowledgements pass instead of refusing them",
-                side_effects: &["segments over the window and acknowledgements of unseen data are still refused"],
-                cures: &[Reason::SeqUnder, Reason::AckUnder, Reason::Overshot],
+                title: "run Linux 6.1 or later, which accepts old segments and acknowledgements",
+                side_effects: &["conntrack still refuses segments over the window and acknowledgements of unseen data"],
+                reasons: &[Reason::SeqUnder, Reason::AckUnder, Reason::Overshot],
             },
             Self::DropInvalidInput => About {
-                title: "drop TCP packets that conntrack refused before the gateway's own stack can answer them",
+                title: "drop INVALID TCP packets before the gateway's own stack can answer them",
                 side_effects: &[
-                    "the server is not told when a connection has really vanished here: it retransmits until it gives up",
+                    "if a connection has really vanished here, the server gets no RST: it retransmits until it gives up",
                     "the segment is still lost; TCP recovers by retransmission",
-                    "where both directions of a connection take different ways (asymmetric routing, anycast), conntrack \
-                     refuses all of it, and dropping makes it hang instead of failing at once",
+                    "if the two directions of a connection take different paths (asymmetric routing, anycast), conntrack \
+                     refuses all its packets, and dropping them makes it hang instead of failing at once",
                 ],
-                cures: &[
+                reasons: &[
                     Reason::SeqUnder,
                     Reason::SeqOver,
                     Reason::AckUnder,
@@ -114,49 +112,49 @@ impl MitigationId {
                 ],
             },
             Self::BeLiberal => About {
-                title: "let every segment pass that is out of the window",
+                title: "accept every segment that is out of the window",
                 side_effects: &[
-                    "window checks end for all connections of the namespace: forged segments and RSTs pass more easily",
-                    "does not help against packets that the state table refuses",
-                    "what is refused for another reason still keeps its private source when it is forwarded",
+                    "conntrack no longer checks windows in this namespace: forged segments and RSTs pass more easily",
+                    "it does not help with packets that the state table refuses",
+                    "packets refused for another reason are still forwarded with their private source address",
                 ],
-                cures: &[Reason::SeqUnder, Reason::SeqOver, Reason::AckUnder, Reason::AckOver, Reason::Overshot],
+                reasons: &[Reason::SeqUnder, Reason::SeqOver, Reason::AckUnder, Reason::AckOver, Reason::Overshot],
             },
             Self::IgnoreInvalidRst => About {
-                title: "let RSTs pass that are below what their receiver has acknowledged",
-                side_effects: &["a blind attacker's RST reaches the client, which then checks it itself (RFC 5961)"],
-                cures: &[Reason::InvalidRst],
+                title: "accept RSTs below the sequence number that their receiver has acknowledged",
+                side_effects: &["a blind attacker's RST reaches the client, which checks it (RFC 5961)"],
+                reasons: &[Reason::InvalidRst],
             },
             Self::RaiseTimeout => About {
-                title: "keep idle connections for at least 2 h 4 min, as RFC 5382 asks of a NAT",
+                title: "keep idle connections for at least 2 h 4 min, as RFC 5382 requires of a NAT",
                 side_effects: &[
-                    "connections whose ends have vanished stay in the table for as long: watch its size",
-                    "holds for connections that carry a packet after it is set",
+                    "connections whose endpoints have vanished stay in the table until then: monitor its size",
+                    "it applies to a connection from its next packet on",
                 ],
-                cures: &[Reason::Expired],
+                reasons: &[Reason::Expired],
             },
             Self::Keepalive => About {
-                title: "let one end send TCP keepalives more often than the entry's timeout (SO_KEEPALIVE, TCP_KEEPIDLE)",
-                side_effects: &["it has to be done at the client or the server; the default of Linux is 2 h"],
-                cures: &[Reason::Expired],
+                title: "send TCP keepalives at an interval below the entry's timeout (SO_KEEPALIVE, TCP_KEEPIDLE)",
+                side_effects: &["only the client or the server can do it; the default of Linux is 2 h"],
+                reasons: &[Reason::Expired],
             },
             Self::RaiseTableSize => About {
-                title: "make room for more connections, with buckets to match",
+                title: "enlarge the conntrack table and its number of buckets",
                 side_effects: &[
                     "each entry takes about 300 bytes of kernel memory, each bucket 8",
-                    "the table is hashed anew when the number of buckets changes: packets wait for that moment",
+                    "the kernel rehashes the table when the number of buckets changes: packets wait meanwhile",
                     "all network namespaces share the limit of the initial one",
                 ],
-                cures: &[Reason::Evicted],
+                reasons: &[Reason::Evicted],
             },
             Self::UntrackService => About {
                 title: "exempt a service that is not translated from connection tracking (NOTRACK)",
                 side_effects: &[
-                    "rules that ask for the state of a connection do not see it any more: the accepting rule stands for them",
-                    "it must never be NATed: whoever adds a NAT rule for it later breaks it",
-                    "its connections are no longer in `conntrack -L`, nor counted or logged there",
+                    "rules that match the state of a connection no longer match it: the accepting rule replaces them",
+                    "the service must never be translated: a later NAT rule for it breaks it",
+                    "`conntrack -L` no longer lists its connections, and conntrack neither counts nor logs them",
                 ],
-                cures: &[
+                reasons: &[
                     Reason::SeqUnder,
                     Reason::SeqOver,
                     Reason::AckUnder,
@@ -167,9 +165,9 @@ impl MitigationId {
                 ],
             },
             Self::ReviewRejectRule => About {
-                title: "look at the rule that rejects, and accept or drop ahead of it what it should not reject",
-                side_effects: &["looking changes nothing; a new rule ahead of it is the ruleset's owner's to write"],
-                cures: &[],
+                title: "review the rule that rejects, and add a rule ahead of it for packets that it should not reject",
+                side_effects: &["the review changes nothing; the owner of the ruleset writes the new rule"],
+                reasons: &[],
             },
         }
     }

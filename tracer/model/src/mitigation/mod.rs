@@ -1,5 +1,5 @@
-//! Mitigations as data: what each is called, what it does and costs, and its steps. What is advised on a host is decided by
-//! the crate `tracer-advice`, and applied by `tracer-host`.
+//! Mitigations as data: name, commands, side effects and steps. The crate `tracer-advice` selects those for a host, and
+//! `tracer-host` applies them.
 
 mod id;
 pub mod watched;
@@ -8,50 +8,50 @@ use crate::cause::Reason;
 
 pub use id::{About, MitigationId, UnknownMitigation};
 
-/// A cure, with commands for this host.
+/// A mitigation, with commands for this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mitigation {
     /// Its name.
     pub id: MitigationId,
-    /// It in one line.
+    /// Its title, one line.
     pub title: &'static str,
     /// Commands that apply it.
     pub commands: Vec<String>,
     /// Commands that undo it.
     pub undo: Vec<String>,
-    /// Commands that make it outlive a reboot, after the others.
+    /// Further commands that keep it over a reboot.
     pub persist: Vec<String>,
     /// Commands that undo those.
     pub unpersist: Vec<String>,
-    /// What else it does.
+    /// Its side effects.
     pub side_effects: Vec<&'static str>,
-    /// What there is to say of it on this host, and what is to be done elsewhere.
+    /// Notes for this host, and steps on other hosts.
     pub notes: Vec<String>,
-    /// The reasons it cures.
-    pub cures: Vec<Reason>,
-    /// The commands once more, one by one with what undoes and what shows each.
+    /// The reasons that it mitigates.
+    pub reasons: Vec<Reason>,
+    /// The commands as steps, each with its undo and its probe.
     pub steps: Vec<Step>,
 }
 
 impl Mitigation {
-    /// Whether whyrst can apply it: it changes something here, and every change can be taken back.
+    /// Whether whyrst can apply it: it changes something here, and every change can be undone.
     pub fn can_be_applied(&self) -> bool {
         !self.steps.is_empty() && !self.undo.is_empty() && self.steps.iter().any(|step| step.probe.is_some())
     }
 }
 
-/// One change, with what takes it back and what shows it.
+/// One change, with its undo and its probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Step {
     /// The command.
     pub run: String,
-    /// The commands that take it back, in their order; none where another step's do.
+    /// The commands that undo it, in order; none where those of another step do.
     pub undo: Vec<String>,
-    /// What shows whether it is in force.
+    /// The probe of whether it is in force.
     pub probe: Option<Probe>,
 }
 
-/// What shows whether a change is in force.
+/// A probe of whether a change is in force.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// A command that changes nothing.

@@ -1,7 +1,7 @@
-//! What else a ruleset does that decides what becomes of tracked connections: which rules drop what conntrack refused,
-//! which exempt packets from tracking, and which translate addresses.
+//! The rules that affect tracked connections: those that act on INVALID packets, exempt packets from tracking, or translate
+//! addresses.
 //!
-//! Pure. A rule that is not understood is named as a problem; nothing is guessed of it.
+//! Pure. A rule that is not understood becomes a problem; nothing is guessed.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ const KEPT: usize = 64;
 /// `NF_CT_STATE_INVALID_BIT` (`include/net/netfilter/nf_conntrack.h`).
 const INVALID: u32 = 1;
 
-/// What the rules of a network namespace do to packets that conntrack refused, and whom they translate.
+/// The rules of a network namespace that affect tracked connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// Inode number of the network namespace.
@@ -31,12 +31,12 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// One that says why nothing could be read.
+    /// An audit without rules: why nothing could be read.
     pub fn failed(netns: u32, at: Instant, because: String) -> Self {
         Self { netns, at, noted: Vec::new(), drops: Vec::new(), problems: vec![because] }
     }
 
-    /// Puts together what the readers found, and leaves out what there is too much of.
+    /// Joins what the readers found, at most [`KEPT`] rules of each kind.
     pub fn new(netns: u32, at: Instant, found: Found) -> Self {
         let Found { noted: all, drops, mut problems } = found;
         let mut noted: Vec<Noted> = Vec::new();
@@ -57,7 +57,7 @@ impl Audit {
     }
 }
 
-/// What a reader of one backend found.
+/// The result of the reader of one backend.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Found {
     /// Rules that matter to tracked connections.
@@ -90,7 +90,7 @@ pub struct Noted {
 /// What a rule does.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Does {
-    /// Drops packets that conntrack refused.
+    /// Drops INVALID packets.
     DropsInvalid,
     /// Rejects them, with a RST or an ICMP error.
     RejectsInvalid,
@@ -126,7 +126,7 @@ impl Does {
         }
     }
 
-    /// What a verdict does to packets that conntrack refused; none where the rule does not ask for that state.
+    /// What a verdict does to INVALID packets; `None` where the rule does not match that state.
     pub fn to_invalid(verdict: &Verdict, tests: &[Test]) -> Option<Self> {
         let mut states = tests.iter().filter(|test| test.key == Key::State).peekable();
         states.peek()?;

@@ -1,4 +1,7 @@
-//! Which rules can have rejected a packet.
+//! Candidate rules: the rules that can have rejected a packet.
+//!
+//! The kernel does not report which rule rejected a packet. A rule is excluded when the packet contradicts one of its tests,
+//! or when its counter did not change; the rules that are left are the candidates.
 
 use std::time::Duration;
 
@@ -8,37 +11,37 @@ use super::{Key, Rule, Rules, Test};
 use crate::event::{Event, NfHook};
 use crate::time::Instant;
 
-/// Most rules that are listed.
+/// The most rules that are listed.
 pub const LISTED: usize = 8;
-/// A rule that has counted nothing this soon after a packet has not rejected it. Later its counter may have been reset.
+/// A rule whose counter is zero this soon after a packet has not rejected it. Later, the counter may have been reset.
 const FRESH: Duration = Duration::from_secs(1);
-/// A ruleset that is read so long after a packet may be another than the packet met.
+/// A ruleset that is read this long after a packet may have changed since.
 const LATE: Duration = Duration::from_secs(5);
 
-/// What was seen of a namespace's ruleset.
+/// Snapshots of a namespace's ruleset: the first and the last that were read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshots {
-    /// Soon after the first packet was rejected.
+    /// Read soon after the first packet was rejected.
     first: Rules,
-    /// When the capture ended.
+    /// Read when the capture ended.
     last: Option<Rules>,
 }
 
 /// The rules that can have rejected a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Candidates {
-    /// They, at most [`LISTED`].
+    /// The candidates, at most [`LISTED`].
     pub rules: Vec<Rule>,
-    /// How many they are.
+    /// The number of candidates.
     pub count: usize,
-    /// How many rules of the namespace answer with a RST at all.
+    /// The number of rules of the namespace that answer with a RST.
     pub of: usize,
     /// Why there may be others.
     pub problems: Vec<String>,
 }
 
 impl Candidates {
-    /// The rule, where it is the only one and nothing suggests that there may be others.
+    /// The only candidate, where there is one and no problem suggests others.
     pub fn only(&self) -> Option<&Rule> {
         match self.rules.as_slice() {
             [rule] if self.count == 1 && self.problems.is_empty() => Some(rule),
@@ -48,27 +51,27 @@ impl Candidates {
 }
 
 impl Snapshots {
-    /// A first look.
+    /// The first snapshot.
     pub const fn new(first: Rules) -> Self {
         Self { first, last: None }
     }
 
-    /// A later look; it takes the place of the one before, never of the first.
-    pub fn again(&mut self, rules: Rules) {
+    /// Adds a later snapshot. It replaces an earlier one, but never the first.
+    pub fn add(&mut self, rules: Rules) {
         self.last = Some(rules);
     }
 
-    /// The last look.
+    /// The last snapshot.
     pub fn latest(&self) -> &Rules {
         self.last.as_ref().unwrap_or(&self.first)
     }
 
-    /// The rules that can have rejected the packet of this event.
+    /// The candidates for the packet of this event.
     pub fn candidates(&self, event: &Event) -> Candidates {
         let between = self.first.at < event.at;
         let last = self.last.as_ref().filter(|_| between);
         let mut pool: Vec<&Rule> = self.first.rules.iter().collect();
-        let gone_or_new = last.is_some_and(|last| {
+        let changed = last.is_some_and(|last| {
             let known = pool.len();
             pool.extend(last.rules.iter().filter(|rule| !self.first.rules.iter().any(|first| first.same(rule))));
             pool.len() > known || last.rules.len() != self.first.rules.len()
@@ -78,7 +81,7 @@ impl Snapshots {
             .into_iter()
             .filter(|rule| !self.contradicts(rule, event) && !self.did_not_count(rule, event.at))
             .collect();
-        if !gone_or_new {
+        if !changed {
             let sure: Vec<&Rule> = left.iter().copied().filter(|rule| self.is_certain(rule, event)).collect();
             left.retain(|rule| !sure.iter().any(|first| comes_first(first, rule)));
         }
@@ -88,7 +91,7 @@ impl Snapshots {
                 problems.push(problem.clone());
             }
         }
-        if gone_or_new {
+        if changed {
             problems.push("rules that reject came or went during the capture".to_owned());
         }
         let after = self.first.began - event.at;
@@ -98,28 +101,28 @@ impl Snapshots {
         Candidates { count: left.len(), of, rules: left.into_iter().take(LISTED).cloned().collect(), problems }
     }
 
-    /// Whether the rule's counter shows that it did not match a packet at this time.
+    /// Whether the rule's counter proves that it did not match a packet at this time.
     fn did_not_count(&self, rule: &Rule, at: Instant) -> bool {
-        let counted = |style: &Rules| style.rules.iter().find(|seen| seen.same(rule))?.packets;
+        let counted = |snapshot: &Rules| snapshot.rules.iter().find(|seen| seen.same(rule))?.packets;
         let snapshots = [Some(&self.first), self.last.as_ref()];
-        let after = snapshots.into_iter().flatten().find(|style| style.began > at);
+        let after = snapshots.into_iter().flatten().find(|snapshot| snapshot.began > at);
         let before = (self.first.at < at).then_some(&self.first);
-        let Some((after, then)) = after.and_then(|style| Some((style, counted(style)?))) else { return false };
-        if before.is_some_and(|before| began_anew(before, after)) {
+        let Some((after, then)) = after.and_then(|snapshot| Some((snapshot, counted(snapshot)?))) else { return false };
+        if before.is_some_and(|before| were_reset(before, after)) {
             return false;
         }
         let nothing_yet = then == 0 && after.began - at < FRESH;
         nothing_yet || before.is_some_and(|before| counted(before) == Some(then))
     }
 
-    /// Whether the packet cannot have met this rule, or not have passed one of its tests.
+    /// Whether the packet cannot have reached this rule, or fails one of its tests.
     fn contradicts(&self, rule: &Rule, event: &Event) -> bool {
         let elsewhere = event.nf_hook.is_some_and(|hook| rule.hooks.0 != 0 && !rule.hooks.has(hook));
         let ipv4 = event.hook != Hook::RejectV6;
         elsewhere || !rule.family.sees(ipv4) || rule.tests.iter().any(|test| self.holds(test, event) == Some(false))
     }
 
-    /// Whether the rule rejects this packet if it comes by.
+    /// Whether the rule rejects this packet if the packet reaches it.
     fn is_certain(&self, rule: &Rule, event: &Event) -> bool {
         rule.complete && rule.tests.iter().all(|test| self.holds(test, event) == Some(true))
     }
@@ -130,8 +133,8 @@ impl Snapshots {
     }
 }
 
-/// Whether counters may have begun anew between two looks: with another ruleset, or because somebody reset them.
-fn began_anew(before: &Rules, after: &Rules) -> bool {
+/// Whether counters may have been reset between two snapshots: with a new ruleset, or by a command.
+fn were_reset(before: &Rules, after: &Rules) -> bool {
     let less = |rule: &Rule| {
         let later = after.rules.iter().find(|later| later.same(rule));
         later.is_some_and(|later| later.packets < rule.packets)
@@ -139,7 +142,7 @@ fn began_anew(before: &Rules, after: &Rules) -> bool {
     before.generation != after.generation || before.rules.iter().any(less)
 }
 
-/// Whether a packet meets one rule before the other, of the same chain.
+/// Whether both rules are of the same chain and a packet reaches `one` before `other`.
 fn comes_first(one: &Rule, other: &Rule) -> bool {
     let chain = |rule: &Rule| (rule.backend, rule.family);
     chain(one) == chain(other) && one.table == other.table && one.chain == other.chain && one.place < other.place

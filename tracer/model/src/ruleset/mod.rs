@@ -1,7 +1,6 @@
-//! The rules of a network namespace that can answer a packet with a TCP RST, and which of them can have answered one.
+//! The rules of a network namespace that can answer a packet with a TCP RST, and the candidates for one packet.
 //!
-//! Pure. The kernel does not say which rule it was; a rule is only ever left over after all others were excluded by
-//! evidence, and even then it is called inferred.
+//! Pure. The kernel does not report the rule, so a rule is always inferred: evidence excludes all others.
 
 pub mod audit;
 mod candidates;
@@ -10,7 +9,10 @@ mod test;
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::event::NfHook;
+use crate::known;
 use crate::shell::{nft_name, word, xtables_name};
 use crate::time::Instant;
 
@@ -18,32 +20,37 @@ pub use candidates::{Candidates, LISTED, Snapshots};
 pub use chains::Chains;
 pub use test::{Key, Shown, Test};
 
-/// The rules of a namespace that can answer with a RST, as they were at a point in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A snapshot of the rules of a namespace that can answer with a RST.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rules {
     /// Inode number of the network namespace.
     pub netns: u32,
     /// When reading them began.
+    #[serde(rename = "began_ns")]
     pub began: Instant,
     /// When they had been read.
+    #[serde(rename = "at_ns")]
     pub at: Instant,
-    /// The number of the nftables ruleset, which grows with each change; absent where there is none.
+    /// The generation of the nftables ruleset, which grows with each change; absent without nftables.
     pub generation: Option<u32>,
-    /// Whether packets that are bridged meet the rules too (`bridge-nf-call-iptables`). At FORWARD their buffer then names
-    /// another interface than the rules see (`br_nf_forward_ip`, 5.10 to 7.2).
+    /// Whether the rules apply to bridged packets too (`bridge-nf-call-iptables`). At FORWARD their buffer then has another
+    /// interface than the rules match (`br_nf_forward_ip`, 5.10 to 7.2).
+    #[serde(default)]
     pub bridged: bool,
     /// The rules, in the order of their chains.
+    #[serde(deserialize_with = "known::elements")]
     pub rules: Vec<Rule>,
-    /// Why there may be others: what could not be read.
+    /// What could not be read: there may be other rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
 /// A rule that answers with a RST.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
-    /// What made it, and shows it.
+    /// The backend that created it.
     pub backend: Backend,
-    /// The address families that it sees.
+    /// The address families that it applies to.
     pub family: Family,
     /// Its table.
     pub table: String,
@@ -57,18 +64,18 @@ pub struct Rule {
     pub place: u32,
     /// The netfilter hooks that lead to its chain.
     pub hooks: Hooks,
-    /// What it asks of a packet, as far as that is understood.
+    /// Its tests of a packet, as far as they are understood.
     pub tests: Vec<Test>,
-    /// Whether that is all it asks.
+    /// Whether these are all of its tests.
     pub complete: bool,
     /// Packets that it has counted, where it counts.
     pub packets: Option<u64>,
-    /// It in short, close to how its tool writes it.
+    /// The rule in short, close to the notation of its tool.
     pub text: String,
 }
 
 impl Rule {
-    /// Whether two looks at a ruleset saw the same rule; what it has counted may differ.
+    /// Whether two snapshots have the same rule; its counter may differ.
     fn same(&self, other: &Self) -> bool {
         let what = |rule: &Self| (rule.backend, rule.family, rule.handle, rule.place, rule.number);
         what(self) == what(other)
@@ -78,13 +85,13 @@ impl Rule {
             && self.text == other.text
     }
 
-    /// Whether its tool reads the names of its table and chain as what they are.
+    /// Whether its tool accepts the names of its table and chain as names.
     pub fn can_be_named(&self) -> bool {
         let readable = if self.backend == Backend::Nftables { nft_name } else { xtables_name };
         readable(&self.table) && readable(&self.chain)
     }
 
-    /// The command that shows it in its chain; where a name cannot be written, among all rules.
+    /// The command that lists its chain; where a name cannot be written, all rules.
     pub fn shown_by(&self) -> String {
         let (table, chain, family) = (word(&self.table), word(&self.chain), self.family);
         let writable = self.can_be_named();
@@ -120,8 +127,9 @@ impl fmt::Display for Rule {
     }
 }
 
-/// What made a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The software that created a rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Backend {
     /// nftables.
     Nftables,
@@ -145,8 +153,9 @@ impl Backend {
     }
 }
 
-/// The families of tables whose REJECT comes by `nf_send_reset`; those of bridges and devices make their RST elsewhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The families of tables whose REJECT calls `nf_send_reset`; those of bridges and devices send their RST elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Family {
     /// IPv4.
     Ip,
@@ -169,7 +178,7 @@ impl Family {
         }
     }
 
-    /// Whether its rules see packets of this version of IP.
+    /// Whether its rules apply to IPv4, or to IPv6.
     pub const fn sees(self, ipv4: bool) -> bool {
         match self {
             Self::Ip => ipv4,
@@ -186,7 +195,7 @@ impl fmt::Display for Family {
 }
 
 /// A set of netfilter hooks: bit n is hook number n (`enum nf_inet_hooks`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Hooks(pub u8);
 
 impl Hooks {

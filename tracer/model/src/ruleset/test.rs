@@ -1,7 +1,9 @@
-//! What a rule asks of a packet, and what an event says of it.
+//! The tests of a rule, and their result for the packet of an event.
 
 use std::fmt::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use serde::{Deserialize, Serialize};
 
 use super::Family;
 use crate::conntrack::Nfct;
@@ -22,8 +24,9 @@ const UDP: u8 = 17;
 const STATES: [(u32, &str); 5] =
     [(1, "invalid"), (1 << 1, "established"), (1 << 2, "related"), (1 << 3, "new"), (1 << 6, "untracked")];
 
-/// What is compared.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The key of a comparison.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(tag = "key", rename_all = "kebab-case")]
 pub enum Key {
     /// The name of the interface that the packet came in by, padded with zero bytes.
     InputName,
@@ -35,7 +38,7 @@ pub enum Key {
     Family,
     /// The `EtherType`, two bytes.
     EtherType,
-    /// `NF_CT_STATE_*` bits, four bytes of the host's order.
+    /// `NF_CT_STATE_*` bits, four bytes in the byte order of the host, which a recording names.
     State,
     /// Bytes of the IP header.
     NetworkHeader {
@@ -47,22 +50,25 @@ pub enum Key {
         /// The first.
         offset: u32,
     },
-    /// Something that a later version may know.
+    /// A key that only a later version knows.
+    #[serde(other)]
     Unknown,
 }
 
 /// A comparison: bytes of the packet, masked, are within some bounds, or outside of all.
 ///
 /// All byte strings are compared as `memcmp` does, as many bytes as the bounds have; all bounds have the same number.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Test {
-    /// What is compared.
+    /// The key.
+    #[serde(flatten)]
     pub key: Key,
-    /// What is left of it before it is compared; empty where all of it is.
+    /// The mask that is applied before the comparison; empty for none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mask: Vec<u8>,
     /// Lower and upper bounds, both included.
     pub bounds: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Whether the packet has to be inside.
+    /// Whether the packet has to be within the bounds.
     pub inside: bool,
 }
 
@@ -97,7 +103,7 @@ impl Test {
         self.bounds.first().map_or(0, |(from, _)| from.len())
     }
 
-    /// Whether it holds for the packet of an event; `None` where the event does not say.
+    /// Whether it holds for the packet of an event; `None` where the event lacks the data.
     pub fn holds(&self, event: &Event) -> Option<bool> {
         Some(self.admits(self.key.of(event, self.length())?))
     }

@@ -1,14 +1,14 @@
-//! Frames of suppressed events: there may be tens of thousands of kinds at once.
+//! Frames of suppressed events. They are binary, because one frame may have tens of thousands of counts.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use tracer_common::Hook;
-use tracer_common::flood::Key;
+use tracer_common::ratelimit::Key;
 use tracer_model::capture::{Suppressed, SuppressedEvents};
 use tracer_model::suppressed;
 use tracer_model::time::Instant;
 
-/// The largest count of a second that is believed: sums of such counts are no trouble.
+/// The largest count; larger ones are cut to it, so that no sum overflows.
 const COUNT_MAX: u64 = 1 << 40;
 
 /// One kind of events. The frame is the time they were read at, nanoseconds of `CLOCK_BOOTTIME` as a `u64`, and these.
@@ -31,7 +31,7 @@ pub(super) fn encode(suppressed: &Suppressed) -> Vec<u8> {
     payload
 }
 
-/// What the payload says; `None` where it is not of this form. Kinds of hooks that this version does not know are left out.
+/// The events of a payload; `None` where it is malformed. Events of unknown hooks are left out.
 pub(super) fn decode(payload: &[u8]) -> Option<Suppressed> {
     let (at, counted) = payload.split_first_chunk()?;
     let counted = counted.chunks(size_of::<Counted>()).map(Counted::read_from_bytes);

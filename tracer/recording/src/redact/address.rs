@@ -84,19 +84,7 @@ impl Addresses {
         if let Some(known) = self.known.get(&address) {
             return *known;
         }
-        let pseudonym = match address {
-            IpAddr::V4(address) => IpAddr::V4(self.v4(address)),
-            IpAddr::V6(address) => {
-                let bits = address.to_bits();
-                let prefix = bits >> 32 << 32;
-                if WITH_IPV4.contains(&prefix) {
-                    let inside = self.v4(Ipv4Addr::from_bits((bits & 0xffff_ffff) as u32));
-                    IpAddr::V6(Ipv6Addr::from_bits(prefix | u128::from(inside.to_bits())))
-                } else {
-                    IpAddr::V6(Ipv6Addr::from_bits(self.v6.pseudonym(bits)))
-                }
-            }
-        };
+        let pseudonym = self.mapped(address, Scheme::pseudonym);
         if self.known.len() >= REMEMBERED {
             self.known.clear();
         }
@@ -104,11 +92,30 @@ impl Addresses {
         pseudonym
     }
 
-    fn v4(&self, address: Ipv4Addr) -> Ipv4Addr {
-        if says_nothing(address) {
-            return address;
+    /// The address with this pseudonym.
+    pub(super) fn original(&self, pseudonym: IpAddr) -> IpAddr {
+        self.mapped(pseudonym, Scheme::original)
+    }
+
+    fn mapped(&self, address: IpAddr, map: fn(&Scheme, u128) -> u128) -> IpAddr {
+        let v4 = |address: Ipv4Addr| {
+            if says_nothing(address) {
+                return address;
+            }
+            Ipv4Addr::from_bits((map(&self.v4, u128::from(address.to_bits()) << 96) >> 96) as u32)
+        };
+        match address {
+            IpAddr::V4(address) => v4(address).into(),
+            IpAddr::V6(address) => {
+                let bits = address.to_bits();
+                let prefix = bits >> 32 << 32;
+                if !WITH_IPV4.contains(&prefix) {
+                    return Ipv6Addr::from_bits(map(&self.v6, bits)).into();
+                }
+                let inside = v4(Ipv4Addr::from_bits((bits & 0xffff_ffff) as u32));
+                Ipv6Addr::from_bits(prefix | u128::from(inside.to_bits())).into()
+            }
         }
-        Ipv4Addr::from_bits((self.v4.pseudonym(u128::from(address.to_bits()) << 96) >> 96) as u32)
     }
 }
 
@@ -137,16 +144,23 @@ impl Scheme {
     }
 
     fn pseudonym(&self, address: u128) -> u128 {
-        (0..self.family.width).fold(address, |pseudonym, bit| {
-            if self.family.is_fixed(address, bit) {
-                return pseudonym;
-            }
-            // The bits before this one, and the pad's after that.
-            let behind = u128::MAX.checked_shr(bit).unwrap_or(0);
-            let block = address & !behind | self.pad & behind;
-            let flip = encipher(&self.cipher, block) >> 127;
-            pseudonym ^ flip << (127 - bit)
-        })
+        (0..self.family.width).fold(address, |pseudonym, bit| pseudonym ^ self.flip(address, bit))
+    }
+
+    /// Each bit that is found again decides with those before it on the next.
+    fn original(&self, pseudonym: u128) -> u128 {
+        (0..self.family.width).fold(pseudonym, |address, bit| address ^ self.flip(address, bit))
+    }
+
+    /// The bit, where it is flipped, and 0 where it stays. Only the bits of the address before it decide.
+    fn flip(&self, address: u128, bit: u32) -> u128 {
+        if self.family.is_fixed(address, bit) {
+            return 0;
+        }
+        // The bits before this one, and the pad's after that.
+        let behind = u128::MAX.checked_shr(bit).unwrap_or(0);
+        let block = address & !behind | self.pad & behind;
+        encipher(&self.cipher, block) >> 127 << (127 - bit)
     }
 }
 
@@ -253,6 +267,14 @@ mod tests {
         #[test]
         fn classes_stay(address in any_address()) {
             prop_assert_eq!(class(addresses().pseudonym(address)), class(address));
+        }
+
+        /// Whoever has the key finds the address again.
+        #[test]
+        fn pseudonyms_lead_back(address in any_address()) {
+            let mut addresses = addresses();
+            let pseudonym = addresses.pseudonym(address);
+            prop_assert_eq!(addresses.original(pseudonym), address);
         }
 
         /// As long a prefix in common as before, and no two addresses with one pseudonym.

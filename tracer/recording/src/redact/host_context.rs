@@ -2,20 +2,25 @@
 
 use std::net::IpAddr;
 
-use tracer_model::host_context::{Dropping, FilterChain, HostContext, Persistence, Translation, Way};
+use tracer_model::host_context::{Dropping, FilterChain, HostContext, NetnsPath, Persistence, Translation};
 
-use super::Redactor;
+use super::{Redactor, text};
+
+/// Names of tables and chains that say nothing of whose they are.
+const CHAINS: &str = "FORWARD INPUT OUTPUT POSTROUTING PREROUTING filter forward input mangle nat output postrouting prerouting \
+                      raw security";
 
 impl Redactor {
     pub(super) fn host_context(&mut self, context: HostContext) -> HostContext {
-        let HostContext { netns, at, way, initial, tools, iptables, manager, persistence, backends, .. } = context;
+        let HostContext { netns, at, netns_path, initial, tools, iptables, manager, persistence, backends, .. } =
+            context;
         let HostContext { translations, drops, chains, xtables, xchains, uplinks, addresses, .. } = context;
         let HostContext { memory, limits, problems, .. } = context;
         HostContext {
             netns,
             at,
-            way: self.way(way),
-            initial: self.way(initial),
+            netns_path: self.netns_path(netns_path),
+            initial: self.netns_path(initial),
             // Programs that whyrst asks for by name.
             tools,
             iptables,
@@ -45,19 +50,19 @@ impl Redactor {
                 .collect(),
             memory,
             limits,
-            problems: problems.iter().map(|problem| self.text(problem)).collect(),
+            problems: text::problems(&problems),
         }
     }
 
-    fn way(&mut self, way: Way) -> Way {
-        match way {
-            Way::Named(name) => Way::Named(self.netns(&name)),
-            Way::Here | Way::Process(_) => way,
+    fn netns_path(&self, netns_path: NetnsPath) -> NetnsPath {
+        match netns_path {
+            NetnsPath::Named(name) => NetnsPath::Named(self.netns(&name)),
+            NetnsPath::Here | NetnsPath::Process(_) => netns_path,
         }
     }
 
     /// Where a distribution puts the file is known; another place is somebody's own.
-    fn keeper(&mut self, keeper: Persistence) -> Persistence {
+    fn keeper(&self, keeper: Persistence) -> Persistence {
         const USUAL: [&str; 2] = ["/etc/nftables.conf", "/etc/sysconfig/nftables.conf"];
         match keeper {
             Persistence::Nftables { file } if !USUAL.contains(&file.as_str()) => {
@@ -79,17 +84,28 @@ impl Redactor {
     }
 
     fn dropping(&mut self, drop: Dropping) -> Dropping {
-        let Dropping { rule, family, input, destination, narrow } = drop;
-        Dropping {
-            rule: self.rule_text(&rule),
-            family,
-            input: input.map(|name| self.interface(&name)),
-            destination: destination.map(|address| self.addresses.pseudonym(address)),
-            narrow,
-        }
+        let Dropping { rule: _, family, input, destination, narrow } = drop;
+        let input = input.map(|name| self.interface(&name));
+        let destination = destination.map(|address| self.addresses.pseudonym(address));
+        let of_input = input.as_ref().map(|name| format!("iifname \"{name}\" ")).unwrap_or_default();
+        let of_destination = destination.map(|address| format!("daddr {address} ")).unwrap_or_default();
+        let more = if narrow { "… " } else { "" };
+        let rule = format!("{family} {of_input}{of_destination}{more}ct state invalid drop");
+        Dropping { rule, family, input, destination, narrow }
     }
 
-    fn interface(&mut self, name: &str) -> String {
-        String::from_utf8_lossy(&self.names.interface(name.as_bytes())).into_owned()
+    /// The name of a table or chain, which stays if the kernel or every manual has it.
+    pub(super) fn chain(&self, name: &str) -> String {
+        if CHAINS.split(' ').any(|usual| usual == name) { name.to_owned() } else { self.letters(name) }
+    }
+
+    fn interface(&self, name: &str) -> String {
+        self.letters(name)
+    }
+
+    fn letters(&self, word: &str) -> String {
+        // As an event shows what is not printable.
+        let shown = |byte: u8| if byte.is_ascii() { char::from(byte) } else { '?' };
+        self.names.letters(word.as_bytes()).into_iter().map(shown).collect()
     }
 }

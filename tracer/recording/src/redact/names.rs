@@ -1,37 +1,28 @@
 //! Pseudonyms of names.
 
-use std::collections::BTreeMap;
-
 use super::key::{Key, hexadecimal};
-
-/// Most names that are looked for in texts.
-const REMEMBERED: usize = 1_024;
 
 /// Pseudonyms of names: of hosts, namespaces and processes whole, of interfaces and in rules letter by letter.
 pub(super) struct Names {
     key: Key,
-    /// Names that were met, with their pseudonyms: they may be met again inside a text.
-    known: BTreeMap<String, String>,
 }
 
 impl Names {
     pub(super) fn new(key: &Key) -> Self {
-        Self { key: key.clone(), known: BTreeMap::new() }
+        Self { key: key.clone() }
     }
 
     /// `KIND-` and some digits.
-    pub(super) fn whole(&mut self, kind: &str, name: &str) -> String {
+    pub(super) fn whole(&self, kind: &str, name: &str) -> String {
         if name.is_empty() {
             return String::new();
         }
-        let pseudonym = format!("{kind}-{}", self.digits(kind, name.as_bytes()));
-        self.remember(name, &pseudonym);
-        pseudonym
+        format!("{kind}-{}", hexadecimal(&self.key.derive(kind, name.as_bytes())[..4]))
     }
 
     /// The same as bytes, which end with a zero byte where there is room for one; without the kind where there is not for
     /// that.
-    pub(super) fn whole_bytes<const N: usize>(&mut self, kind: &str, name: &[u8; N]) -> [u8; N] {
+    pub(super) fn whole_bytes<const N: usize>(&self, kind: &str, name: &[u8; N]) -> [u8; N] {
         let name = &name[..name.iter().position(|byte| *byte == 0).unwrap_or(N)];
         let mut bytes = [0; N];
         let pseudonym = self.whole(kind, &String::from_utf8_lossy(name));
@@ -42,12 +33,10 @@ impl Names {
     }
 
     /// An interface's name, or the beginning of one, up to the first zero byte.
-    pub(super) fn interface(&mut self, name: &[u8]) -> Vec<u8> {
+    pub(super) fn interface(&self, name: &[u8]) -> Vec<u8> {
         let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
         let (name, zeros) = name.split_at(end);
-        let pseudonym = self.letters(name);
-        self.remember(&String::from_utf8_lossy(name), &String::from_utf8_lossy(&pseudonym));
-        [&pseudonym, zeros].concat()
+        [&self.letters(name), zeros].concat()
     }
 
     /// A word, letter by letter: what letters and digits become follows from what is before them, so that names that begin
@@ -74,16 +63,6 @@ impl Names {
         (0..word.len()).map(shifted).collect()
     }
 
-    /// The pseudonym of a name that was met.
-    pub(super) fn known(&self, name: &str) -> Option<&str> {
-        self.known.get(name).map(String::as_str)
-    }
-
-    /// All names that were met, with their pseudonyms.
-    pub(super) fn all(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.known.iter().map(|(name, pseudonym)| (name.as_str(), pseudonym.as_str()))
-    }
-
     /// An address of the kernel's memory, of which only the last bits mean something. Two that are the same stay the same.
     pub(super) fn pointer(&self, address: u64) -> u64 {
         const MEANING: u64 = 7;
@@ -94,16 +73,6 @@ impl Names {
         let bits = u64::from_le_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|at| derived[at]));
         // Not among the small numbers, which mean that there is none.
         (bits | 1 << 63) & !MEANING | address & MEANING
-    }
-
-    fn digits(&self, kind: &str, name: &[u8]) -> String {
-        hexadecimal(&self.key.derive(kind, name)[..4])
-    }
-
-    fn remember(&mut self, name: &str, pseudonym: &str) {
-        if !name.is_empty() && self.known.len() < REMEMBERED && !self.known.contains_key(name) {
-            self.known.insert(name.to_owned(), pseudonym.to_owned());
-        }
     }
 }
 
@@ -129,7 +98,7 @@ mod tests {
 
     #[test]
     fn names_without_room_lose_their_end() {
-        let mut names = names();
+        let names = names();
         let long = names.whole_bytes("process", b"abcdefghijklmno\0");
         assert_eq!(long[15], 0);
         assert!(long.starts_with(b"process-"));

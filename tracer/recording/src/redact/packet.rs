@@ -4,99 +4,75 @@
 //! zero. It is never carried over: where it was not yet finished, as between two ends on one host, it gives away half of what
 //! the addresses are.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
+use std::ops::Range;
 
 use etherparse::checksum::Sum16BitWords;
 
-use tracer_common::wire::HEADER_SIZE;
+use tracer_common::wire::Record;
+use tracer_model::headers::{Headers, IpVersion, TCP_HEADER};
 
 use super::address::Addresses;
 
-const IPV4_HEADER: usize = 20;
-const IPV6_HEADER: usize = 40;
-const TCP_HEADER: usize = 20;
 const TCP: u8 = 6;
 /// The option that does nothing, of IPv4 and of TCP alike.
 const NOP: u8 = 1;
+/// Where an IPv4 header has its checksum.
+const IPV4_CHECKSUM: Range<usize> = 10..12;
+/// Where a TCP header has its checksum.
+const TCP_CHECKSUM: Range<usize> = 16..18;
 
-/// An IP header and a TCP header, as far as they were captured.
-pub(super) struct Headers {
-    pub(super) l3: [u8; HEADER_SIZE],
-    pub(super) l3_len: usize,
-    pub(super) l4: [u8; HEADER_SIZE],
-    pub(super) l4_len: usize,
-    pub(super) payload_len: u32,
+/// Gives a record the headers of another, under other addresses. All else of the records is the same. Nothing is known of
+/// bytes that are no headers, and they stay out.
+pub(super) fn redact(from: &Record, to: &mut Record, addresses: &mut Addresses) {
+    let Some(headers) = Headers::of(from) else { return };
+    let (version, network, transport) = (headers.version(), headers.network(), headers.transport());
+    to.l3[..network.len()].copy_from_slice(network);
+    to.l4[..transport.len()].copy_from_slice(transport);
+    for field in [version.source(), version.destination()] {
+        if let Some(address) = version.address(&network[field.clone()]) {
+            write(addresses.pseudonym(address), &mut to.l3[field]);
+        }
+    }
+    if version == IpVersion::V4 {
+        // Routes and time stamps hold addresses (RFC 791 §3.1).
+        to.l3[version.header()..network.len()].fill(NOP);
+        to.l3[IPV4_CHECKSUM].fill(0);
+        if headers.is_whole() && sum(Sum16BitWords::new(), network) == 0 {
+            let checksum = sum(Sum16BitWords::new(), &to.l3[..network.len()]);
+            to.l3[IPV4_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+        }
+    }
+    if transport.len() > TCP_HEADER {
+        options(&mut to.l4[TCP_HEADER..transport.len()]);
+    }
+    to.l4[TCP_CHECKSUM].fill(0);
+    if tcp_sum(&headers) == Some(0)
+        && let Some(checksum) = Headers::of(to).and_then(|headers| tcp_sum(&headers))
+    {
+        to.l4[TCP_CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+    }
 }
 
-impl Headers {
-    /// The same headers of other hosts.
-    pub(super) fn redact(&mut self, addresses: &mut Addresses) {
-        let (l3_len, l4_len) = (self.l3_len.min(HEADER_SIZE), self.l4_len.min(HEADER_SIZE));
-        self.l3[l3_len..].fill(0);
-        self.l4[l4_len..].fill(0);
-        let right = self.has_right_tcp_checksum();
-        match self.l3[0] >> 4 {
-            4 if l3_len >= IPV4_HEADER => self.ipv4(l3_len, addresses),
-            6 if l3_len >= IPV6_HEADER => {
-                for at in [8, 24] {
-                    if let Some(field) = self.l3[at..].first_chunk_mut::<16>()
-                        && let IpAddr::V6(pseudonym) = addresses.pseudonym(Ipv6Addr::from(*field).into())
-                    {
-                        *field = pseudonym.octets();
-                    }
-                }
-            }
-            // Nobody knows where addresses are in there.
-            _ => self.l3[1..].fill(0),
-        }
-        if l4_len > TCP_HEADER {
-            options(&mut self.l4[TCP_HEADER..l4_len]);
-        }
-        self.l4[16..18].fill(0);
-        if right && let Some(sum) = self.tcp_sum() {
-            self.l4[16..18].copy_from_slice(&sum.to_be_bytes());
-        }
+/// Writes an address where there is room for one of its family.
+pub(super) fn write(address: IpAddr, room: &mut [u8]) {
+    match (address, room.len()) {
+        (IpAddr::V4(address), 4) => room.copy_from_slice(&address.octets()),
+        (IpAddr::V6(address), 16) => room.copy_from_slice(&address.octets()),
+        _ => room.fill(0),
     }
+}
 
-    fn ipv4(&mut self, l3_len: usize, addresses: &mut Addresses) {
-        let length = usize::from(self.l3[0] & 0xf) * 4;
-        let whole = (IPV4_HEADER..=l3_len).contains(&length);
-        let right = whole && sum(Sum16BitWords::new(), &self.l3[..length]) == 0;
-        for at in [12, 16] {
-            if let Some(field) = self.l3[at..].first_chunk_mut::<4>()
-                && let IpAddr::V4(pseudonym) = addresses.pseudonym(Ipv4Addr::from(*field).into())
-            {
-                *field = pseudonym.octets();
-            }
-        }
-        // Routes and time stamps hold addresses (RFC 791 §3.1).
-        self.l3[IPV4_HEADER..l3_len].fill(NOP);
-        self.l3[10..12].fill(0);
-        if right {
-            let checksum = sum(Sum16BitWords::new(), &self.l3[..length]);
-            self.l3[10..12].copy_from_slice(&checksum.to_be_bytes());
-        }
+/// The checksum over all of a segment without data; none where there is more than the record has.
+fn tcp_sum(headers: &Headers<'_>) -> Option<u16> {
+    let transport = headers.transport();
+    let stated = headers.stated_tcp().filter(|stated| *stated >= TCP_HEADER && *stated == transport.len())?;
+    if headers.payload_len() != 0 {
+        return None;
     }
-
-    /// Whether the TCP checksum can be checked, and is right.
-    fn has_right_tcp_checksum(&self) -> bool {
-        self.tcp_sum() == Some(0)
-    }
-
-    /// The checksum over all of a segment without data; none where there is more than the record has.
-    fn tcp_sum(&self) -> Option<u16> {
-        let header = usize::from(self.l4[12] >> 4) * 4;
-        if self.payload_len != 0 || header < TCP_HEADER || header != self.l4_len {
-            return None;
-        }
-        let pseudo = match self.l3[0] >> 4 {
-            4 if self.l3_len >= IPV4_HEADER => Sum16BitWords::new().add_slice(&self.l3[12..20]),
-            6 if self.l3_len >= IPV6_HEADER => Sum16BitWords::new().add_slice(&self.l3[8..40]),
-            _ => return None,
-        };
-        let length = (header as u16).to_be_bytes();
-        Some(sum(pseudo.add_2bytes([0, TCP]).add_2bytes(length), &self.l4[..header]))
-    }
+    let addresses = headers.version().source().start..headers.version().destination().end;
+    let pseudo = Sum16BitWords::new().add_slice(&headers.network()[addresses]);
+    Some(sum(pseudo.add_2bytes([0, TCP]).add_2bytes((stated as u16).to_be_bytes()), transport))
 }
 
 fn sum(begun: Sum16BitWords, bytes: &[u8]) -> u16 {
@@ -135,64 +111,75 @@ fn options(mut rest: &mut [u8]) {
 mod tests {
     use proptest::prelude::*;
     use rstest::rstest;
+    use zerocopy::FromZeros;
+
+    use tracer_common::wire::{HEADER_SIZE, Record, present};
+    use tracer_model::headers::Headers;
 
     use super::super::key::Key;
-    use super::{Addresses, HEADER_SIZE, Headers, options};
+    use super::{Addresses, Sum16BitWords, options, redact, sum, tcp_sum};
 
     /// A RST from 192.0.2.2:443 to 192.0.2.1:34567, without checksums.
-    fn headers(ipv6: bool) -> Headers {
-        let (mut l3, mut l4) = ([0; HEADER_SIZE], [0; HEADER_SIZE]);
+    fn record(ipv6: bool) -> Record {
+        let mut record = Record::new_zeroed();
+        record.present = present::L3 | present::L4;
         if ipv6 {
-            l3[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 20, 6, 64]);
-            l3[8..10].copy_from_slice(&[0x20, 0x01]);
-            l3[24..26].copy_from_slice(&[0xfd, 0x01]);
+            record.l3[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 20, 6, 64]);
+            record.l3[8..10].copy_from_slice(&[0x20, 0x01]);
+            record.l3[24..26].copy_from_slice(&[0xfd, 0x01]);
         } else {
-            l3[..20].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 2, 192, 0, 2, 1]);
+            record.l3[..20].copy_from_slice(&[0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 192, 0, 2, 2, 192, 0, 2, 1]);
         }
-        l4[..4].copy_from_slice(&[1, 0xbb, 0x87, 7]);
-        l4[12] = 5 << 4;
-        l4[13] = 4;
-        Headers { l3, l3_len: if ipv6 { 40 } else { 20 }, l4, l4_len: 20, payload_len: 0 }
+        record.l3_len = if ipv6 { 40 } else { 20 };
+        record.l4[..4].copy_from_slice(&[1, 0xbb, 0x87, 7]);
+        record.l4[12] = 5 << 4;
+        record.l4[13] = 4;
+        record.l4_len = 20;
+        record
     }
 
-    fn redacted(mut headers: Headers) -> Headers {
-        headers.redact(&mut Addresses::new(&Key::new([1; 32])));
-        headers
+    fn tcp_sum_of(record: &Record) -> Option<u16> {
+        tcp_sum(&Headers::of(record)?)
+    }
+
+    fn redacted(from: &Record) -> Record {
+        let mut to = Record { l3: [0; HEADER_SIZE], l4: [0; HEADER_SIZE], ..*from };
+        redact(from, &mut to, &mut Addresses::new(&Key::new([1; 32])));
+        to
     }
 
     #[rstest]
     #[case(false)]
     #[case(true)]
     fn right_checksums_stay_right(#[case] ipv6: bool) {
-        let mut right = headers(ipv6);
-        let sum = right.tcp_sum().unwrap();
-        right.l4[16..18].copy_from_slice(&sum.to_be_bytes());
+        let mut right = record(ipv6);
+        let checksum = tcp_sum_of(&right).unwrap();
+        right.l4[16..18].copy_from_slice(&checksum.to_be_bytes());
         if !ipv6 {
-            let sum = super::sum(super::Sum16BitWords::new(), &right.l3[..20]);
-            right.l3[10..12].copy_from_slice(&sum.to_be_bytes());
+            let checksum = sum(Sum16BitWords::new(), &right.l3[..20]);
+            right.l3[10..12].copy_from_slice(&checksum.to_be_bytes());
         }
-        assert!(right.has_right_tcp_checksum());
-        let before = right.l3;
-        let after = redacted(right);
-        assert_ne!(after.l3, before);
-        assert!(after.has_right_tcp_checksum());
+        assert_eq!(tcp_sum_of(&right), Some(0));
+        let after = redacted(&right);
+        assert_ne!(after.l3, right.l3);
+        assert_eq!(tcp_sum_of(&after), Some(0));
         if !ipv6 {
-            assert_eq!(super::sum(super::Sum16BitWords::new(), &after.l3[..20]), 0);
+            assert_eq!(sum(Sum16BitWords::new(), &after.l3[..20]), 0);
         }
     }
 
     #[test]
     fn others_become_zero() {
-        let mut wrong = headers(false);
+        let mut wrong = record(false);
         wrong.l4[16..18].copy_from_slice(&[0x12, 0x34]);
         wrong.l3[10..12].copy_from_slice(&[0x12, 0x34]);
-        let after = redacted(wrong);
+        let after = redacted(&wrong);
         assert_eq!((&after.l4[16..18], &after.l3[10..12]), (&[0, 0][..], &[0, 0][..]));
-        let mut with_data = headers(false);
-        let sum = with_data.tcp_sum().unwrap();
-        with_data.l4[16..18].copy_from_slice(&sum.to_be_bytes());
+        let mut with_data = record(false);
+        let checksum = tcp_sum_of(&with_data).unwrap();
+        with_data.l4[16..18].copy_from_slice(&checksum.to_be_bytes());
         with_data.payload_len = 1;
-        assert_eq!(redacted(with_data).l4[16..18], [0, 0], "what it covers is not all there");
+        assert_eq!(redacted(&with_data).l4[16..18], [0, 0], "what it covers is not all there");
     }
 
     #[rstest]
@@ -209,13 +196,22 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever was captured, nothing is left behind the headers' lengths, and it does not panic.
+        /// Whatever was read, nothing is left behind the headers, and it does not panic.
         #[test]
-        fn any_headers(l3: [u8; 32], l4: [u8; 32], l3_len in 0_usize..70, l4_len in 0_usize..70, payload_len in 0_u32..2) {
+        fn any_headers(l3: [u8; 32], l4: [u8; 32], l3_len in 0_u8..70, l4_len in 0_u8..70, payload_len in 0_u32..2) {
             let wide = |half: [u8; 32]| { let mut whole = [0xa5; HEADER_SIZE]; whole[..32].copy_from_slice(&half); whole };
-            let after = redacted(Headers { l3: wide(l3), l3_len, l4: wide(l4), l4_len, payload_len });
-            prop_assert!(after.l3[l3_len.min(64)..].iter().all(|byte| *byte == 0));
-            prop_assert!(after.l4[l4_len.clamp(18, 64)..].iter().all(|byte| *byte == 0));
+            let mut from = Record { l3: wide(l3), l3_len, l4: wide(l4), l4_len, payload_len, ..Record::new_zeroed() };
+            from.present = present::L3 | present::L4;
+            let after = redacted(&from);
+            prop_assert!(after.l3[usize::from(l3_len).min(HEADER_SIZE)..].iter().all(|byte| *byte == 0));
+            prop_assert!(after.l4[usize::from(l4_len).clamp(18, HEADER_SIZE)..].iter().all(|byte| *byte == 0));
+            let view = |record: &Record| Headers::of(record).map(|headers| {
+                (headers.network().len(), headers.transport().len(), headers.is_whole())
+            });
+            prop_assert_eq!(view(&from), view(&after));
+            if view(&from).is_none() {
+                prop_assert_eq!((after.l3, after.l4), ([0; HEADER_SIZE], [0; HEADER_SIZE]));
+            }
         }
     }
 }

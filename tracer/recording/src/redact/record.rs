@@ -1,18 +1,19 @@
 //! A hook's record, field by field: one that a later version adds does not compile until somebody has thought of it.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use bytes::Bytes;
 use zerocopy::{FromZeros, IntoBytes};
 
 use tracer_common::Hook;
 use tracer_common::wire::{
-    self, ARGS, Conntrack, Gone as DestroyedEntry, OLDEST, OwnSocket, RECORD_SIZE, Record, Tuple, VERSION,
+    self, ARGS, Conntrack, Destroyed, HEADER_SIZE, OLDEST, OwnSocket, RECORD_SIZE, Record, Tuple, VERSION,
 };
+use tracer_model::conntrack::Message;
 use tracer_model::decode::trimmed;
+use tracer_model::headers::IpVersion;
 
 use super::Redactor;
-use super::packet::Headers;
+use super::packet;
+use super::text::own_words;
 
 /// Where the version and the hook's number are.
 const HEAD: std::ops::Range<usize> = 32..36;
@@ -34,15 +35,7 @@ impl Redactor {
     }
 
     fn fields(&mut self, record: &Record) -> Record {
-        let mut headers = Headers {
-            l3: record.l3,
-            l3_len: usize::from(record.l3_len),
-            l4: record.l4,
-            l4_len: usize::from(record.l4_len),
-            payload_len: record.payload_len,
-        };
-        headers.redact(&mut self.addresses);
-        Record {
+        let mut redacted = Record {
             time_ns: record.time_ns,
             skb: self.names.pointer(record.skb),
             nfct: self.names.pointer(record.nfct),
@@ -63,16 +56,18 @@ impl Redactor {
             l4_len: record.l4_len,
             in_name: self.interface_name(&record.in_name),
             out_name: self.interface_name(&record.out_name),
-            l3: headers.l3,
-            l4: headers.l4,
+            l3: [0; HEADER_SIZE],
+            l4: [0; HEADER_SIZE],
             ct: self.conntrack(&record.ct),
             args: numbers(&record.format, record.args),
-            format: self.kernel_text(&record.format),
-            text: self.kernel_text(&record.text),
+            format: Self::kernel_text(&record.format),
+            text: Self::kernel_text(&record.text),
             class: self.class(record.class),
-            gone: self.gone(&record.gone),
+            destroyed: self.destroyed(&record.destroyed),
             own: self.own(&record.own),
-        }
+        };
+        packet::redact(record, &mut redacted, &mut self.addresses);
+        redacted
     }
 
     /// It is made of where the kernel keeps its texts.
@@ -80,23 +75,18 @@ impl Redactor {
         (self.names.pointer(u64::from(class) << 3) >> 3) as u32
     }
 
-    fn interface_name(&mut self, name: &[u8; wire::NAME_SIZE]) -> [u8; wire::NAME_SIZE] {
+    fn interface_name(&self, name: &[u8; wire::NAME_SIZE]) -> [u8; wire::NAME_SIZE] {
         fitted(&self.names.interface(name))
     }
 
-    /// The kernel's own words; an address in them would be one of a packet.
-    fn kernel_text<const N: usize>(&mut self, text: &[u8; N]) -> [u8; N] {
+    /// A format or an argument of a message of conntrack's.
+    fn kernel_text<const N: usize>(text: &[u8; N]) -> [u8; N] {
         let end = text.iter().position(|byte| *byte == 0).unwrap_or(N);
-        match str::from_utf8(&text[..end]) {
-            Ok(words) => {
-                let mut bytes = fitted::<N>(self.text(words).as_bytes());
-                if end < N {
-                    bytes[N - 1] = 0;
-                }
-                bytes
-            }
-            Err(_) => [0; N],
+        let text = &text[..end];
+        if Message::known_text(text).is_some() {
+            return fitted(text);
         }
+        str::from_utf8(text).map_or([0; N], |words| fitted(own_words(words).as_bytes()))
     }
 
     fn conntrack(&mut self, ct: &Conntrack) -> Conntrack {
@@ -104,9 +94,9 @@ impl Redactor {
         Conntrack { tuples: [self.wire_tuple(original), self.wire_tuple(reply)], reserved: 0, ..*ct }
     }
 
-    fn gone(&mut self, gone: &DestroyedEntry) -> DestroyedEntry {
-        let DestroyedEntry { time_ns, portid, left, caller, pid, comm, ct } = gone;
-        DestroyedEntry {
+    fn destroyed(&mut self, destroyed: &Destroyed) -> Destroyed {
+        let Destroyed { time_ns, portid, left, caller, pid, comm, ct } = destroyed;
+        Destroyed {
             time_ns: *time_ns,
             portid: *portid,
             left: *left,
@@ -130,22 +120,16 @@ impl Redactor {
     }
 
     fn wire_tuple(&mut self, tuple: &Tuple) -> Tuple {
-        const NFPROTO_IPV4: u16 = 2;
-        const NFPROTO_IPV6: u16 = 10;
         let Tuple { src, dst, sport, dport, l3num, protonum, reserved: _ } = *tuple;
-        let mut address = |bytes: [u8; 16]| match l3num {
-            NFPROTO_IPV4 => {
-                let address = Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]);
-                match self.addresses.pseudonym(address.into()) {
-                    IpAddr::V4(pseudonym) => fitted(&pseudonym.octets()),
-                    IpAddr::V6(_) => [0; 16],
+        let mut address = |bytes: [u8; 16]| {
+            let mut pseudonym = [0; 16];
+            if let Some(version) = IpVersion::of_l3num(l3num) {
+                let field = ..version.source().len();
+                if let Some(address) = version.address(&bytes[field]) {
+                    packet::write(self.addresses.pseudonym(address), &mut pseudonym[field]);
                 }
             }
-            NFPROTO_IPV6 => match self.addresses.pseudonym(Ipv6Addr::from(bytes).into()) {
-                IpAddr::V6(pseudonym) => pseudonym.octets(),
-                IpAddr::V4(_) => [0; 16],
-            },
-            _ => [0; 16],
+            pseudonym
         };
         Tuple { src: address(src), dst: address(dst), sport, dport, l3num, protonum, reserved: 0 }
     }

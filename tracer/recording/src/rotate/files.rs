@@ -72,7 +72,7 @@ impl Files {
         Ok(names.into_iter().map(|name| self.directory.join(name)).collect())
     }
 
-    /// Begins a file. It has its name only once it can be read, and takes no other file's.
+    /// Begins a file. It gets its name once it can be read, and never replaces another file.
     pub(super) fn create(
         &self,
         host: &Host,
@@ -111,7 +111,7 @@ impl Files {
         Err(WriteError { path, source: io::ErrorKind::AlreadyExists.into() })
     }
 
-    /// Removes a recording that nobody writes to; tells whether it is gone. What is not one stays.
+    /// Removes a recording that nobody writes to, and returns whether it did. Other files stay.
     pub(super) fn remove(&self, path: &Path) -> bool {
         let named = path.file_name().and_then(OsStr::to_str).is_some_and(|name| self.is_ours(name));
         let Some(file) = recording(path).filter(|_| named) else { return false };
@@ -132,7 +132,7 @@ fn begin(
     baseline: Option<&Counters>,
     compression: Compression,
 ) -> Result<Writer, WriteError> {
-    // A file system that knows no locks has no other way to tell that the file is in use.
+    // Without locks in the file system, nothing shows that the file is in use.
     if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
         tracing::debug!("locking {}: {error}", shown(path));
     }
@@ -147,11 +147,11 @@ fn begin(
     Ok(writer)
 }
 
-/// Gives a file its name unless another has it; tells whether it did.
+/// Gives a file its name unless another has it, and returns whether it did.
 fn give_name(hidden: &Path, path: &Path) -> io::Result<bool> {
     match renameat_with(CWD, hidden, CWD, path, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(true),
-        // Some file systems cannot tell; then the name is looked for first.
+        // Some file systems cannot do this in one step; there the name is checked first.
         Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) if fs::symlink_metadata(path).is_err() => {
             fs::rename(hidden, path).map(|()| true)
         }

@@ -1,21 +1,21 @@
-//! What a further file of a recording has to repeat, so that it can be read by itself.
+//! The state that each further file of a recording repeats, so that it can be read by itself.
 
 use std::collections::BTreeMap;
 
 use tracer_model::capture::{HookStatus, Item, Netns};
 use tracer_model::ruleset::Rules;
 
-/// The last of everything that stays true until something else is said.
+/// The last item of each kind that describes lasting state.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     hooks: Vec<HookStatus>,
     namespaces: BTreeMap<u32, Netns>,
-    /// The first look at a ruleset and the last.
+    /// The first snapshot of a ruleset and the last.
     rules: BTreeMap<u32, (Rules, Option<Rules>)>,
 }
 
 impl Known {
-    /// Takes notice of an item.
+    /// Keeps an item that describes lasting state.
     pub(super) fn note(&mut self, item: &Item) {
         match item {
             Item::Hook(status) => match self.hooks.iter_mut().find(|known| known.hook == status.hook) {
@@ -29,7 +29,7 @@ impl Known {
                     snapshots.1 = Some(rules.clone());
                 }
             }
-            // These are of a moment.
+            // These describe a moment.
             Item::Record(_)
             | Item::Counters(_)
             | Item::Suppressed(_)
@@ -41,7 +41,7 @@ impl Known {
         }
     }
 
-    /// The items that say it again.
+    /// The items that repeat the state.
     pub(super) fn items(&self) -> impl Iterator<Item = Item> {
         let rules = self.rules.values().flat_map(|(first, last)| std::iter::once(first).chain(last));
         let hooks = self.hooks.iter().cloned().map(Item::Hook);

@@ -155,7 +155,7 @@ fn one_by_itself_counts_from_its_beginning() {
     assert_eq!(recordings.verdict(), None);
 }
 
-/// A file that is missing in the middle is said to be, and what it counted is not counted.
+/// A file that is missing in the middle is reported, and its counts are left out.
 #[test]
 fn a_missing_file_is_a_gap() {
     let directory = tempfile::tempdir().unwrap();
@@ -260,8 +260,8 @@ fn nothing_else_is_removed() {
     let before = names(directory.path());
     capture(&path, 0, 5, 2, Compression::None);
     let after = names(directory.path());
-    let gone: Vec<&String> = before.iter().filter(|name| !after.contains(name)).collect();
-    assert_eq!(gone, ["rec-20010101T000000Z-0001.whyrst"]);
+    let removed: Vec<&String> = before.iter().filter(|name| !after.contains(name)).collect();
+    assert_eq!(removed, ["rec-20010101T000000Z-0001.whyrst"]);
     let new: Vec<&String> = after.iter().filter(|name| !before.contains(name)).collect();
     assert_eq!(new.len(), 3, "two and the current one: {new:?}");
     for name in new {
@@ -305,8 +305,8 @@ fn by_size() {
     assert_eq!(items.iter().filter(|item| matches!(item, Item::Record(_))).last(), Some(&record(299)));
 }
 
-/// Cut anywhere in any of the files, every whole record before the cut comes back, and all of the other files; that
-/// something is missing is said.
+/// Cut anywhere in any of the files, every whole record before the cut comes back, and all of the other files; the
+/// reader reports what is missing.
 #[rstest::rstest]
 #[case::plain("rec.whyrst")]
 #[case::compressed("rec.whyrst.zst")]
@@ -324,12 +324,12 @@ fn cut_at_every_byte(#[case] name: &str) {
         let before: Vec<Vec<Item>> = ends.iter().map(|end| of_file(&bytes[..*end])).collect();
         for cut in 0..bytes.len() {
             fs::write(file, &bytes[..cut]).unwrap();
-            let (found, told) = records_of(directory.path());
+            let (found, reported) = records_of(directory.path());
             let mut expected = all.clone();
             expected[index] = ends.iter().rposition(|end| *end <= cut).map_or_else(Vec::new, |end| before[end].clone());
             let expected = expected.concat();
             assert_eq!(found, expected, "{} cut at {cut}", file.display());
-            assert!(told, "{} cut at {cut}: nothing says so", file.display());
+            assert!(reported, "{} cut at {cut}: nothing says so", file.display());
         }
         fs::write(file, bytes).unwrap();
     }
@@ -360,11 +360,11 @@ fn records(items: &mut impl Items) -> Vec<Item> {
     all.filter(|item| matches!(item, Item::Record(_))).collect()
 }
 
-/// The records of all files of a directory, and whether anything is said to be missing.
+/// The records of all files of a directory, and whether the reader reports that something is missing.
 fn records_of(directory: &Path) -> (Vec<Item>, bool) {
     let mut recordings = Recordings::open(&[directory.to_path_buf()]).unwrap();
     let items = all(&mut recordings);
     let gap = items.iter().any(|item| matches!(item, Item::Gap(_)));
-    let told = gap || !recordings.remarks().is_empty();
-    (items.into_iter().filter(|item| matches!(item, Item::Record(_))).collect(), told)
+    let reported = gap || !recordings.remarks().is_empty();
+    (items.into_iter().filter(|item| matches!(item, Item::Record(_))).collect(), reported)
 }

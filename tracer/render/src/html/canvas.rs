@@ -1,4 +1,4 @@
-//! An SVG picture in the making. All text in it is escaped here, and where each label is, is known.
+//! A builder of SVG pictures. It escapes all text, and records the areas of labels.
 
 use std::fmt::Write as _;
 
@@ -8,7 +8,7 @@ use super::escape::{escape, visible};
 
 /// Height of a line of text, in units of the picture.
 pub(super) const LINE: i32 = 15;
-/// Tenths of a unit that a column of text takes: all of it is in a fixed pitch of 12 units, whose columns are 0.6 as wide.
+/// Width of a column of text, in tenths of a unit: all text is monospaced, 12 units high, with columns 0.6 as wide.
 const COLUMN_TENTHS: usize = 73;
 
 /// A point.
@@ -21,24 +21,24 @@ pub(super) struct Area {
     pub(super) x: i32,
     /// Its upper edge.
     pub(super) y: i32,
-    /// How wide it is.
+    /// Its width.
     pub(super) width: i32,
-    /// How high it is.
+    /// Its height.
     pub(super) height: i32,
 }
 
-/// How far a text reaches.
+/// The width of a text.
 pub(super) fn width_of(text: &str) -> i32 {
     let tenths = visible(text).width().saturating_mul(COLUMN_TENTHS);
     i32::try_from(tenths.div_ceil(10)).unwrap_or(i32::MAX / 4)
 }
 
-/// How many columns of text fit.
+/// The number of columns of text that fit.
 pub(super) fn columns(width: i32) -> usize {
     usize::try_from(width).unwrap_or(0) * 10 / COLUMN_TENTHS
 }
 
-/// Breaks text into lines of so many columns, and ends the last of `most` where there would be more.
+/// Breaks text into at most `most` lines of so many columns, and truncates the last one.
 pub(super) fn wrap(text: &str, columns: usize, most: usize) -> Vec<String> {
     let text = visible(text);
     let mut lines: Vec<String> =
@@ -94,14 +94,14 @@ impl Canvas {
         self.put(format_args!(r#"<circle class="{class}" cx="{x}" cy="{y}" r="{radius}"/>"#));
     }
 
-    /// A line of text whose left end and baseline are here.
+    /// A line of text; the point is its left end on the baseline.
     pub(super) fn label(&mut self, class: &str, (x, y): Point, text: &str) {
         let area = Area { x, y: y - LINE + 4, width: width_of(text), height: LINE };
         self.labels.push(area);
         if class.starts_with("label") && !text.is_empty() {
             self.rect("behind", area);
         }
-        // A String takes any write.
+        // Writing to a String does not fail.
         let _infallible = write!(self.body, r#"<text class="{class}" x="{x}" y="{y}">"#);
         let _infallible = escape(&mut self.body, text);
         self.body.push_str("</text>");
@@ -111,13 +111,13 @@ impl Canvas {
         let _infallible = self.body.write_fmt(shape);
     }
 
-    /// Where the labels are.
+    /// The areas of the labels.
     #[cfg(test)]
     pub(super) fn labels(&self) -> &[Area] {
         &self.labels
     }
 
-    /// The picture as an element. Its identifiers are unique where `id` is.
+    /// The picture as an element. Its identifiers are unique if `id` is.
     pub(super) fn finish(self, id: &str, width: i32, height: i32, title: &str, description: &str) -> String {
         let mut svg = String::with_capacity(self.body.len() + 512);
         let _infallible = write!(
@@ -138,7 +138,7 @@ impl Canvas {
 pub(super) mod tests {
     use super::{Area, Canvas};
 
-    /// That no label leaves the picture or covers another.
+    /// Asserts that no label leaves the picture or covers another.
     #[track_caller]
     pub(in crate::html) fn labels_are_readable(canvas: &Canvas, width: i32, height: i32) {
         let labels = canvas.labels();

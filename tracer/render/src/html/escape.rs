@@ -1,7 +1,7 @@
-//! Text from outside, made safe for a page: what is markup is escaped, what is not seen is shown.
+//! Escapes foreign text for a page: markup, and characters that do not show.
 //!
-//! Names of hosts, interfaces, processes and rules may hold anything. A character that would hide, or turn the text around
-//! it about, is written as `\u{202e}`.
+//! Names of hosts, interfaces, processes and rules may contain anything. A character that hides, or changes the direction of
+//! the text around it, is written as `\u{202e}`.
 
 use std::fmt::{self, Write};
 
@@ -9,7 +9,7 @@ use askama::filters::Escaper;
 
 use crate::plain::is_obeyed;
 
-/// Escapes what a template shows.
+/// The escaper of the templates.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Escape;
 
@@ -47,7 +47,7 @@ const fn entity(c: char) -> Option<&'static str> {
     }
 }
 
-/// Text whose characters are all seen, and as many as they seem.
+/// Text with escapes for characters that do not show.
 pub(super) fn visible(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
@@ -60,15 +60,15 @@ pub(super) fn visible(text: &str) -> String {
     shown
 }
 
-/// JSON for a `<script type="application/json">`: the same document, without a character that ends the element or is not seen.
-/// Such characters can only be in its strings, where JSON has an escape for each.
+/// JSON for a `<script type="application/json">`: the same document, without characters that end the element or do not show.
+/// Such characters occur only in strings, where JSON has escapes for them.
 pub(super) fn json(document: &str) -> String {
     let mut safe = String::with_capacity(document.len() + document.len() / 16);
     for c in document.chars() {
-        // Between its strings JSON has line breaks at most.
+        // Outside strings, JSON has no such characters but line breaks.
         if matches!(c, '<' | '>' | '&') || (is_obeyed(c) && c != '\n') {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // A String takes any write.
+                // Writing to a String does not fail.
                 let _infallible = write!(safe, "\\u{unit:04x}");
             }
         } else {

@@ -1,4 +1,4 @@
-//! The report as one page for a browser: everything in one file, which asks no other for anything.
+//! The report as one HTML file, which loads nothing.
 //!
 //! `page` says what is in it, `templates/` how it looks; `sequence` and `window` draw. A policy in the page's head lets no script
 //! run and no style apply but the page's own, and nothing be fetched.

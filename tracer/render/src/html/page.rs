@@ -1,4 +1,4 @@
-//! What is in the page: the report, in the order and the words in which it is read.
+//! The content of the page: the report, in reading order.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,25 +18,25 @@ use tracer_model::finding::Finding;
 use tracer_model::mitigation::Mitigation;
 
 use super::{escape, sequence, window};
+use crate::sentences::{Headline, Line, Mark, Weight, counted, grouped};
 use crate::style::TextStyle;
-use crate::words::{Headline, Mark, Step, Weight, counted, grouped};
-use crate::{json, words};
+use crate::{json, sentences};
 
-/// Most flows that are told in full. What is drawn of one takes about 30 kB.
-const TOLD: usize = 200;
+/// The most flows that are shown in full. The diagrams of one take about 30 kB.
+const DETAILED: usize = 200;
 /// Headlines of the same cause.
-const STORIES: usize = 10;
-/// Flows of each kind that are told in full before there are more of any kind.
+const HEADLINES: usize = 10;
+/// Flows of each kind that are shown in full before more of any kind are.
 const OF_EACH_KIND: usize = 10;
-/// Flows that are unfolded from the start; where there are no more than `UNFOLDED_ALL`, all are.
+/// Flows that are unfolded at first; all are if there are at most `UNFOLDED_ALL`.
 const UNFOLDED: usize = 3;
 const UNFOLDED_ALL: usize = 8;
 
-/// Rows of the table that are seen at once; a script shows the others when they are asked for.
+/// Rows of the table that are shown at first; a script shows the others on request.
 const AT_ONCE: usize = 200;
 
 const STYLE: &str = include_str!("../../templates/style.css");
-/// Runs before the table is there: what needs a script is shown, and of a long table no more is laid out than is to be seen.
+/// Runs before the table is parsed: shows the controls that need a script, and limits the layout of a long table.
 const FIRST: &str = "document.documentElement.classList.add(\"js\");";
 const SCRIPT: &str = include_str!("../../templates/script.js");
 
@@ -57,7 +57,7 @@ pub(super) struct Page<'a> {
     headlines: Vec<Headline<'a>>,
     causes: Vec<(Cause, u64)>,
     rows: Vec<Row<'a>>,
-    told: Vec<AnnotatedEvent<'a>>,
+    details: Vec<Detail<'a>>,
     folded: Option<String>,
     several_namespaces: bool,
     hooks: Vec<HookRow>,
@@ -67,7 +67,7 @@ pub(super) struct Page<'a> {
 /// A line of the table.
 struct Row<'a> {
     number: usize,
-    told: bool,
+    detailed: bool,
     first: String,
     path: Vec<String>,
     namespace: Option<String>,
@@ -79,8 +79,8 @@ struct Row<'a> {
     resets: u64,
 }
 
-/// A flow that is told in full.
-struct AnnotatedEvent<'a> {
+/// A flow that is shown in full.
+struct Detail<'a> {
     number: usize,
     open: bool,
     row: Row<'a>,
@@ -92,9 +92,9 @@ struct AnnotatedEvent<'a> {
     report: &'a FlowReport,
 }
 
-/// A step, and what there is more to say about it.
+/// A step, with further lines.
 struct StepView {
-    step: Step,
+    step: Line,
     symbol: &'static str,
     class: &'static str,
     more: Vec<String>,
@@ -119,26 +119,26 @@ struct HookRow {
 impl<'a> Page<'a> {
     pub(super) fn new(report: &'a Report) -> io::Result<Self> {
         let host = &report.host;
-        let told = told(report);
+        let detailed = detailed(report);
         let mut document = Vec::new();
-        json::write_of(report, told.iter().map(|index| &report.flows[*index]), &mut document)?;
+        json::write_of(report, detailed.iter().map(|index| &report.flows[*index]), &mut document)?;
         let evidence = escape::json(&String::from_utf8_lossy(&document));
         let mut causes: BTreeMap<Cause, u64> = BTreeMap::new();
         for flow in &report.flows {
             *causes.entry(flow.flow.incident.diagnosis.cause).or_default() += 1;
         }
-        let is_told: std::collections::BTreeSet<usize> = told.iter().copied().collect();
+        let is_detailed: std::collections::BTreeSet<usize> = detailed.iter().copied().collect();
         let rows = report.flows.iter().enumerate().map(|(index, flow)| {
             let mut row = Row::new(report, flow, index);
-            row.told = is_told.contains(&index);
+            row.detailed = is_detailed.contains(&index);
             row
         });
         let all = report.flows.len();
-        let folded = (told.len() < all).then(|| {
+        let folded = (detailed.len() < all).then(|| {
             format!(
-                "{} of {} are told in full: the first {OF_EACH_KIND} of each kind, then those that come first in the table. \
-                 The table has all; `whyrst report --format json` tells all.",
-                grouped(told.len() as u64),
+                "{} of {} are shown in full: the first {OF_EACH_KIND} of each kind, then the first ones of the table. The \
+                 table lists all; `whyrst report --format json` contains all.",
+                grouped(detailed.len() as u64),
                 counted(all as u64, "flow", "flows"),
             )
         });
@@ -158,13 +158,13 @@ impl<'a> Page<'a> {
             ended: instant(report.ended),
             duration: format!("{:.1} s", report.duration().as_secs_f64()),
             facts: facts(report),
-            headlines: words::headlines(report, STORIES),
+            headlines: sentences::headlines(report, HEADLINES),
             causes: causes.into_iter().collect(),
             rows: rows.collect(),
-            told: told
+            details: detailed
                 .iter()
                 .enumerate()
-                .map(|(place, index)| AnnotatedEvent::new(report, *index, place, told.len()))
+                .map(|(position, index)| Detail::new(report, *index, position, detailed.len()))
                 .collect(),
             folded,
             several_namespaces: report.flows.windows(2).any(|pair| netns(&pair[0]) != netns(&pair[1])),
@@ -182,8 +182,8 @@ impl<'a> Page<'a> {
     }
 }
 
-/// The flows that are told in full, in the order of the report: of each kind the first ones, then the first ones of all.
-fn told(report: &Report) -> Vec<usize> {
+/// The flows that are shown in full, in the order of the report: the first ones of each kind, then the first ones of all.
+fn detailed(report: &Report) -> Vec<usize> {
     let mut of_kind: BTreeMap<(EvidenceRank, Diagnosis), usize> = BTreeMap::new();
     let mut chosen = Vec::new();
     let mut rest = Vec::new();
@@ -193,34 +193,31 @@ fn told(report: &Report) -> Vec<usize> {
         *count += 1;
         if *count <= OF_EACH_KIND { chosen.push(index) } else { rest.push(index) }
     }
-    chosen.truncate(TOLD);
-    chosen.extend(rest.into_iter().take(TOLD - chosen.len()));
+    chosen.truncate(DETAILED);
+    chosen.extend(rest.into_iter().take(DETAILED - chosen.len()));
     chosen.sort_unstable();
     chosen
 }
 
-/// What the reader needs to know how far to trust the page.
+/// Facts of the capture.
 fn facts(report: &Report) -> Vec<(&'static str, String)> {
     let attached = report.hooks.iter().filter(|line| line.state == HookState::Attached).count();
     let mut facts = vec![
         ("Host", report.host.hostname.clone()),
-        (
-            "Kernel",
-            format!("Linux {} (conntrack's logging of era {})", report.host.kernel, report.host.log_format.name()),
-        ),
+        ("Kernel", format!("Linux {} (conntrack log format {})", report.host.kernel, report.host.log_format.name())),
         ("Hooks", format!("{} of {} attached", attached, report.hooks.len())),
-        ("Events", words::events(report)),
+        ("Events", sentences::events(report)),
         ("Packets refused", grouped(report.summary.tally.invalid)),
         ("RSTs sent by this gateway", grouped(report.summary.tally.resets)),
         ("Connections reset by it", grouped(report.summary.flows_reset)),
     ];
     if let Some(hidden) = report.filtered {
-        facts.push(("Filtered", format!("{} of other flows left out", counted(hidden, "event", "events"))));
+        facts.push(("Filtered", format!("{} of other flows omitted", counted(hidden, "event", "events"))));
     }
     facts
 }
 
-/// What the page may do: run its own script, use its own style, and nothing else.
+/// The content security policy: the page may run its own scripts and use its own style, nothing else.
 fn policy() -> String {
     let hash = |text: &str| STANDARD.encode(Sha256::digest(text));
     format!(
@@ -239,7 +236,7 @@ impl<'a> Row<'a> {
         let tally = flow.flow.tally();
         Self {
             number: index + 1,
-            told: true,
+            detailed: true,
             first: report.host.clock.wall(flow.flow.first).strftime("%H:%M:%S%.6f").to_string(),
             path: stations.into_iter().flatten().map(|endpoint| endpoint.to_string()).collect(),
             namespace: flow.netns_name.clone().or_else(|| key.netns.map(|inode| inode.to_string())),
@@ -247,7 +244,7 @@ impl<'a> Row<'a> {
             reason: diagnosis
                 .reason
                 .map(|reason| reason.name().to_owned())
-                .or_else(|| words::kernel_reason(&flow.flow, &report.host)),
+                .or_else(|| sentences::kernel_reason(&flow.flow, &report.host)),
             by: flow.flow.reset_by().map_or("", |by| by.name()),
             flow: &flow.flow,
             refused: tally.invalid,
@@ -256,34 +253,34 @@ impl<'a> Row<'a> {
     }
 }
 
-impl<'a> AnnotatedEvent<'a> {
-    fn new(whole: &'a Report, index: usize, place: usize, of: usize) -> Self {
+impl<'a> Detail<'a> {
+    fn new(whole: &'a Report, index: usize, position: usize, of: usize) -> Self {
         let report = &whole.flows[index];
         let (flow, host) = (&report.flow, &whole.host);
         let number = index + 1;
         let (mut before, mut steps): (Vec<String>, Vec<StepView>) = (Vec::new(), Vec::new());
-        for mut step in words::steps(report, host, TextStyle::default()) {
-            step.text = step.text.replace(words::TIED, " ");
+        for mut step in sentences::lines(report, host, TextStyle::default()) {
+            step.text = step.text.replace(sentences::TIED, " ");
             match (step.mark, steps.last_mut()) {
-                (Mark::More, Some(last)) => last.more.push(step.text),
+                (Mark::More, Some(last)) => last.more.push(step.text + &step.time),
                 (Mark::More, None) if step.text.is_empty() => before.push(step.time),
                 (Mark::More, None) => before.push(step.text),
                 _ => steps.push(StepView::new(step)),
             }
         }
-        let told = steps.iter().map(|view| format!("{} {} {}", view.step.time, view.step.who, view.step.text));
-        let description: Vec<String> = told.collect();
+        let lines = steps.iter().map(|view| format!("{} {} {}", view.step.time, view.step.who, view.step.text));
+        let description: Vec<String> = lines.collect();
         let title = format!("Time and sequence of flow {number}");
         let incident = &flow.incident;
-        let refusals = incident.follows.iter().chain(&incident.logged);
-        let windows = refusals.enumerate().filter_map(|(nth, logged)| {
+        let verdicts = incident.follows.iter().chain(&incident.logged);
+        let windows = verdicts.enumerate().filter_map(|(nth, logged)| {
             Some(WindowView::new(logged, logged.window.as_ref()?, &format!("w{number}-{nth}"), number))
         });
         Self {
             number,
-            open: place < UNFOLDED || of <= UNFOLDED_ALL,
+            open: position < UNFOLDED || of <= UNFOLDED_ALL,
             row: Row::new(whole, report, index),
-            sentence: (incident.rank() >= EvidenceRank::Forwarded).then(|| words::incident(flow)),
+            sentence: (incident.rank() >= EvidenceRank::Forwarded).then(|| sentences::incident(flow)),
             before,
             sequence: sequence::draw(report, host, &format!("s{number}"), &title, &description.join(". ")),
             windows: windows.collect(),
@@ -292,15 +289,15 @@ impl<'a> AnnotatedEvent<'a> {
         }
     }
 
-    /// The word that `whyrst explain` knows.
-    fn word(&self) -> &'static str {
+    /// The topic of `whyrst explain`.
+    fn topic(&self) -> &'static str {
         let diagnosis = self.row.diagnosis;
         diagnosis.reason.map_or(diagnosis.cause.name(), |reason| reason.name())
     }
 }
 
 impl StepView {
-    fn new(step: Step) -> Self {
+    fn new(step: Line) -> Self {
         let (symbol, class) = match step.mark {
             Mark::More => ("", ""),
             Mark::Segment => ("▸", "plain"),
@@ -316,11 +313,12 @@ impl StepView {
 
 impl WindowView {
     fn new(logged: &ConntrackVerdict, explained: &Explanation, id: &str, number: usize) -> Self {
-        let (sender, receiver) = (words::end_of(explained.direction), words::end_of(explained.direction.other()));
+        let (sender, receiver) =
+            (sentences::end_of(explained.direction), sentences::end_of(explained.direction.other()));
         Self {
             picture: window::draw(logged, explained, id, &format!("Window check of flow {number}")),
-            inequality: format!("{}: {}", explained.failure.inequality(), words::inequality(explained)),
-            text: words::window(explained),
+            inequality: format!("{}: {}", explained.failure.inequality(), sentences::inequality(explained)),
+            text: sentences::window(explained),
             sides: vec![("sender", sender, explained.sender), ("receiver", receiver, explained.receiver)],
             agrees: explained.agrees,
         }
@@ -328,7 +326,7 @@ impl WindowView {
 }
 
 impl HookRow {
-    fn new(line: &tracer_engine::conclusion::HookLine) -> Self {
+    fn new(line: &tracer_engine::hook_line::HookLine) -> Self {
         let spec = line.hook.spec();
         Self {
             symbol: spec.symbol,

@@ -1,16 +1,16 @@
-//! An axis that is true to scale where it can be, and says where it is not.
+//! An axis that is to scale as far as possible, and marks where it is not.
 
-/// How a distance is drawn.
+/// The drawing of a distance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Gap {
-    /// How long, in units of the picture.
+    /// Its length, in units of the picture.
     pub(super) length: i32,
-    /// Whether that is to the scale of the others.
+    /// Whether it is to scale.
     pub(super) to_scale: bool,
 }
 
-/// How long gaps are drawn: the shortest takes `least`, the others what the same scale gives them, up to `most`. What would be
-/// longer is drawn as a break of length `cut`.
+/// The lengths of gaps: the shortest gets `least`, the others are to the same scale, up to `most`. A longer gap is drawn as a
+/// break of length `cut`.
 pub(super) fn gaps(distances: &[u64], least: i32, most: i32, cut: i32) -> Vec<Gap> {
     let shortest = distances.iter().copied().filter(|distance| *distance > 0).min().unwrap_or(1);
     let length = |distance: u64| {

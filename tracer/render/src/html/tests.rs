@@ -280,7 +280,7 @@ proptest! {
     }
 }
 
-/// Above the bound a page names all flows and tells some of every kind.
+/// Above the bound, a page lists all flows and shows some of each kind in full.
 #[test]
 fn many_flows_are_folded() {
     let mut report = golden("5.10/late-retransmission");
@@ -290,9 +290,9 @@ fn many_flows_are_folded() {
     let page = page(&report);
     assert_eq!(page.matches("<tr data-cause").count(), 1_003);
     assert_eq!(page.matches("<article class=\"flow\"").count(), 200);
-    assert!(page.contains("id=\"flow-1003\""), "the kind that comes last is told too");
-    assert!(page.contains("200 of 1,003 flows are told in full"));
-    assert!(!hidden_links(&page), "no link leads to a flow that is not told");
+    assert!(page.contains("id=\"flow-1003\""), "the last kind is shown too");
+    assert!(page.contains("200 of 1,003 flows are shown in full"));
+    assert!(!hidden_links(&page), "no link leads to a flow that is not shown");
 }
 
 fn hidden_links(page: &str) -> bool {

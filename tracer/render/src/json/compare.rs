@@ -1,4 +1,4 @@
-//! `whyrst report --compare --format json`: two captures side by side, `whyrst.compare.v1`.
+//! `whyrst report --compare --format json`: the comparison of two captures, `whyrst.compare.v1`.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use super::{rfc3339, types, writing};
 /// The identifier of the schema of `whyrst report --compare --format json`.
 pub const COMPARE_SCHEMA: &str = "whyrst.compare.v1";
 
-/// Two captures, as before and after a change.
+/// Two captures, before and after a change.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "whyrst.compare.v1", extend("$id" = COMPARE_SCHEMA))]
 struct Comparison<'a> {
@@ -24,23 +24,23 @@ struct Comparison<'a> {
     tool: types::Tool,
     before: Capture<'a>,
     after: Capture<'a>,
-    /// Over everything.
+    /// All connections.
     total: Counts,
-    /// Packets of new connections that were dropped because the table was full.
+    /// Packets of new connections dropped because the table was full.
     table_full_drops: Pair<u64>,
-    /// Per cause and reason; what there is most of comes first.
+    /// Per cause and reason; the most frequent come first.
     by_cause: Vec<OfCause>,
     /// Per server.
     by_server: Vec<OfServer>,
     /// Per client, server and cause.
     by_route: Vec<OfRoute>,
-    /// What is different about the hosts, and may explain something.
+    /// Differences between the hosts that may explain a change.
     changed: Vec<Change<'a>>,
-    /// How busy the hosts were when the captures ended, where that differs.
+    /// Differences in load when the captures ended.
     load: Vec<Change<'a>>,
-    /// What to know before anything is concluded.
+    /// Limits of the comparison.
     caveats: &'a [String],
-    /// Verdicts are given where chance alone makes such a difference with a probability below this.
+    /// The significance level: `fewer` and `more` mean that chance makes such a difference with a lower probability.
     level: f64,
 }
 
@@ -62,58 +62,58 @@ struct Capture<'a> {
     events: u64,
     events_lost: u64,
     records_not_understood: u64,
-    /// Connections that were forgotten for want of room; they are in the sums alone.
+    /// Connections that were evicted from the flow table; only the totals include them.
     flows_forgotten: u64,
     /// Events of flows that the filter hides; absent without a filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     events_hidden: Option<u64>,
-    /// Why not all of the recording could be read.
+    /// The damage of the recording; null if it is complete.
     damage: Option<&'a str>,
 }
 
-/// Something of both captures.
+/// A value of both captures.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Pair<T> {
     before: T,
     after: T,
 }
 
-/// What was counted in one capture.
+/// Counts of one capture.
 #[derive(Debug, Serialize, JsonSchema)]
 struct CountShape {
-    /// Connections that may have died of a RST of this host.
+    /// Connections that a RST of this host may have killed.
     connections_reset: u64,
-    /// Other connections that a packet was refused of, or that a RST was seen of.
+    /// Other connections with a refused packet or a RST.
     connections_not_reset: u64,
     invalid_packets: u64,
     ignored_packets: u64,
     resets_sent: u64,
 }
 
-/// Counts of both captures, and what they say of the rates.
+/// Counts of both captures, and their rates.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Counts {
     before: CountShape,
     after: CountShape,
-    /// Of the connections that were reset.
+    /// Rates of reset connections.
     reset: Rates,
-    /// Of the others.
+    /// Rates of the others.
     not_reset: Rates,
 }
 
 /// Two rates.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Rates {
-    /// Null where no time passed.
+    /// Null if the capture has no duration.
     before_per_minute: Option<f64>,
     after_per_minute: Option<f64>,
     difference_per_minute: Option<f64>,
-    /// `fewer` and `more`: the rates differ. `no-difference-shown`: chance may make such a difference. `too-few`: so few
-    /// connections in this much time could not have shown one. `lost-events`: it goes away if all that is missing were
-    /// connections of the side that has less. `not-watched`: one capture did not watch what such connections are seen by.
+    /// `fewer` and `more`: the rates differ. `no-difference-shown`: chance may explain the difference. `too-few`: so few
+    /// connections in this time cannot show a difference. `lost-events`: missing events of the side with fewer connections
+    /// may explain it. `not-watched`: one capture lacked the hooks that see such connections.
     verdict: VerdictWord,
-    /// Probability that chance alone makes such a difference or a greater one, if connections come independently; null
-    /// where it was not computed.
+    /// Probability of such a difference or a larger one by chance, if connections are independent; null if it was not
+    /// computed.
     p: Option<f64>,
 }
 
@@ -158,20 +158,20 @@ struct OfRoute {
     server: String,
     cause: types::Cause,
     reason: Option<types::Reason>,
-    /// `before`, `after`, `both`, or `neither` where nothing but remarks were seen.
+    /// `before`, `after`, `both`, or `neither` if conntrack only logged packets that it accepted.
     seen: &'static str,
     #[serde(flatten)]
     counts: Counts,
 }
 
-/// Something that is not the same.
+/// A difference.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Change<'a> {
     what: &'a str,
-    /// Inode number of the network namespace in the second capture, where it belongs to one.
+    /// Inode number of the network namespace in the second capture; null if the difference is not of a namespace.
     netns: Option<u32>,
     netns_name: Option<&'a str>,
-    /// Null where there was none.
+    /// Null if absent.
     before: Option<&'a str>,
     after: Option<&'a str>,
 }

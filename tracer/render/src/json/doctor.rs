@@ -1,4 +1,4 @@
-//! What the doctor found as one JSON object, `whyrst.doctor.v1`, and the schema that describes it.
+//! `whyrst doctor --format json`: one JSON object, `whyrst.doctor.v1`, and its schema.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -23,12 +23,12 @@ use super::{finding, types, writing};
 /// The schema's identifier.
 pub const SCHEMA: &str = "whyrst.doctor.v1";
 
-/// Writes what was found.
+/// Writes facts and findings.
 pub fn write(facts: &Facts, findings: &[Finding], to: &mut dyn io::Write) -> io::Result<()> {
     writing::document(&Doctor::new(facts, findings), to)
 }
 
-/// Writes the JSON Schema of it.
+/// Writes its JSON Schema.
 pub fn write_schema(to: &mut dyn io::Write) -> io::Result<()> {
     writing::document(&schemars::schema_for!(Doctor<'_>), to)
 }
@@ -51,10 +51,10 @@ struct Doctor<'a> {
 struct Host<'a> {
     hostname: &'a str,
     kernel: &'a str,
-    /// The era of conntrack's logging code; absent where conntrack is not loaded.
+    /// The conntrack log format; absent if conntrack is not loaded.
     log_format: Option<&'static str>,
     memory_bytes: Option<u64>,
-    /// Bytes of a conntrack entry without its extensions, where the kernel tells.
+    /// Bytes of a conntrack entry without its extensions, if the kernel reports them.
     entry_bytes: Option<u64>,
 }
 
@@ -64,7 +64,7 @@ struct Tracing<'a> {
     possible: bool,
     obstacles: Vec<Obstacle<'a>>,
     hooks: Vec<Hook<'a>>,
-    /// Fields that this kernel's BTF does not have, though some kernel's does.
+    /// Fields of other kernels that this kernel's BTF lacks.
     missing_fields: &'a [&'static str],
 }
 
@@ -81,9 +81,9 @@ struct Hook<'a> {
     name: &'static str,
     target: &'static str,
     method: &'static str,
-    /// `available`, `waiting` for a module, or `unavailable`; obstacles hold for all hooks whatever this says.
+    /// `available`, `waiting` for a module, or `unavailable`. Obstacles prevent all hooks, whatever this value is.
     state: &'static str,
-    /// The module, or why not.
+    /// The module, or why the hook is unavailable.
     because: Option<&'a str>,
 }
 
@@ -91,43 +91,43 @@ struct Hook<'a> {
 struct Namespace<'a> {
     netns: u32,
     name: Option<&'a str>,
-    /// What to put before a command to run it there; null where no command gets there.
+    /// The words that run a command there; null if no command can enter the namespace.
     prefix: Option<String>,
     entries: Option<u64>,
     max: Option<u64>,
     buckets: Option<u64>,
-    /// How fast the table grew between the two looks; negative where it shrank.
+    /// Growth of the table between the two samples; negative if it shrank.
     entries_per_s: Option<f64>,
-    /// Time between the two looks.
+    /// Time between the two samples.
     interval_s: f64,
     expectations: Option<u64>,
-    /// conntrack's counters; those that this kernel does not have are absent.
+    /// conntrack's counters, as far as this kernel has them.
     counters: BTreeMap<&'static str, Count>,
     table: Option<Holders<'a>>,
-    /// Use of NAT ports per NAT address and destination, the fullest first.
+    /// Usage of NAT ports per NAT address and destination, the highest first.
     nat_ports: Vec<Ports>,
     sysctls: Vec<Sysctl<'a>>,
     sizing: Option<Size>,
-    /// Rules that matter to tracked connections.
+    /// Rules that concern conntrack.
     rules: Vec<Rule<'a>>,
-    /// What could not be read or understood.
+    /// Facts that could not be read or decoded.
     unread: Vec<&'a str>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Count {
-    /// Since the namespace was made, summed over the CPUs.
+    /// Since the namespace was created, summed over the CPUs.
     total: u64,
-    /// Between the two looks.
+    /// Between the two samples.
     per_s: Option<f64>,
-    /// The totals of the CPUs that counted any.
+    /// The totals per CPU, where there are any.
     by_cpu: BTreeMap<u16, u32>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Holders<'a> {
     counted: u64,
-    /// Why that is not all of them.
+    /// Why the counts are incomplete; null if they are complete.
     partial: Option<&'a str>,
     top_sources: Vec<Holder>,
     top_services: Vec<Holder>,
@@ -161,7 +161,7 @@ struct Ports {
 struct Sysctl<'a> {
     name: &'a str,
     value: i64,
-    /// What it does with this value.
+    /// The effect of this value.
     meaning: String,
 }
 
@@ -169,7 +169,7 @@ struct Sysctl<'a> {
 struct Size {
     /// Bytes of memory / 16384 / (word bits / 32).
     max_by_rule: u64,
-    /// Buckets and entries that the kernel takes by itself.
+    /// The kernel's default numbers of buckets and entries.
     max_by_kernel: u64,
     /// Bytes of a full table.
     bytes_when_full: u64,
@@ -187,13 +187,13 @@ struct Rule<'a> {
     chain: &'a str,
     handle: Option<u64>,
     number: Option<u32>,
-    /// The netfilter hooks that lead to it.
+    /// The netfilter hooks that it is reached from.
     hooks: Vec<&'static str>,
-    /// What it translates to, or the chain that it sends packets to.
+    /// The address that it translates to, or the chain that it sends packets to.
     to: Option<String>,
     output: Option<&'a str>,
     packets: Option<u64>,
-    /// Whether all that it asks of a packet is understood.
+    /// Whether whyrst understands all its matches.
     complete: bool,
     text: &'a str,
     /// The command that shows it in its chain.

@@ -12,7 +12,7 @@ use tracer_model::decode::padded;
 use tracer_model::evidence;
 
 use super::{hexadecimal, side, types, writing};
-use crate::step::AnnotatedEvent;
+use crate::annotated::AnnotatedEvent;
 
 /// The identifier of the schema of a line of `whyrst export --format jsonl`.
 pub const EXPORT_SCHEMA: &str = "whyrst.export.v1";
@@ -42,7 +42,7 @@ struct Whole<'a> {
     host: types::Host<'a>,
     capture: types::Capture<'a>,
     summary: types::Summary,
-    /// What should be known besides the flows, the most urgent first.
+    /// Findings besides the flows, the most urgent first.
     findings: Vec<types::Finding<'a>>,
 }
 
@@ -55,7 +55,7 @@ struct FlowLine<'a> {
     shape: types::Flow<'a>,
 }
 
-/// An event: a line of `whyrst trace --format json`, and what else the hook read.
+/// An event: a line of `whyrst trace --format json`, and the hook's further data.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(transform = inside)]
 struct EventLine<'a> {
@@ -64,7 +64,7 @@ struct EventLine<'a> {
     /// `at` with nanoseconds.
     #[schemars(extend("format" = "date-time"))]
     at_nanoseconds: String,
-    /// Number of the flow; null where the event belongs to none. There is a line for it unless it was forgotten for want of
+    /// Number of the flow; null where the event belongs to none. It has a line unless it was evicted for want of
     /// room, or belongs to an endpoint of the same host.
     flow: Option<u64>,
     /// The hook.
@@ -72,12 +72,12 @@ struct EventLine<'a> {
     /// The kernel function.
     target: &'static str,
     on_cpu: u32,
-    /// The headers of the packet as they were read; null where they were out of reach.
+    /// The headers of the packet; null where they were out of reach.
     headers: Option<Headers>,
     /// The packet's conntrack entry.
     entry: Option<EntryShape>,
-    /// The entry that the packet would have belonged to, as it was when it ended.
-    ended_entry: Option<EntryShape>,
+    /// The destroyed entry that the packet would have belonged to.
+    destroyed_entry: Option<EntryShape>,
     /// A field that the hook needs could not be read.
     incomplete: bool,
 }
@@ -102,7 +102,7 @@ struct EntryShape {
     tcp_state: String,
     /// `IPS_*` bits.
     status: u32,
-    /// What is known of the client's side, then of the server's.
+    /// The client's side, then the server's.
     sides: [types::Side; 2],
 }
 
@@ -143,20 +143,20 @@ impl<'r, W: Write> JsonLines<'r, W> {
     }
 
     /// Adds an event.
-    pub fn event(&mut self, told: AnnotatedEvent<'_>) -> io::Result<()> {
-        let Some(trace) = types::Trace::new(told.observed, told.flow, told.host) else { return Ok(()) };
-        let event = told.event;
+    pub fn event(&mut self, annotated: AnnotatedEvent<'_>) -> io::Result<()> {
+        let Some(trace) = types::Trace::new(annotated.observed, annotated.flow, annotated.host) else { return Ok(()) };
+        let event = annotated.event;
         self.events += 1;
         self.line(&Line::Event(Box::new(EventLine {
             trace,
-            at_nanoseconds: format!("{:.9}", told.host.clock.wall(event.at)),
-            flow: told.observed.flow.map(|id| id.0),
+            at_nanoseconds: format!("{:.9}", annotated.host.clock.wall(event.at)),
+            flow: annotated.observed.flow.map(|id| id.0),
             seen_by: event.hook.name(),
             target: event.hook.spec().symbol,
             on_cpu: event.cpu,
-            headers: headers(told.record),
+            headers: headers(annotated.record),
             entry: event.entry.as_ref().map(entry),
-            ended_entry: event.gone.as_ref().map(|gone| entry(&gone.entry)),
+            destroyed_entry: event.destroyed.as_ref().map(|destroyed| entry(&destroyed.entry)),
             incomplete: event.flags.incomplete,
         })))
     }
@@ -184,7 +184,7 @@ pub fn write_schema(to: &mut dyn Write) -> io::Result<()> {
     writing::document(&schemars::schema_for!(Line<'_>), to)
 }
 
-/// The schema of a part has no identifier: references inside would be taken to be relative to that.
+/// The schema of a part has no identifier: references inside would be relative to it.
 fn inside(schema: &mut schemars::Schema) {
     schema.remove("$id");
     schema.remove("title");

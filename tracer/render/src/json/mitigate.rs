@@ -14,14 +14,14 @@ use crate::mitigate::{Offer, Outcome, rates};
 /// The identifier of the schema.
 pub const MITIGATE_SCHEMA: &str = "whyrst.mitigate.v1";
 
-/// What `whyrst mitigate` says.
+/// The output of `whyrst mitigate`.
 #[derive(Debug, Serialize, JsonSchema)]
 struct Mitigate<'a> {
     /// `whyrst.mitigate.v1`
     schema: &'static str,
-    /// The cure that was asked for, or all of them.
+    /// The requested mitigation, or all of them.
     mitigations: Vec<Entry<'a>>,
-    /// What was done, where something was to be.
+    /// The result of `--apply` or `--undo`; null without them.
     outcome: Option<Done<'a>>,
 }
 
@@ -29,11 +29,11 @@ struct Mitigate<'a> {
 struct Entry<'a> {
     #[serde(flatten)]
     mitigation: types::Mitigation<'a>,
-    /// Whether it can help on this host.
+    /// Whether it applies on this host.
     applies: bool,
-    /// Why not, if it cannot.
+    /// Why it does not apply; null if it does.
     because: Option<&'a str>,
-    /// Whether `--apply` does it: it changes something, and every change can be taken back.
+    /// Whether `--apply` works: the mitigation changes something, and every change can be undone.
     can_be_applied: bool,
 }
 
@@ -43,21 +43,21 @@ struct Done<'a> {
     state: &'static str,
     /// The file of the journal.
     entry: &'a str,
-    /// The commands that were run.
+    /// The commands that whyrst ran.
     commands: &'a [String],
-    /// What is not as it should be all the same.
+    /// Warnings.
     remarks: &'a [String],
-    /// What the kernel counted before and after, where it was watched.
+    /// The kernel's counts before and after; empty with `--watch 0`.
     watched: Vec<Watched>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
 struct Watched {
-    /// What was counted.
+    /// The name of the counter.
     counter: &'static str,
     before: Option<Count>,
     after: Option<Count>,
-    /// `too-little-traffic`, `fell`, `rose` or `no-clear-change`; null where a counter could not be read.
+    /// `too-little-traffic`, `fell`, `rose` or `no-clear-change`; null if a counter could not be read.
     verdict: Option<&'static str>,
 }
 
@@ -67,7 +67,7 @@ struct Count {
     seconds: f64,
 }
 
-/// Writes it.
+/// Writes the document.
 pub fn write_mitigate(offers: &[Offer], outcome: Option<&Outcome>, to: &mut dyn io::Write) -> io::Result<()> {
     let entry = |offer: &'_ Offer| -> (bool, bool) {
         (offer.not_because.is_none(), Mitigation::can_be_applied(&offer.mitigation))
@@ -81,7 +81,7 @@ pub fn write_mitigate(offers: &[Offer], outcome: Option<&Outcome>, to: &mut dyn 
     writing::document(&shape, to)
 }
 
-/// Writes the schema of that.
+/// Writes its JSON Schema.
 pub fn write_mitigate_schema(to: &mut dyn io::Write) -> io::Result<()> {
     writing::document(&schemars::schema_for!(Mitigate<'_>), to)
 }

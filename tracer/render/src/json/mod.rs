@@ -8,27 +8,29 @@ mod types;
 mod writing;
 
 use std::io;
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use tracer_advice::explain::{Group, LogReport};
 use tracer_advice::report::{FlowReport, Report};
-use tracer_engine::conclusion::HookLine;
 use tracer_engine::engine::{Kind, Observed};
-use tracer_engine::flow::{ConntrackVerdict, Flow, PeerSeen, Reset, Tally};
-use tracer_model::capture::{HookState, Host, Origin, Outcome};
-use tracer_model::cause::{Cause, Confidence, Diagnosis, ResetBy};
+use tracer_engine::flow::{ConntrackVerdict, Flow, Reset, Tally};
+use tracer_engine::hook_line::HookLine;
+use tracer_engine::timeline::{EntryFound, Segment, Step, StepKind, Timeline};
+use tracer_model::capture::{HookState, Host, Origin};
+use tracer_model::cause::{Confidence, Diagnosis};
 use tracer_model::conntrack::log_format::LogFormat;
 use tracer_model::conntrack::window::{BoundSource, Explanation};
-use tracer_model::conntrack::{DestroyedEntry, Direction, EndedBy, Nfct, Seen, TcpState, Verdict};
-use tracer_model::event::{Event, Interface};
+use tracer_model::conntrack::{DestroyedBy, DestroyedEntry, Direction, Nfct, Seen, Verdict};
+use tracer_model::event::LogMessage;
 use tracer_model::finding::Finding;
 use tracer_model::mitigation::Mitigation;
 use tracer_model::packet::Packet;
 use tracer_model::ruleset::{Candidates, Rule};
 use tracer_model::time::{ClockOffset, Instant};
 
-use super::words;
+use super::sentences;
 
 pub use compare::{COMPARE_SCHEMA, write as write_comparison, write_schema as write_comparison_schema};
 pub use export::{EXPORT_SCHEMA, JsonLines, write_schema as write_export_schema};
@@ -72,7 +74,7 @@ pub fn write_observation(
     writing::line(&line, to)
 }
 
-/// Writes what a kernel log says.
+/// Writes the report of a kernel log.
 pub fn write_log(report: &LogReport, to: &mut dyn io::Write) -> io::Result<()> {
     let shape = types::LogReport {
         schema: EXPLAIN_SCHEMA,
@@ -94,7 +96,7 @@ pub fn write_log(report: &LogReport, to: &mut dyn io::Write) -> io::Result<()> {
     writing::document(&shape, to)
 }
 
-/// Writes the JSON Schema of what a kernel log says.
+/// Writes the JSON Schema of the report of a kernel log.
 pub fn write_log_schema(to: &mut dyn io::Write) -> io::Result<()> {
     writing::document(&schemars::schema_for!(types::LogReport<'_>), to)
 }
@@ -123,46 +125,23 @@ pub fn write_trace_schema(to: &mut dyn io::Write) -> io::Result<()> {
 }
 
 impl<'a> types::Trace<'a> {
-    fn new(observed: &Observed, flow: Option<&Flow>, host: &'a Host) -> Option<Self> {
-        let (event, step, diagnosis, confidence, explained) = match &observed.kind {
-            Kind::Unwanted => return None,
-            Kind::ConntrackVerdict(logged, diagnosis) => {
-                let shape = Box::new(conntrack(logged, None));
-                let step = match logged.verdict {
-                    Verdict::Invalid => types::Step::ConntrackInvalid(shape),
-                    Verdict::Ignored => types::Step::ConntrackIgnored(shape),
-                    Verdict::Unknown => types::Step::ConntrackUndecided(shape),
-                };
-                (&logged.event, step, Some(*diagnosis), None, logged.window)
-            }
-            Kind::Remark(event) => {
-                let text = event.words.as_ref().map(ToString::to_string);
-                (event, types::Step::ConntrackRemark { text }, None, None, None)
-            }
-            Kind::Reset(reset, diagnosis, confidence) => {
-                let shape = Box::new(reset_sent(reset, false, host, flow));
-                (&reset.event, types::Step::ResetSent(shape), Some(*diagnosis), Some(*confidence), None)
-            }
-            Kind::ResetOutput(event) => {
-                let output = event.output.map(|output| output.to_string());
-                (event, types::Step::ResetOutput { output }, None, None, None)
-            }
-            Kind::PeerReset(event) => {
-                let from = event.tuple().and_then(|tuple| flow?.end(tuple.dst));
-                let step = types::Step::PeerResetSent { netns: None, from, answered: packet_of(event) };
-                (event, step, None, None, None)
-            }
-            Kind::ResetReceived(event) => {
-                let step = arrived(flow, event.input, event.packet.as_ref());
-                (event, step, Some(Diagnosis::plain(Cause::PeerReset)), None, None)
+    fn new(observed: &'a Observed, flow: Option<&'a Flow>, host: &'a Host) -> Option<Self> {
+        let (event, Step { at, kind }) = (observed.event()?, observed.step()?);
+        let diagnosis = observed.diagnosis();
+        let (confidence, explained) = match &observed.kind {
+            Kind::Reset(_, _, confidence) => (Some(*confidence), None),
+            Kind::ConntrackVerdict(logged, _) => (None, logged.window),
+            Kind::Unwanted | Kind::Remark(_) | Kind::ResetOutput(_) | Kind::PeerReset(_) | Kind::ResetReceived(_) => {
+                (None, None)
             }
         };
         Some(Self {
-            at: rfc3339(host.clock, event.at),
-            step,
+            at: rfc3339(host.clock, at),
+            step: step(&kind, at, flow, host),
             cause: diagnosis.map(|diagnosis| types::Cause(diagnosis.cause)),
             reason: diagnosis.and_then(|diagnosis| diagnosis.reason).map(types::Reason),
             confidence: confidence.map(types::Confidence),
+            provisional: observed.provisional,
             netns: event.netns,
             client: flow.map(|flow| flow.key.client().to_string()),
             nat: flow.and_then(|flow| flow.key.nat()).map(|nat| nat.to_string()),
@@ -174,7 +153,7 @@ impl<'a> types::Trace<'a> {
 }
 
 impl<'a> types::Report<'a> {
-    fn new(report: &'a Report, told: Vec<&'a FlowReport>) -> Self {
+    fn new(report: &'a Report, shown: Vec<&'a FlowReport>) -> Self {
         let clock = report.host.clock;
         Self {
             schema: SCHEMA,
@@ -211,17 +190,17 @@ impl<'a> types::Report<'a> {
                 by_cause: report.summary.by_cause.iter().map(|(cause, flows)| (cause.name(), *flows)).collect(),
                 table_full_drops: report.summary.table_full_drops,
             },
-            flows: types::Flows { told, report },
+            flows: types::Flows { shown, report },
             findings: report.findings.iter().map(finding).collect(),
             mitigations: report.mitigations.iter().map(mitigation).collect(),
         }
     }
 }
 
-/// Flows take their shape one after the other: that of all of them is much larger than they are.
+/// Flows take their shape one after the other: all shapes together are much larger than the flows.
 impl Serialize for types::Flows<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(self.told.iter().map(|flow| types::Flow::new(flow, self.report)))
+        serializer.collect_seq(self.shown.iter().map(|flow| types::Flow::new(flow, self.report)))
     }
 }
 
@@ -242,7 +221,7 @@ impl<'a> types::Flow<'a> {
             assured: flow.assured,
             cause: types::Cause(incident.diagnosis.cause),
             reason: incident.diagnosis.reason.map(types::Reason).map(types::FlowReason::Word).or_else(|| {
-                words::kernel_reason(flow, &whole.host).map(|reason| types::FlowReason::Kernel(reason.into()))
+                sentences::kernel_reason(flow, &whole.host).map(|reason| types::FlowReason::Kernel(reason.into()))
             }),
             confidence: types::Confidence(incident.confidence),
             reset_by: flow.reset_by().map(types::ResetBy),
@@ -255,7 +234,7 @@ impl<'a> types::Flow<'a> {
             first: rfc3339(clock, flow.first),
             last: rfc3339(clock, flow.last),
             causes: if flow.causes.len() > 1 { flow.causes.iter().map(count).collect() } else { Vec::new() },
-            chain: chain(flow, whole),
+            chain: chain(flow, &whole.host),
             window: incident.logged.as_ref().and_then(|logged| logged.window).map(|explained| window(&explained)),
             kernel_text: words.map(ToString::to_string),
             excluded: report
@@ -268,125 +247,81 @@ impl<'a> types::Flow<'a> {
     }
 }
 
-fn chain<'a>(flow: &'a Flow, report: &'a Report) -> Vec<types::ChainStep<'a>> {
-    let incident = &flow.incident;
-    let began = incident.began().unwrap_or(flow.first);
-    let clock = report.host.clock;
-    let step = |at: Instant, step: types::Step<'a>| types::ChainStep {
-        at: rfc3339(clock, at),
-        after_us: u64::try_from((at - began).as_micros()).unwrap_or(u64::MAX),
-        step,
+fn chain<'a>(flow: &'a Flow, host: &'a Host) -> Vec<types::ChainStep<'a>> {
+    let Timeline { origin, steps } = Timeline::of(flow);
+    let shape = |Step { at, kind }: &Step<'a>| types::ChainStep {
+        at: rfc3339(host.clock, *at),
+        after_us: micros(*at - origin),
+        step: step(kind, origin, Some(flow), host),
     };
-    let mut steps = Vec::new();
-    if let Some(gone) = incident.gone() {
-        steps.push(step(gone.at, entry_ended(gone, began)));
-    }
-    for logged in &incident.follows {
-        steps.push(step(logged.event.at, types::Step::ConntrackIgnored(Box::new(conntrack(logged, None)))));
-    }
-    if let Some(logged) = &incident.logged {
-        let shape = Box::new(conntrack(logged, incident.remark.as_ref().map(ToString::to_string)));
-        steps.push(step(
-            logged.event.at,
-            match logged.verdict {
-                Verdict::Invalid => types::Step::ConntrackInvalid(shape),
-                Verdict::Ignored => types::Step::ConntrackIgnored(shape),
-                Verdict::Unknown => types::Step::ConntrackUndecided(shape),
+    steps.iter().map(shape).collect()
+}
+
+/// A step of a timeline that began at `origin`, or of an event.
+fn step<'a>(kind: &StepKind<'a>, origin: Instant, flow: Option<&Flow>, host: &'a Host) -> types::Step<'a> {
+    let time = |at: Option<Instant>| at.map(|at| rfc3339(host.clock, at));
+    let entry = |found: &EntryFound| types::Entry {
+        state: found.state.map(|state| state.to_string()),
+        timeout_s: found.timeout_s,
+        not_before: time(found.not_before),
+    };
+    match *kind {
+        StepKind::EntryDestroyed(destroyed) => entry_destroyed(destroyed, origin),
+        StepKind::AcceptedBefore(logged) => conntrack(logged, None),
+        StepKind::Logged { logged, remark } => conntrack(logged, remark),
+        StepKind::Remark(event) => types::Step::ConntrackRemark { text: event.words.as_ref().map(ToString::to_string) },
+        StepKind::NatSkipped { nfct, destination, .. } => types::Step::NatSkipped {
+            nfct: match nfct {
+                Nfct::None => "none",
+                Nfct::Untracked => "untracked",
+                Nfct::Entry(_) => "new",
             },
-        ));
-    }
-    if let Some(reset) = &incident.reset {
-        if let Some((nfct, destination)) = nat_skipped(flow, reset) {
-            steps.push(step(reset.event.at, types::Step::NatSkipped { nfct, destination }));
+            destination: destination.to_string(),
+        },
+        StepKind::ResetSent { reset, segment_shown } => {
+            types::Step::ResetSent(Box::new(reset_sent(reset, segment_shown, host, flow)))
         }
-        let shown = incident.logged.is_some();
-        steps.push(step(
-            reset.event.at,
-            types::Step::ResetSent(Box::new(reset_sent(reset, shown, &report.host, Some(flow)))),
-        ));
-    }
-    if let Some(reset_output) = incident.reset_output {
-        let output = reset_output.output.map(|output| output.to_string());
-        steps.push(step(reset_output.at, types::Step::ResetOutput { output }));
-    }
-    if let Some(reset) = flow.peer_reset.as_deref() {
-        let what = match reset.seen {
-            PeerSeen::Made { netns, answered } => types::Step::PeerResetSent {
-                netns,
-                from: flow.end(reset.tuple.src),
-                answered: answered.map(|answered| packet(&answered, 0, false)),
-            },
-            PeerSeen::Arrived { input, packet } => arrived(Some(flow), input, Some(&packet)),
-        };
-        steps.push(step(reset.at, what));
-    }
-    for fate in &flow.entry_statuses {
-        let not_before = fate.not_before.map(|at| rfc3339(clock, at));
-        let what = match &fate.outcome {
-            Outcome::Found { state, timeout_s, .. } => {
-                let entry =
-                    types::Entry { state: state.map(|state| state.to_string()), timeout_s: *timeout_s, not_before };
-                if *state == Some(TcpState::Close) && reset_passed_through(flow) {
-                    types::Step::PeerResetForwarded(entry)
-                } else {
-                    types::Step::EntryState(entry)
-                }
-            }
-            Outcome::NotFound { .. } => types::Step::EntryNotFound { not_before },
-            Outcome::Failed { because } => types::Step::EntryUnknown { because },
-        };
-        steps.push(step(fate.at, what));
-    }
-    steps.sort_by_key(|step| step.after_us);
-    steps
-}
-
-fn arrived<'a>(flow: Option<&Flow>, input: Option<Interface>, segment: Option<&Packet>) -> types::Step<'a> {
-    types::Step::PeerResetReceived {
-        input: input.map(|interface| interface.to_string()),
-        from: flow.and_then(|flow| flow.end(segment?.src)),
-        refuses: segment.map(Packet::refuses),
-        packet: segment.map(|segment| packet(segment, 0, false)),
+        StepKind::ResetOutput { output } => {
+            types::Step::ResetOutput { output: output.map(|output| output.to_string()) }
+        }
+        StepKind::PeerResetSent { tuple, netns, answered } => types::Step::PeerResetSent {
+            netns,
+            from: tuple.and_then(|tuple| flow?.end(tuple.src)),
+            answered: answered.map(packet),
+        },
+        StepKind::PeerResetReceived { input, packet: segment } => types::Step::PeerResetReceived {
+            input: input.map(|interface| interface.to_string()),
+            from: segment.and_then(|segment| flow?.end(segment.src)),
+            refuses: segment.map(Packet::refuses),
+            packet: segment.map(|segment| packet(segment.into())),
+        },
+        StepKind::EntryState(found) => types::Step::EntryState(entry(&found)),
+        StepKind::PeerResetForwarded(found) => types::Step::PeerResetForwarded(entry(&found)),
+        StepKind::EntryNotFound { not_before } => types::Step::EntryNotFound { not_before: time(not_before) },
+        StepKind::EntryUnknown { because } => types::Step::EntryUnknown { because },
     }
 }
 
-fn entry_ended<'a>(gone: &DestroyedEntry, began: Instant) -> types::Step<'a> {
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+fn entry_destroyed<'a>(destroyed: &DestroyedEntry, origin: Instant) -> types::Step<'a> {
     types::Step::EntryDestroyed {
-        how: gone.end().name(),
-        before_us: u64::try_from((began - gone.at).as_micros()).unwrap_or(u64::MAX),
-        tcp_state: gone.entry.state.to_string(),
-        assured: gone.entry.status.assured(),
-        process: match gone.by {
-            EndedBy::UserSpace { pid, comm } => Some(types::Process { pid, name: comm.to_string() }),
+        how: destroyed.reason().name(),
+        before_us: micros(origin - destroyed.at),
+        tcp_state: destroyed.entry.state.to_string(),
+        assured: destroyed.entry.status.assured(),
+        process: match destroyed.by {
+            DestroyedBy::UserSpace { pid, comm } => Some(types::Process { pid, name: comm.to_string() }),
             _ => None,
         },
     }
 }
 
-/// Whether an entry found in CLOSE got there by a RST that passed through: it was in another state when this host's own
-/// RST, which conntrack does not count to the flow, was sent.
-pub(super) fn reset_passed_through(flow: &Flow) -> bool {
-    let by_end_or_unseen = matches!(flow.reset_by(), Some(ResetBy::GatewayStack | ResetBy::Peer));
-    by_end_or_unseen && flow.state != Some(TcpState::Close)
-}
-
-/// Proof that the packet was not translated back: what the function that made the RST saw, and where it was going.
-pub(super) fn nat_skipped(flow: &Flow, reset: &Reset) -> Option<(&'static str, String)> {
-    let destination = reset.event.packet?.dst;
-    if reset.by != ResetBy::GatewayStack || flow.key.nat() != Some(destination) {
-        return None;
-    }
-    let nfct = match reset.event.nfct? {
-        Nfct::None => "none",
-        Nfct::Untracked => "untracked",
-        Nfct::Entry(_) => "new",
-    };
-    Some((nfct, destination.to_string()))
-}
-
-fn conntrack(logged: &ConntrackVerdict, remark: Option<String>) -> types::Conntrack {
+fn conntrack<'a>(logged: &ConntrackVerdict, remark: Option<&LogMessage>) -> types::Step<'a> {
     let event = &logged.event;
-    types::Conntrack {
+    let shape = Box::new(types::Conntrack {
         hook: event.hook.name(),
         cpu: event.cpu,
         input: event.input.map(|interface| interface.to_string()),
@@ -396,17 +331,18 @@ fn conntrack(logged: &ConntrackVerdict, remark: Option<String>) -> types::Conntr
             Direction::Original => "original",
             Direction::Reply => "reply",
         }),
-        packet: packet_of(event),
+        packet: Segment::of(event).map(packet),
         text: event.words.as_ref().map(ToString::to_string),
-        remark,
+        remark: remark.map(ToString::to_string),
+    });
+    match logged.verdict {
+        Verdict::Invalid => types::Step::ConntrackInvalid(shape),
+        Verdict::Ignored => types::Step::ConntrackIgnored(shape),
+        Verdict::Unknown => types::Step::ConntrackUndecided(shape),
     }
 }
 
-fn packet_of(event: &Event) -> Option<types::Packet> {
-    event.packet.map(|segment| packet(&segment, event.mark, event.flags.from_fragment))
-}
-
-fn packet(packet: &Packet, mark: u32, from_fragment: bool) -> types::Packet {
+fn packet(Segment { packet, mark, from_fragment }: Segment<'_>) -> types::Packet {
     types::Packet {
         src: packet.src.to_string(),
         dst: packet.dst.to_string(),
@@ -432,7 +368,7 @@ fn hexadecimal(bytes: &[u8]) -> String {
     bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]).collect()
 }
 
-fn reset_sent<'a>(reset: &Reset, packet_shown: bool, host: &'a Host, flow: Option<&Flow>) -> types::Reset<'a> {
+fn reset_sent<'a>(reset: &Reset, segment_shown: bool, host: &'a Host, flow: Option<&Flow>) -> types::Reset<'a> {
     let event = &reset.event;
     types::Reset {
         hook: event.hook.name(),
@@ -442,8 +378,8 @@ fn reset_sent<'a>(reset: &Reset, packet_shown: bool, host: &'a Host, flow: Optio
         seq: reset.answer.map(|answer| answer.seq.0),
         ack: reset.answer.and_then(|answer| answer.ack).map(|ack| ack.0),
         effect: reset.effect.name(),
-        meaning: words::effect(reset, words::peer(flow, reset)),
-        packet: packet_of(event).filter(|_| !packet_shown),
+        meaning: sentences::effect(reset, sentences::peer(flow, reset)),
+        packet: Segment::of(event).filter(|_| !segment_shown).map(packet),
         socket_state: event.socket.as_ref().map(|socket| socket.state.to_string()),
         process: event.process().map(|process| types::Process { pid: process.pid, name: process.comm.to_string() }),
         kernel_reason: event.reset_reason.and_then(|value| host.reset_reason(value)),
@@ -459,7 +395,7 @@ fn reject_rule(candidates: &Candidates) -> types::RejectRule<'_> {
         candidate_count: candidates.count,
         of: candidates.of,
         problems: &candidates.problems,
-        meaning: words::candidates(candidates),
+        meaning: sentences::candidates(candidates),
     }
 }
 
@@ -478,7 +414,7 @@ fn named_rule(rule: &Rule) -> types::NamedRule<'_> {
 fn window(explained: &Explanation) -> types::Window {
     types::Window {
         failed: explained.failure.inequality(),
-        inequality: words::inequality(explained),
+        inequality: sentences::inequality(explained),
         bound: explained.bound.0,
         value: explained.value.0,
         distance_bytes: explained.distance,
@@ -495,7 +431,7 @@ fn window(explained: &Explanation) -> types::Window {
 
 fn side(seen: &Seen, direction: Direction) -> types::Side {
     types::Side {
-        end: words::end_of(direction),
+        end: sentences::end_of(direction),
         td_end: seen.td_end.0,
         td_maxend: seen.td_maxend.0,
         td_maxwin: seen.td_maxwin,
@@ -550,7 +486,7 @@ fn mitigation(mitigation: &Mitigation) -> types::Mitigation<'_> {
         unpersist: &mitigation.unpersist,
         notes: &mitigation.notes,
         side_effects: &mitigation.side_effects,
-        cures: mitigation.cures.iter().copied().map(types::Reason).collect(),
+        cures: mitigation.reasons.iter().copied().map(types::Reason).collect(),
     }
 }
 

@@ -52,10 +52,10 @@ pub(super) struct Report<'a> {
     pub(super) host: Host<'a>,
     pub(super) capture: Capture<'a>,
     pub(super) summary: Summary,
-    /// Flows that something happened to, those that were reset first.
+    /// Flows with an incident, those that were reset first.
     #[schemars(with = "Vec<Flow<'a>>")]
     pub(super) flows: Flows<'a>,
-    /// What should be known besides the flows, the most urgent first.
+    /// Findings besides the flows, the most urgent first.
     pub(super) findings: Vec<Finding<'a>>,
     /// Every mitigation that some flow names.
     pub(super) mitigations: Vec<Mitigation<'a>>,
@@ -64,7 +64,7 @@ pub(super) struct Report<'a> {
 /// Flows of a report.
 #[derive(Debug)]
 pub(super) struct Flows<'a> {
-    pub(super) told: Vec<&'a tracer_advice::report::FlowReport>,
+    pub(super) shown: Vec<&'a tracer_advice::report::FlowReport>,
     pub(super) report: &'a tracer_advice::report::Report,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct Host<'a> {
     pub(super) hostname: &'a str,
     /// The kernel's release.
     pub(super) kernel: &'a str,
-    /// Era of conntrack's logging code: `e1` (5.10), `e2` (5.15 to 6.0), `e3` (6.1), `e4` (6.1.184, 7.2), `unknown`.
+    /// conntrack's log format: `e1` (5.10), `e2` (5.15 to 6.0), `e3` (6.1), `e4` (6.1.184, 7.2), `unknown`.
     pub(super) log_format: &'static str,
 }
 
@@ -100,11 +100,11 @@ pub(super) struct Capture<'a> {
     pub(super) hooks: Vec<HookUse<'a>>,
     /// Events in all.
     pub(super) events: u64,
-    /// Events lost because they came faster than they could be read, calls that the kernel ran no program for (told by 6.7 and
+    /// Events lost because they came faster than they could be read, calls that the kernel ran no program for (counted by 6.7 and
     /// later; some of them may have been no events), and searches of a full table whose namespace was
-    /// missed; the finding `events-lost` tells them apart.
+    /// missed; the finding `events-lost` distinguishes them.
     pub(super) events_lost: u64,
-    /// Events that were counted without being described one by one.
+    /// Suppressed events: counted in the kernel, not reported individually.
     pub(super) events_suppressed: u64,
     /// Events of flows that the filter hides; absent without a filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,13 +142,13 @@ pub(super) struct HookUse<'a> {
 pub(super) struct Summary {
     /// Packets that conntrack refused.
     pub(super) invalid_packets: u64,
-    /// Packets that conntrack remarked on and let pass.
+    /// Packets that conntrack logged and accepted.
     pub(super) ignored_packets: u64,
     /// RSTs that this host sent.
     pub(super) resets_sent: u64,
     /// Flows that may have died of a RST of this host.
     pub(super) flows_reset: u64,
-    /// Flows per cause, of those that a packet was refused of or a RST was sent to.
+    /// Flows per cause, of those with a refused packet or a RST.
     pub(super) by_cause: BTreeMap<&'static str, u64>,
     /// Packets of new connections that were dropped because the table was full: no RST is sent for them.
     pub(super) table_full_drops: u64,
@@ -181,10 +181,10 @@ pub(super) struct Flow<'a> {
     pub(super) confidence: Confidence,
     /// Null where nobody was seen to send a RST.
     pub(super) reset_by: Option<ResetBy>,
-    /// The rule that rejected, where one did; absent where the ruleset was not looked at.
+    /// The rule that rejected, where one did; absent where the ruleset was not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rule: Option<RejectRule<'a>>,
-    /// What the RST does to the peer that it was sent to: `kills`, `may-kill`, `challenge-ack`, `dropped`,
+    /// The effect of the RST at its receiver: `kills`, `may-kill`, `challenge-ack`, `dropped`,
     /// `closed` (the connection had been closed before), `unknown`.
     pub(super) reset_effect: Option<&'static str>,
     pub(super) invalid_packets: u64,
@@ -205,11 +205,11 @@ pub(super) struct Flow<'a> {
     pub(super) chain: Vec<ChainStep<'a>>,
     /// The window check that failed.
     pub(super) window: Option<Window>,
-    /// The kernel's own words.
+    /// The kernel's message.
     pub(super) kernel_text: Option<String>,
-    /// What it was not, and why.
+    /// Excluded causes, and why.
     pub(super) excluded: Vec<Excluded<'a>>,
-    /// Names of the mitigations that would cure it, the most thorough first.
+    /// Names of the mitigations that prevent it, the most thorough first.
     pub(super) mitigations: Vec<&'static str>,
 }
 
@@ -223,24 +223,24 @@ pub(super) enum FlowReason<'a> {
     Kernel(std::borrow::Cow<'a, str>),
 }
 
-/// The rule that rejected: found by matching the ruleset with the packet, because the kernel does not say which it was.
+/// The rule that rejected: found by matching the ruleset with the packet, because the kernel does not report the rule.
 ///
-/// The fields that name a rule are null where several can have done it, or none was found.
+/// The members that name a rule are null where there are several candidates, or none.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct RejectRule<'a> {
     #[serde(flatten)]
     pub(super) named: NamedRule<'a>,
     /// Always `inferred`.
     pub(super) certainty: &'static str,
-    /// The rules that can have done it, at most eight.
+    /// The candidate rules, at most eight.
     pub(super) candidates: Vec<NamedRule<'a>>,
-    /// How many they are.
+    /// The number of candidate rules.
     pub(super) candidate_count: usize,
-    /// How many rules of the namespace answer with a RST at all.
+    /// The number of rules of the namespace that answer with a RST.
     pub(super) of: usize,
     /// Why there may be others: what could not be read, or changed.
     pub(super) problems: &'a [String],
-    /// It in a sentence.
+    /// The rule in a sentence.
     pub(super) meaning: String,
 }
 
@@ -289,17 +289,17 @@ pub(super) struct ChainStep<'a> {
 pub(super) enum Step<'a> {
     /// conntrack refused the packet.
     ConntrackInvalid(Box<Conntrack>),
-    /// conntrack remarked on the packet and let it pass, translated as usual.
+    /// conntrack logged the packet and accepted it, translated as usual.
     ConntrackIgnored(Box<Conntrack>),
-    /// conntrack remarked on the packet, and this kernel's words do not say what it did with it.
+    /// conntrack logged the packet, and this kernel's message does not show the verdict.
     ConntrackUndecided(Box<Conntrack>),
-    /// A further message of conntrack about a packet that it has spoken of before.
+    /// A further message of conntrack about the same packet.
     ConntrackRemark { text: Option<String> },
-    /// The connection's entry ended before the packet came; `at` is when.
+    /// The connection's entry was destroyed before the packet came, at `at`.
     EntryDestroyed {
         /// `expired`, `closed`, `evicted`, `deleted` or `unknown`.
         how: &'static str,
-        /// By how much it ended before the packet came.
+        /// How long before the packet it was destroyed.
         before_us: u64,
         /// Its state then.
         tcp_state: String,
@@ -316,13 +316,13 @@ pub(super) enum Step<'a> {
     },
     /// This host sent a RST.
     ResetSent(Box<Reset<'a>>),
-    /// The RST was seen leaving, untranslated.
+    /// The RST was seen at `LOCAL_OUT`, untranslated.
     ResetOutput {
         #[serde(rename = "out")]
         output: Option<String>,
     },
-    /// One of the ends sends a RST. It lives in another network namespace of this host; of an end that lives elsewhere
-    /// `--tap` tells, or else the entry's fate alone.
+    /// One of the ends, in another network namespace of this host, sent a RST. For an end elsewhere there is `--tap`, or else only
+    /// the entry's state.
     PeerResetSent {
         /// Absent in a line of `whyrst trace` or `whyrst export`, which has one of its own.
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -332,7 +332,7 @@ pub(super) enum Step<'a> {
         /// The segment that it answers, where it answers one.
         answered: Option<Packet>,
     },
-    /// A RST of one of the ends arrived (`--tap`).
+    /// A RST of one of the ends was received (`--tap`).
     PeerResetReceived {
         #[serde(rename = "in")]
         input: Option<String>,
@@ -372,7 +372,7 @@ pub(super) struct Entry {
     pub(super) not_before: Option<String>,
 }
 
-/// What conntrack said of a packet.
+/// A packet that conntrack logged.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Conntrack {
     pub(super) hook: &'static str,
@@ -486,7 +486,7 @@ pub(super) struct Excluded<'a> {
     pub(super) because: &'a str,
 }
 
-/// Something that should be known.
+/// A fact that needs attention.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Finding<'a> {
     pub(super) id: &'static str,
@@ -513,6 +513,10 @@ pub(super) struct Trace<'a> {
     pub(super) reason: Option<Reason>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) confidence: Option<Confidence>,
+    /// The report can name another cause for this flow: another event of the flow decides it, or a fact that is not known yet.
+    /// Absent where it is false.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) provisional: bool,
     pub(super) netns: Option<u32>,
     /// The endpoints, where the flow is known.
     pub(super) client: Option<String>,
@@ -523,7 +527,7 @@ pub(super) struct Trace<'a> {
     pub(super) window: Option<Window>,
 }
 
-/// What a kernel log says of conntrack.
+/// The lines of conntrack in a kernel log.
 #[derive(Debug, Serialize, JsonSchema)]
 #[schemars(title = "whyrst.explain.v1", extend("$id" = EXPLAIN_SCHEMA))]
 pub(super) struct LogReport<'a> {
@@ -533,11 +537,11 @@ pub(super) struct LogReport<'a> {
     pub(super) lines: u64,
     /// Lines of conntrack.
     pub(super) of_conntrack: u64,
-    /// The era whose words these are: `e1` stands for all up to 6.0, `e4` for all from 6.1 on. Null where they do not say.
+    /// The log format of the lines: `e1` stands for all up to 6.0, `e4` for all from 6.1 on. Null where the lines do not show it.
     pub(super) log_format: Option<&'static str>,
-    /// Packets that conntrack spoke of.
+    /// Packets that conntrack logged.
     pub(super) groups: Vec<LogGroup>,
-    /// RSTs of this host on their way out: effects, not causes.
+    /// RSTs of this host at `LOCAL_OUT`: effects, not causes.
     pub(super) own_resets: u64,
     /// Further lines about packets that another line is about.
     pub(super) remarks: u64,
@@ -577,19 +581,19 @@ pub(super) struct LogTableFull {
     pub(super) dropped: u64,
 }
 
-/// A cure.
+/// A mitigation.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct Mitigation<'a> {
     pub(super) id: &'static str,
     pub(super) title: &'a str,
     pub(super) commands: &'a [String],
     pub(super) undo: &'a [String],
-    /// Commands that make it outlive a reboot, after the others.
+    /// Commands that keep it across reboots, after the others.
     pub(super) persist: &'a [String],
     /// Commands that undo those.
     pub(super) unpersist: &'a [String],
     pub(super) side_effects: &'a [&'static str],
-    /// What there is to say of it on this host, and what is to be done elsewhere.
+    /// Notes for this host, and actions elsewhere.
     pub(super) notes: &'a [String],
     pub(super) cures: Vec<Reason>,
 }

@@ -1,4 +1,4 @@
-//! How JSON is written: with the characters escaped that a terminal obeys and JSON allows in strings. It is the same document.
+//! Writes JSON. It escapes characters that JSON allows in strings but that control a terminal; the document stays the same.
 
 use std::io::{self, BufWriter, Write};
 
@@ -7,7 +7,7 @@ use serde_json::ser::{CompactFormatter, Formatter, PrettyFormatter, Serializer};
 
 use crate::plain::is_obeyed;
 
-/// Bytes that are gathered before they are passed on: a document is made of pieces of a few bytes.
+/// Bytes that are gathered before a write: a document consists of pieces of a few bytes.
 const GATHERED: usize = 1 << 16;
 
 /// Writes a value as a document of many lines.
@@ -26,10 +26,10 @@ pub(super) fn line(value: &impl Serialize, to: &mut dyn Write) -> io::Result<()>
     to.write_all(&line)
 }
 
-/// Another layout, with the characters in its strings escaped that are obeyed.
+/// A layout that escapes characters that control a terminal.
 struct Plain<F>(F);
 
-/// What is left to the other layout.
+/// Methods that the inner layout has.
 macro_rules! as_the_other {
     ($($name:ident($($first:ident)?))+) => {
         $(fn $name<W: Write + ?Sized>(&mut self, to: &mut W $(, $first: bool)?) -> io::Result<()> {
@@ -44,7 +44,7 @@ impl<F: Formatter> Formatter for Plain<F> {
         begin_object() end_object() begin_object_key(first) end_object_key() begin_object_value() end_object_value()
     }
 
-    /// Takes a part of a string in which JSON itself has nothing to escape.
+    /// Writes a part of a string in which JSON itself has nothing to escape.
     fn write_string_fragment<W: Write + ?Sized>(&mut self, to: &mut W, fragment: &str) -> io::Result<()> {
         // Nearly all of them.
         if fragment.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
@@ -89,7 +89,7 @@ mod tests {
         }
     }
 
-    /// What is behind it may look at every byte, or make a system call of every write.
+    /// The writer behind it can inspect every byte, or make a system call for every write.
     #[test]
     fn pieces_are_gathered() {
         let value = vec![[("client", "10.0.0.2:34567"), ("server", "192.0.2.2:443")]; 10_000];

@@ -1,15 +1,15 @@
-//! What should be known besides the flows, and what would cure them.
+//! Findings and mitigations.
 
 use std::fmt::{self, Write};
 
 use anstyle::Style;
 
-use tracer_engine::conclusion::HookLine;
+use tracer_engine::hook_line::HookLine;
 use tracer_model::capture::HookState;
 use tracer_model::finding::Severity;
 
 use super::Text;
-use crate::cures;
+use crate::mitigations;
 use crate::style::{BAD, FAINT, WARN};
 
 impl Text<'_> {
@@ -38,9 +38,9 @@ impl Text<'_> {
         self.line(FAINT, &format!("not attached: {}", names.join(", ")))
     }
 
-    pub(super) fn cures(&mut self) -> fmt::Result {
+    pub(super) fn mitigations(&mut self) -> fmt::Result {
         for mitigation in &self.report.mitigations {
-            cures::write(self.to, mitigation, self.style)?;
+            mitigations::write(self.to, mitigation, self.style)?;
         }
         if self.report.mitigations.is_empty() {
             return Ok(());

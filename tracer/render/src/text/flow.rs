@@ -8,8 +8,8 @@ use tracer_advice::report::FlowReport;
 use tracer_model::cause::Confidence;
 
 use super::Text;
+use crate::sentences::{Mark, TIED, kernel_reason, lines};
 use crate::style::{BAD, GOOD, WARN};
-use crate::words::{Mark, TIED, kernel_reason, steps};
 
 impl Text<'_> {
     pub(super) fn flow(&mut self, number: usize, report: &FlowReport) -> fmt::Result {
@@ -28,13 +28,13 @@ impl Text<'_> {
         };
         let sure = (sure, flow.incident.confidence.to_string());
         self.heading(number, &path, &[(Style::new(), what), sure, (Style::new(), self.place(report))])?;
-        for step in steps(report, &self.report.host, self.style) {
-            self.row(&step.time, step.who, &self.symbol(step.mark), &step.text)?;
+        for line in lines(report, &self.report.host, self.style) {
+            self.row(&line.time, line.who, &self.symbol(line.mark), &line.text)?;
         }
         self.below(report)
     }
 
-    /// The flow's namespace, where the report tells of more than one: addresses do not say which.
+    /// The flow's namespace, where the report covers several: addresses do not show which.
     fn place(&self, report: &FlowReport) -> String {
         match (&report.netns_name, report.flow.key.netns) {
             _ if !self.several => String::new(),
@@ -44,7 +44,7 @@ impl Text<'_> {
         }
     }
 
-    /// The symbol of a step.
+    /// The symbol of a line.
     fn symbol(&self, mark: Mark) -> String {
         let style = self.style;
         let (style, symbol) = match mark {
@@ -60,7 +60,7 @@ impl Text<'_> {
         format!("{style}{symbol}{style:#}")
     }
 
-    /// What it was not, and what would cure it.
+    /// The excluded causes and the mitigations.
     fn below(&mut self, report: &FlowReport) -> fmt::Result {
         let dot = self.style.dot();
         if !report.excluded.is_empty() {
@@ -73,7 +73,7 @@ impl Text<'_> {
         }
         if !report.mitigations.is_empty() {
             let names: Vec<&str> = report.mitigations.iter().map(|id| id.name()).collect();
-            self.labelled("cures: ", &names.join(&format!("{TIED}{dot} ")))?;
+            self.labelled("mitigations: ", &names.join(&format!("{TIED}{dot} ")))?;
         }
         Ok(())
     }

@@ -1,5 +1,4 @@
-//! Rows, columns and line ends. Whatever is printed comes by here, so that it is wrapped, and that no name in it is obeyed
-//! by the terminal.
+//! Rows, columns and line breaks. All text passes through here: it is wrapped, and foreign names in it are escaped.
 
 use std::fmt::{self, Write};
 
@@ -13,16 +12,16 @@ use tracer_model::time::Instant;
 
 use super::Text;
 use crate::plain::Plain;
+use crate::sentences::TIED;
 use crate::style::{FAINT, STRONG};
-use crate::words::TIED;
 
 /// Columns of the time of a step.
 const TIME: usize = 15;
-/// Columns of who takes a step.
+/// Columns of the actor of a step.
 const WHO: usize = 9;
-/// Columns before the text of a step: margin, time, gap, who, gap, symbol, gap.
+/// Columns before the text of a step: margin, time, gap, actor, gap, symbol, gap.
 const INDENT: usize = 2 + TIME + 2 + WHO + 1 + 1 + 1;
-/// The least columns that text is wrapped into; where there are fewer the terminal may do it.
+/// Text is wrapped to at least this many columns; narrower terminals wrap it themselves.
 const NARROW: usize = 20;
 /// Between the parts of a heading.
 const GAP: &str = "      ";
@@ -33,7 +32,7 @@ pub(super) fn tied(text: &str) -> String {
 }
 
 impl Text<'_> {
-    /// The endpoints of a flow, as a packet of the client's meets them.
+    /// The endpoints of a flow, in the order of a packet from the client.
     pub(super) fn path(&self, flow: &Flow) -> String {
         let key = &flow.key;
         let stations = [Some(key.client()), key.nat(), key.service(), Some(key.server())];
@@ -41,7 +40,7 @@ impl Text<'_> {
         stations.join(&format!(" {} ", self.style.arrow()))
     }
 
-    /// The heading of a flow: on one line where there is room, else with all but the path below it.
+    /// The heading of a flow: on one line if it fits, else the path first and the rest below.
     pub(super) fn heading(&mut self, number: usize, path: &str, rest: &[(Style, String)]) -> fmt::Result {
         let rest: Vec<(Style, String)> = rest
             .iter()
@@ -63,13 +62,13 @@ impl Text<'_> {
         writeln!(self.to, "{:indent$}{}", "", styled.join("  "))
     }
 
-    /// One step, wrapped below its own text.
+    /// One step; further lines are indented to its text.
     pub(super) fn row(&mut self, time: &str, who: &str, symbol: &str, text: &str) -> fmt::Result {
         let lead = format!("  {FAINT}{time:>TIME$}{FAINT:#}  {who:<WHO$} {symbol} ");
         self.block(&lead, INDENT, Style::new(), text)
     }
 
-    /// A list with a name.
+    /// A text with a label.
     pub(super) fn labelled(&mut self, label: &str, text: &str) -> fmt::Result {
         self.block(&format!("  {FAINT}{label}{FAINT:#}"), 2 + label.len(), Style::new(), text)
     }
@@ -78,12 +77,12 @@ impl Text<'_> {
         self.block("  ", 2, Style::new(), text)
     }
 
-    /// A line of its own, continued below its beginning.
+    /// A line without indent.
     pub(super) fn line(&mut self, style: Style, text: &str) -> fmt::Result {
         self.block("", 0, style, text)
     }
 
-    /// Text after `lead`, which takes `indent` columns; further lines begin below it.
+    /// Text after `lead`, which takes `indent` columns; further lines are indented.
     pub(super) fn block(&mut self, lead: &str, indent: usize, style: Style, text: &str) -> fmt::Result {
         self.to.write_str(lead)?;
         for (index, line) in self.wrap(text, indent).into_iter().enumerate() {
@@ -95,12 +94,12 @@ impl Text<'_> {
         Ok(())
     }
 
-    /// A point in time in the zone in which times are told.
+    /// A point in time, in the time zone of the output.
     pub(super) fn local(&self, at: Instant) -> Zoned {
         self.style.local(self.report.host.clock.wall(at))
     }
 
-    /// The lines of a text, at least one. Words are never broken: they are to be copied.
+    /// The lines of a text, at least one. Words are never broken, so that they can be copied.
     fn wrap(&self, text: &str, indent: usize) -> Vec<String> {
         let text = Plain(text).to_string();
         let lines = match self.style.width.and_then(|width| width.checked_sub(indent)).filter(|width| *width >= NARROW)

@@ -1,6 +1,6 @@
-//! The report for a terminal: what happened in one screen, then each flow step by step.
+//! The report for a terminal: the headlines on one screen, then each flow step by step.
 //!
-//! Colours are always written; `anstream` takes them out where they are not wanted.
+//! Colours are always written; `anstream` removes them where they are not wanted.
 
 mod advice;
 mod flow;
@@ -20,12 +20,12 @@ use tracer_model::capture::HookState;
 
 use self::layout::tied;
 use self::overview::Kind;
+use super::sentences::{self, TIED, counted};
 use super::style::{FAINT, TextStyle};
-use super::words::{self, TIED, counted};
 
-/// As many flows are all told step by step; of more, the first of each kind.
+/// Up to so many flows are all shown step by step; of more, the first of each kind.
 const FEW: usize = 5;
-/// Kinds of which the first flow is told step by step, unless all are asked for.
+/// Most kinds whose first flow is shown step by step, without `--verbose`.
 const KINDS: usize = 8;
 
 /// Renders the report.
@@ -51,25 +51,25 @@ impl<'a> Text<'a> {
     fn report(&mut self) -> fmt::Result {
         self.header()?;
         self.headlines()?;
-        // The flows are sorted by how far their stories go.
-        let told: Vec<&'a FlowReport> = self
+        // The flows are sorted by rank.
+        let shown: Vec<&'a FlowReport> = self
             .report
             .flows
             .iter()
             .filter(|flow| self.all || flow.flow.incident.rank() > EvidenceRank::Ignored)
             .collect();
-        if told.len() > FEW {
-            self.overview(&told)?;
+        if shown.len() > FEW {
+            self.overview(&shown)?;
         }
-        if self.all || told.len() <= FEW {
-            for (index, flow) in told.iter().enumerate() {
+        if self.all || shown.len() <= FEW {
+            for (index, flow) in shown.iter().enumerate() {
                 self.flow(index + 1, flow)?;
             }
         } else {
-            self.first_of_each_kind(&told)?;
+            self.first_of_each_kind(&shown)?;
         }
         self.findings()?;
-        self.cures()
+        self.mitigations()
     }
 
     fn header(&mut self) -> fmt::Result {
@@ -83,7 +83,7 @@ impl<'a> Text<'a> {
             self.started(),
             seconds(report.duration()),
             counted(attached as u64, "hook", "hooks"),
-            words::events(report),
+            sentences::events(report),
         ];
         let parts: Vec<String> = parts.iter().map(|part| tied(part)).collect();
         self.line(FAINT, &parts.join(&format!("{}{} ", TIED, self.style.dot())))?;
@@ -93,7 +93,7 @@ impl<'a> Text<'a> {
         writeln!(self.to)
     }
 
-    /// When the capture began, with whose time it is.
+    /// When the capture began, with the time zone.
     fn started(&self) -> String {
         let start = self.local(self.report.started);
         let offset = self.style.offset(start.timestamp());
@@ -102,9 +102,9 @@ impl<'a> Text<'a> {
     }
 
     /// The first flow of each kind in full, and how many more there are of it.
-    fn first_of_each_kind(&mut self, told: &[&FlowReport]) -> fmt::Result {
+    fn first_of_each_kind(&mut self, shown: &[&FlowReport]) -> fmt::Result {
         let mut kinds: BTreeMap<Kind, (usize, u64)> = BTreeMap::new();
-        for (index, report) in told.iter().enumerate() {
+        for (index, report) in shown.iter().enumerate() {
             kinds.entry(Kind::of(&report.flow, &self.report.host)).or_insert((index, 0)).1 += 1;
         }
         let count = kinds.len();
@@ -112,17 +112,17 @@ impl<'a> Text<'a> {
         firsts.sort_unstable();
         let more = self.style.pick("…", "...");
         for (index, flows) in firsts.into_iter().take(KINDS) {
-            self.flow(index + 1, told[index])?;
+            self.flow(index + 1, shown[index])?;
             if flows > 1 {
                 let others = counted(flows - 1, "more flow", "more flows");
-                self.line(FAINT, &format!("  {more} and {others} like #{}; --verbose tells all", index + 1))?;
+                self.line(FAINT, &format!("  {more} and {others} like #{}; --verbose shows all", index + 1))?;
             }
         }
         let folded = count.saturating_sub(KINDS);
         if folded > 0 {
             let kinds = counted(folded as u64, "kind", "kinds");
             writeln!(self.to)?;
-            self.line(FAINT, &format!("{more} and flows of {kinds} more; --verbose tells all"))?;
+            self.line(FAINT, &format!("{more} and flows of {kinds} more; --verbose shows all"))?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Many flows on one screen: how many met which fate, why, and towards which server.
+//! The overview of many flows on one screen: counts by outcome, cause and server.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -16,17 +16,17 @@ use tracer_model::time::Instant;
 
 use super::Text;
 use crate::plain::Plain;
+use crate::sentences::{counted, grouped, kernel_reason};
 use crate::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
-use crate::words::{counted, grouped, kernel_reason};
 
-/// Rows that are shown unless all are asked for.
+/// Rows that are printed without `--verbose`.
 const ROWS: usize = 14;
-/// Servers of a kind that get a row of their own.
+/// Servers of a kind that get a separate row.
 const SERVERS: usize = 3;
 /// Columns between columns.
 const GAP: usize = 2;
 
-/// What flows have in common that are told of together.
+/// The properties that flows of one kind share.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Kind {
     rank: Reverse<EvidenceRank>,
@@ -47,7 +47,7 @@ impl Kind {
         }
     }
 
-    /// What became of the flows, in a word.
+    /// The outcome of the flows, in a word.
     const fn outcome(&self) -> (Style, &'static str) {
         match self.rank.0 {
             EvidenceRank::Killed => (BAD, "reset"),
@@ -95,8 +95,8 @@ struct Row {
 
 impl Text<'_> {
     /// The table of kinds and servers.
-    pub(super) fn overview(&mut self, told: &[&FlowReport]) -> fmt::Result {
-        let rows = self.rows(told);
+    pub(super) fn overview(&mut self, flows: &[&FlowReport]) -> fmt::Result {
+        let rows = self.rows(flows);
         let most = if self.all { usize::MAX } else { ROWS };
         let (shown, folded) = rows.split_at(rows.len().min(most));
         let columns = |select: fn(&Row) -> usize, heading: &str| {
@@ -106,7 +106,7 @@ impl Text<'_> {
         let why = columns(|row| display_width(&row.why), "cause");
         let server = columns(|row| row.server.len(), "server");
         let flows = columns(|row| grouped(row.count.flows).len(), "flows");
-        // Where the columns do not fit side by side, the server has a line of its own.
+        // If the columns do not fit side by side, the server gets a separate line.
         let before = flows + GAP + outcome + GAP + why + GAP;
         let width = self.style.width.unwrap_or(usize::MAX);
         let stacked = before + server > width;
@@ -141,13 +141,13 @@ impl Text<'_> {
         }
         let flows = counted(folded.iter().map(|row| row.count.flows).sum(), "flow", "flows");
         let rows = counted(folded.len() as u64, "row", "rows");
-        self.line(FAINT, &format!("and {flows} in {rows} more; --verbose tells all"))
+        self.line(FAINT, &format!("and {flows} in {rows} more; --verbose lists all"))
     }
 
-    /// The rows, what went furthest first, then what is most.
-    fn rows(&self, told: &[&FlowReport]) -> Vec<Row> {
+    /// The rows by outcome, the worst first, then by count.
+    fn rows(&self, flows: &[&FlowReport]) -> Vec<Row> {
         let mut kinds: BTreeMap<Kind, BTreeMap<SocketAddr, Count>> = BTreeMap::new();
-        for (index, report) in told.iter().enumerate() {
+        for (index, report) in flows.iter().enumerate() {
             let flow = &report.flow;
             let one = Count { flows: 1, first: flow.incident.began().unwrap_or(flow.first), number: index + 1 };
             let servers = kinds.entry(Kind::of(flow, &self.report.host)).or_default();
@@ -161,7 +161,7 @@ impl Text<'_> {
         for (kind, mut servers) in kinds {
             servers.sort_by_key(|(server, count)| (Reverse(count.flows), *server));
             let most = if self.all { usize::MAX } else { SERVERS };
-            // A row for the others saves nothing where it stands for one server.
+            // A row for "other servers" saves nothing if it stands for one server.
             let most = if servers.len() == SERVERS + 1 { servers.len() } else { most.min(servers.len()) };
             let (named, others) = servers.split_at(most);
             let why = Plain(&kind.why(self.style)).to_string();

@@ -1,4 +1,4 @@
-//! The report on small and large screens, for few and many flows, and with names that nobody should be shown as they are.
+//! The report on small and large screens, for few and many flows, and with hostile names.
 
 use jiff::tz::TimeZone;
 use rstest::rstest;
@@ -73,13 +73,13 @@ fn wide(width: usize) -> TextStyle {
 #[case::few(5, 5)]
 #[case::many(6, 1)]
 #[case::very_many(10_000, 1)]
-fn many_flows_of_a_kind_are_told_once(#[case] count: u32, #[case] told: usize) {
+fn of_many_flows_of_a_kind_one_is_shown(#[case] count: u32, #[case] shown: usize) {
     let report = report(count, 1_000_000);
     let text = seen(&report, wide(100), false);
     let numbered = |text: &str| text.lines().filter(|line| line.starts_with('#')).count();
-    assert_eq!(numbered(&text), told, "{text}");
+    assert_eq!(numbered(&text), shown, "{text}");
     assert!(text.lines().count() < 150, "{text}");
-    assert_eq!(text.contains("like #1; --verbose tells all"), told == 1, "{text}");
+    assert_eq!(text.contains("like #1; --verbose shows all"), shown == 1, "{text}");
     if count == 10_000 {
         assert!(text.contains("10,000 connections were reset by this gateway"), "{text}");
         assert!(text.contains("10,000  reset  out-of-window · seq-under  192.0.2.2:443  23:59:59 #1"), "{text}");
@@ -90,7 +90,7 @@ fn many_flows_of_a_kind_are_told_once(#[case] count: u32, #[case] told: usize) {
     }
 }
 
-/// What is decided on comes first: it fits on a screen of 80 columns and 24 lines, whatever follows.
+/// The most important part comes first: it fits on a screen of 80 columns and 24 lines.
 #[test]
 fn the_first_screen() {
     let mut builds: Vec<Build> = (0..40).flat_map(|n| incident(n, LATE + u64::from(n))).collect();
@@ -109,8 +109,8 @@ fn the_first_screen() {
     80 events, 0 lost
 
     40 connections were reset by this gateway, not by either end.
-      conntrack took a late retransmission for INVALID, so it was not reverse-NATed;
-      the local TCP stack got it and answered RST.
+      conntrack classified a late retransmission as INVALID, so it was not
+      reverse-NATed; the local TCP stack got it and answered RST.
 
     flows         cause                      server            first
         2  reset  out-of-window · seq-under  198.51.100.0:443  23:59:59 #1
@@ -203,7 +203,7 @@ fn names_are_shown_and_never_obeyed() {
 }
 
 #[test]
-fn times_are_told_in_the_zone_asked_for() {
+fn times_are_in_the_requested_zone() {
     let zone: &'static TimeZone = Box::leak(Box::new(TimeZone::posix("NST3:30").unwrap()));
     let report = report(2, 2 * SECOND);
     let utc = seen(&report, wide(100), true);
@@ -216,9 +216,9 @@ fn times_are_told_in_the_zone_asked_for() {
     assert!(!local.contains("2026-11-21"), "{local}");
 }
 
-/// Where the clock is put forward during a capture, times before and after are told apart.
+/// If the clock is put forward during a capture, the offset distinguishes times before and after.
 #[test]
-fn an_offset_that_changes_is_told() {
+fn an_offset_that_changes_is_shown() {
     let zone: &'static TimeZone = Box::leak(Box::new(TimeZone::posix("AAA0BBB,M11.3.6/0,M12.1.0").unwrap()));
     let text = seen(&report(2, 2 * SECOND), TextStyle { zone, ..wide(100) }, true);
     assert!(text.contains("2026-11-20 23:59:59 +00:00"), "{text}");

@@ -1,4 +1,4 @@
-//! Commands that capture, or tell what was captured.
+//! Arguments of `report`, `trace` and `record`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use super::values::{cause_parser, duration, network, size};
 use crate::cli::netns;
 use crate::cli::netns::NetnsArg;
 
-/// Tell, per flow, who sent the RST and why
+/// Report per flow who sent the RST, and why
 ///
-/// Captures until `--duration` has passed or Ctrl-C (SIGINT, SIGTERM, SIGHUP), then prints the report. Needs root; with
-/// `--from` it needs nothing.
+/// Captures until `--duration` has passed or Ctrl-C (SIGINT, SIGTERM, SIGHUP), then prints the report. Needs root, but not
+/// with `--from`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,11 +40,11 @@ pub(in crate::cli) struct Report {
     pub(in crate::cli) redaction: Redaction,
     #[command(flatten)]
     pub(in crate::cli) keeping: Keeping,
-    /// Also write the events to this file, for `--from` [default: none]
+    /// Also record the events in this file, for `--from` [default: none]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "from")]
     pub(in crate::cli) record: Option<PathBuf>,
-    /// Put two recordings side by side, as before and after a change: rates per minute and whether they differ. --fail-on
-    /// looks at the second [default: none]
+    /// Compare two recordings, before and after a change: rates per minute, and whether they differ. --fail-on applies to the
+    /// second [default: none]
     #[arg(
         long,
         num_args = 2,
@@ -58,7 +58,7 @@ pub(in crate::cli) struct Report {
     /// Write the report to this file [default: standard output]
     #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(in crate::cli) output: Option<PathBuf>,
-    /// Tell every flow, also those that nothing happened to
+    /// Report every flow, including those that were not reset
     #[arg(short, long)]
     pub(in crate::cli) verbose: bool,
     /// Exit with status 1 if a flow has one of these causes [default: none]
@@ -68,7 +68,7 @@ pub(in crate::cli) struct Report {
 
 /// Print one line per event as it happens
 ///
-/// Every line stands for itself: time, hook, verdict, cause/reason, the segment as tcpdump prints it, key=value pairs.
+/// Each line is self-contained: time, hook, verdict, cause/reason, the segment as tcpdump prints it, key=value pairs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -87,13 +87,13 @@ pub(in crate::cli) struct Trace {
     pub(in crate::cli) format: Format,
 }
 
-/// Write the raw events to a file that every --from reads
+/// Record the raw events in a file for --from
 ///
-/// The file tells what host and kernel it comes from. It is created readable by its owner alone.
+/// The file names its host and kernel. Only its owner can read it.
 ///
-/// With --rotate, --rotate-every or both it is a flight recorder: FILE becomes a row of files, named after it with the time
-/// and a number, each of which can be read by itself or with the others. SIGHUP begins the next file at once. When the disk
-/// is full the oldest files are given up first. A recording in one file is ended by SIGHUP as by Ctrl-C.
+/// --rotate and --rotate-every make a flight recorder: a series of files, named after FILE with the time and a number. Each
+/// can be read alone or together with the others. SIGHUP starts the next file at once. If the disk is full, the oldest files
+/// are deleted first. SIGHUP ends a recording in a single file, as Ctrl-C does.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -116,67 +116,67 @@ pub(in crate::cli) struct Record {
     pub(in crate::cli) redaction: Redaction,
 }
 
-/// What is hidden of whose connections they are.
+/// Redaction of addresses and names.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Redaction (see docs/recordings.md for what it does not hide)")]
 pub(in crate::cli) struct Redaction {
-    /// Replace addresses and names of hosts, interfaces, namespaces and processes by pseudonyms in everything that is
-    /// written. Networks stay together, private addresses private, ports and the diagnosis what they are. With a new random
-    /// key, which nobody keeps
+    /// Replace addresses and names of hosts, interfaces, namespaces and processes by pseudonyms in all output. Addresses of
+    /// one network stay in one network, private addresses stay private, ports and the diagnosis do not change. The key is
+    /// random and not kept
     #[arg(long)]
     pub(in crate::cli) redact: bool,
-    /// Redact with the key in this file (64 hexadecimal digits), so that the same host has the same pseudonym everywhere.
-    /// Whoever has the key can tell who is who [default: none]
+    /// Redact with the key in this file (64 hexadecimal digits): a host gets the same pseudonym in every output. The key
+    /// reveals the real addresses and names [default: none]
     #[arg(long, value_name = "FILE")]
     pub(in crate::cli) redact_key: Option<PathBuf>,
-    /// Write a new random key to this file, and redact with it [default: none]
+    /// Write a new random key to this file and redact with it [default: none]
     #[arg(long, value_name = "FILE", conflicts_with = "redact_key")]
     pub(in crate::cli) redact_new_key: Option<PathBuf>,
 }
 
-/// How a recording is kept.
+/// Compression and rotation of a recording.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Keeping {
-    /// Compress the recording with zstd; a name that ends in .zst asks for it too
+    /// Compress the recording with zstd; a file name that ends in .zst does too
     #[arg(long)]
     pub(in crate::cli) compress: bool,
-    /// Begin another file once one has about this size, e.g. 64MiB [default: never]
+    /// Start the next file at about this size, e.g. 64MiB [default: never]
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with = "from")]
     pub(in crate::cli) rotate: Option<u64>,
-    /// Begin another file once one has been written to for this long, e.g. 1h [default: never]
+    /// Start the next file after this time, e.g. 1h [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "from")]
     pub(in crate::cli) rotate_every: Option<Duration>,
-    /// Files that --rotate keeps besides the one that is written; those of earlier runs count [default: 8]
+    /// Files that --rotate keeps besides the current one, including those of earlier runs [default: 8]
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..), conflicts_with = "from")]
     pub(in crate::cli) keep: Option<u16>,
 }
 
-/// Files that are kept where the user does not say how many.
+/// Default of `--keep`.
 const KEEP: u16 = 8;
 
 impl Keeping {
-    /// When files of this recording are to change; none where they are not.
+    /// When to start the next file; none without rotation.
     pub(in crate::cli) fn policy(&self, file: &Path) -> anyhow::Result<Option<Policy>> {
         if self.rotate.is_none() && self.rotate_every.is_none() {
             if self.keep.is_some() {
-                bail!("--keep says how many files --rotate keeps; give --rotate SIZE or --rotate-every TIME");
+                bail!("--keep needs --rotate SIZE or --rotate-every TIME");
             }
             return Ok(None);
         }
         if file == Path::new("-") {
-            bail!("--rotate needs files to rotate: give -o a file's name instead of `-`");
+            bail!("--rotate cannot write to standard output: name a file with -o");
         }
         let keep = usize::from(self.keep.unwrap_or(KEEP));
         Ok(Some(Policy { size: self.rotate, every: self.rotate_every, keep }))
     }
 
-    /// Whether anything was asked for.
+    /// Whether any of these options was given.
     pub(in crate::cli) const fn is_asked(&self) -> bool {
         self.compress || self.rotate.is_some() || self.rotate_every.is_some() || self.keep.is_some()
     }
 }
 
-/// Where events come from.
+/// The source of events.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Source {
     /// Read recordings: files of one boot of one host, or directories with such files; `-` is standard input [default: the
@@ -188,26 +188,26 @@ pub(in crate::cli) struct Source {
     pub(in crate::cli) live: LiveArgs,
 }
 
-/// How to capture.
+/// Options of a capture.
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[derive(Debug, Args)]
 pub(in crate::cli) struct LiveArgs {
-    /// End after this time, e.g. 60s, 5m, 1h30m; a bare number is seconds [default: at Ctrl-C or SIGTERM]
+    /// End after this time, e.g. 60s, 5m, 1h30m; a number without a unit is seconds [default: at Ctrl-C or SIGTERM]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(in crate::cli) duration: Option<Duration>,
-    /// Wait for nf_conntrack to be loaded, if it is not
+    /// Wait until nf_conntrack is loaded
     #[arg(long)]
     pub(in crate::cli) wait: bool,
-    /// Also watch every RST that arrives, so that those of the ends are proven. Price: a BPF program that looks at a few
-    /// bytes of every packet that arrives, in this namespace or in those of --netns
+    /// Also capture every RST at ingress, which proves the RSTs of the endpoints. Cost: a BPF program reads a few bytes of
+    /// every incoming packet, in this namespace or in those of --netns
     #[arg(long)]
     pub(in crate::cli) tap: bool,
-    /// Also watch conntrack judge the first packet of each connection, so that a silent refusal is proven (up to 6.6, and
-    /// with `tcp_loose=0`). Price: a kretprobe per new connection
+    /// Also trace conntrack's verdict on the first packet of each connection, which proves a silent refusal (up to 6.6, and
+    /// with `tcp_loose=0`). Cost: a kretprobe per new connection
     #[arg(long)]
     pub(in crate::cli) new_refused: bool,
-    /// Do without kprobes, for kernels that have none: the tracepoint `tcp:tcp_send_reset` (6.10 and later) tells who sent
-    /// a RST and whether conntrack had refused the segment, but not why; every cause is inferred
+    /// Use no kprobes, for kernels without them: the tracepoint `tcp:tcp_send_reset` (6.10 and later) shows who sent a RST
+    /// and whether conntrack had refused the segment, but not why; every cause is inferred
     #[arg(long, conflicts_with = "new_refused")]
     pub(in crate::cli) without_kprobes: bool,
 }
@@ -215,13 +215,13 @@ pub(in crate::cli) struct LiveArgs {
 /// Above the filters in `--help`.
 const FILTERS: &str = "Filters (each may be given several times; any value matches)";
 
-/// Which flows to look at.
+/// The filter for flows.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct FilterArgs {
-    /// The side that opened the connection, before NAT: an address or a network [default: any]
+    /// The endpoint that opened the connection, before NAT: an address or a network [default: any]
     #[arg(long, help_heading = FILTERS, value_name = "CIDR", value_parser = network)]
     client: Vec<IpNet>,
-    /// The other side, behind any destination NAT: an address or a network [default: any]
+    /// The other endpoint, after destination NAT: an address or a network [default: any]
     #[arg(long, help_heading = FILTERS, value_name = "CIDR", value_parser = network)]
     server: Vec<IpNet>,
     /// The client's address as the server sees it: an address or a network [default: any]
@@ -240,7 +240,7 @@ pub(in crate::cli) struct FilterArgs {
 }
 
 impl FilterArgs {
-    /// Resolves names of namespaces: on this host, or in a recording.
+    /// Builds the filter. Resolves names of namespaces on this host, or in a recording.
     pub(in crate::cli) fn resolve(&self, recordings: &[PathBuf]) -> anyhow::Result<Filter> {
         let netns = if recordings.is_empty() {
             netns::on_this_host(&self.netns)?
@@ -261,10 +261,10 @@ impl FilterArgs {
 /// Formats of `whyrst report`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(in crate::cli) enum ReportFormat {
-    /// For eyes
+    /// Text, for a terminal
     Text,
-    /// For programs, see `whyrst schema`
+    /// JSON, see `whyrst schema`
     Json,
-    /// A page with pictures, in one file, for a browser and for others
+    /// One HTML file with diagrams, for a browser
     Html,
 }

@@ -1,4 +1,4 @@
-//! The command line.
+//! The arguments of the command line.
 
 mod capture;
 mod commands;
@@ -14,14 +14,14 @@ use tracer_host::version::{LONG, SHORT};
 pub(super) use capture::{FilterArgs, Keeping, LiveArgs, Record, Redaction, Report, ReportFormat, Source, Trace};
 pub(super) use commands::{Doctor, Explain, Export, ExportFormat, LATEST, Mitigate, Urgency};
 
-/// Says who reset a TCP connection behind this Linux gateway, and why.
+/// Finds out who reset a TCP connection behind this Linux gateway, and why.
 ///
-/// whyrst listens to the few kernel functions where conntrack refuses a packet and where a RST is made, joins what they
-/// say about the same packet, and tells the story of each flow: which packet, why it was refused, who answered with a RST,
-/// whether that killed the connection, and what would cure it. A packet that conntrack finds valid costs nothing.
+/// whyrst traces the kernel functions where conntrack refuses a packet and where a RST is built, joins their events on the
+/// same packet, and reports each flow: which packet was refused and why, who answered with a RST, whether the RST killed the
+/// connection, and the mitigations. A packet that conntrack accepts costs nothing.
 #[derive(Debug, Parser)]
 #[command(name = "whyrst", version = SHORT, long_version = LONG, max_term_width = 100, arg_required_else_help = true, after_help = AFTER_HELP)]
-pub(super) struct Arguments {
+pub struct Arguments {
     #[command(subcommand)]
     pub(super) command: Command,
     #[command(flatten)]
@@ -36,7 +36,7 @@ Examples:
   whyrst report --from incident.whyrst --format html -o incident.html
   whyrst explain seq-under                       what a word of the report means
   whyrst doctor                                  is conntrack healthy here?
-  whyrst mitigate drop-invalid-input             what cures it on this host, at what price, and back
+  whyrst mitigate drop-invalid-input             its commands on this host, cost and undo
 
 Exit status: 0 done; 1 a cause of --fail-on was found; 2 usage or run-time error; 3 this host cannot be traced.";
 
@@ -49,17 +49,17 @@ pub(super) struct Global {
     /// When to use colours; auto: on a terminal, unless NO_COLOR is set
     #[arg(long, value_enum, default_value_t = ColorChoice::Auto, global = true, help_heading = EVERYWHERE, value_name = "WHEN")]
     pub(super) color: ColorChoice,
-    /// Whose time the text outputs tell; JSON is always UTC
+    /// Time zone of text output; JSON is always UTC
     #[arg(long, value_enum, default_value_t = Time::Utc, global = true, help_heading = EVERYWHERE, value_name = "ZONE")]
     pub(super) time: Time,
-    /// Say nothing on standard error but errors
+    /// Print only errors on standard error
     #[arg(short, long, global = true, help_heading = EVERYWHERE)]
     pub(super) quiet: bool,
-    /// Diagnostics on standard error: error, warn, info, debug or trace, or `target=level,…` (bpf=debug lets the BPF
-    /// programs speak)
+    /// Diagnostics on standard error: error, warn, info, debug or trace, or `target=level,…` (bpf=debug shows
+    /// the messages of the BPF programs)
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILTER", default_value = "warn")]
     pub(super) log: String,
-    /// Read defaults of options from this file [default: /etc/whyrst.toml, where it is there]
+    /// Read defaults of options from this file [default: /etc/whyrst.toml, if it exists]
     #[arg(long, global = true, help_heading = EVERYWHERE, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with = "no_config")]
     pub(super) config: Option<PathBuf>,
     /// Read no configuration file
@@ -67,7 +67,7 @@ pub(super) struct Global {
     pub(super) no_config: bool,
 }
 
-/// Whose time is told.
+/// The time zone of text output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Time {
     /// UTC
@@ -85,17 +85,17 @@ pub(super) enum Command {
     Mitigate(Mitigate),
     Explain(Explain),
     Export(Export),
-    /// Print the defaults in force, and where each comes from
+    /// Print the current defaults and their origin
     ///
-    /// Options that are not given take their value from the environment (variables such as `WHYRST_REPORT_DURATION`), else
-    /// from the configuration file, else what is built in. The output has the form of a configuration file.
+    /// The default of an option comes from the environment (variables such as `WHYRST_REPORT_DURATION`), else from the
+    /// configuration file, else from the program. The output has the format of a configuration file.
     #[command(after_help = "\
 Examples:
   whyrst config
-  whyrst config --no-config > whyrst.toml        a file to begin with
+  whyrst config --no-config > whyrst.toml        a file to start from
   whyrst config --config whyrst.toml             is it right?")]
     Config,
-    /// Print what completes command lines in a shell
+    /// Print the completion script for a shell
     #[command(after_help = "\
 Examples:
   whyrst completions bash > /etc/bash_completion.d/whyrst
@@ -131,8 +131,8 @@ Examples:
 }
 
 impl Command {
-    /// Whether it says the same on every host, whatever is configured.
-    pub(super) const fn is_timeless(&self) -> bool {
+    /// Whether its output is independent of host and configuration.
+    pub(super) const fn is_constant(&self) -> bool {
         matches!(self, Self::Schema { .. } | Self::Completions { .. } | Self::Man { .. })
     }
 }
@@ -159,9 +159,9 @@ pub(super) enum SchemaName {
 /// Formats of everything else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// For eyes
+    /// Text, for a terminal
     Text,
-    /// For programs, see `whyrst schema`
+    /// JSON, see `whyrst schema`
     Json,
 }
 

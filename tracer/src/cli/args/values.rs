@@ -1,4 +1,4 @@
-//! Values of options: what is one, and what is said of what is none.
+//! Parsers of option values, with their error messages.
 
 use std::ffi::OsStr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(super) fn cause_parser() -> impl TypedValueParser<Value = Cause> {
     CauseParser
 }
 
-/// Takes causes; of reasons it says what they are reasons of.
+/// Parses causes. For a reason, the error names its cause.
 #[derive(Clone)]
 struct CauseParser;
 
@@ -37,7 +37,7 @@ impl TypedValueParser for CauseParser {
             let text = format!("'{word}' is a reason, not a cause: its cause is {}", reason.cause());
             return Err(clap::Error::raw(ErrorKind::ValueValidation, text).with_cmd(command));
         }
-        // Says which there are, and which may have been meant.
+        // The error lists the causes, and suggests a similar one.
         Self::words().parse_ref(command, arg, value)?;
         Err(clap::Error::new(ErrorKind::InvalidValue).with_cmd(command))
     }
@@ -57,7 +57,7 @@ pub(super) fn mitigation_parser() -> impl TypedValueParser<Value = MitigationId>
 pub(super) fn interface(text: &str) -> Result<String, String> {
     let valid = (1..16).contains(&text.len()) && text != "." && text != "..";
     let odd = |it: char| it == '/' || it == ':' || it.is_whitespace() || it.is_control();
-    if valid && !text.contains(odd) { Ok(text.to_owned()) } else { Err("no interface can have that name".to_owned()) }
+    if valid && !text.contains(odd) { Ok(text.to_owned()) } else { Err("not a valid interface name".to_owned()) }
 }
 
 pub(super) fn service(text: &str) -> Result<std::net::SocketAddr, String> {
@@ -74,7 +74,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     parsed.ok_or_else(|| "not an address or network like 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32".to_owned())
 }
 
-/// The smallest file that --rotate makes: what every file begins with fits several times.
+/// The smallest value of --rotate: several times the header of a file.
 const SMALLEST: u64 = 16 << 10;
 
 pub(super) fn size(text: &str) -> Result<u64, String> {
@@ -85,13 +85,13 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
 }
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    // A bare number is seconds, as with sleep(1).
+    // A number without a unit is seconds, as for sleep(1).
     let text = if text.bytes().all(|byte| byte.is_ascii_digit()) { format!("{text}s") } else { text.to_owned() };
     let Ok(parsed) = text.parse::<jiff::SignedDuration>() else {
         return Err("not a time like 60s, 5m or 1h30m".to_owned());
     };
     match Duration::try_from(parsed) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
-        _ => Err("must be longer than nothing".to_owned()),
+        _ => Err("must be longer than 0".to_owned()),
     }
 }

@@ -14,19 +14,19 @@ use super::options::{self, Key};
 use super::{Origin, Setting, Settings};
 use crate::cli::suggest::did_you_mean;
 
-/// The longest file that is read.
+/// The longest file.
 const LONGEST: u64 = 1 << 20;
-/// Bits of a mode that let others than owner and group, and the group, write.
+/// Mode bits that let everybody, and the group, write.
 const OTHERS_WRITE: u32 = 0o002;
 const GROUP_WRITES: u32 = 0o020;
 
-/// The file's text; `None` where there is none, and none must be. /dev/null is none.
+/// The file's text; `None` if the file is missing and optional, or /dev/null.
 pub(super) fn read(path: &Path, must_be: bool) -> anyhow::Result<Option<String>> {
     if path == Path::new("/dev/null") {
         return Ok(None);
     }
     let what = || format!("configuration file {}", path.display());
-    // A pipe in its place must not stop the program before it has begun.
+    // Opening a pipe must not block.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
     let mut file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Err(error) if error.kind() == ErrorKind::NotFound && !must_be => return Ok(None),
@@ -41,13 +41,13 @@ pub(super) fn read(path: &Path, must_be: bool) -> anyhow::Result<Option<String>>
     }
     let own = rustix::process::geteuid().as_raw();
     trusted(facts.uid(), facts.gid(), facts.mode(), own)
-        .map_err(|because| anyhow!("{} is not read: {because}, and who writes it decides what whyrst does", what()))?;
+        .map_err(|because| anyhow!("{} is not read: {because}, and its writers would control whyrst", what()))?;
     let mut text = String::new();
     file.read_to_string(&mut text).with_context(what)?;
     Ok(Some(text))
 }
 
-/// Whether nobody but the user and root can have written a file; else why somebody can.
+/// Checks that only the user and root can write a file. The error names who else can.
 pub(super) fn trusted(owner: u32, group: u32, mode: u32, own: u32) -> Result<(), String> {
     let mode = mode & 0o7777;
     if owner != 0 && owner != own {
@@ -58,14 +58,14 @@ pub(super) fn trusted(owner: u32, group: u32, mode: u32, own: u32) -> Result<(),
     if mode & OTHERS_WRITE != 0 {
         return Err(format!("everybody may write it (mode {mode:04o}; chmod go-w it)"));
     }
-    // A user's own group is the user's own business.
+    // A user may trust the own group.
     if own == 0 && group != 0 && mode & GROUP_WRITES != 0 {
         return Err(format!("group {group} may write it (mode {mode:04o}; chmod go-w it)"));
     }
     Ok(())
 }
 
-/// The settings of a file; else all that is wrong with it, at once.
+/// The settings of a file. The error lists all its problems.
 pub(super) fn parse(text: &str, path: &Path, command: &Command) -> anyhow::Result<Settings> {
     let line = |offset: usize| 1 + text.as_bytes().iter().take(offset).filter(|byte| **byte == b'\n').count();
     let from = |offset: usize| Origin::File(path.to_path_buf(), line(offset));
@@ -95,7 +95,7 @@ pub(super) fn parse(text: &str, path: &Path, command: &Command) -> anyhow::Resul
     if problems.is_empty() { Ok(settings) } else { bail!("{}", problems.join("\n")) }
 }
 
-/// The values of an option; else what is wrong with its name or its value.
+/// The values of an option. The error is about its name or its value.
 fn setting(command: &Command, of: Option<&str>, name: &str, value: &DeValue<'_>) -> Result<(Key, Vec<String>), String> {
     let found = options::arguments(command, of).find(|arg| arg.get_long() == Some(name));
     let arg = found.ok_or_else(|| unknown(command, of, name, value))?;
@@ -103,16 +103,16 @@ fn setting(command: &Command, of: Option<&str>, name: &str, value: &DeValue<'_>)
         options::key(arg, of).ok_or_else(|| format!("{name} can be given on the command line only, as --{name}"))?;
     let typed = words(arg, value)
         .map_err(|wanted| format!("{key} takes {wanted}; this value is of type {}", value.type_str()))?;
-    // A flag is not typed with a value.
+    // A flag has no value on the command line.
     let values = if options::is_flag(arg) { Ok(typed) } else { options::of_words(arg, &typed) };
     values.map(|values| (key.clone(), values)).map_err(|problem| format!("{key}: {problem}"))
 }
 
-/// The words of a value as it would be typed; else the kind of value that is expected.
+/// The words of a value, as on the command line. The error is the expected kind of value.
 fn words(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str> {
     let scalar = |value: &DeValue<'_>| match value {
         DeValue::String(text) => Some(text.to_string()),
-        // Typed as it would be on the command line: in decimal.
+        // As on the command line: in decimal.
         DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix()).ok().map(|n| n.to_string()),
         _ => None,
     };
@@ -130,7 +130,7 @@ fn words(arg: &Arg, value: &DeValue<'_>) -> Result<Vec<String>, &'static str> {
     }
 }
 
-/// The message on a name that no option has.
+/// The error for an unknown option.
 fn unknown(command: &Command, of: Option<&str>, name: &str, value: &DeValue<'_>) -> String {
     let names = |of: Option<&str>| -> Vec<String> { options::of(command, of).map(|(key, _)| key.option).collect() };
     let meant = did_you_mean(name, names(of).iter().map(String::as_str));
@@ -145,7 +145,7 @@ fn unknown(command: &Command, of: Option<&str>, name: &str, value: &DeValue<'_>)
         (None, _) => {
             let of: Vec<&str> = commands().filter(|of| has(Some(of))).collect();
             of.first().map_or_else(
-                || format!("{name} is no option of every command{meant}"),
+                || format!("{name} is not an option of every command{meant}"),
                 |first| format!("{name} is an option of {}: put it below [{first}]", of.join(", ")),
             )
         }

@@ -1,4 +1,4 @@
-//! Defaults of options: command line, then environment, then configuration file, then what is built in.
+//! Defaults of options: command line, then environment, then configuration file, then built-in default.
 //!
 //! clap names, reads and checks a variable (`Arg::env`), but of each option by itself. On the command line's own description
 //! it would count as typed: it would exclude options that are typed, even where it is empty or `false`, and clap's message on
@@ -22,13 +22,13 @@ use super::suggest::similar;
 
 use options::{Key, PREFIX};
 
-pub(super) use show::show;
+pub use show::show;
 
-/// Where the configuration file is, unless one is named.
+/// The default path of the configuration file.
 pub(super) const FILE: &str = "/etc/whyrst.toml";
-/// The environment variable that names another one.
+/// The environment variable with another path.
 const NAMED_BY: &str = "WHYRST_CONFIG";
-/// What variables begin with that mean something to those who build whyrst.
+/// Prefixes of variables for the build of whyrst.
 const OF_THE_BUILD: [&str; 3] = ["WHYRST_BPF_", "WHYRST_BUILD_", "WHYRST_COMMIT"];
 
 /// The value of an option, and its origin.
@@ -69,7 +69,7 @@ type Settings = BTreeMap<Key, Setting>;
 
 /// Defaults from the environment and the configuration file.
 #[derive(Debug, Default)]
-pub(super) struct Configuration {
+pub struct Configuration {
     settings: Settings,
     /// The file that was read.
     file: Option<PathBuf>,
@@ -83,7 +83,7 @@ pub(super) fn described(command: Command) -> Command {
 }
 
 /// The options that were typed, as far as they can be understood before the defaults are known.
-pub(super) fn typed(command: Command, words: &[OsString]) -> Option<ArgMatches> {
+pub fn typed(command: Command, words: &[OsString]) -> Option<ArgMatches> {
     let lenient = command.ignore_errors(true).disable_help_flag(true).disable_version_flag(true);
     lenient.try_get_matches_from(words).ok()
 }
@@ -105,14 +105,14 @@ pub(super) fn read(command: &Command, typed: Option<&ArgMatches>) -> anyhow::Res
     Ok(Configuration { settings, file: read, remarks: remarks(command, names) })
 }
 
-/// Reads the text of a file, without an environment.
-pub(super) fn of_text(text: &str, path: &Path, command: &Command) -> anyhow::Result<Configuration> {
+/// Parses the text of a configuration file, without the environment. The error lists all its problems.
+pub fn of_text(text: &str, path: &Path, command: &Command) -> anyhow::Result<Configuration> {
     let settings = file::parse(text, path, command)?;
     exclude(command, &settings)?;
     Ok(Configuration { settings, file: Some(path.to_path_buf()), remarks: Vec::new() })
 }
 
-/// An environment variable; an empty one is as good as none.
+/// An environment variable; an empty one counts as unset.
 fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
@@ -126,8 +126,8 @@ fn environment(command: &Command) -> anyhow::Result<Settings> {
     set.collect()
 }
 
-/// Warnings of variables that name no option.
-pub(super) fn remarks(command: &Command, names: impl Iterator<Item = String>) -> Vec<String> {
+/// Warnings about variables with the prefix of whyrst that name no option.
+pub fn remarks(command: &Command, names: impl Iterator<Item = String>) -> Vec<String> {
     let known: Vec<String> = options::all(command).map(|(key, _)| key.variable()).collect();
     let unknown = names.filter(|name| {
         let other = name == NAMED_BY || OF_THE_BUILD.iter().any(|start| name.starts_with(start));
@@ -141,7 +141,7 @@ pub(super) fn remarks(command: &Command, names: impl Iterator<Item = String>) ->
     unknown.map(remark).collect()
 }
 
-/// Lets the upper layer win: where it sets an option, and where it sets one that excludes another.
+/// Merges two layers. The upper one overrides an option that it sets, or that conflicts with one that it sets.
 fn overrule(command: &Command, mut lower: Settings, upper: Settings) -> Settings {
     lower.retain(|key, _| {
         !upper.iter().any(|(other, setting)| setting.is_set() && options::conflict(command, key, other))
@@ -150,7 +150,7 @@ fn overrule(command: &Command, mut lower: Settings, upper: Settings) -> Settings
     lower
 }
 
-/// Refuses options of the same layer that exclude each other.
+/// Refuses conflicting options of the same layer.
 fn exclude(command: &Command, settings: &Settings) -> anyhow::Result<()> {
     let set: Vec<(&Key, &Setting)> = settings.iter().filter(|(_, setting)| setting.is_set()).collect();
     for (index, (key, setting)) in set.iter().enumerate() {
@@ -165,7 +165,7 @@ fn exclude(command: &Command, settings: &Settings) -> anyhow::Result<()> {
 
 impl Configuration {
     /// The command line's description with these defaults. A typed option overrules those that it excludes.
-    pub(super) fn apply(&self, command: Command, typed: Option<&ArgMatches>) -> Command {
+    pub fn apply(&self, command: Command, typed: Option<&ArgMatches>) -> Command {
         let typed = typed.and_then(ArgMatches::subcommand);
         let whole = command.clone();
         options::map(command, |key, arg| {

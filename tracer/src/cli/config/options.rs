@@ -1,18 +1,18 @@
-//! Which options can be configured, which exclude each other, and how clap takes a value.
+//! Which options can be configured, which conflict, and how clap parses a value.
 
 use std::fmt;
 
 use clap::builder::{BoolishValueParser, Str, Styles};
 use clap::{Arg, ArgAction, Command};
 
-/// What the names of variables begin with.
+/// The prefix of variables.
 pub(super) const PREFIX: &str = "WHYRST_";
-/// Options that are given where they are meant: they say what is to be done, not how.
+/// Options that are valid on the command line only: they choose an action, not a default.
 const NEVER: [&str; 8] = ["apply", "compare", "config", "force", "no-config", "redact-key", "undo", "yes"];
-/// Names of values that are files. Those belong to the command line too.
+/// Value names of files. Files are valid on the command line only.
 const FILES: [&str; 3] = ["FILE", "DIR", "PATH"];
 
-/// The identifier of an argument that is parsed by itself.
+/// The id of an argument that is parsed alone.
 const VALUE: &str = "value";
 
 /// An option, by its long name.
@@ -66,7 +66,7 @@ pub(super) fn all(all: &Command) -> impl Iterator<Item = (Key, &Arg)> {
     std::iter::once(None).chain(commands).flat_map(|command| of(all, command))
 }
 
-/// Changes all options that can be configured.
+/// Maps all options that can be configured.
 pub(super) fn map(command: Command, change: impl Fn(Key, Arg) -> Arg) -> Command {
     let changed = |arg: Arg, of: Option<&str>| match key(&arg, of) {
         Some(key) => change(key, arg),
@@ -78,7 +78,7 @@ pub(super) fn map(command: Command, change: impl Fn(Key, Arg) -> Arg) -> Command
     })
 }
 
-/// The arguments that an option excludes, or that exclude it.
+/// The arguments that conflict with an option.
 pub(super) fn rivals<'a>(all: &'a Command, key: &Key) -> impl Iterator<Item = &'a Arg> {
     let command = key.command.as_deref().and_then(|name| all.find_subcommand(name));
     let arg = command.and_then(|command| command.get_arguments().find(|arg| arg.get_long() == Some(&key.option)));
@@ -88,7 +88,7 @@ pub(super) fn rivals<'a>(all: &'a Command, key: &Key) -> impl Iterator<Item = &'
     })
 }
 
-/// Whether two options exclude each other.
+/// Whether two options conflict.
 pub(super) fn conflict(all: &Command, one: &Key, other: &Key) -> bool {
     one.command == other.command && rivals(all, one).any(|arg| arg.get_long() == Some(&other.option))
 }
@@ -98,12 +98,12 @@ pub(super) fn is_flag(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::SetTrue)
 }
 
-/// Whether it takes several values.
+/// Whether an argument takes several values.
 pub(super) fn is_list(arg: &Arg) -> bool {
     matches!(arg.get_action(), ArgAction::Append)
 }
 
-/// An argument with the name and the values of this one, and nothing else of it.
+/// An argument with only the name and the values of this one.
 fn alone(arg: &Arg) -> Arg {
     let long = arg.get_long().unwrap_or(VALUE).to_owned();
     let alone = Arg::new(VALUE).long(long).action(arg.get_action().clone());
@@ -114,13 +114,13 @@ fn alone(arg: &Arg) -> Arg {
     alone.value_names(names).value_parser(arg.get_value_parser().clone())
 }
 
-/// The values that clap reads from an environment variable. Those of a list are separated by commas.
+/// The values of an environment variable, parsed by clap. Commas separate the values of a list.
 pub(super) fn of_environment(arg: &Arg, name: &str) -> Result<Vec<String>, String> {
     let alone = alone(arg).env(name.to_owned());
     parse(if is_list(arg) { alone.value_delimiter(',') } else { alone }, &[])
 }
 
-/// The values that clap takes, typed one by one.
+/// The values, parsed by clap as if typed one by one.
 pub(super) fn of_words(arg: &Arg, values: &[String]) -> Result<Vec<String>, String> {
     let words: Vec<String> =
         values.iter().map(|value| format!("--{}={value}", arg.get_long().unwrap_or(VALUE))).collect();
@@ -128,7 +128,7 @@ pub(super) fn of_words(arg: &Arg, values: &[String]) -> Result<Vec<String>, Stri
     parse(alone(arg).value_delimiter(delimiter), &words)
 }
 
-/// Else why not, in a line.
+/// The parsed values. The error is one line.
 fn parse(arg: Arg, words: &[String]) -> Result<Vec<String>, String> {
     let flag = is_flag(&arg);
     let parsed = Command::new("whyrst")
@@ -144,7 +144,7 @@ fn parse(arg: Arg, words: &[String]) -> Result<Vec<String>, String> {
             Ok(values.map(|value| value.to_string_lossy().into_owned()).collect())
         }
         Err(error) => {
-            // Plain text drops what looks like a style, also in a value; whoever prints the message escapes it.
+            // Plain rendering drops escape sequences, also those in a value. The printer of the message escapes them.
             let text = error.render().ansi().to_string();
             let lines = text.lines().map(str::trim).take_while(|line| !line.starts_with("Usage: "));
             let lines: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();

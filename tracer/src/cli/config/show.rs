@@ -1,4 +1,4 @@
-//! `whyrst config`: what is in force and where it comes from, in the form of a configuration file.
+//! `whyrst config`: the current defaults and their origins, in the format of a configuration file.
 
 use std::io::{self, Write};
 
@@ -10,16 +10,16 @@ use tracer_render::plain::Plain;
 use super::options::{self, Key};
 use super::{Configuration, FILE};
 
-/// Columns before the remark on a line.
+/// Columns before the comment on a line.
 const REMARK: usize = 36;
 
-/// Prints the options that can be configured. What is built in is commented out.
-pub(in crate::cli) fn show(configuration: &Configuration, command: &Command, to: &mut dyn Write) -> io::Result<()> {
+/// Prints the options that can be configured. Built-in defaults are commented out.
+pub fn show(configuration: &Configuration, command: &Command, to: &mut dyn Write) -> io::Result<()> {
     let read = configuration.file.as_ref().map_or_else(
-        || format!("no configuration file was read ({FILE} is not there, or not wanted)"),
+        || format!("no configuration file was read ({FILE} is missing, or disabled)"),
         |path| format!("{} was read", path.display()),
     );
-    writeln!(to, "# What is in force: {}.", Plain(&read))?;
+    writeln!(to, "# Current defaults: {}.", Plain(&read))?;
     let mut table = None;
     for (key, arg) in options::all(command) {
         if key.command != table

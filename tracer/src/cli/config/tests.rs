@@ -1,4 +1,4 @@
-//! What wins over what, and the messages on mistakes.
+//! Precedence of the layers, and error messages.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -66,7 +66,7 @@ fn what_is_typed_overrules_what_it_excludes() {
 }
 
 #[rstest]
-#[case::unknown("tme = 1", "w.toml:1: tme is no option of every command; did you mean time?")]
+#[case::unknown("tme = 1", "w.toml:1: tme is not an option of every command; did you mean time?")]
 #[case::of_a_command(
     "\nduration = 60",
     "w.toml:2: duration is an option of report, trace, record: put it below [report]"

@@ -1,15 +1,15 @@
-//! What an audit notes of a ruleset, and what it says it does not understand.
+//! What an audit notes of a ruleset, and what it reports as not understood.
 
 use rstest::rstest;
 
 use tracer_model::ruleset::audit::{Does, Found};
 
-use super::super::super::nfnetlink::Message;
-use super::super::{Reader, Wanted};
+use super::super::reader::{Reader, Wanted};
 use super::{
     INET, IPV4, attribute, bitwise, chain, cmp, counter, expression, jump, meta, number, payload, reject, rule, target,
     text, value, xt_match,
 };
+use crate::nfnetlink::Message;
 
 fn verdict(code: u32) -> Vec<u8> {
     expression("immediate", &[number(1, 0), attribute(2, &attribute(2, &number(1, code)))])
@@ -26,7 +26,7 @@ fn state(bits: u32) -> Vec<u8> {
 }
 
 fn found(family: u8, hook: u32, expressions: &[Vec<u8>]) -> Found {
-    let mut reader = Reader { wanted: Wanted::Audit, ..Reader::default() };
+    let mut reader = Reader::new(Wanted::Audit);
     chain(&mut reader, family, "chain", Some(hook));
     rule(&mut reader, family, "chain", 7, expressions);
     reader.finish().1
@@ -87,7 +87,7 @@ fn rules_that_do_not(#[case] expressions: &[Vec<u8>]) {
 }
 
 #[test]
-fn what_is_not_understood_is_said() {
+fn what_is_not_understood_is_a_problem() {
     let of_state = expression("ct", &[number(2, 0), number(1, 1)]);
     let lookup = |set: &str| expression("lookup", &[text(1, set), number(2, 1)]);
     let named = noted(INET, &[of_state.clone(), lookup("bad"), verdict(0)]);
@@ -139,7 +139,7 @@ fn rules_of_iptables_nft() {
 
 #[test]
 fn chains_that_drop() {
-    let mut reader = Reader { wanted: Wanted::Audit, ..Reader::default() };
+    let mut reader = Reader::new(Wanted::Audit);
     for (name, policy) in [("input", 0u32), ("forward", 1)] {
         let hook = attribute(4, &[number(1, 1), number(2, 0)].concat());
         let attributes = [text(1, "filter"), text(3, name), hook, number(5, policy)].concat();

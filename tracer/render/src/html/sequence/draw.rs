@@ -7,7 +7,7 @@ use tracer_model::conntrack::Nfct;
 use tracer_model::conntrack::entry::CtInfo;
 
 use super::lanes::{AXIS, Lane, Lanes};
-use super::rows::{Known, Place, Row, Shown, Sign, Tone, pause, rows, time};
+use super::rows::{Anchor, Known, Row, Shown, Sign, Tone, pause, rows, time};
 use crate::html::canvas::{Area, Canvas, LINE, Point, columns, width_of, wrap};
 use crate::html::scale::gaps;
 
@@ -112,10 +112,10 @@ fn room(row: &Row, lanes: &Lanes) -> usize {
     columns(width).min(LABEL)
 }
 
-fn x_of(place: Place, lanes: &Lanes) -> i32 {
+fn x_of(place: Anchor, lanes: &Lanes) -> i32 {
     let line = match place {
-        Place::Inside(lane) => lanes.line(lane).or_else(|| lanes.line(Lane::Conntrack)),
-        Place::End(end) => lanes.end(end),
+        Anchor::Inside(lane) => lanes.line(lane).or_else(|| lanes.line(Lane::Conntrack)),
+        Anchor::End(end) => lanes.end(end),
     };
     line.map_or(AXIS, |line| line.x)
 }
@@ -155,7 +155,7 @@ impl Sheet<'_> {
         let incident = &flow.incident;
         let made_for_it =
             matches!(incident.reset.as_ref().and_then(|reset| reset.event.nfct), Some(Nfct::Entry(CtInfo::New)));
-        let until = match (incident.gone().is_some(), incident.entry().is_some() && !made_for_it) {
+        let until = match (incident.destroyed().is_some(), incident.entry().is_some() && !made_for_it) {
             (true, _) => ends.unwrap_or(self.lanes.top),
             (false, true) => ends.unwrap_or(bottom - 4),
             (false, false) => return,
@@ -217,7 +217,7 @@ impl Sheet<'_> {
         let seen = placed.row.known == Known::SeenOutside;
         let lanes = self.lanes;
         for end in &placed.row.dead {
-            let own = matches!(placed.row.shown, Shown::Sign(Place::End(at), _) if at == *end);
+            let own = matches!(placed.row.shown, Shown::Sign(Anchor::End(at), _) if at == *end);
             let news = seen || !before.iter().any(|before| before.row.dead.contains(end));
             if let Some(line) = lanes.end(end).filter(|_| news && !own) {
                 self.cross(if seen { "bad" } else { "bad concluded" }, (line.x, placed.y));

@@ -1,4 +1,4 @@
-//! The lifelines of a time–sequence diagram: who takes part in a flow's story, and where each is drawn.
+//! The lifelines of a time–sequence diagram: who takes part in a flow's incident, and where each is drawn.
 
 use std::net::SocketAddr;
 
@@ -26,7 +26,7 @@ pub(super) enum Lane {
     Client,
     /// The gateway's conntrack, and NAT with it.
     Conntrack,
-    /// What on the gateway makes the RST.
+    /// The part of the gateway that makes the RST.
     Maker,
     /// The other side.
     Server,
@@ -38,9 +38,9 @@ pub(super) struct Line {
     pub(super) lane: Lane,
     /// Its place.
     pub(super) x: i32,
-    /// What it is called.
+    /// Its name.
     pub(super) name: &'static str,
-    /// What stands below its name.
+    /// The lines below its name.
     pub(super) lines: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Lanes {
     pub(super) lines: Vec<Line>,
     /// Left and right edge of the gateway.
     pub(super) gateway: (i32, i32),
-    /// What the gateway is called.
+    /// The gateway's name, and addresses.
     pub(super) title: Vec<String>,
     /// Width of the whole picture.
     pub(super) width: i32,
@@ -61,7 +61,7 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// The lifelines of this flow's story.
+    /// The lifelines of this flow's incident.
     pub(super) fn of(flow: &Flow, host: &Host) -> Self {
         let own = own_end(flow);
         let key = &flow.key;

@@ -1,24 +1,25 @@
-//! What a time–sequence diagram shows of a flow, from top to bottom: only what was seen is called so.
+//! The rows of a time–sequence diagram of a flow, from top to bottom. A row is marked as seen only if a hook saw it.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use tracer_advice::report::FlowReport;
 use tracer_engine::effect::Effect;
-use tracer_engine::flow::{ConntrackVerdict, EvidenceRank, Flow, PeerSeen, Reset};
-use tracer_model::capture::{Host, Outcome};
+use tracer_engine::flow::{ConntrackVerdict, Flow, Reset};
+use tracer_engine::timeline::{Step, StepKind, Timeline};
+use tracer_model::capture::Host;
 use tracer_model::cause::ResetBy;
 use tracer_model::conntrack::{Direction, Verdict};
 use tracer_model::event::Event;
 use tracer_model::time::Instant;
 
 use super::lanes::Lane;
+use crate::sentences;
 use crate::style::TextStyle;
-use crate::words;
 
 /// Where an arrow begins or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Anchor {
     /// At one of the gateway's lifelines.
     Inside(Lane),
     /// At an end of the flow.
@@ -30,15 +31,15 @@ pub(super) enum Place {
 pub(super) enum Known {
     /// A hook of this host saw it.
     Seen,
-    /// As far as the gateway's edge a hook saw it; what is beyond is concluded.
+    /// A hook saw it up to the gateway's edge; the rest is concluded.
     SeenInside,
     /// The end that it comes from was seen making it; that it came here is concluded.
     SeenOutside,
-    /// It follows from what was seen.
+    /// It follows from other rows.
     Concluded,
 }
 
-/// What something is, to those whom the connection belongs to.
+/// What something means to the ends of the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
@@ -59,13 +60,13 @@ pub(super) enum Sign {
     Dot,
 }
 
-/// What a row shows.
+/// The content of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shown {
     /// Something goes from here to there.
-    Arrow(Place, Place),
+    Arrow(Anchor, Anchor),
     /// Something happens here.
-    Sign(Place, Sign),
+    Sign(Anchor, Sign),
 }
 
 /// A row.
@@ -83,54 +84,120 @@ pub(super) struct Row {
     pub(super) entry_ends: bool,
 }
 
-const CONNTRACK: Place = Place::Inside(Lane::Conntrack);
-const MAKER: Place = Place::Inside(Lane::Maker);
+const CONNTRACK: Anchor = Anchor::Inside(Lane::Conntrack);
+const MAKER: Anchor = Anchor::Inside(Lane::Maker);
 
 /// The rows of a flow, in order of time.
 pub(super) fn rows(report: &FlowReport) -> Vec<Row> {
     let flow = &report.flow;
-    let incident = &flow.incident;
-    let mut rows = Rows { flow, rows: Vec::new() };
-    for before in &incident.follows {
-        rows.logged(before);
+    let timeline = Timeline::of(flow);
+    let mut rows = RowBuilder {
+        report,
+        flow,
+        passed_through: timeline.passed_through(flow),
+        origin: timeline.origin,
+        segment_shown: false,
+        delivered: false,
+        rows: Vec::new(),
+    };
+    for step in &timeline.steps {
+        rows.step(step);
     }
-    if let Some(logged) = &incident.logged {
-        rows.logged(logged);
-    }
-    if let Some(reset) = &incident.reset {
-        rows.reset(reset, report);
-    }
-    rows.aftermath();
-    rows.rows.sort_by_key(|row| row.at);
     rows.rows
 }
 
-struct Rows<'a> {
+struct RowBuilder<'a> {
+    report: &'a FlowReport,
     flow: &'a Flow,
+    /// A RST of one end passed through to the other.
+    passed_through: bool,
+    origin: Instant,
+    /// There is a row with the segment that the RST answers.
+    segment_shown: bool,
+    /// There is a row with its way to what makes the RST.
+    delivered: bool,
     rows: Vec<Row>,
 }
 
-impl Rows<'_> {
+impl RowBuilder<'_> {
+    fn step(&mut self, Step { at, kind }: &Step<'_>) {
+        let at = *at;
+        match *kind {
+            StepKind::EntryDestroyed(entry) => {
+                let text = sentences::destroyed(entry, self.origin);
+                self.sign(at, CONNTRACK, Sign::Cross, Tone::Plain, &text).entry_ends = true;
+            }
+            StepKind::AcceptedBefore(logged) | StepKind::Logged { logged, .. } => self.logged(logged),
+            // It belongs to the row of its packet.
+            StepKind::Remark(_) => {}
+            StepKind::NatSkipped { reset, nfct, destination } => {
+                self.answered(reset);
+                self.delivered = true;
+                let text = format!("NAT {}", sentences::skipped(nfct, destination));
+                self.add(at, Shown::Arrow(CONNTRACK, MAKER), Known::Seen, Tone::Plain, &text);
+            }
+            StepKind::ResetSent { reset, .. } => {
+                self.answered(reset);
+                self.reset(reset);
+            }
+            StepKind::ResetOutput { output } => {
+                self.sign(at, CONNTRACK, Sign::Dot, Tone::Plain, &sentences::reset_output(output));
+            }
+            StepKind::PeerResetSent { tuple, answered, .. } => {
+                let from = tuple.and_then(|tuple| self.flow.end(tuple.src));
+                let text = format!("RST{}", sentences::peer_reset_sent(answered.is_some()));
+                self.peer_reset(at, from, Known::SeenOutside, &text);
+            }
+            StepKind::PeerResetReceived { input, packet } => {
+                let from = packet.and_then(|packet| self.flow.end(packet.src));
+                let text = format!("RST{}", sentences::peer_reset_received(input, packet, TextStyle::default()));
+                self.peer_reset(at, from, Known::Seen, &text);
+            }
+            StepKind::EntryState(found) => {
+                let text = format!("entry: {}", sentences::entry_state(&found));
+                self.sign(at, CONNTRACK, Sign::Dot, Tone::Plain, &text);
+            }
+            StepKind::EntryNotFound { .. } => {
+                self.sign(at, CONNTRACK, Sign::Dot, Tone::Plain, "entry: not found").entry_ends = true;
+            }
+            StepKind::EntryUnknown { because } => {
+                let text = format!("entry: look-up failed: {because}");
+                self.sign(at, CONNTRACK, Sign::Question, Tone::Plain, &text);
+            }
+            StepKind::PeerResetForwarded(found) => {
+                let text = format!("entry: {}", sentences::entry_closed(&found));
+                self.sign(at, CONNTRACK, Sign::Dot, Tone::Bad, &text).dead.extend(["client", "server"]);
+            }
+        }
+    }
+
     fn add(&mut self, at: Instant, shown: Shown, known: Known, tone: Tone, text: &str) -> &mut Row {
-        let text = text.replace(words::TIED, " ");
+        let text = text.replace(sentences::TIED, " ");
         self.rows.push(Row { at, shown, known, tone, text, dead: Vec::new(), entry_ends: false });
         let last = self.rows.len() - 1;
         &mut self.rows[last]
     }
 
+    /// A sign of something that was seen.
+    fn sign(&mut self, at: Instant, place: Anchor, sign: Sign, tone: Tone, text: &str) -> &mut Row {
+        self.add(at, Shown::Sign(place, sign), Known::Seen, tone, text)
+    }
+
+    /// Something that comes from an end, where it is known which.
+    fn from(end: Option<&'static str>) -> Shown {
+        end.map_or(Shown::Sign(CONNTRACK, Sign::Dot), |end| Shown::Arrow(Anchor::End(end), CONNTRACK))
+    }
+
     /// A segment that came to the gateway.
     fn segment(&mut self, event: &Event) {
+        self.segment_shown = true;
         let style = TextStyle::default();
         let from = event.packet.and_then(|packet| self.flow.end(packet.src));
         let text = match event.packet {
-            Some(packet) => words::header(&packet, event, style),
-            None => words::segment(event, style),
+            Some(packet) => sentences::header(&packet, event, style),
+            None => sentences::segment(event, style),
         };
-        let shown = match from {
-            Some(end) => Shown::Arrow(Place::End(end), CONNTRACK),
-            None => Shown::Sign(CONNTRACK, Sign::Dot),
-        };
-        self.add(event.at, shown, Known::Seen, Tone::Plain, &text);
+        self.add(event.at, Self::from(from), Known::Seen, Tone::Plain, &text);
     }
 
     fn logged(&mut self, logged: &ConntrackVerdict) {
@@ -141,68 +208,67 @@ impl Rows<'_> {
             Verdict::Ignored => (Sign::Check, Tone::Good),
             Verdict::Unknown => (Sign::Question, Tone::Plain),
         };
-        let mut text = words::verdict(logged);
+        let mut text = sentences::verdict(logged);
         if let Some(window) = &logged.window {
-            text = format!("{text}: {}", words::missed(window));
+            text = format!("{text}: {}", sentences::missed(window));
         }
-        self.add(at, Shown::Sign(CONNTRACK, sign), Known::Seen, tone, &text);
+        self.sign(at, CONNTRACK, sign, tone, &text);
         let to = match (logged.verdict, logged.direction) {
             (Verdict::Ignored, Some(Direction::Original)) => "server",
             (Verdict::Ignored, Some(Direction::Reply)) => "client",
             _ => return,
         };
-        let on = Shown::Arrow(CONNTRACK, Place::End(to));
+        let on = Shown::Arrow(CONNTRACK, Anchor::End(to));
         self.add(at, on, Known::Concluded, Tone::Good, "forwarded as usual");
     }
 
-    fn reset(&mut self, reset: &Reset, report: &FlowReport) {
-        let (flow, event) = (self.flow, &reset.event);
-        let at = event.at;
-        let own = event.own_socket().is_some();
-        let told = flow.incident.logged.is_some();
-        let gone = flow.incident.gone();
-        if let Some(gone) = gone {
-            let text = format!("entry ended: {}", gone_by(&words::ended(gone, at)));
-            self.add(gone.at, Shown::Sign(CONNTRACK, Sign::Cross), Known::Seen, Tone::Plain, &text).entry_ends = true;
+    /// The segment that a RST answers, unless it has a row. A socket that resets its own connection answers none.
+    fn answered(&mut self, reset: &Reset) {
+        if self.segment_shown || reset.event.own_socket().is_some() {
+            return;
         }
-        if !told && !own {
-            self.segment(event);
+        self.segment(&reset.event);
+        if reset.by == ResetBy::GatewayStack && self.flow.incident.destroyed().is_some() {
+            self.sign(reset.event.at, CONNTRACK, Sign::Cross, Tone::Bad, "no entry");
         }
-        if gone.is_some() && reset.by == ResetBy::GatewayStack && !told {
-            self.add(at, Shown::Sign(CONNTRACK, Sign::Cross), Known::Seen, Tone::Bad, "no entry any more");
-        }
-        if !own {
-            let text = match (words::skipped(flow, reset), reset.by, event.nf_hook) {
-                (Some(skipped), ..) => format!("NAT {skipped}"),
-                (None, ResetBy::GatewayRejectRule, Some(hook)) => format!("it comes to the rule at {hook}"),
-                (None, ResetBy::GatewayRejectRule, None) => "it comes to the rule".to_owned(),
-                (None, ..) => "delivered to this host".to_owned(),
+    }
+
+    fn reset(&mut self, reset: &Reset) {
+        let event = &reset.event;
+        let (at, own) = (event.at, event.own_socket().is_some());
+        if !own && !self.delivered {
+            let text = match (reset.by, event.nf_hook) {
+                (ResetBy::GatewayRejectRule, Some(hook)) => format!("a rule at {hook} matches it"),
+                (ResetBy::GatewayRejectRule, None) => "a rule matches it".to_owned(),
+                _ => "delivered to this host".to_owned(),
             };
             self.add(at, Shown::Arrow(CONNTRACK, MAKER), Known::Seen, Tone::Plain, &text);
         }
-        if let Some(candidates) = &report.candidates {
-            self.add(at, Shown::Sign(MAKER, Sign::Dot), Known::Concluded, Tone::Plain, &words::candidates(candidates));
+        if let Some(candidates) = &self.report.candidates {
+            self.add(
+                at,
+                Shown::Sign(MAKER, Sign::Dot),
+                Known::Concluded,
+                Tone::Plain,
+                &sentences::candidates(candidates),
+            );
         }
-        let to = event.tuple().and_then(|tuple| flow.end(tuple.src));
-        let sent = match to {
-            Some(end) => Shown::Arrow(MAKER, Place::End(end)),
-            None => Shown::Sign(MAKER, Sign::Dot),
-        };
-        let symbol = event.hook.spec().symbol;
-        let text = format!("RST{}, made by {symbol}", words::numbers(reset));
+        let to = event.tuple().and_then(|tuple| self.flow.end(tuple.src));
+        let sent = to.map_or(Shown::Sign(MAKER, Sign::Dot), |end| Shown::Arrow(MAKER, Anchor::End(end)));
+        let text = format!("RST{}, made by {}", sentences::numbers(reset), event.hook.spec().symbol);
         let known = if reset.doubtful { Known::Concluded } else { Known::SeenInside };
         self.add(at, sent, known, Tone::Bad, &text);
         self.effect(reset, to, own);
     }
 
-    /// What the RST does to whom it was sent to: concluded from its numbers, not seen.
+    /// The effect of the RST at its receiver: concluded from its numbers, not seen.
     fn effect(&mut self, reset: &Reset, to: Option<&'static str>, own: bool) {
         let at = reset.event.at;
-        let text = words::effect(reset, words::peer(Some(self.flow), reset));
+        let text = sentences::effect(reset, sentences::peer(Some(self.flow), reset));
         if own && reset.effect == Effect::Kills {
             let process = reset.event.process();
             let whose = process.map_or_else(String::new, |process| format!(", closed by {process}"));
-            self.add(at, Shown::Sign(MAKER, Sign::Cross), Known::Seen, Tone::Bad, &format!("{text}{whose}"));
+            self.sign(at, MAKER, Sign::Cross, Tone::Bad, &format!("{text}{whose}"));
             return;
         }
         let Some(end) = to else { return };
@@ -211,75 +277,37 @@ impl Rows<'_> {
             Effect::MayKill | Effect::Unknown => (Sign::Question, Tone::Plain),
             Effect::Closed | Effect::OtherConnection | Effect::Dropped | Effect::Challenged => (Sign::Dot, Tone::Good),
         };
-        let row = self.add(at, Shown::Sign(Place::End(end), sign), Known::Concluded, tone, &text);
+        let row = self.add(at, Shown::Sign(Anchor::End(end), sign), Known::Concluded, tone, &text);
         if sign == Sign::Cross {
             row.dead.push(end);
         }
     }
 
-    /// What happened after the RST.
-    fn aftermath(&mut self) {
-        let flow = self.flow;
-        if let Some(reset_output) = flow.incident.reset_output {
-            let by = reset_output.output.map_or_else(String::new, |output| format!(" by {output}"));
-            let text = format!("the RST left{by}, untranslated");
-            self.add(reset_output.at, Shown::Sign(CONNTRACK, Sign::Dot), Known::Seen, Tone::Plain, &text);
-        }
-        let mut passes_on = flow.incident.rank() == EvidenceRank::Forwarded;
-        if let Some(reset) = flow.peer_reset.as_deref() {
-            let from = flow.end(reset.tuple.src);
-            let known = match reset.seen {
-                PeerSeen::Made { .. } => Known::SeenOutside,
-                PeerSeen::Arrived { .. } => Known::Seen,
-            };
-            let shown = match from {
-                Some(end) => Shown::Arrow(Place::End(end), CONNTRACK),
-                None => Shown::Sign(CONNTRACK, Sign::Dot),
-            };
-            let text = format!("RST{}", words::of_end(reset, TextStyle::default()));
-            self.add(reset.at, shown, known, Tone::Bad, &text).dead.extend(from);
-            passes_on |= flow.entry_statuses.iter().any(|fate| words::passed_through(flow, &fate.outcome));
-            if let Some(to) = from.filter(|_| passes_on).map(other) {
-                let on = Shown::Arrow(CONNTRACK, Place::End(to));
-                let row = self.add(reset.at, on, Known::Concluded, Tone::Bad, &format!("passed on: the {to} is told"));
-                row.dead.push(to);
-            }
-        }
-        for fate in &flow.entry_statuses {
-            let through = words::passed_through(flow, &fate.outcome);
-            let sign = if matches!(fate.outcome, Outcome::Failed { .. }) { Sign::Question } else { Sign::Dot };
-            let text = format!("entry: {}", words::found(flow, &fate.outcome));
-            let tone = if through { Tone::Bad } else { Tone::Plain };
-            let row = self.add(fate.at, Shown::Sign(CONNTRACK, sign), Known::Seen, tone, &text);
-            row.entry_ends = matches!(fate.outcome, Outcome::NotFound { .. });
-            if through {
-                row.dead.extend(["client", "server"]);
-            }
+    /// A RST of an end, and whom it is forwarded to.
+    fn peer_reset(&mut self, at: Instant, from: Option<&'static str>, known: Known, text: &str) {
+        self.add(at, Self::from(from), known, Tone::Bad, text).dead.extend(from);
+        if let Some(to) = from.filter(|_| self.passed_through).map(other) {
+            let on = Shown::Arrow(CONNTRACK, Anchor::End(to));
+            self.add(at, on, Known::Concluded, Tone::Bad, &format!("forwarded to the {to}")).dead.push(to);
         }
     }
 }
 
-/// When something is, in the words of the diagram's axis: the time of the day where the story begins, else how long before or
-/// after.
+/// A time on the diagram's axis: the time of the day where the incident begins, else how long before or after that.
 pub(super) fn time(flow: &Flow, host: &Host, at: Instant) -> String {
-    let began = flow.incident.began().unwrap_or(flow.first);
+    let began = flow.began();
     match at.cmp(&began) {
-        Ordering::Equal => words::wall(host, at, TextStyle::default()),
-        Ordering::Less => words::after(began - at, TextStyle::default()).replacen('+', "−", 1),
-        Ordering::Greater => words::after(at - began, TextStyle::default()),
+        Ordering::Equal => sentences::wall(host, at, TextStyle::default()),
+        Ordering::Less => sentences::after(began - at, TextStyle::default()).replacen('+', "−", 1),
+        Ordering::Greater => sentences::after(at - began, TextStyle::default()),
     }
 }
 
 /// How long a break of the axis stands for.
 pub(super) fn pause(elapsed: Duration) -> String {
-    words::after(elapsed, TextStyle::default()).trim_start_matches('+').to_owned()
+    sentences::after(elapsed, TextStyle::default()).trim_start_matches('+').to_owned()
 }
 
 fn other(end: &str) -> &'static str {
     if end == "client" { "server" } else { "client" }
-}
-
-/// How an entry ended, of the sentence that begins with there being none.
-fn gone_by(sentence: &str) -> &str {
-    sentence.strip_prefix("no entry: ").unwrap_or(sentence)
 }

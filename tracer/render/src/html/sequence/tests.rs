@@ -29,8 +29,8 @@ fn every_label_of_every_recording_is_readable() {
     assert!(flows > 200, "{flows} flows");
 }
 
-/// What is drawn of a story, in short: `=` was seen, `-` is concluded.
-fn told(report: &Report) -> Vec<String> {
+/// The rows of a diagram in short: `=` was seen, `-` is concluded.
+fn drawn(report: &Report) -> Vec<String> {
     let rows = rows(&report.flows[0]);
     let brief = |row: &super::rows::Row| {
         let how = match row.known {
@@ -65,7 +65,7 @@ fn told(report: &Report) -> Vec<String> {
 fn what_is_drawn(#[case] name: &str) {
     let report = golden(name);
     insta::with_settings!({ snapshot_suffix => name.replace('/', "-"), omit_expression => true }, {
-        insta::assert_snapshot!(told(&report).join("\n"));
+        insta::assert_snapshot!(drawn(&report).join("\n"));
     });
 }
 
@@ -81,7 +81,7 @@ fn what_happens_elsewhere_is_dashed() {
     for path in recordings() {
         for flow in &report_of(&path).flows {
             for row in rows(flow) {
-                if let Shown::Sign(super::rows::Place::End(_), sign) = row.shown {
+                if let Shown::Sign(super::rows::Anchor::End(_), sign) = row.shown {
                     assert_eq!(row.known, Known::Concluded, "{}: {sign:?}", path.display());
                     assert!(sign != Sign::Check);
                 }
@@ -90,7 +90,7 @@ fn what_happens_elsewhere_is_dashed() {
     }
 }
 
-/// The words of a refusal, by number.
+/// Messages of conntrack, by number.
 fn words(which: u8) -> (&'static str, &'static str) {
     match which {
         0 => ("%s", "SEQ is under the lower bound (already ACKed data retransmitted)"),
@@ -102,14 +102,14 @@ fn words(which: u8) -> (&'static str, &'static str) {
 }
 
 prop_compose! {
-    /// A story of some events around one connection, at any distance of time.
+    /// Some events of one connection, at any distance of time.
     fn incident()(
         which in 0u8..5,
         seq in any::<u32>(),
         ack in any::<u32>(),
         flags in any::<u8>(),
         refused in any::<bool>(),
-        gone in prop::option::of((0u64..1 << 62, any::<i32>())),
+        destroyed in prop::option::of((0u64..1 << 62, any::<i32>())),
         hook in prop::sample::select(&[Hook::ResetV4, Hook::RejectV4][..]),
         nfct in prop::sample::select(&[REPLY, NEW][..]),
         times in prop::collection::vec(prop_oneof![0u64..10, 0u64..1 << 40, 0u64..1 << 62], 3),
@@ -126,8 +126,8 @@ prop_compose! {
             session.item(&Item::Record(logged.entry(nfct, end, ack).words(format, text, seq).bytes()));
         }
         let mut reset = Build::from_server(hook, 1, times[1], seq, ack).flags(flags);
-        if let Some((at, left)) = gone {
-            reset = reset.gone(at.min(times[1]), 3, left, 0, 0);
+        if let Some((at, left)) = destroyed {
+            reset = reset.destroyed(at.min(times[1]), 3, left, 0, 0);
         }
         session.item(&Item::Record(reset.bytes()));
         Report::new(session.finish(Origin::Live))
@@ -136,7 +136,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn every_label_of_any_story_is_readable(report in incident()) {
+    fn every_label_of_any_incident_is_readable(report in incident()) {
         for flow in &report.flows {
             let (canvas, width, height) = picture(flow, &report.host);
             labels_are_readable(&canvas, width, height);

@@ -38,7 +38,7 @@ fn every_recording() {
     assert!(seen > 50, "{seen} windows");
 }
 
-/// The figures of the incident that the documentation tells, in the order in which they are drawn.
+/// The labels of the incident in the documentation, in drawing order.
 #[test]
 fn the_late_retransmission() {
     let sender =
