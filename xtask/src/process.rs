@@ -42,6 +42,11 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// This program, to be started again: by the kernel's link to it, for cargo may have put another build in its place by now.
+pub(crate) fn this_program() -> PathBuf {
+    PathBuf::from(format!("/proc/{}/exe", std::process::id()))
+}
+
 /// Runs a command to its end with its output going where this program's goes.
 pub(crate) fn execute(command: &mut Command) -> Result<()> {
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("starting {}", line(command)))?;

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 
-use crate::process::{execute, target};
+use crate::process::{execute, target, this_program};
 
 /// Each bench in its smallest form. It proves that the bench works; its figures mean nothing.
 ///
@@ -66,10 +66,9 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 
 /// Runs every bench in its smallest form; the first that fails ends it.
 pub(crate) fn smoke() -> Result<()> {
-    let program = env::current_exe().context("finding this program")?;
     for words in SMALLEST {
         println!("bench: {}", words.join(" "));
-        execute(process::Command::new(&program).arg("bench").args(words))?;
+        execute(process::Command::new(this_program()).arg("bench").args(words))?;
     }
     Ok(())
 }
@@ -79,7 +78,7 @@ fn apart() -> Result<()> {
     let directory = target().join("bench");
     fs::create_dir_all(&directory).with_context(|| format!("creating {}", directory.display()))?;
     let rows = directory.join(format!("rows-{}", process::id()));
-    let mut again = process::Command::new(env::current_exe().context("finding this program")?);
+    let mut again = process::Command::new(this_program());
     let ended = execute(again.args(env::args_os().skip(1)).env(ROWS, &rows).stdout(io::stderr()));
     // A bench that fails for what its rows say has written them.
     if ended.is_ok() || rows.exists() {

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::source::Source;
 use super::{Check, Products, boot, places};
 use crate::kernels;
-use crate::process::{MANIFEST, cache, execute, output, target, workspace};
+use crate::process::{MANIFEST, cache, execute, output, target, this_program, workspace};
 
 /// The release of Debian that the package is tried in, and what is in it besides the essential packages: what the checks
 /// run, and what the lab needs in the guest.
@@ -85,7 +85,7 @@ fn again(source: &Source, products: &Products, home: &Path) -> Result<()> {
     let mut build = Command::new("sh");
     build
         .args(["-c", "umask 077; exec \"$0\" dist"])
-        .arg(env::current_exe().context("where this program is")?)
+        .arg(this_program())
         .current_dir(&clone)
         .env(MANIFEST, clone.join("xtask"))
         .env("CARGO_HOME", &cargo_home)
