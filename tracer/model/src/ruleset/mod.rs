@@ -5,6 +5,7 @@
 pub mod audit;
 mod candidates;
 mod chains;
+pub mod tables;
 mod test;
 
 use std::fmt;

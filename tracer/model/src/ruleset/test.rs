@@ -50,6 +50,42 @@ pub enum Key {
         /// The first.
         offset: u32,
     },
+    /// Bytes of the header of the link layer (Ethernet).
+    LinkHeader {
+        /// The first.
+        offset: u32,
+    },
+    /// The index of the interface that the packet came in by, four bytes in network byte order.
+    InputIndex,
+    /// The index of the interface that it would leave by, likewise.
+    OutputIndex,
+    /// `skb->mark`, four bytes in network byte order.
+    Mark,
+    /// `skb->len`, four bytes in network byte order.
+    Length,
+    /// `skb->pkt_type`, one byte (`PACKET_HOST` is 0).
+    PacketType,
+    /// The mark of its conntrack entry, four bytes in network byte order; a packet without an entry has none.
+    ConnectionMark,
+    /// `ct->status` (`enum ip_conntrack_status`), four bytes in network byte order; likewise.
+    ConnectionStatus,
+    /// `CTINFO2DIR(ctinfo)`, one byte, 1 in reply direction; likewise.
+    ConnectionDirection,
+    /// Anything else of its conntrack entry; likewise.
+    Connection,
+    /// The type of an address of it in the routing table (`RTN_LOCAL` is 2), four bytes in network byte order.
+    AddressType {
+        /// Of the source, not the destination.
+        source: bool,
+        /// As seen from the interface that it came in by.
+        interface: bool,
+    },
+    /// Whether the route back to its source leads through the interface that it came in by, one byte.
+    ReversePath,
+    /// Anything of the local socket that it belongs to; a packet without a socket has none.
+    Socket,
+    /// Whether IPsec has decrypted it or will encrypt it, one byte.
+    Ipsec,
     /// A key that only a later version knows.
     #[serde(other)]
     Unknown,
@@ -99,7 +135,7 @@ impl Test {
     }
 
     /// Bytes that are compared.
-    fn length(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.bounds.first().map_or(0, |(from, _)| from.len())
     }
 
@@ -109,7 +145,7 @@ impl Test {
     }
 
     /// Whether it holds for these bytes.
-    pub(super) fn admits(&self, mut bytes: Vec<u8>) -> bool {
+    pub fn admits(&self, mut bytes: Vec<u8>) -> bool {
         if !self.mask.is_empty() {
             for (byte, mask) in bytes.iter_mut().zip(self.mask.iter().chain(std::iter::repeat(&0))) {
                 *byte &= mask;
@@ -138,7 +174,22 @@ impl Key {
             Self::State => state(event.nfct?)?.to_ne_bytes().to_vec(),
             Self::NetworkHeader { offset } => header(offset, length, |at| network(packet, at))?,
             Self::TransportHeader { offset } => header(offset, length, |at| transport(packet, at))?,
-            Self::Unknown => return None,
+            // An event does not show these.
+            Self::LinkHeader { .. }
+            | Self::InputIndex
+            | Self::OutputIndex
+            | Self::Mark
+            | Self::Length
+            | Self::PacketType
+            | Self::ConnectionMark
+            | Self::ConnectionStatus
+            | Self::ConnectionDirection
+            | Self::Connection
+            | Self::AddressType { .. }
+            | Self::ReversePath
+            | Self::Socket
+            | Self::Ipsec
+            | Self::Unknown => return None,
         };
         if bytes.len() < length {
             return None;
@@ -234,6 +285,25 @@ impl Key {
             (Self::TransportHeader { offset: 13 }, 1) => "tcp flags".to_owned(),
             (Self::NetworkHeader { offset }, _) => format!("@nh,{},{}", offset * 8, length * 8),
             (Self::TransportHeader { offset }, _) => format!("@th,{},{}", offset * 8, length * 8),
+            (Self::LinkHeader { offset: 0 }, 6) => "ether daddr".to_owned(),
+            (Self::LinkHeader { offset: 6 }, 6) => "ether saddr".to_owned(),
+            (Self::LinkHeader { offset }, _) => format!("@ll,{},{}", offset * 8, length * 8),
+            (Self::InputIndex, _) => "iif".to_owned(),
+            (Self::OutputIndex, _) => "oif".to_owned(),
+            (Self::Mark, _) => "meta mark".to_owned(),
+            (Self::Length, _) => "meta length".to_owned(),
+            (Self::PacketType, _) => "meta pkttype".to_owned(),
+            (Self::ConnectionMark, _) => "ct mark".to_owned(),
+            (Self::ConnectionStatus, _) => "ct status".to_owned(),
+            (Self::ConnectionDirection, _) => "ct direction".to_owned(),
+            (Self::Connection, _) => "ct".to_owned(),
+            (Self::AddressType { source, interface }, _) => {
+                let (end, input) = (if source { "saddr" } else { "daddr" }, if interface { " . iif" } else { "" });
+                format!("fib {end}{input} type")
+            }
+            (Self::ReversePath, _) => "fib saddr . iif oif".to_owned(),
+            (Self::Socket, _) => "socket".to_owned(),
+            (Self::Ipsec, _) => "meta ipsec".to_owned(),
             (Self::Unknown, _) => "?".to_owned(),
         }
     }
