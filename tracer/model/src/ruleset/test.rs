@@ -84,7 +84,7 @@ pub enum Key {
     ReversePath,
     /// Anything of the local socket that it belongs to; a packet without a socket has none.
     Socket,
-    /// Whether IPsec has decrypted it or will encrypt it, one byte.
+    /// Whether a policy of xfrm has decrypted it or will encrypt it, one byte.
     Ipsec,
     /// A key that only a later version knows.
     #[serde(other)]

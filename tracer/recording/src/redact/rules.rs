@@ -35,10 +35,30 @@ impl Redactor {
         let exact = test.mask.is_empty() && test.bounds.iter().all(|(from, to)| from == to);
         match test.key {
             Key::InputName | Key::OutputName if exact => Some(values(test, |name| *name = self.names.interface(name))),
-            // Nobody knows what is in the last of them.
-            Key::InputName | Key::OutputName | Key::Unknown => None,
+            // Hardware addresses and users name somebody; nobody knows what is in the last of them.
+            Key::InputName
+            | Key::OutputName
+            | Key::LinkHeader { .. }
+            | Key::Connection
+            | Key::Socket
+            | Key::Unknown => None,
             Key::NetworkHeader { offset } => self.network_header(test, usize::try_from(offset).ok()?, exact, version),
-            Key::Transport | Key::Family | Key::EtherType | Key::State | Key::TransportHeader { .. } => Some(test),
+            Key::Transport
+            | Key::Family
+            | Key::EtherType
+            | Key::State
+            | Key::TransportHeader { .. }
+            | Key::InputIndex
+            | Key::OutputIndex
+            | Key::Mark
+            | Key::Length
+            | Key::PacketType
+            | Key::ConnectionMark
+            | Key::ConnectionStatus
+            | Key::ConnectionDirection
+            | Key::AddressType { .. }
+            | Key::ReversePath
+            | Key::Ipsec => Some(test),
         }
     }
 
