@@ -58,13 +58,21 @@ const REFUSED: [libc::c_long; 27] = [
 /// A path in the directory for the temporary file of an export. No file has this name.
 static PIPED: LazyLock<PathBuf> = LazyLock::new(|| env::temp_dir().join("whyrst"));
 
+/// The files of a command.
+#[derive(Debug, Default)]
+struct Files<'a> {
+    needed: Vec<Needed<'a>>,
+    /// The output is a series of files: new ones are created beside it, and the oldest are deleted.
+    series: bool,
+}
+
 /// Gives something up but for these files, and says what was done.
-type Step = fn(&[Needed<'_>]) -> anyhow::Result<String>;
+type Step = fn(&Files<'_>) -> anyhow::Result<String>;
 
 /// Confines a command that needs nothing of this host; does nothing to the others.
 pub(super) fn confine(command: &Command) {
-    let Some(files) = files(command) else { return };
-    let files: Vec<Needed<'_>> = files.iter().filter(|file| path(file) != Path::new("-")).copied().collect();
+    let Some(mut files) = files(command) else { return };
+    files.needed.retain(|file| path(file) != Path::new("-"));
     let steps: [(&str, Step); 3] = [("capabilities", drop_privileges), ("Landlock", landlock), ("seccomp", seccomp)];
     for (what, step) in steps {
         match step(&files) {
@@ -81,8 +89,8 @@ const fn path<'a>(file: &Needed<'a>) -> &'a Path {
 }
 
 /// The files of a command that only reads files; `None` for commands that read the kernel's state or change the host.
-fn files(command: &Command) -> Option<Vec<Needed<'_>>> {
-    let mut files = Vec::new();
+fn files(command: &Command) -> Option<Files<'_>> {
+    let (mut files, mut series) = (Vec::new(), false);
     match command {
         Command::Report(report) if !report.source.from.is_empty() || !report.compare.is_empty() => {
             files.extend(report.source.from.iter().chain(&report.compare).map(|path| Needed::Read(path)));
@@ -96,6 +104,7 @@ fn files(command: &Command) -> Option<Vec<Needed<'_>>> {
         Command::Record(record) if !record.source.from.is_empty() => {
             files.extend(record.source.from.iter().map(|path| Needed::Read(path)));
             files.push(Needed::Write(&record.output));
+            series = record.keeping.rotate.is_some() || record.keeping.rotate_every.is_some();
             files.extend(of_redaction(&record.redaction));
         }
         Command::Export(export) => {
@@ -110,7 +119,7 @@ fn files(command: &Command) -> Option<Vec<Needed<'_>>> {
         Command::Config | Command::Completions { .. } | Command::Schema { .. } | Command::Man { output: None, .. } => {}
         _ => return None,
     }
-    Some(files)
+    Some(Files { needed: files, series })
 }
 
 fn of_redaction(redaction: &Redaction) -> impl Iterator<Item = Needed<'_>> {
@@ -118,18 +127,18 @@ fn of_redaction(redaction: &Redaction) -> impl Iterator<Item = Needed<'_>> {
     read.chain(redaction.redact_new_key.iter().map(|path| Needed::Write(path)))
 }
 
-fn drop_privileges(files: &[Needed<'_>]) -> anyhow::Result<String> {
+fn drop_privileges(files: &Files<'_>) -> anyhow::Result<String> {
     privileges::no_new_privileges()?;
-    let kept = privileges::for_files(files)?;
+    let kept = privileges::for_files(&files.needed)?;
     privileges::keep(kept, kept)?;
     Ok(format!("kept {kept:?}"))
 }
 
-fn landlock(files: &[Needed<'_>]) -> anyhow::Result<String> {
+fn landlock(files: &Files<'_>) -> anyhow::Result<String> {
     let reading = AccessFs::ReadFile | AccessFs::ReadDir;
-    let writing = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile | reading;
+    let everything = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile | reading;
     let mut allowed: Vec<(PathBuf, BitFlags<AccessFs>)> = Vec::new();
-    for file in files {
+    for file in &files.needed {
         match file {
             Needed::Read(path) => {
                 allowed.push((path.to_path_buf(), reading));
@@ -139,10 +148,18 @@ fn landlock(files: &[Needed<'_>]) -> anyhow::Result<String> {
                 allowed.extend(links.map(|link| (link.path(), reading)));
             }
             Needed::Write(path) => {
-                // Rotation creates and deletes files beside it.
                 let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-                allowed.push((directory.to_path_buf(), writing));
-                allowed.push((path.to_path_buf(), writing));
+                // A temporary file has another name than the path that stands for it.
+                if files.series || **path == **PIPED {
+                    allowed.push((directory.to_path_buf(), everything));
+                    allowed.push((path.to_path_buf(), everything));
+                } else if path.exists() {
+                    allowed.push((path.to_path_buf(), AccessFs::WriteFile | AccessFs::Truncate));
+                } else {
+                    // It is created there. Landlock knows no right for a file that does not exist yet: others there can be
+                    // written to, but not read, cut off or deleted.
+                    allowed.push((directory.to_path_buf(), AccessFs::MakeReg | AccessFs::WriteFile));
+                }
             }
         }
     }
@@ -166,7 +183,7 @@ fn landlock(files: &[Needed<'_>]) -> anyhow::Result<String> {
     Ok(format!("{:?}", status.ruleset))
 }
 
-fn seccomp(_: &[Needed<'_>]) -> anyhow::Result<String> {
+fn seccomp(_: &Files<'_>) -> anyhow::Result<String> {
     let rules: BTreeMap<i64, Vec<_>> = REFUSED.into_iter().map(|call| (call, Vec::new())).collect();
     let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, env::consts::ARCH.try_into()?)?;
@@ -183,7 +200,7 @@ mod tests {
 
     use tracer_host::privileges::{Needed, no_new_privileges};
 
-    use super::{landlock, seccomp};
+    use super::{Files, landlock, seccomp};
 
     /// The confined code runs on a thread, and only that thread is confined.
     #[test]
@@ -200,12 +217,10 @@ mod tests {
             move || {
                 let at = |name: &str| directory.join(name);
                 no_new_privileges().unwrap();
-                let landlocked = landlock(&[
-                    Needed::Read(&at("in")),
-                    Needed::Read(Path::new("/nonexistent")),
-                    Needed::Write(&at("out/report")),
-                ]);
-                seccomp(&[]).unwrap();
+                let (input, output) = (at("in"), at("out/report"));
+                let needed = [Needed::Read(&input), Needed::Read(Path::new("/nonexistent")), Needed::Write(&output)];
+                let landlocked = landlock(&Files { needed: needed.to_vec(), series: true });
+                seccomp(&Files::default()).unwrap();
                 assert_eq!(fs::read_to_string(at("in/a")).unwrap(), "in/a");
                 fs::write(at("out/report"), "x").unwrap();
                 // Rotation creates files and deletes the oldest.
@@ -221,6 +236,46 @@ mod tests {
                 assert!(read.is_err() && written.is_err(), "{status}");
             }
             outcome => eprintln!("this kernel has no Landlock: {outcome:?}"),
+        }
+    }
+
+    /// One output: nothing else beside it is deleted, cut off or read.
+    #[test]
+    fn the_directory_of_an_output_is_no_playground() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        for name in ["old/output", "old/other", "new/other"] {
+            fs::create_dir_all(at(name).parent().unwrap()).unwrap();
+            fs::write(at(name), name).unwrap();
+        }
+        let confined = std::thread::spawn({
+            let directory = directory.path().to_path_buf();
+            move || {
+                let at = |name: &str| directory.join(name);
+                no_new_privileges().unwrap();
+                let (old, new) = (at("old/output"), at("new/output"));
+                let needed = vec![Needed::Write(&old), Needed::Write(&new)];
+                landlock(&Files { needed, series: false }).map(|status| {
+                    fs::write(&old, "x").unwrap();
+                    fs::write(&new, "x").unwrap();
+                    let refused = [
+                        fs::remove_file(at("old/output")).is_err(),
+                        fs::remove_file(at("old/other")).is_err(),
+                        fs::remove_file(at("new/other")).is_err(),
+                        fs::read(at("new/other")).is_err(),
+                        fs::read(at("old/other")).is_err(),
+                        fs::OpenOptions::new().write(true).open(at("old/other")).is_err(),
+                        fs::write(at("old/another"), "x").is_err(),
+                        fs::write(at("new/other"), "x").is_err(),
+                        fs::create_dir(at("new/directory")).is_err(),
+                    ];
+                    (status, refused)
+                })
+            }
+        });
+        match confined.join().unwrap() {
+            Ok((status, refused)) if status.contains("FullyEnforced") => assert_eq!(refused, [true; 9], "{status}"),
+            outcome => eprintln!("this kernel does not know all of Landlock: {outcome:?}"),
         }
     }
 }
