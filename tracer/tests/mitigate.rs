@@ -41,7 +41,9 @@ fn the_mitigations_of_an_incident() {
     assert!(list.contains("✓ drop-invalid-input") && list.contains("· raise-timeout"), "{list}");
     let (status, one, _) = whyrst(&["mitigate", "drop-invalid-input", "--from", RECORDING]);
     assert_eq!(status, 0);
-    for wanted in ["run:     ip netns exec gateway nft add table inet whyrst", "undo: ", "cost: ", "--apply runs it"] {
+    for wanted in
+        ["run:     ip netns exec gateway nft 'create table inet whyrst; ", "undo: ", "cost: ", "--apply runs it"]
+    {
         assert!(one.contains(wanted), "`{wanted}` is not in:\n{one}");
     }
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::Context;
 use super::connection::Connection;
+use super::mitigations_applied::{SYSTEM, mitigate};
 use super::no_entry::wait_without_entries;
 use super::reject_rule;
 use super::state::old_reset;
@@ -112,8 +113,19 @@ pub(super) fn survives(lab: &Lab, port: u16) -> Result<()> {
     Ok(())
 }
 
+/// The program that is to be missing.
+const NFT: &str = "/usr/sbin/nft";
+
+/// The same on a host without nft, as far as whyrst sees.
+fn incident_without_nft(context: &Context<'_>, lab: &Lab) -> Result<Captured> {
+    command::run("mount", &["--bind", "/dev/null", NFT])?;
+    let captured = incident(context, lab);
+    command::run("umount", &[NFT])?;
+    captured
+}
+
 fn both(context: &Context<'_>, lab: &Lab, drop_by: &str) -> Result<()> {
-    let captured = incident(context, lab)?;
+    let captured = if drop_by == "nft" { incident(context, lab)? } else { incident_without_nft(context, lab)? };
     let before = state(&lab.gateway)?;
     apply_both(context, lab, &captured, &before, drop_by)
 }
@@ -140,10 +152,10 @@ pub(super) fn by_nft(context: &Context<'_>) -> Result<()> {
     both(context, &Lab::build(Nat::NftMasquerade)?, "nft")
 }
 
-/// iptables has no filter table yet. The mitigation creates one, and somebody adds an nft rule to it: the undo leaves that rule.
+/// There is no nft, and iptables has no filter table yet. The mitigation creates one, and somebody adds an nft rule to it: the undo leaves that rule.
 pub(super) fn by_iptables(context: &Context<'_>) -> Result<()> {
     let lab = Lab::build(Nat::IptablesSnat)?;
-    let captured = incident(context, &lab)?;
+    let captured = incident_without_nft(context, &lab)?;
     let before = state(&lab.gateway)?;
     let mitigation = Mitigation::of(&captured.report, "drop-invalid-input")?;
     mitigation.apply(context)?;
@@ -279,7 +291,7 @@ fn untrack(context: &Context<'_>, rules: &[&[&str]], by: &str) -> Result<()> {
     for rule in rules {
         lab.gateway.run(rule)?;
     }
-    let captured = incident(context, &lab)?;
+    let captured = if by == "nft" { incident(context, &lab)? } else { incident_without_nft(context, &lab)? };
     let before = state(&lab.gateway)?;
     let mut expect = Expect::new();
     expect.is(&captured.report, "/flows/0/nat", Value::Null);
@@ -287,11 +299,28 @@ fn untrack(context: &Context<'_>, rules: &[&[&str]], by: &str) -> Result<()> {
     expect.that(mitigation.commands[0].starts_with(&format!("ip netns exec gateway {by} ")), || {
         mitigation.commands[0].clone()
     });
-    mitigation.apply(context)?;
+    // A line that deletes a rule in a chain of the host needs its handle, which whyrst finds.
+    let recording = captured.recording.display().to_string();
+    let journal = context.artifacts.join("journal").display().to_string();
+    let by_whyrst = |arguments: &[&str]| {
+        let common = ["untrack-service", "--state-dir", &journal, "--yes"];
+        let (status, text, said) = mitigate(SYSTEM, &[common.as_slice(), arguments].concat())?;
+        ensure!(status == Some(0), "{arguments:?}: status {status:?}, {text}{said}");
+        Ok(())
+    };
+    if by == "nft" {
+        by_whyrst(&["--from", &recording, "--apply", "--watch", "0"])?;
+    } else {
+        mitigation.apply(context)?;
+    }
     survives(&lab, 443)?;
     let entries = lab.gateway.run(&["conntrack", "-L", "-p", "tcp", "--state", "ESTABLISHED"])?;
     expect.that(!entries.contains("dport=443"), || format!("the service is tracked: {entries}"));
-    mitigation.undo(context)?;
+    if by == "nft" {
+        by_whyrst(&["--undo"])?;
+    } else {
+        mitigation.undo(context)?;
+    }
     unchanged(&mut expect, &before, &state(&lab.gateway)?);
     captured.replay()?;
     expect.verdict()

@@ -14,12 +14,13 @@ use crate::expect::Expect;
 use crate::topology::{Lab, Nat};
 use crate::whyrst::BINARY;
 
-/// An nft that does everything but add rules.
-const BROKEN_NFT: &str =
-    "#!/bin/sh\ncase \"$*\" in *'add rule'*) echo 'no rules today' >&2; exit 1;; esac\nexec /usr/sbin/nft \"$@\"\n";
+/// An nft that runs a transaction and reports that it failed.
+const BROKEN_NFT: &str = "#!/bin/sh\n/usr/sbin/nft \"$@\" || exit\n[ \"$*\" = '-f -' ] && { rm /tmp/fake/nft; echo 'no rules today' >&2; exit 1; }\nexit 0\n";
+/// Where the programs of the system are.
+pub(super) const SYSTEM: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Runs `whyrst mitigate`; gives its exit status, and what it printed on standard output and standard error.
-fn mitigate(path: &str, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+pub(super) fn mitigate(path: &str, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
     let output = Command::new(BINARY)
         .arg("mitigate")
         .args(arguments)
@@ -48,7 +49,7 @@ pub(super) fn run(context: &Context<'_>) -> Result<()> {
     let before = state(&lab.gateway)?;
     let recording = captured.recording.display().to_string();
     let journal = context.artifacts.join("journal").display().to_string();
-    let path = "/usr/sbin:/usr/bin:/sbin:/bin";
+    let path = SYSTEM;
     let mut expect = Expect::new();
     let drop_it = ["drop-invalid-input", "--state-dir", &journal, "--from", &recording];
     let undo_it = ["drop-invalid-input", "--state-dir", &journal, "--undo"];

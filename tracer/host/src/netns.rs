@@ -89,6 +89,34 @@ pub fn leads_to(way: &NetnsPath) -> io::Result<u32> {
     }
 }
 
+/// Opens the namespace that a command reaches this way, and gives its inode number.
+pub(crate) fn open(way: &NetnsPath) -> io::Result<(u32, File)> {
+    let path = match way {
+        NetnsPath::Here => PathBuf::from("/proc/self/ns/net"),
+        NetnsPath::Named(name) => Path::new(NAMED).join(name),
+        NetnsPath::Process(pid) => PathBuf::from(format!("/proc/{pid}/ns/net")),
+    };
+    let file = File::open(path)?;
+    Ok((opened(&file)?, file))
+}
+
+/// Opens the namespace with this inode number, by any name or process.
+pub(crate) fn open_inode(inode: u32) -> io::Result<File> {
+    let nowhere = || io::Error::new(io::ErrorKind::NotFound, "no name and no process leads there");
+    find(inode).ok_or_else(nowhere)?.open()
+}
+
+/// Runs code on a thread inside a namespace that is open. Programs that it starts are inside too.
+pub(crate) fn enter_opened<T: Send>(netns: &File, question: impl FnOnce() -> T + Send) -> io::Result<T> {
+    let (home, inode) = (Home::of_thread()?, opened(netns)?);
+    thread::scope(|scope| {
+        // Whoever is there already needs no right to enter.
+        let visit = || if inode == home.inode { Ok(question()) } else { home.inside(netns, question) };
+        let work = thread::Builder::new().spawn_scoped(scope, visit)?;
+        work.join().unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
+    })
+}
+
 /// Runs code on a thread inside a namespace, so that the calling one stays where it is. Sockets that it opens stay inside.
 pub fn enter<T: Send>(netns: u32, question: impl FnOnce() -> T + Send) -> io::Result<T> {
     let home = Home::of_thread()?;

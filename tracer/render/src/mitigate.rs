@@ -28,10 +28,23 @@ pub struct Outcome {
     pub entry: String,
     /// The commands that whyrst ran.
     pub commands: Vec<String>,
+    /// Whether every change is in force, as the probes of `--apply` and `--undo` show it.
+    pub in_force: Option<bool>,
+    /// What `--verify` found.
+    pub verified: Option<Verified>,
     /// The kernel's counts before and after, if they were read.
     pub watched: Option<(Window, Window)>,
     /// Warnings.
     pub remarks: Vec<String>,
+}
+
+/// Whether a rule of a mitigation has met a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// The packets that its rules have counted.
+    pub packets: u64,
+    /// For how long whyrst has waited.
+    pub waited: Duration,
 }
 
 /// All mitigations, one line each.
@@ -97,6 +110,17 @@ fn write_outcome(to: &mut String, outcome: &Outcome) -> fmt::Result {
         writeln!(to, "  {BAD}{remark}{BAD:#}")?;
     }
     writeln!(to, "  journal: {}", outcome.entry)?;
+    if let Some(Verified { packets, waited }) = outcome.verified {
+        let seconds = waited.as_secs_f64();
+        match packets {
+            0 => writeln!(to, "  {WARN}not verified{WARN:#}: no packet has met a rule of it within {seconds:.1} s")?,
+            some => writeln!(
+                to,
+                "  {GOOD}verified{GOOD:#}: its rules have met {} within {seconds:.1} s",
+                counted(some, "packet", "packets")
+            )?,
+        }
+    }
     let Some((before, after)) = &outcome.watched else { return Ok(()) };
     writeln!(to, "\n{:32}{:>16}{:>16}", "", "before", "after")?;
     for (name, counts) in rates(before, after) {

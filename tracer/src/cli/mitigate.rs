@@ -5,6 +5,7 @@ use std::collections::btree_map::Entry;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
 
@@ -12,11 +13,14 @@ use tracer_advice::report::{FlowReport, Report};
 use tracer_advice::{Target, describe, wanted};
 use tracer_engine::session;
 use tracer_host::mitigate::apply::boot_id;
-use tracer_host::mitigate::journal::{Entry as Applied, Journal, State};
+use tracer_host::mitigate::journal::{Entries, Entry as Applied, Journal, State};
 use tracer_host::mitigate::live::Seen;
+use tracer_host::mitigate::places::Places;
+use tracer_host::mitigate::undo::Undo;
+use tracer_host::mitigate::verify::counted;
 use tracer_host::mitigate::watch::Mark;
 use tracer_host::mitigate::{apply, live};
-use tracer_host::netns::{inode_of_name, leads_to};
+use tracer_host::netns::inode_of_name;
 use tracer_host::{attach, hostname};
 use tracer_model::capture::Origin;
 use tracer_model::conntrack::log_format::LogFormat;
@@ -25,7 +29,7 @@ use tracer_model::host_context::NetnsPath;
 use tracer_model::mitigation::watched::Window;
 use tracer_model::mitigation::{Mitigation, MitigationId};
 use tracer_recording::Recordings;
-use tracer_render::mitigate::{Offer, Outcome};
+use tracer_render::mitigate::{Offer, Outcome, Verified};
 use tracer_render::{json, mitigate as text};
 
 use super::args::{Format, Global, LATEST, Mitigate};
@@ -33,6 +37,8 @@ use super::{Stop, output};
 
 /// The timeout to raise if no connection names the expired one.
 const TIMEOUT: &str = "nf_conntrack_tcp_timeout_established";
+/// How often `--verify` reads the counters of rules.
+const POLL: Duration = Duration::from_millis(250);
 
 pub(super) fn run(arguments: &Mitigate, global: &Global) -> Result<ExitCode, Stop> {
     let Some(id) = arguments.id else {
@@ -51,7 +57,7 @@ pub(super) fn run(arguments: &Mitigate, global: &Global) -> Result<ExitCode, Sto
         deliver(arguments, global, &offers, None, |style| text::one(&offers[0], style))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let outcome = apply(&offer.mitigation, targets, arguments, global)?;
+    let outcome = apply(&offer.mitigation, &targets, arguments, global)?;
     deliver(arguments, global, &[offer], Some(&outcome), |_| text::outcome(&outcome))?;
     Ok(ExitCode::SUCCESS)
 }
@@ -106,15 +112,10 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Net
     if flows.is_empty() {
         return Err(anyhow!("{id} helps no connection of {}", path.display()).into());
     }
+    let same_boot = report.host.boot.as_deref() == Some(boot_id()?.as_str());
     let mut all: BTreeMap<u32, (Seen, Vec<&FlowReport>)> = BTreeMap::new();
     for flow in flows {
-        let inode = match (&flow.netns_name, flow.flow.key.netns) {
-            (Some(name), _) => inode_of_name(name).with_context(|| format!("network namespace {name:?}"))?,
-            (None, Some(inode)) => inode,
-            (None, None) => {
-                return Err(anyhow!("the recording does not name the network namespace of its connections").into());
-            }
-        };
+        let inode = netns_of(flow, same_boot)?;
         let seen = match all.entry(inode) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
@@ -130,9 +131,32 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Net
         .values()
         .map(|(seen, flows)| wanted(Target::new(Some(&seen.facts), Some(&seen.context), None), flows))
         .collect();
-    let mitigation = describe(id, &described);
+    let mut mitigation = describe(id, &described);
+    if !same_boot {
+        mitigation.notes.push("the recording is of another boot of a host with this name".to_owned());
+    }
     let not_because = apply::obstacle(&mitigation).map(|obstacle| obstacle.to_string());
     Ok((Offer { mitigation, not_because }, targets))
+}
+
+/// The namespace of a recorded flow. The kernel gives the number of one to another one, after a restart in any case.
+fn netns_of(flow: &FlowReport, same_boot: bool) -> anyhow::Result<u32> {
+    let (name, recorded) = (flow.netns_name.as_ref(), flow.flow.key.netns);
+    let named =
+        name.map(|name| inode_of_name(name).with_context(|| format!("network namespace {name:?}"))).transpose()?;
+    match (named, recorded) {
+        (Some(found), Some(recorded)) if same_boot && found != recorded => bail!(
+            "the name {:?} led to the network namespace {recorded} when it was recorded, and leads to {found} now",
+            name.map_or("", String::as_str)
+        ),
+        (Some(found), _) => Ok(found),
+        (None, Some(recorded)) if same_boot => Ok(recorded),
+        (None, Some(recorded)) => bail!(
+            "the recording is of another boot of a host with this name, and knows the network namespace by its number \
+             {recorded} only, which means another one now: without --from, --netns names it"
+        ),
+        (None, None) => bail!("the recording does not name the network namespace of its connections"),
+    }
 }
 
 /// A mitigation from the report of a recording.
@@ -201,7 +225,7 @@ fn report(path: &Path) -> Result<Report, Stop> {
 
 fn apply(
     mitigation: &Mitigation,
-    targets: Vec<(u32, NetnsPath)>,
+    targets: &[(u32, NetnsPath)],
     arguments: &Mitigate,
     global: &Global,
 ) -> Result<Outcome, Stop> {
@@ -209,57 +233,122 @@ fn apply(
         return Err(obstacle.into());
     }
     root("--apply")?;
-    for (inode, way) in &targets {
-        if leads_to(way).ok() != Some(*inode) {
-            return Err(anyhow!("no command can enter the network namespace {inode}").into());
-        }
+    if arguments.verify.is_some() && mitigation.steps.iter().all(|step| step.counters().is_none()) {
+        return Err(anyhow!("--verify: {} has no rule with a counter that whyrst reads", mitigation.id).into());
     }
+    let places = Places::of(targets, &mitigation.steps)?;
     let journal = Journal::open(&arguments.state_dir).context("the journal")?;
     let inodes: Vec<u32> = targets.iter().map(|(inode, _)| *inode).collect();
-    apply::prepare(mitigation, &hostname(), targets.clone())?;
+    apply::prepare(mitigation, &hostname(), &places)?;
     ask("commands", &mitigation.commands, arguments)?;
     let before = watch(&inodes, arguments, global, "before")?;
-    // Read the state again: it may have changed meanwhile.
-    let mut entry = apply::prepare(mitigation, &hostname(), targets)?;
-    let path = apply::apply(&mut entry, &journal)?;
+    // Everything again: it may have changed meanwhile.
+    same_plan(mitigation, arguments)?;
+    let mut entry = apply::prepare(mitigation, &hostname(), &places)?;
+    let path = apply::apply(&mut entry, &places, &journal)?;
     // From here on, Ctrl-C only ends the counting.
+    let mut remarks = Vec::new();
     let after = watch(&inodes, arguments, global, "after").unwrap_or(None);
+    let verified = match arguments.verify.map(|limit| verify(&entry, &places, limit, global)).transpose() {
+        Ok(verified) => verified,
+        Err(error) => {
+            remarks.push(format!("--verify: {error:#}"));
+            None
+        }
+    };
     Ok(Outcome {
         state: State::Applied.name(),
         entry: path.display().to_string(),
         commands: mitigation.commands.clone(),
+        in_force: Some(true),
+        verified,
         watched: before.zip(after),
-        remarks: Vec::new(),
+        remarks,
+    })
+}
+
+/// Plans again, and compares: the plan was made of what there was when it was printed.
+fn same_plan(mitigation: &Mitigation, arguments: &Mitigate) -> Result<(), Stop> {
+    let no_time = arguments.yes && arguments.watch.is_zero();
+    if no_time || arguments.from.as_deref() == Some(Path::new("-")) {
+        return Ok(());
+    }
+    let (now, _) = offer(mitigation.id, arguments)?;
+    let (printed, now) = (&mitigation.commands, &now.mitigation.commands);
+    if printed == now {
+        return Ok(());
+    }
+    let but =
+        |one: &[String], two: &[String]| one.iter().filter(|line| !two.contains(line)).cloned().collect::<Vec<_>>();
+    let (missing, added) = (but(printed, now).join("; "), but(now, printed).join("; "));
+    Err(anyhow!(
+        "this host has changed since the commands were printed: `{missing}` would be `{added}` now; nothing was changed"
+    )
+    .into())
+}
+
+/// Waits until a rule of the mitigation has counted a packet.
+fn verify(entry: &Applied, places: &Places, limit: Duration, global: &Global) -> anyhow::Result<Verified> {
+    let seconds = limit.as_secs_f64();
+    output::say(global, &format!("waiting for the next packet that meets the rule, for {seconds} s at most"));
+    let start = Instant::now();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
+    runtime.block_on(async {
+        loop {
+            let packets = counted(entry, places)?.context("it has no rule with a counter")?;
+            let waited = start.elapsed();
+            if packets > 0 || waited >= limit {
+                return Ok(Verified { packets, waited });
+            }
+            tokio::select! {
+                () = tokio::time::sleep(POLL.min(limit.saturating_sub(waited))) => {}
+                _ = tokio::signal::ctrl_c() => return Ok(Verified { packets, waited: start.elapsed() }),
+            }
+        }
     })
 }
 
 fn undo(id: MitigationId, name: &str, arguments: &Mitigate) -> Result<Outcome, Stop> {
     root("--undo")?;
     let journal = Journal::open(&arguments.state_dir).context("the journal")?;
-    let (name, mut entry) = if name == LATEST { latest(id, &journal)? } else { (name.to_owned(), journal.read(name)?) };
+    let (name, mut entry, mut remarks) =
+        if name == LATEST { latest(id, &journal)? } else { (name.to_owned(), journal.read(name)?, Vec::new()) };
     if entry.id != id {
         return Err(anyhow!("journal entry {name} is of {}, not of {id}", entry.id).into());
     }
     if !entry.state.is_open() {
         return Err(anyhow!("nothing to undo: {name} is already {}", entry.state.name()).into());
     }
-    let lines = apply::plan_undo(&entry, arguments.force)?;
+    let plan = Undo::plan(&entry, arguments.force)?;
+    let lines = plan.lines();
     ask("commands", &lines, arguments)?;
-    let mut remarks = apply::undo(&mut entry, &lines, &journal, arguments.force)?;
+    remarks.extend(plan.run(&mut entry, &journal)?);
     if entry.boot != boot_id()? {
         remarks.push("it was applied before the last boot; this does not undo what makes it persistent".to_owned());
     }
     let path = arguments.state_dir.join(&name).display().to_string();
-    Ok(Outcome { state: State::Undone.name(), entry: path, commands: lines, watched: None, remarks })
+    let (in_force, verified) = (Some(false), None);
+    Ok(Outcome {
+        state: State::Undone.name(),
+        entry: path,
+        commands: lines,
+        in_force,
+        verified,
+        watched: None,
+        remarks,
+    })
 }
 
-/// The latest journal entry of a mitigation that is still applied.
-fn latest(id: MitigationId, journal: &Journal) -> Result<(String, Applied), Stop> {
-    let all = journal.of(id)?;
-    let last = all.last().map(|(name, entry)| format!("; the last entry, {name}, is {}", entry.state.name()));
-    let open = all.into_iter().rfind(|(_, entry)| entry.state.is_open());
-    let nothing = || anyhow!("nothing to undo: whyrst has not applied {id}{}", last.unwrap_or_default());
-    Ok(open.ok_or_else(nothing)?)
+/// The latest journal entry of a mitigation that is still applied, and why others are left alone.
+fn latest(id: MitigationId, journal: &Journal) -> Result<(String, Applied, Vec<String>), Stop> {
+    let Entries { whole, refused } = journal.of(id)?;
+    let refused: Vec<String> = refused.iter().map(ToString::to_string).collect();
+    let last = whole.last().map(|(name, entry)| format!("; the last entry, {name}, is {}", entry.state.name()));
+    let Some((name, entry)) = whole.into_iter().rfind(|(_, entry)| entry.state.is_open()) else {
+        let nothing = format!("nothing to undo: whyrst has not applied {id}{}", last.unwrap_or_default());
+        return Err(anyhow!([vec![nothing], refused].concat().join("; ")).into());
+    };
+    Ok((name, entry, refused))
 }
 
 fn root(what: &str) -> anyhow::Result<()> {

@@ -3,36 +3,26 @@
 //! Unsafe names are refused: names with characters that do not print, and names that a tool would misread.
 
 use tracer_model::host_context::NetnsPath;
-use tracer_model::shell::word;
+use tracer_model::mitigation::Command;
 
 /// Whether a name can be printed and typed again: it has no character that a terminal obeys or hides.
 pub(crate) fn prints(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|it| it.is_ascii_graphic() || it == ' ' || it.is_alphanumeric())
 }
 
-/// The words that enter a namespace; none if its name cannot be printed.
-pub(super) fn lead(way: &NetnsPath) -> Option<Vec<String>> {
+/// Whether a command can enter a namespace: its name can be printed, and `ip netns exec` does not read it as an option.
+pub(super) fn enters(way: &NetnsPath) -> bool {
     match way {
-        NetnsPath::Here => Some(Vec::new()),
-        // `ip netns exec` would read a leading dash as an option.
-        NetnsPath::Named(name) => {
-            (prints(name) && !name.starts_with('-')).then(|| ["ip", "netns", "exec", name].map(str::to_owned).to_vec())
-        }
-        NetnsPath::Process(pid) => Some(["nsenter", "-t", &pid.to_string(), "-n"].map(str::to_owned).to_vec()),
+        NetnsPath::Named(name) => prints(name) && !name.starts_with('-'),
+        NetnsPath::Here | NetnsPath::Process(_) => true,
     }
 }
 
 /// A command line for a shell, run in a namespace. None if it cannot be written safely.
 pub(super) fn line<S: AsRef<str>>(way: &NetnsPath, words: &[S]) -> Option<String> {
-    let mut all = lead(way)?;
-    all.extend(words.iter().map(|word| word.as_ref().to_owned()));
-    let words: Option<Vec<String>> = all.iter().map(|word| quoted(word)).collect();
-    Some(words?.join(" "))
-}
-
-/// A word, quoted for a shell. Control characters would need `$'…'`, which POSIX shells and the runner do not know.
-fn quoted(text: &str) -> Option<String> {
-    (!text.chars().any(char::is_control)).then(|| word(text))
+    // Control characters would need `$'…'`, which POSIX shells do not know.
+    let written = enters(way) && !words.iter().any(|word| word.as_ref().chars().any(char::is_control));
+    written.then(|| Command::of(words).line(way))
 }
 
 /// An interface's name, quoted for nft. nft has no escapes in quotes, and reads a star as a wildcard.

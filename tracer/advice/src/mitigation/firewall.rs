@@ -1,19 +1,21 @@
-//! Rules that drop INVALID packets before the local stack, written with the tool that the host's rules are written with.
+//! Rules that drop INVALID packets before the local stack: in a table of nftables that nothing else uses, else with the tool
+//! that the host's rules are written with.
 
 use std::net::IpAddr;
 
 use tracer_model::host_context::{HostContext, Manager, NetnsPath, Persistence};
-use tracer_model::mitigation::{Probe, Shows, Step};
+use tracer_model::mitigation::{
+    Change, FirewalldRule, IptablesRule, MitigationId, NftBatch, NftChain, NftRule, Persist,
+};
 use tracer_model::ruleset::{Backend, Family, Rule};
-use tracer_model::shell::word;
 
-use super::command::{line, nft_interface, xtables_interface};
-use super::{Plan, Target};
+use super::command::{nft_interface, xtables_interface};
+use super::{Plan, Target, comment};
 
 /// The nftables table of these rules. It holds nothing else, so it can be deleted as a whole.
-const TABLE: &str = "whyrst";
-/// The comment on whyrst's iptables rules.
-pub(super) const COMMENT: &str = "whyrst";
+pub(super) const TABLE: &str = "whyrst";
+/// The priority of its chain, ahead of the host's own filters.
+const PRIORITY: &str = "-10";
 
 /// The tool that writes a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,18 +28,20 @@ pub(super) enum Tool {
     Firewalld,
 }
 
-/// The tool for rules of this IP version on a target; nft if the context is unknown.
+/// The tool for rules of this IP version on a target: nft where the host has it, and also if the context is unknown.
 pub(super) fn tool(target: &Target<'_>, ipv4: bool) -> Option<Tool> {
     let Some(context) = target.context else { return Some(Tool::Nft) };
-    match context.manager {
-        Some(Manager::Firewalld) => return Some(Tool::Firewalld),
-        // ufw uses iptables, and keeps rules ahead of its own chains.
-        Some(Manager::Ufw) => return Some(Tool::Xtables(if ipv4 { "iptables" } else { "ip6tables" }.to_owned())),
-        None => {}
+    if context.manager == Some(Manager::Firewalld) {
+        return Some(Tool::Firewalld);
     }
-    let backend = context.firewall(ipv4)?;
-    let tool = context.tool(backend, ipv4)?;
-    Some(if backend == Backend::Nftables { Tool::Nft } else { Tool::Xtables(tool) })
+    if context.has("nft") {
+        return Some(Tool::Nft);
+    }
+    if context.manager == Some(Manager::Ufw) {
+        // ufw uses iptables, and keeps rules ahead of its own chains.
+        return Some(Tool::Xtables(if ipv4 { "iptables" } else { "ip6tables" }.to_owned()));
+    }
+    context.tool(context.firewall(ipv4)?, ipv4).map(Tool::Xtables)
 }
 
 /// Drops INVALID packets to the target's addresses.
@@ -64,59 +68,54 @@ pub(super) fn drop_invalid(target: &Target<'_>) -> Plan {
     }
     let mut complete = true;
     if !of_nft.is_empty() {
-        complete &= nft(target, &of_nft, &mut plan).is_some();
+        complete &= nft(target, &of_nft, &mut plan);
     }
     for (tool, interface, address) in &of_others {
-        complete &= other(target, tool, *interface, *address, &mut plan).is_some();
+        complete &= other(target, tool, *interface, *address, &mut plan);
     }
     if !complete {
         plan.note(format!("some of the commands cannot be written for {}", target.title()));
     }
-    explain(target, &mut plan);
+    explain(target, !of_nft.is_empty(), &mut plan);
     keep(target, &of_nft, &of_others, &mut plan);
     plan
 }
 
-/// A separate chain, ahead of the host's INPUT rules.
-fn nft(target: &Target<'_>, addresses: &[(Option<&str>, IpAddr)], plan: &mut Plan) -> Option<()> {
-    let way = &target.way;
-    let chain = "{ type filter hook input priority -10; policy accept; }";
-    plan.steps.push(Step {
-        run: line(way, &["nft", "add", "table", "inet", TABLE])?,
-        undo: vec![line(way, &["nft", "delete", "table", "inet", TABLE])?],
-        // Without counters, which change.
-        probe: Some(presence(line(way, &["nft", "-s", "list", "table", "inet", TABLE])?)),
-    });
-    let once = |run: String| Step { run, undo: Vec::new(), probe: None };
-    plan.steps.push(once(line(way, &["nft", "add", "chain", "inet", TABLE, "input", chain])?));
+/// A table of its own, with one rule for each address.
+fn nft(target: &Target<'_>, addresses: &[(Option<&str>, IpAddr)], plan: &mut Plan) -> bool {
+    let mut rules = Vec::new();
     for (interface, address) in addresses {
-        let mut words = ["nft", "add", "rule", "inet", TABLE, "input"].map(str::to_owned).to_vec();
-        words.extend(scope(*interface, nft_interface, plan).into_iter().flat_map(|name| ["iifname".to_owned(), name]));
-        words.extend([
-            if address.is_ipv4() { "ip" } else { "ip6" }.to_owned(),
-            "daddr".to_owned(),
-            address.to_string(),
-        ]);
-        let rest = ["meta", "l4proto", "tcp", "ct", "state", "invalid", "counter", "drop"];
-        words.extend(rest.map(str::to_owned));
-        plan.steps.push(once(line(way, &words)?));
+        let input = scope(*interface, nft_interface, plan).map(|name| format!("iifname {name} ")).unwrap_or_default();
+        let ip = if address.is_ipv4() { "ip" } else { "ip6" };
+        let rule = format!("{input}{ip} daddr {address} meta l4proto tcp ct state invalid counter drop");
+        rules.push(NftRule { chain: "input".to_owned(), rule });
     }
-    Some(())
+    let chain = NftChain { name: "input".to_owned(), hook: "input".to_owned(), priority: PRIORITY.to_owned() };
+    let batch = NftBatch {
+        table: TABLE.to_owned(),
+        chains: vec![chain],
+        rules,
+        inserts: Vec::new(),
+        comment: comment(MitigationId::DropInvalidInput),
+    };
+    plan.step(&target.way, Change::NftBatch(batch))
 }
 
 /// A rule for iptables or firewalld.
-fn other(target: &Target<'_>, tool: &Tool, interface: Option<&str>, address: IpAddr, plan: &mut Plan) -> Option<()> {
+fn other(target: &Target<'_>, tool: &Tool, interface: Option<&str>, address: IpAddr, plan: &mut Plan) -> bool {
     let plain = |name: &str| xtables_interface(name).map(str::to_owned);
     let interface = scope(interface, plain, plan);
     let rule = matches(interface.as_deref(), address);
-    let words = |verb: Verb| spelled(tool, verb, address.is_ipv4(), &rule);
-    note_leftovers(target, tool, ("filter", &["INPUT"]), address.is_ipv4(), plan);
-    plan.steps.push(Step {
-        run: line(&target.way, &words(Verb::Insert))?,
-        undo: vec![line(&target.way, &words(Verb::Delete))?],
-        probe: Some(presence(line(&target.way, &words(Verb::Check))?)),
-    });
-    Some(())
+    let chain = "INPUT".to_owned();
+    let change = match tool {
+        Tool::Xtables(program) => {
+            note_leftovers(target, program, ("filter", &["INPUT"]), address.is_ipv4(), plan);
+            let (program, table) = (program.clone(), "filter".to_owned());
+            Change::IptablesRule(IptablesRule { program, table, chain, rule })
+        }
+        Tool::Nft | Tool::Firewalld => Change::FirewalldRule(FirewalldRule { ipv4: address.is_ipv4(), chain, rule }),
+    };
+    plan.step(&target.way, change)
 }
 
 /// Notes what remains after undo: iptables creates a table and its chains with the first rule. whyrst never deletes them,
@@ -124,12 +123,12 @@ fn other(target: &Target<'_>, tool: &Tool, interface: Option<&str>, address: IpA
 /// a table that nft has written to.
 pub(super) fn note_leftovers(
     target: &Target<'_>,
-    tool: &Tool,
+    program: &str,
     (table, chains): (&str, &[&str]),
     ipv4: bool,
     plan: &mut Plan,
 ) {
-    let (Tool::Xtables(program), Some(context)) = (tool, target.context) else { return };
+    let Some(context) = target.context else { return };
     let family = if ipv4 { Family::Ip } else { Family::Ip6 };
     let leftover = "here yet; undo leaves an empty one";
     if !context.xtables.contains(&(family, table.to_owned())) {
@@ -152,55 +151,10 @@ pub(super) fn note_leftovers(
 fn matches(interface: Option<&str>, address: IpAddr) -> Vec<String> {
     let mut words: Vec<String> = interface.into_iter().flat_map(|name| ["-i".to_owned(), name.to_owned()]).collect();
     words.extend(["-d".to_owned(), address.to_string()]);
-    let rest =
-        ["-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID", "-m", "comment", "--comment", COMMENT, "-j", "DROP"];
-    words.extend(rest.map(str::to_owned));
+    words.extend(["-p", "tcp", "-m", "conntrack", "--ctstate", "INVALID"].map(str::to_owned));
+    words.extend(["-m", "comment", "--comment"].map(str::to_owned));
+    words.extend([comment(MitigationId::DropInvalidInput), "-j".to_owned(), "DROP".to_owned()]);
     words
-}
-
-/// An operation on a rule.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verb {
-    Insert,
-    Delete,
-    Check,
-    Keep,
-    Forget,
-}
-
-fn spelled(tool: &Tool, verb: Verb, ipv4: bool, rule: &[String]) -> Vec<String> {
-    let words: Vec<&str> = match tool {
-        Tool::Firewalld => {
-            let (permanent, verb) = match verb {
-                Verb::Insert => (None, "--add-rule"),
-                Verb::Delete => (None, "--remove-rule"),
-                Verb::Check => (None, "--query-rule"),
-                Verb::Keep => (Some("--permanent"), "--add-rule"),
-                Verb::Forget => (Some("--permanent"), "--remove-rule"),
-            };
-            let family = if ipv4 { "ipv4" } else { "ipv6" };
-            ["firewall-cmd"]
-                .into_iter()
-                .chain(permanent)
-                .chain(["--direct", verb, family, "filter", "INPUT", "0"])
-                .collect()
-        }
-        Tool::Xtables(program) => {
-            let verb = match verb {
-                Verb::Insert | Verb::Keep => "-I",
-                Verb::Delete | Verb::Forget => "-D",
-                Verb::Check => "-C",
-            };
-            // Wait for the xtables lock: another program may be changing rules.
-            vec![program, "-w", "5", verb, "INPUT"]
-        }
-        Tool::Nft => Vec::new(),
-    };
-    words.into_iter().map(str::to_owned).chain(rule.iter().cloned()).collect()
-}
-
-pub(super) fn presence(command: String) -> Probe {
-    Probe { command, shows: Shows::Presence }
 }
 
 /// The interface, written for the tool. Without one, the rule applies to all interfaces.
@@ -213,12 +167,19 @@ fn scope(interface: Option<&str>, written: impl Fn(&str) -> Option<String>, plan
 }
 
 /// Notes why this tool writes the rules.
-fn explain(target: &Target<'_>, plan: &mut Plan) {
+fn explain(target: &Target<'_>, of_nft: bool, plan: &mut Plan) {
     let Some(context) = target.context.filter(|_| !plan.steps.is_empty()) else { return };
     let of = |backend: Backend| context.translations.iter().any(|rule| rule.backend == backend);
     let translating: Vec<&str> = Backend::ALL.into_iter().filter(|it| of(*it)).map(Backend::name).collect();
     match context.manager {
         Some(manager) => plan.note(format!("{} manages the rules of {}", manager.name(), target.title())),
+        None if of_nft && translating.iter().any(|name| *name != Backend::Nftables.name()) => {
+            plan.note(format!(
+                "{} does NAT on {}: the rule is in a table of nftables of its own, which iptables does not list",
+                translating.join(" and "),
+                target.title()
+            ));
+        }
         None if !translating.is_empty() => {
             plan.note(format!(
                 "{} does NAT on {}: the rule is written with it",
@@ -253,11 +214,9 @@ fn keep(
     for (tool, interface, address) in others {
         match tool {
             Tool::Firewalld => {
-                let interface = interface.and_then(xtables_interface);
-                let rule = matches(interface, *address);
-                let all = |verb: Verb| line(&target.way, &spelled(tool, verb, address.is_ipv4(), &rule));
-                plan.persist.extend(all(Verb::Keep));
-                plan.unpersist.extend(all(Verb::Forget));
+                let rule = matches(interface.and_then(xtables_interface), *address);
+                let (ipv4, chain) = (address.is_ipv4(), "INPUT".to_owned());
+                plan.persist.push(Persist::Firewalld(FirewalldRule { ipv4, chain, rule }));
             }
             _ if target.context.is_some_and(|context| context.manager == Some(Manager::Ufw)) => {
                 plan.note("ufw: to make the rule persistent, add it to /etc/ufw/before.rules, ahead of COMMIT");
@@ -291,26 +250,20 @@ pub(super) fn keep_table(table: &str, persistence: &[Persistence], plan: &mut Pl
         );
         return true;
     }
-    let file = word(file);
-    let of_table = format!("/etc/{table}.nft");
-    plan.persist.push(format!("nft -s list table inet {table} > {of_table}"));
-    plan.persist.push(format!("printf '%s\\n' 'include \"{of_table}\"' >> {file}"));
-    plan.unpersist.push(format!("sed -i '\\#^include \"{of_table}\"$#d' {file}"));
-    plan.unpersist.push(format!("rm {of_table}"));
+    plan.persist.push(Persist::NftTable { table: table.to_owned(), file: file.clone() });
     true
 }
 
 /// Saves the rules of iptables.
 pub(super) fn keep_saved(persistence: &[Persistence], plan: &mut Plan) -> bool {
     let save = persistence.iter().find_map(|persistence| match persistence {
-        Persistence::NetfilterPersistent => Some("netfilter-persistent save"),
-        Persistence::IptablesServices => Some("service iptables save"),
+        Persistence::NetfilterPersistent => Some(Persist::NetfilterPersistent),
+        Persistence::IptablesServices => Some(Persist::IptablesServices),
         Persistence::Nftables { .. } => None,
     });
     let Some(save) = save else { return false };
-    plan.note(format!("`{save}` saves all current rules, not only these"));
-    plan.persist.push(save.to_owned());
-    plan.unpersist.push(save.to_owned());
+    plan.note(format!("`{}` saves all current rules, not only these", save.keep().join("; ")));
+    plan.persist.push(save);
     true
 }
 

@@ -10,8 +10,8 @@ mod untrack;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tracer_model::capture::Netns;
-use tracer_model::host_context::HostContext;
-use tracer_model::mitigation::{Mitigation, MitigationId, Step};
+use tracer_model::host_context::{HostContext, NetnsPath};
+use tracer_model::mitigation::{Change, Mitigation, MitigationId, Persist, Step};
 
 use crate::report::FlowReport;
 
@@ -27,16 +27,32 @@ const LIBERAL: &str = "nf_conntrack_tcp_be_liberal";
 /// Sysctl: accept RSTs below the acknowledged sequence number.
 const IGNORE_INVALID_RST: &str = "nf_conntrack_tcp_ignore_invalid_rst";
 
+/// The comment on the rules of a mitigation.
+fn comment(id: MitigationId) -> String {
+    format!("whyrst:{}", id.name())
+}
+
 /// A mitigation on a host.
 #[derive(Debug, Default)]
 struct Plan {
     steps: Vec<Step>,
-    persist: Vec<String>,
-    unpersist: Vec<String>,
+    /// Lines that only print something.
+    shown: Vec<String>,
+    persist: Vec<Persist>,
     notes: Vec<String>,
 }
 
 impl Plan {
+    /// Adds a change; false if it has a word that cannot be printed and typed again.
+    fn step(&mut self, netns: &NetnsPath, change: Change) -> bool {
+        let step = Step { netns: netns.clone(), change };
+        let written = command::enters(netns) && step.words().iter().all(|word| prints(word));
+        if written {
+            self.steps.push(step);
+        }
+        written
+    }
+
     /// Adds a note, once.
     fn note(&mut self, text: impl Into<String>) {
         let text = text.into();
@@ -47,11 +63,10 @@ impl Plan {
 
     fn extend(&mut self, other: Self) {
         self.steps.extend(other.steps);
-        for (all, new) in [(&mut self.persist, other.persist), (&mut self.unpersist, other.unpersist)] {
-            for line in new {
-                if !all.contains(&line) {
-                    all.push(line);
-                }
+        self.shown.extend(other.shown);
+        for way in other.persist {
+            if !self.persist.contains(&way) {
+                self.persist.push(way);
             }
         }
         other.notes.into_iter().for_each(|note| self.note(note));
@@ -121,14 +136,14 @@ pub fn describe(id: MitigationId, targets: &[Target<'_>]) -> Mitigation {
             }
         }
     }
-    let Plan { steps, persist, unpersist, notes } = plan;
+    let Plan { steps, shown, persist, notes } = plan;
     Mitigation {
         id,
         title: about.title,
-        commands: steps.iter().map(|step| step.run.clone()).collect(),
-        undo: steps.iter().rev().flat_map(|step| step.undo.iter().cloned()).collect(),
-        persist,
-        unpersist,
+        commands: steps.iter().map(Step::apply_line).chain(shown).collect(),
+        undo: steps.iter().rev().map(Step::undo_line).collect(),
+        persist: persist.iter().flat_map(Persist::keep).collect(),
+        unpersist: persist.iter().flat_map(Persist::forget).collect(),
         side_effects: about.side_effects.to_vec(),
         notes,
         reasons: about.reasons.to_vec(),
@@ -155,7 +170,7 @@ fn review(targets: &[Target<'_>], plan: &mut Plan) {
             let words = shlex::split(&rule.shown_by()).filter(|words| words.iter().all(|word| prints(word)));
             let Some(line) = words.and_then(|words| command::line(&target.way, &words)) else { continue };
             if shown.insert(line.clone()) {
-                plan.steps.push(Step { run: line, undo: Vec::new(), probe: None });
+                plan.shown.push(line);
             }
             if let Some(change) = firewall::change_of(rule).and_then(|words| command::line(&target.way, &words)) {
                 plan.note(format!("delete {rule} with: {change}"));

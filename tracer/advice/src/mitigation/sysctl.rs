@@ -1,9 +1,8 @@
 //! Mitigations that set sysctls of conntrack.
 
 use tracer_model::host_context::{Limits, NetnsPath};
-use tracer_model::mitigation::{MitigationId, Probe, Shows, Step};
+use tracer_model::mitigation::{Change, MitigationId, Persist};
 
-use super::command::line;
 use super::rank::least;
 use super::{Plan, Target};
 
@@ -15,21 +14,10 @@ const SHARE: i64 = 8;
 const BYTES_OF_MEMORY: i64 = 32_768;
 /// Pointers in a page of memory.
 const BUCKETS_OF_A_PAGE: i128 = 512;
-/// Loads the module before systemd-sysctl.service runs, which cannot set sysctls of a module that is loaded later.
-const MODULES: &str = "/etc/modules-load.d/whyrst";
 
-/// Changes one value; the undo command restores `before`.
-fn change(way: &NetnsPath, name: &str, before: i64, after: i64) -> Option<Step> {
-    let set = |value: i64| line(way, &["sysctl", "-w", &format!("net.netfilter.{name}={value}")]);
-    let probe = line(way, &["sysctl", "-n", &format!("net.netfilter.{name}")])?;
-    Some(Step {
-        run: set(after)?,
-        undo: vec![set(before)?],
-        probe: Some(Probe {
-            command: probe,
-            shows: Shows::Value { before: before.to_string(), after: after.to_string() },
-        }),
-    })
+/// Changes one value of conntrack; the undo command restores `before`.
+fn change(name: &str, before: i64, after: i64) -> Change {
+    Change::Sysctl { name: format!("net.netfilter.{name}"), before, after }
 }
 
 /// Changes several values of one target, and makes them persistent.
@@ -45,9 +33,8 @@ fn changes(id: MitigationId, target: &Target<'_>, wanted: &[(&str, i64)]) -> Pla
             plan.note(format!("net.netfilter.{name} is already {after} on {}", target.title()));
             continue;
         }
-        match change(&target.way, name, before, *after) {
-            Some(step) => plan.steps.push(step),
-            None => plan.note(format!("no command can be written for {}", target.title())),
+        if !plan.step(&target.way, change(name, before, *after)) {
+            plan.note(format!("no command can be written for {}", target.title()));
         }
         lasting.push((*name, *after));
     }
@@ -64,12 +51,8 @@ fn keep(id: MitigationId, way: &NetnsPath, values: &[(&str, i64)], plan: &mut Pl
         plan.note("sysctl.d applies to the host's own namespace only: add the commands to what creates this one");
         return;
     }
-    let file = format!("/etc/sysctl.d/90-whyrst-{}.conf", id.name());
-    let lines = values.iter().map(|(name, value)| format!("'net.netfilter.{name} = {value}'"));
-    let lines: Vec<String> = lines.collect();
-    plan.persist.push(format!("printf '%s\\n' {} > {file}", lines.join(" ")));
-    plan.persist.push(format!("printf '%s\\n' nf_conntrack > {MODULES}-{}.conf", id.name()));
-    plan.unpersist.push(format!("rm {file} {MODULES}-{}.conf", id.name()));
+    let values = values.iter().map(|(name, value)| (format!("net.netfilter.{name}"), *value)).collect();
+    plan.persist.push(Persist::Sysctls { name: id.name().to_owned(), values });
 }
 
 /// Sets a sysctl to 1.
@@ -140,14 +123,19 @@ pub(super) fn table_size(targets: &[Target<'_>]) -> Plan {
         // Buckets first: a larger table with the old buckets would be slow meanwhile.
         let buckets = limits.buckets.zip(growth.buckets).map(|(before, after)| ("nf_conntrack_buckets", before, after));
         for (name, before, after) in buckets.into_iter().chain([("nf_conntrack_max", max, growth.max)]) {
-            plan.steps.extend(change(initial, name, before, after));
-            lasting.push((name, after));
+            if plan.step(initial, change(name, before, after)) {
+                lasting.push((name, after));
+            }
         }
     }
     let to = growth.map_or_else(|| room(max, memory), |growth| growth.max);
     for target in targets {
         let own = target.context.and_then(|context| context.limits.own).filter(|own| *own < to);
-        plan.steps.extend(own.and_then(|own| change(&target.way, "nf_conntrack_max", own, to)));
+        if let Some(own) = own
+            && !plan.step(&target.way, change("nf_conntrack_max", own, to))
+        {
+            plan.note(format!("no command can be written for {}", target.title()));
+        }
     }
     if plan.steps.is_empty() {
         plan.note(format!(

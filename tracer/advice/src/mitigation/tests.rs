@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use proptest::prelude::*;
 use rstest::rstest;
 
 use tracer_common::Hook;
@@ -16,7 +17,7 @@ use tracer_model::filter::Filter;
 use tracer_model::host_context::{
     Dropping, FilterChain, HostContext, Limits as TableLimits, Manager, NetnsPath, Persistence, Translation,
 };
-use tracer_model::mitigation::{Mitigation, MitigationId};
+use tracer_model::mitigation::{Mitigation, MitigationId, lead};
 use tracer_model::ruleset::{Backend, Family, Hooks, Rule};
 use tracer_model::shell::word;
 use tracer_model::time::Instant;
@@ -176,34 +177,67 @@ fn lines(mitigation: &Mitigation) -> String {
     all.iter().flat_map(|(label, lines)| lines.iter().map(move |line| format!("{label}{line}\n"))).collect()
 }
 
+/// The host, without nft.
+fn without_nft(backend: Backend) -> HostContext {
+    let mut context = host(backend);
+    context.tools.retain(|tool| tool != "nft");
+    context
+}
+
 #[test]
-fn a_rule_is_written_with_what_translates() {
+fn a_rule_is_in_a_table_of_its_own_where_there_is_nft() {
     let facts = facts(&DEFAULTS);
     let of = |context: &HostContext| {
-        lines(&describe(MitigationId::DropInvalidInput, &[target(&facts, context, &[("s0", "192.0.2.1")])]))
+        describe(
+            MitigationId::DropInvalidInput,
+            &[target(&facts, context, &[("s0", "192.0.2.1"), ("s0", "2001:db8::1")])],
+        )
     };
-    let rule = "INPUT -i s0 -d 192.0.2.1 -p tcp -m conntrack --ctstate INVALID -m comment --comment whyrst -j DROP";
+    let batch = "nft 'create table inet whyrst; \
+                 create chain inet whyrst input { type filter hook input priority -10; policy accept; }; \
+                 add rule inet whyrst input iifname \"s0\" ip daddr 192.0.2.1 meta l4proto tcp ct state invalid counter drop \
+                 comment \"whyrst:drop-invalid-input\"; \
+                 add rule inet whyrst input iifname \"s0\" ip6 daddr 2001:db8::1 meta l4proto tcp ct state invalid counter drop \
+                 comment \"whyrst:drop-invalid-input\"'";
     let nft = HostContext {
         persistence: vec![Persistence::Nftables { file: "/etc/nftables.conf".to_owned() }],
         ..host(Backend::Nftables)
     };
     assert_eq!(
-        of(&nft),
-        "nft add table inet whyrst\n\
-         nft add chain inet whyrst input '{ type filter hook input priority -10; policy accept; }'\n\
-         nft add rule inet whyrst input iifname '\"s0\"' ip daddr 192.0.2.1 meta l4proto tcp ct state invalid counter drop\n\
-         undo nft delete table inet whyrst\n\
-         keep nft -s list table inet whyrst > /etc/whyrst.nft\n\
-         keep printf '%s\\n' 'include \"/etc/whyrst.nft\"' >> /etc/nftables.conf\n"
+        lines(&of(&nft)),
+        format!(
+            "{batch}\nundo nft delete table inet whyrst\nkeep nft -s list table inet whyrst > /etc/whyrst.nft\n\
+             keep printf '%s\\n' 'include \"/etc/whyrst.nft\"' >> /etc/nftables.conf\n"
+        )
     );
+    for backend in [Backend::IptablesNft, Backend::IptablesLegacy] {
+        for manager in [None, Some(Manager::Ufw)] {
+            let mitigation = of(&HostContext { manager, ..host(backend) });
+            assert_eq!(mitigation.commands, [batch], "{backend:?} {manager:?}");
+            assert_eq!(mitigation.undo, ["nft delete table inet whyrst"]);
+        }
+    }
+    let notes = of(&host(Backend::IptablesNft)).notes.join("\n");
+    assert!(notes.contains("which iptables does not list"), "{notes}");
+}
+
+#[test]
+fn a_rule_is_written_with_what_translates_where_there_is_no_nft() {
+    let facts = facts(&DEFAULTS);
+    let of = |context: &HostContext| {
+        lines(&describe(MitigationId::DropInvalidInput, &[target(&facts, context, &[("s0", "192.0.2.1")])]))
+    };
+    let rule = "INPUT -i s0 -d 192.0.2.1 -p tcp -m conntrack --ctstate INVALID -m comment --comment \
+                whyrst:drop-invalid-input -j DROP";
     let xtables = |program: &str| format!("{program} -w 5 -I {rule}\nundo {program} -w 5 -D {rule}\n");
-    assert_eq!(of(&host(Backend::IptablesNft)), xtables("iptables"));
-    assert_eq!(of(&host(Backend::IptablesLegacy)), xtables("iptables-legacy"));
-    let legacy = HostContext { iptables: Some(Backend::IptablesLegacy), ..host(Backend::IptablesLegacy) };
+    assert_eq!(of(&without_nft(Backend::IptablesNft)), xtables("iptables"));
+    assert_eq!(of(&without_nft(Backend::IptablesLegacy)), xtables("iptables-legacy"));
+    let legacy = HostContext { iptables: Some(Backend::IptablesLegacy), ..without_nft(Backend::IptablesLegacy) };
     assert_eq!(of(&legacy), xtables("iptables"));
-    let saved = HostContext { persistence: vec![Persistence::NetfilterPersistent], ..host(Backend::IptablesNft) };
+    let saved =
+        HostContext { persistence: vec![Persistence::NetfilterPersistent], ..without_nft(Backend::IptablesNft) };
     assert_eq!(of(&saved), format!("{}keep netfilter-persistent save\n", xtables("iptables")));
-    let ufw = HostContext { manager: Some(Manager::Ufw), ..host(Backend::IptablesNft) };
+    let ufw = HostContext { manager: Some(Manager::Ufw), ..without_nft(Backend::IptablesNft) };
     assert_eq!(of(&ufw), xtables("iptables"));
     let firewalld = HostContext { manager: Some(Manager::Firewalld), ..host(Backend::Nftables) };
     let rule = rule.replacen("INPUT ", "ipv4 filter INPUT 0 ", 1);
@@ -224,7 +258,7 @@ fn a_rule_is_written_with_what_translates() {
 #[case::legacy(Backend::IptablesLegacy, true, true, "iptables-legacy has no table filter here yet")]
 fn a_table_that_was_not_there(#[case] backend: Backend, #[case] table: bool, #[case] chain: bool, #[case] note: &str) {
     let facts = facts(&DEFAULTS);
-    let mut context = host(backend);
+    let mut context = without_nft(backend);
     context.xtables.retain(|_| !table);
     context.xchains.retain(|_| !chain);
     let two = target(&facts, &context, &[("s0", "192.0.2.1"), ("s0", "192.0.2.2")]);
@@ -245,12 +279,14 @@ fn only_whyrsts_tables_and_chains_are_deleted() {
     const WHOLE: [&str; 7] = ["delete table", "delete chain", "destroy", "flush", " -X", " -F", "--delete-chain"];
     let facts = facts(&DEFAULTS);
     let mut deletions = 0;
-    for backend in Backend::ALL {
+    let hosts =
+        Backend::ALL.into_iter().flat_map(|backend| [(backend, host(backend)), (backend, without_nft(backend))]);
+    for (backend, plain) in hosts {
         for (tables, chains) in [(true, true), (false, true), (true, false)] {
             let mut context = HostContext {
                 persistence: vec![Persistence::Nftables { file: "/etc/nftables.conf".to_owned() }],
                 chains: vec![filter_chain("forward", "filter")],
-                ..host(backend)
+                ..plain.clone()
             };
             context.xtables.retain(|_| tables);
             context.xchains.retain(|_| chains);
@@ -275,45 +311,62 @@ fn only_whyrsts_tables_and_chains_are_deleted() {
 #[test]
 fn hostile_names() {
     let facts = facts(&DEFAULTS);
-    let of = |backend: Backend, way: NetnsPath, interface: &str| {
-        let context = HostContext { netns_path: way, ..host(backend) };
+    let of = |context: HostContext, way: NetnsPath, interface: &str| {
+        let context = HostContext { netns_path: way, ..context };
         describe(MitigationId::DropInvalidInput, &[target(&facts, &context, &[(interface, "192.0.2.1")])])
     };
     let words = |line: &String| shlex::split(line).unwrap();
     for name in ["a;reboot", "$(x)", "it's", "`x`", "a b"] {
         let way = NetnsPath::Named(name.to_owned());
-        for line in &of(Backend::Nftables, way.clone(), name).commands {
+        for line in &of(host(Backend::Nftables), way.clone(), name).commands {
             let words = words(line);
             assert_eq!(words[..5], ["ip", "netns", "exec", name, "nft"], "{line}");
-            assert!(!line.contains("rule") || words.contains(&format!("\"{name}\"")), "{line}");
+            assert!(words.len() == 6 && words[5].contains(&format!(" iifname \"{name}\" ip daddr ")), "{line}");
         }
-        for line in &of(Backend::IptablesNft, way, name).commands {
+        for line in &of(without_nft(Backend::IptablesNft), way, name).commands {
             let words = words(line);
             let at = words.iter().position(|word| word == "-i").unwrap();
             assert_eq!((words[3].as_str(), words[at + 1].as_str()), (name, name), "{line}");
         }
     }
-    let odd = of(Backend::Nftables, NetnsPath::Here, "a\"b");
+    let odd = of(host(Backend::Nftables), NetnsPath::Here, "a\"b");
     assert!(odd.commands.iter().all(|line| !line.contains("iifname")), "{:?}", odd.commands);
     assert!(odd.notes.iter().any(|note| note.contains("cannot be written in a rule")));
-    let lost = of(Backend::Nftables, NetnsPath::Named("\u{1b}[2J\n".to_owned()), "s0");
+    let lost = of(host(Backend::Nftables), NetnsPath::Named("\u{1b}[2J\n".to_owned()), "s0");
     assert_eq!((lost.commands.len(), lost.undo.len()), (0, 0));
     assert!(lost.notes.iter().all(|note| !note.contains('\u{1b}')), "{:?}", lost.notes);
+}
+
+/// The words of a line, as a shell splits it. Written again, they are the same line, but for a redirection at its end:
+/// nothing in it is anything else than a quoted word.
+fn split(line: &str) -> Vec<String> {
+    assert!(!line.chars().any(char::is_control), "{line:?}");
+    let words = shlex::split(line).unwrap_or_else(|| panic!("a shell does not split it: {line}"));
+    assert!(quoted(&words) == line || is_redirected(&words, line), "a shell runs something else: {line}");
+    words
+}
+
+fn quoted(words: &[String]) -> String {
+    words.iter().map(|text| word(text)).collect::<Vec<_>>().join(" ")
+}
+
+/// Whether the line ends with a redirection to a file.
+fn is_redirected(words: &[String], line: &str) -> bool {
+    let [before @ .., operator, file] = words else { return false };
+    [">", ">>"].contains(&operator.as_str()) && format!("{} {operator} {}", quoted(before), word(file)) == line
 }
 
 /// A command quotes a text of a recording as one word for the shell, or omits it. nft, which parses its arguments as a
 /// language, gets it in quotes only; no program gets it as an option.
 fn harmless(line: &str, text: &str) {
-    assert!(!line.chars().any(char::is_control), "{line:?}");
-    let in_quotes = format!("\"{text}\"");
-    let left = line.replace(&word(&in_quotes), "").replace(&word(text), "");
-    assert!(!left.contains("PWN"), "a shell runs it: {line}");
-    let words = shlex::split(line).unwrap();
+    let words = split(line);
     let lead = words.iter().position(|word| word == "exec").map_or(0, |at| at + 2);
-    for (at, word) in words.iter().enumerate().skip(lead).filter(|(_, word)| word.contains("PWN")) {
+    for word in words.iter().skip(lead).filter(|word| word.contains("PWN")) {
         assert!(!word.starts_with(['-', '!']), "an option: {line}");
-        let by_nft = words[lead..at].iter().any(|word| word == "nft");
-        assert!(!by_nft || *word == in_quotes && words[at - 1] == "iifname", "nft reads it: {line}");
+        let left = word.replace(&format!(" iifname \"{text}\" "), "");
+        let by_nft = words.get(lead).is_some_and(|program| program == "nft");
+        assert!(!by_nft || !left.contains("PWN"), "nft reads it: {line}");
+        assert!(by_nft || word == text, "it is part of a word: {line}");
     }
 }
 
@@ -344,32 +397,47 @@ fn hostile_recordings(
 ) {
     for manager in [None, Some(Manager::Firewalld), Some(Manager::Ufw)] {
         for way in [NetnsPath::Here, NetnsPath::Named(text.to_owned())] {
-            hostile_recording(text, backend, manager, way);
+            hostile_recording(text, backend, manager, &way);
         }
     }
 }
 
-fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way: NetnsPath) {
+fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way: &NetnsPath) {
+    for plain in [host(backend), without_nft(backend)] {
+        let context = hostile_context(text, HostContext { manager, netns_path: way.clone(), ..plain });
+        for (mitigation, lines) in plans(text, &context) {
+            for line in lines {
+                harmless(&line, text);
+            }
+            steps_are_printed(&mitigation);
+        }
+    }
+}
+
+/// A context that has a text wherever there is one.
+fn hostile_context(text: &str, plain: HostContext) -> HostContext {
     let owned = || text.to_owned();
-    let facts = facts(&DEFAULTS);
-    let plain = host(backend);
-    let context = HostContext {
-        initial: way.clone(),
-        netns_path: way,
+    HostContext {
+        initial: plain.netns_path.clone(),
         tools: plain.tools.iter().cloned().chain([owned()]).collect(),
-        manager,
         persistence: vec![Persistence::Nftables { file: owned() }, Persistence::NetfilterPersistent],
         translations: vec![Translation { output: Some(owned()), ..plain.translations[0].clone() }],
-        chains: vec![filter_chain(text, text)],
-        xtables: vec![(Family::Ip, owned())],
-        xchains: vec![(Family::Ip, owned(), owned())],
+        chains: vec![filter_chain(text, text), filter_chain("forward", text), filter_chain(text, "filter")],
+        xtables: vec![(Family::Ip, owned()), (Family::Ip, "filter".to_owned())],
+        xchains: vec![(Family::Ip, owned(), owned()), (Family::Ip, "filter".to_owned(), "FORWARD".to_owned())],
         uplinks: vec![owned()],
         addresses: vec![(owned(), "192.0.2.1".parse().unwrap())],
         problems: vec![owned()],
         ..plain
-    };
+    }
+}
+
+/// Every mitigation of a context, with all its lines, also those in notes.
+fn plans(text: &str, context: &HostContext) -> Vec<(Mitigation, Vec<String>)> {
+    let owned = || text.to_owned();
+    let facts = facts(&DEFAULTS);
     let rule = Rule {
-        backend,
+        backend: context.backends[0],
         family: Family::Ip,
         table: owned(),
         chain: owned(),
@@ -382,15 +450,124 @@ fn hostile_recording(text: &str, backend: Backend, manager: Option<Manager>, way
         packets: None,
         text: owned(),
     };
-    harmless(&rule.shown_by(), text);
-    let mut at = target(&facts, &context, &[(text, "192.0.2.1")]);
+    let mut at = target(&facts, context, &[(text, "192.0.2.1")]);
     at.services = ["198.51.100.7:443".parse().unwrap()].into();
-    at.rules = vec![rule];
-    for id in MitigationId::ALL {
-        let Mitigation { commands, undo, persist, unpersist, notes, .. } = describe(id, &[at.clone()]);
+    at.timeouts = ["nf_conntrack_tcp_timeout_established"].into();
+    at.rules = vec![rule.clone()];
+    let of = |id: MitigationId| {
+        let mitigation = describe(id, &[at.clone()]);
+        let Mitigation { commands, undo, persist, unpersist, notes, .. } = mitigation.clone();
         let in_notes = notes.iter().filter_map(|note| Some(note.split_once(" with: ")?.1.to_owned()));
-        let lines = [commands, undo, persist, unpersist].concat().into_iter().chain(in_notes);
-        lines.for_each(|line| harmless(&line, text));
+        let shown = rule.can_be_named().then(|| rule.shown_by());
+        let lines = [commands, undo, persist, unpersist].concat().into_iter().chain(in_notes).chain(shown);
+        (mitigation, lines.collect())
+    };
+    MitigationId::ALL.into_iter().map(of).collect()
+}
+
+/// The printed lines are the steps: a shell splits each into the words of its program, and nft its argument into the statements
+/// of its transaction.
+fn steps_are_printed(mitigation: &Mitigation) {
+    let Mitigation { steps, commands, undo, .. } = mitigation;
+    for (step, line) in steps.iter().zip(commands) {
+        let apply = step.apply();
+        assert_eq!(split(line), [lead(&step.netns), apply.words()].concat());
+        if !apply.statements.is_empty() {
+            assert_eq!(statements(&apply.words()[1]), apply.statements);
+        }
+    }
+    for (step, line) in steps.iter().rev().zip(undo) {
+        assert_eq!(split(line), [lead(&step.netns), step.undo().words()].concat());
+    }
+    assert!(commands.len() >= steps.len() && undo.len() == steps.len());
+}
+
+/// The statements of a text as nft reads it: a semicolon ends one, outside of quotes and braces.
+fn statements(text: &str) -> Vec<String> {
+    let (mut quoted, mut depth, mut all) = (false, 0, vec![String::new()]);
+    for character in text.chars() {
+        quoted ^= character == '"';
+        depth += i32::from(!quoted && character == '{') - i32::from(!quoted && character == '}');
+        if character == ';' && !quoted && depth == 0 {
+            all.push(String::new());
+        } else if let Some(last) = all.last_mut() {
+            last.push(character);
+        }
+    }
+    all.iter().map(|statement| statement.trim().to_owned()).collect()
+}
+
+/// What a shell, nft or a terminal might obey.
+fn hostile_text() -> impl Strategy<Value = String> {
+    const PARTS: [&str; 36] = [
+        "PWN",
+        "a",
+        "-",
+        "--",
+        "!",
+        ";",
+        "&",
+        "|",
+        "<",
+        ">",
+        "(",
+        ")",
+        "{",
+        "}",
+        "$",
+        "$(PWN)",
+        "`PWN`",
+        "'",
+        "\"",
+        "\\",
+        "#",
+        "~",
+        "*",
+        "?",
+        "[",
+        "]",
+        "%s",
+        "=",
+        " ",
+        "\t",
+        "\n",
+        "\0",
+        "\u{1b}[2J",
+        "\u{202e}",
+        "/etc/",
+        "ü",
+    ];
+    let parts = proptest::collection::vec(proptest::sample::select(&PARTS[..]), 0..8).prop_map(|parts| parts.concat());
+    prop_oneof![4 => parts.clone(), 1 => parts.prop_map(|text| format!("/{text}")), 1 => any::<String>()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a recording or a host has for names, each printed line is the words that were meant.
+    #[test]
+    fn printed_lines_are_the_words_that_were_meant(
+        text in hostile_text(),
+        name in proptest::option::of(hostile_text()),
+        backend in proptest::sample::select(&Backend::ALL[..]),
+        manager in proptest::sample::select(&[None, Some(Manager::Firewalld), Some(Manager::Ufw)][..]),
+        has_nft in any::<bool>(),
+    ) {
+        let plain = if has_nft { host(backend) } else { without_nft(backend) };
+        let netns_path = name.map_or(NetnsPath::Here, NetnsPath::Named);
+        let context = hostile_context(&text, HostContext { manager, netns_path, ..plain });
+        let mut printed = Vec::new();
+        for (mitigation, lines) in plans(&text, &context) {
+            steps_are_printed(&mitigation);
+            printed.extend(lines.iter().map(|line| (split(line), line.clone())));
+        }
+        // A real shell has the last word, on lines without a redirection.
+        let all: Vec<_> = printed.into_iter().filter(|(words, line)| !is_redirected(words, line)).collect();
+        let script: Vec<String> = all.iter().map(|(_, line)| format!("printf '%s\\0' {line}")).collect();
+        let output = std::process::Command::new("sh").args(["-c", &script.join("\n")]).output().unwrap();
+        let read = String::from_utf8(output.stdout).unwrap();
+        let read: Vec<&str> = read.split_terminator('\0').collect();
+        prop_assert_eq!(read, all.iter().flat_map(|(words, _)| words).collect::<Vec<_>>());
     }
 }
 
@@ -464,33 +641,64 @@ fn a_table_and_its_buckets_grow_together() {
     assert_eq!(describe(MitigationId::RaiseTableSize, &[target(&facts, &full, &[])]).commands, [""; 0]);
 }
 
+fn untracked(context: &HostContext) -> Mitigation {
+    let facts = facts(&DEFAULTS);
+    let mut at = target(&facts, context, &[]);
+    at.services = ["198.51.100.7:443".parse().unwrap()].into();
+    describe(MitigationId::UntrackService, &[at])
+}
+
+/// Everything is one transaction: no packet is untracked that is not accepted.
 #[test]
 fn a_service_is_exempt_both_ways_and_accepted() {
-    let facts = facts(&DEFAULTS);
     let chains = vec![filter_chain("forward", "filter"), filter_chain("x", "my {table}")];
     let context = HostContext { chains, ..host(Backend::Nftables) };
-    let mut at = target(&facts, &context, &[]);
-    at.services = ["198.51.100.7:443".parse().unwrap()].into();
-    let mitigation = describe(MitigationId::UntrackService, &[at]);
+    let context = HostContext { xchains: Vec::new(), ..context };
+    let mitigation = untracked(&context);
+    assert_eq!(mitigation.commands.len(), 1);
     let text = lines(&mitigation);
     for wanted in [
-        "nft insert rule inet filter forward ct state untracked ip daddr 198.51.100.7 tcp dport 443 accept",
-        "nft insert rule inet filter forward ct state untracked ip saddr 198.51.100.7 tcp sport 443 accept",
-        "nft add rule inet whyrst_untrack prerouting ip saddr 198.51.100.7 tcp sport 443 notrack",
-        "nft add rule inet whyrst_untrack output ip daddr 198.51.100.7 tcp dport 443 notrack",
+        "insert rule inet filter forward ct state untracked ip daddr 198.51.100.7 tcp dport 443 accept",
+        "insert rule inet filter forward ct state untracked ip saddr 198.51.100.7 tcp sport 443 accept",
+        "add rule inet whyrst_untrack prerouting ip saddr 198.51.100.7 tcp sport 443 counter notrack",
+        "add rule inet whyrst_untrack output ip daddr 198.51.100.7 tcp dport 443 counter notrack",
         "undo nft delete table inet whyrst_untrack",
     ] {
         assert!(text.contains(wanted), "`{wanted}` is not in:\n{text}");
     }
     assert!(!text.contains("my {table}"), "{text}");
-    // Nothing is left untracked that is not accepted.
-    assert!(mitigation.undo[0].contains("delete table"), "{:?}", mitigation.undo);
+    let notes = mitigation.notes.join("\n");
+    assert!(notes.contains("`nft -a list chain inet filter forward` prints the handles"), "{notes}");
     for owned in [Manager::Firewalld, Manager::Ufw] {
         let context = HostContext { manager: Some(owned), ..context.clone() };
-        let mut at = target(&facts, &context, &[]);
-        at.services = ["198.51.100.7:443".parse().unwrap()].into();
-        assert_eq!(describe(MitigationId::UntrackService, &[at]).commands, [""; 0]);
+        assert_eq!(untracked(&context).commands, [""; 0]);
     }
+}
+
+/// nft writes no rule into a chain of iptables, which could not list the chain then.
+#[test]
+fn a_service_is_accepted_in_the_chains_of_iptables() {
+    let both = untracked(&host(Backend::IptablesNft));
+    let accepts = both.commands.iter().filter(|line| line.starts_with("iptables -w 5 -I ")).count();
+    assert_eq!((accepts, both.commands.len()), (6, 7), "{:?}", both.commands);
+    assert!(both.commands[6].starts_with("nft 'create table inet whyrst_untrack; "), "{:?}", both.commands);
+    assert!(!both.commands[6].contains("insert rule"), "{:?}", both.commands);
+    // Nothing is left untracked that is not accepted.
+    assert_eq!(both.undo[0], "nft delete table inet whyrst_untrack");
+    let alone = untracked(&without_nft(Backend::IptablesNft));
+    assert_eq!(alone.commands.len(), 10);
+    assert_eq!(
+        alone.commands[0],
+        "iptables -w 5 -I INPUT -d 198.51.100.7 -p tcp --dport 443 -m conntrack --ctstate UNTRACKED -m comment --comment \
+         whyrst:untrack-service -j ACCEPT"
+    );
+    assert_eq!(
+        alone.undo[0],
+        "iptables -w 5 -t raw -D OUTPUT -s 198.51.100.7 -p tcp --sport 443 -m comment --comment whyrst:untrack-service -j \
+         CT --notrack"
+    );
+    let legacy = untracked(&without_nft(Backend::IptablesLegacy));
+    assert!(legacy.commands.iter().all(|line| line.starts_with("iptables-legacy -w 5 ")), "{:?}", legacy.commands);
 }
 
 /// A translated connection must be tracked: NAT needs conntrack.

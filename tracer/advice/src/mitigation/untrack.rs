@@ -4,26 +4,20 @@
 use std::net::SocketAddr;
 
 use tracer_model::event::NfHook;
-use tracer_model::host_context::NetnsPath;
-use tracer_model::mitigation::Step;
+use tracer_model::host_context::{HostContext, NetnsPath};
+use tracer_model::mitigation::{Change, IptablesRule, MitigationId, NftBatch, NftChain, NftInsert, NftRule};
+use tracer_model::ruleset::{Backend, Family};
 use tracer_model::shell::nft_name;
 
-use super::command::line;
-use super::firewall::{self, COMMENT, Tool, presence};
-use super::{Plan, Target};
+use super::firewall::{self, Tool};
+use super::{Plan, Target, comment};
 
 /// The nftables table with the notrack rules.
 const TABLE: &str = "whyrst_untrack";
-/// The iptables chain with the notrack rules.
-const RAW: &str = "whyrst-untrack";
-/// The iptables chain with the accepting rules.
-const ACCEPT: &str = "whyrst-untracked";
-
-/// Deletes whyrst's rules from a chain: family, table and chain follow. nft deletes a rule by its handle only.
-const DELETE_RULES: &str = "nft -a list chain \"$@\" | sed -n 's/.* comment \"whyrst untrack\" # handle \\([0-9]*\\)$/\\1/p' | \
-                        while read -r handle; do nft delete rule \"$@\" handle \"$handle\" || exit 1; done";
-/// Succeeds if one of them is in a chain.
-const HAS_RULES: &str = "nft -s list chain \"$@\" | grep 'comment \"whyrst untrack\"'";
+/// The hooks where a packet is exempted before conntrack sees it.
+const EARLY: [&str; 2] = ["prerouting", "output"];
+/// The chains of iptables that filter.
+const FILTERING: [&str; 3] = ["INPUT", "FORWARD", "OUTPUT"];
 
 /// Exempts the services of a target from tracking.
 pub(super) fn service(target: &Target<'_>) -> Plan {
@@ -42,16 +36,25 @@ pub(super) fn service(target: &Target<'_>) -> Plan {
     if target.services.is_empty() {
         plan.note("no service was named: use --service ADDRESS:PORT");
     }
+    let mut of_nft = Vec::new();
     for service in &target.services {
-        let ipv4 = service.is_ipv4();
-        let written = match firewall::tool(target, ipv4) {
-            Some(Tool::Nft) => nft(target, *service, &mut plan),
-            Some(Tool::Xtables(program)) => xtables(target, *service, &program, &mut plan),
-            Some(Tool::Firewalld) | None => None,
+        let written = match firewall::tool(target, service.is_ipv4()) {
+            Some(Tool::Nft) => {
+                of_nft.push(*service);
+                true
+            }
+            Some(Tool::Xtables(program)) => {
+                accept_by_iptables(target, *service, &program, &FILTERING, &mut plan)
+                    && notrack_by_iptables(target, *service, &program, &mut plan)
+            }
+            Some(Tool::Firewalld) | None => false,
         };
-        if written.is_none() {
+        if !written {
             plan.note(format!("no command can be written for {service} on {}", target.title()));
         }
+    }
+    if !of_nft.is_empty() && !nft(target, &of_nft, &mut plan) {
+        plan.note(format!("no command can be written for {}", target.title()));
     }
     keep(target, &mut plan);
     plan
@@ -63,7 +66,7 @@ fn keep(target: &Target<'_>, plan: &mut Plan) {
     }
     plan.note("open connections keep their entries until these expire; their packets are no longer tracked");
     let persistence = target.context.map(|context| context.persistence.as_slice()).unwrap_or_default();
-    let of_nft = plan.steps.iter().any(|step| step.run.contains(TABLE));
+    let of_nft = plan.steps.iter().any(|step| matches!(step.change, Change::NftBatch(_)));
     if target.way != NetnsPath::Here {
         plan.note("no service loads rules into this namespace at boot: add the commands to what creates it");
     } else if of_nft && firewall::keep_table(TABLE, persistence, plan) {
@@ -75,22 +78,63 @@ fn keep(target: &Target<'_>, plan: &mut Plan) {
     }
 }
 
-/// Both directions of a service, as nft expressions.
-fn directions(service: SocketAddr) -> [Vec<String>; 2] {
+/// Both directions of a service, as matches of nft.
+fn directions(service: SocketAddr) -> [String; 2] {
     let ip = if service.is_ipv4() { "ip" } else { "ip6" };
-    let (address, port) = (service.ip().to_string(), service.port().to_string());
-    [("daddr", "dport"), ("saddr", "sport")]
-        .map(|(which, end)| [ip, which, &address, "tcp", end, &port].map(str::to_owned).to_vec())
+    let (address, port) = (service.ip(), service.port());
+    [("daddr", "dport"), ("saddr", "sport")].map(|(which, end)| format!("{ip} {which} {address} tcp {end} {port}"))
 }
 
-fn nft(target: &Target<'_>, service: SocketAddr, plan: &mut Plan) -> Option<()> {
-    let way = &target.way;
-    let once = |run: String| Step { run, undo: Vec::new(), probe: None };
-    // Accept first, then notrack. The undo commands run in reverse order, so that no untracked packet is dropped.
-    let chains = target.context.map(|context| context.chains.as_slice()).unwrap_or_default();
-    let filtering = chains.iter().filter(|chain| {
+/// Both directions of a service, as matches of iptables.
+fn both(service: SocketAddr) -> [Vec<String>; 2] {
+    let (address, port) = (service.ip().to_string(), service.port().to_string());
+    [("-d", "--dport"), ("-s", "--sport")]
+        .map(|(which, end)| [which, &address, "-p", "tcp", end, &port].map(str::to_owned).to_vec())
+}
+
+/// A table of its own with the notrack rules, and accepting rules in the host's chains. iptables does not list a chain of its
+/// own that has rules of nft, so that it writes the accepting rules there.
+fn nft(target: &Target<'_>, services: &[SocketAddr], plan: &mut Plan) -> bool {
+    let mut written = true;
+    let mut batch =
+        NftBatch { table: TABLE.to_owned(), comment: comment(MitigationId::UntrackService), ..NftBatch::default() };
+    for hook in EARLY {
+        let (name, hook, priority) = (hook.to_owned(), hook.to_owned(), "raw".to_owned());
+        batch.chains.push(NftChain { name, hook, priority });
+    }
+    for service in services {
+        for chain in EARLY {
+            let rules = directions(*service).map(|matches| format!("{matches} counter notrack"));
+            batch.rules.extend(rules.map(|rule| NftRule { chain: chain.to_owned(), rule }));
+        }
+        let Some(context) = target.context else { continue };
+        accept_by_nft(context, *service, &mut batch, plan);
+        for (backend, chains) in iptables_chains(context, service.is_ipv4()) {
+            let Some(program) = context.tool(backend, service.is_ipv4()) else {
+                plan.note(format!(
+                    "{} has chains that filter, and no tool is there for it: accept untracked packets there by hand",
+                    backend.name()
+                ));
+                continue;
+            };
+            written &= accept_by_iptables(target, *service, &program, &chains, plan);
+        }
+    }
+    for NftInsert { family, table, chain, .. } in &batch.inserts {
+        let at = format!("{} {table} {chain}", family.name());
+        plan.note(format!(
+            "whyrst deletes its rules in {at} by their handles; to do so by hand: `nft -a list chain {at}` prints the \
+             handles, and `nft delete rule {at} handle` with a handle deletes one"
+        ));
+    }
+    written & plan.step(&target.way, Change::NftBatch(batch))
+}
+
+fn accept_by_nft(context: &HostContext, service: SocketAddr, batch: &mut NftBatch, plan: &mut Plan) {
+    let filtering = context.chains.iter().filter(|chain| {
         chain.family.sees(service.is_ipv4())
             && [NfHook::LocalIn, NfHook::Forward, NfHook::LocalOut].into_iter().any(|hook| chain.hooks.has(hook))
+            && ![TABLE, firewall::TABLE].contains(&chain.table.as_str())
     });
     for chain in filtering {
         if !nft_name(&chain.table) || !nft_name(&chain.name) {
@@ -99,79 +143,64 @@ fn nft(target: &Target<'_>, service: SocketAddr, plan: &mut Plan) -> Option<()> 
             );
             continue;
         }
-        let at = [chain.family.name(), &chain.table, &chain.name];
-        let script = |text: &str| line(way, &[&["sh", "-c", text, "sh"], at.as_slice()].concat());
-        let (delete_rules, has_rules) = (script(DELETE_RULES)?, script(HAS_RULES)?);
-        for direction in directions(service) {
-            let mut words: Vec<String> = ["nft", "insert", "rule"].into_iter().chain(at).map(str::to_owned).collect();
-            words.extend(["ct", "state", "untracked"].map(str::to_owned));
-            words.extend(direction);
-            words.extend(["accept", "comment", "\"whyrst untrack\""].map(str::to_owned));
-            let first = !plan.steps.iter().any(|step| step.undo.contains(&delete_rules));
-            plan.steps.push(Step {
-                run: line(way, &words)?,
-                undo: first.then(|| delete_rules.clone()).into_iter().collect(),
-                probe: first.then(|| presence(has_rules.clone())),
-            });
-        }
+        let rules = directions(service).map(|matches| format!("ct state untracked {matches} accept"));
+        batch.inserts.extend(rules.map(|rule| NftInsert {
+            family: chain.family,
+            table: chain.table.clone(),
+            chain: chain.name.clone(),
+            rule,
+        }));
     }
-    let add = line(way, &["nft", "add", "table", "inet", TABLE])?;
-    if !plan.steps.iter().any(|step| step.run == add) {
-        let undo = vec![line(way, &["nft", "delete", "table", "inet", TABLE])?];
-        let listed = line(way, &["nft", "-s", "list", "table", "inet", TABLE])?;
-        plan.steps.push(Step { run: add, undo, probe: Some(presence(listed)) });
-        for hook in ["prerouting", "output"] {
-            let base = format!("{{ type filter hook {hook} priority raw; policy accept; }}");
-            plan.steps.push(once(line(way, &["nft", "add", "chain", "inet", TABLE, hook, &base])?));
-        }
-    }
-    for hook in ["prerouting", "output"] {
-        for direction in directions(service) {
-            let mut words = ["nft", "add", "rule", "inet", TABLE, hook].map(str::to_owned).to_vec();
-            words.extend(direction);
-            words.push("notrack".to_owned());
-            plan.steps.push(once(line(way, &words)?));
-        }
-    }
-    Some(())
 }
 
-fn xtables(target: &Target<'_>, service: SocketAddr, program: &str, plan: &mut Plan) -> Option<()> {
-    let command = |table: &str, rest: &[&str]| line(&target.way, &[&[program, "-w", "5", "-t", table], rest].concat());
-    let (address, port) = (service.ip().to_string(), service.port().to_string());
-    let both = [["-d", &address, "-p", "tcp", "--dport", &port], ["-s", &address, "-p", "tcp", "--sport", &port]];
-    let untracked = ["-p", "tcp", "-m", "conntrack", "--ctstate", "UNTRACKED", "-m", "comment", "--comment", COMMENT];
-    let tcp = ["-p", "tcp", "-m", "comment", "--comment", COMMENT];
-    for (table, chain, verdict, entries, asks) in [
-        (
-            "filter",
-            ACCEPT,
-            ["-j", "ACCEPT"].as_slice(),
-            ["INPUT", "FORWARD", "OUTPUT"].as_slice(),
-            untracked.as_slice(),
-        ),
-        ("raw", RAW, ["-j", "CT", "--notrack"].as_slice(), ["PREROUTING", "OUTPUT"].as_slice(), tcp.as_slice()),
-    ] {
-        let new = command(table, &["-N", chain])?;
-        let known = plan.steps.iter().any(|step| step.run == new);
-        if !known {
-            let tool = Tool::Xtables(program.to_owned());
-            firewall::note_leftovers(target, &tool, (table, entries), service.is_ipv4(), plan);
-            plan.steps.push(Step {
-                run: new,
-                undo: vec![command(table, &["-X", chain])?],
-                probe: Some(presence(command(table, &["-S", chain])?)),
-            });
-        }
-        for rule in &both {
-            let all =
-                |verb: &'static str| command(table, &[[verb, chain].as_slice(), rule.as_slice(), verdict].concat());
-            plan.steps.push(Step { run: all("-A")?, undo: vec![all("-D")?], probe: None });
-        }
-        for entry in entries.iter().filter(|_| !known) {
-            let jump = |verb: &'static str| command(table, &[&[verb, entry], asks, &["-j", chain]].concat());
-            plan.steps.push(Step { run: jump("-I")?, undo: vec![jump("-D")?], probe: Some(presence(jump("-C")?)) });
+/// The chains of iptables in table `filter`, for each of its backends.
+fn iptables_chains(context: &HostContext, ipv4: bool) -> Vec<(Backend, Vec<&'static str>)> {
+    let family = if ipv4 { Family::Ip } else { Family::Ip6 };
+    let there = |chain: &&str| context.xchains.contains(&(family, "filter".to_owned(), (*chain).to_owned()));
+    let of_nft: Vec<&str> = FILTERING.into_iter().filter(there).collect();
+    // A legacy table has all its chains from the start.
+    let legacy =
+        context.backends.contains(&Backend::IptablesLegacy) && context.xtables.contains(&(family, "filter".to_owned()));
+    let of_legacy = if legacy { FILTERING.to_vec() } else { Vec::new() };
+    let both = [(Backend::IptablesNft, of_nft), (Backend::IptablesLegacy, of_legacy)];
+    both.into_iter().filter(|(_, chains)| !chains.is_empty()).collect()
+}
+
+/// Accepts the untracked packets of a service at the start of these chains.
+fn accept_by_iptables(
+    target: &Target<'_>,
+    service: SocketAddr,
+    program: &str,
+    chains: &[&str],
+    plan: &mut Plan,
+) -> bool {
+    let rest = ["-m", "conntrack", "--ctstate", "UNTRACKED"].as_slice();
+    by_iptables(target, service, (program, "filter", chains), (rest, &["-j", "ACCEPT"]), plan)
+}
+
+fn notrack_by_iptables(target: &Target<'_>, service: SocketAddr, program: &str, plan: &mut Plan) -> bool {
+    let chains = ["PREROUTING", "OUTPUT"];
+    by_iptables(target, service, (program, "raw", &chains), (&[], &["-j", "CT", "--notrack"]), plan)
+}
+
+fn by_iptables(
+    target: &Target<'_>,
+    service: SocketAddr,
+    (program, table, chains): (&str, &str, &[&str]),
+    (matches, verdict): (&[&str], &[&str]),
+    plan: &mut Plan,
+) -> bool {
+    let comment = comment(MitigationId::UntrackService);
+    let comment = ["-m", "comment", "--comment", &comment];
+    firewall::note_leftovers(target, program, (table, chains), service.is_ipv4(), plan);
+    let mut written = true;
+    for chain in chains {
+        for direction in both(service) {
+            let rest = matches.iter().chain(&comment).chain(verdict).map(|word| (*word).to_owned());
+            let rule = direction.into_iter().chain(rest).collect();
+            let (program, table, chain) = (program.to_owned(), table.to_owned(), (*chain).to_owned());
+            written &= plan.step(&target.way, Change::IptablesRule(IptablesRule { program, table, chain, rule }));
         }
     }
-    Some(())
+    written
 }

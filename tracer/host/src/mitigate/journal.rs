@@ -1,26 +1,33 @@
 //! The journal: one file for every time that a mitigation was applied, written before anything is changed. The undo works from it
 //! alone, whatever has become of the process that applied it.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, flock, openat};
+use rustix::fs::{Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, renameat};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use tracer_model::host_context::NetnsPath;
-use tracer_model::mitigation::MitigationId;
+use tracer_model::mitigation::{MitigationId, Step};
+
+use super::probe::Found;
 
 /// Where journals are kept by default.
 pub const DIRECTORY: &str = "/var/lib/whyrst/mitigations";
 /// What an entry's file calls itself.
-const SCHEMA: &str = "whyrst.mitigation-journal.v1";
+const SCHEMA: &str = "whyrst.mitigation-journal.v2";
+/// What it called itself when it kept commands as text.
+const OF_TEXT: &str = "whyrst.mitigation-journal.v1";
 /// Most bytes that are read of an entry.
 const MOST: u64 = 1 << 20;
 /// Bits of a mode that let others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// The bit of a directory's mode that lets others add files, but not replace those of somebody else.
+const STICKY: u32 = 0o1000;
 
 /// One time that a mitigation was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,18 +53,14 @@ pub struct Entry {
 }
 
 /// One change.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
-    /// The command.
-    pub run: String,
-    /// The commands that undo it.
-    pub undo: Vec<String>,
-    /// The command that shows whether it is in force.
-    pub probe: Option<String>,
-    /// What that printed before; none where it failed.
-    pub before: Option<String>,
-    /// What that printed after.
-    pub after: Option<String>,
+    /// The change.
+    pub step: Step,
+    /// What was there before.
+    pub before: Found,
+    /// What was there after; none if whyrst did not come so far.
+    pub after: Option<Found>,
 }
 
 /// What became of an application.
@@ -143,15 +146,42 @@ fn encode(entry: &Entry) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn decode(bytes: &[u8]) -> Result<Entry, String> {
-    let Written { schema, entry } = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-    if schema == SCHEMA { Ok(entry) } else { Err(format!("its schema is {schema}, not {SCHEMA}")) }
+/// Why a file is not an entry that whyrst undoes.
+enum Refused {
+    Damaged(String),
+    OfText(Vec<String>),
+    /// Of an earlier version, and there is nothing to undo.
+    Closed,
 }
 
-/// Why the journal cannot be used.
+fn decode(bytes: &[u8]) -> Result<Entry, Refused> {
+    let damaged = |error: serde_json::Error| Refused::Damaged(error.to_string());
+    let document: Value = serde_json::from_slice(bytes).map_err(damaged)?;
+    match document["schema"].as_str() {
+        Some(SCHEMA) => {
+            let Written::<Entry> { entry, .. } = serde_json::from_value(document).map_err(damaged)?;
+            Ok(entry)
+        }
+        Some(OF_TEXT) => Err(of_text(&document)),
+        Some(other) => Err(Refused::Damaged(format!("its schema is {other}, not {SCHEMA}"))),
+        None => Err(Refused::Damaged("it has no schema".to_owned())),
+    }
+}
+
+/// The lines that undo an entry of an earlier version.
+fn of_text(document: &Value) -> Refused {
+    if !matches!(document["state"].as_str(), Some("applying" | "applied")) {
+        return Refused::Closed;
+    }
+    let steps = document["steps"].as_array().into_iter().flatten().rev();
+    let lines = steps.flat_map(|step| step["undo"].as_array().into_iter().flatten()).filter_map(Value::as_str);
+    Refused::OfText(lines.map(|line| line.chars().filter(|it| !it.is_control()).collect()).collect())
+}
+
+/// Why there is no journal, or no entry.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
-    /// A file or directory.
+    /// It cannot be read or written.
     #[error("{path}: {error}")]
     Io {
         /// Its path.
@@ -159,97 +189,175 @@ pub enum JournalError {
         /// Why.
         error: io::Error,
     },
-    /// It is no entry.
-    #[error("{path} is no entry of the journal: {because}")]
-    Damaged {
-        /// Its path.
-        path: String,
-        /// Why.
-        because: String,
-    },
-    /// Others could have written commands into it.
+    /// Others could have written into it.
     #[error("{path} can be written by others than its owner, or belongs to someone else: its commands are not run")]
     Unsafe {
         /// Its path.
         path: String,
     },
+    /// It is no entry.
+    #[error("{path} is no entry of the journal: {because}")]
+    Damaged {
+        /// Its path.
+        path: String,
+        /// What is wrong.
+        because: String,
+    },
+    /// An earlier version wrote it.
+    #[error(
+        "{path}: an earlier version of whyrst applied this and kept its commands as text, which this version does not run; \
+         undo it by hand: {}", .lines.join("; then: ")
+    )]
+    OfText {
+        /// Its path.
+        path: String,
+        /// The lines that undo it, in order.
+        lines: Vec<String>,
+    },
     /// Another process is at work.
     #[error("another whyrst is applying or undoing something at this moment ({path} is locked)")]
     Busy {
-        /// The lock's path.
+        /// Its path.
         path: String,
     },
 }
 
-fn failed(path: &Path) -> impl FnOnce(io::Error) -> JournalError {
-    let path = path.display().to_string();
-    |error| JournalError::Io { path, error }
+fn failed(path: &Path) -> impl Fn(io::Error) -> JournalError + use<'_> {
+    move |error| JournalError::Io { path: path.display().to_string(), error }
 }
 
-/// A directory of entries, locked as long as this lives.
+/// The directory of journals, locked for as long as this is there.
 #[derive(Debug)]
 pub struct Journal {
     directory: PathBuf,
+    opened: File,
     _lock: File,
 }
 
+/// The entries of a mitigation.
+#[derive(Debug, Default)]
+pub struct Entries {
+    /// Those that can be undone or were, with their files' names, the latest last.
+    pub whole: Vec<(String, Entry)>,
+    /// Why the others are left alone.
+    pub refused: Vec<JournalError>,
+}
+
 impl Journal {
-    /// Opens the directory, and makes it if it is not there.
+    /// Opens the directory, and creates it if it is not there. Nobody else may be able to put another one in its place.
     pub fn open(directory: &Path) -> Result<Self, JournalError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed(directory))?;
-        check(directory, &fs::metadata(directory).map_err(failed(directory))?)?;
+        let directory = std::path::absolute(directory).map_err(failed(directory))?;
+        let opened = walk(&directory)?;
         let path = directory.join("lock");
-        let lock =
-            openat(CWD, &path, OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::from(0o600));
-        let lock = lock.map_err(|error| failed(&path)(error.into()))?;
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let lock = openat(&opened, "lock", flags, Mode::from(0o600)).map_err(|error| failed(&path)(error.into()))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Busy { path: path.display().to_string() }),
             Err(error) => Err(failed(&path)(error.into())),
-            Ok(()) => Ok(Self { directory: directory.to_path_buf(), _lock: lock.into() }),
+            Ok(()) => Ok(Self { directory, opened, _lock: lock.into() }),
         }
     }
 
     /// Writes an entry whole, or leaves the one that was there; only its owner may read it.
     pub fn write(&self, entry: &Entry) -> Result<PathBuf, JournalError> {
         let name = format!("{}-{}.json", entry.id, entry.at.strftime("%Y%m%dT%H%M%S.%6fZ"));
-        let (path, unfinished) = (self.directory.join(&name), self.directory.join(format!(".{name}.part")));
+        let (path, unfinished) = (self.directory.join(&name), format!(".{name}.part"));
         let bytes = encode(entry).map_err(|error| failed(&path)(error.into()))?;
         let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let file = openat(CWD, &unfinished, flags, Mode::from(0o600));
-        let mut file = File::from(file.map_err(|error| failed(&unfinished)(error.into()))?);
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed(&unfinished))?;
-        fs::rename(&unfinished, &path).map_err(failed(&path))?;
+        let file = openat(&self.opened, &unfinished, flags, Mode::from(0o600));
+        let mut file = File::from(file.map_err(|error| failed(&path)(error.into()))?);
+        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed(&path))?;
+        renameat(&self.opened, &unfinished, &self.opened, &name).map_err(|error| failed(&path)(error.into()))?;
         // The name is on the disk when the directory is.
-        File::open(&self.directory).and_then(|it| it.sync_all()).map_err(failed(&self.directory))?;
+        self.opened.sync_all().map_err(failed(&self.directory))?;
         Ok(path)
     }
 
-    /// Reads an entry by its file's name.
-    pub fn read(&self, name: &str) -> Result<Entry, JournalError> {
-        let path = self.directory.join(Path::new(name).file_name().unwrap_or_default());
-        let file = openat(CWD, &path, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
+    /// Reads an entry by its file's name; none if an earlier version wrote it and there is nothing to undo.
+    fn read_open(&self, name: &str) -> Result<Option<Entry>, JournalError> {
+        let name = Path::new(name).file_name().unwrap_or_default();
+        let path = self.directory.join(name);
+        let file = openat(&self.opened, name, OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty());
         let file = File::from(file.map_err(|error| failed(&path)(error.into()))?);
         check(&path, &file.metadata().map_err(failed(&path))?)?;
         let mut bytes = Vec::new();
         file.take(MOST).read_to_end(&mut bytes).map_err(failed(&path))?;
-        decode(&bytes).map_err(|because| JournalError::Damaged { path: path.display().to_string(), because })
+        let path = path.display().to_string();
+        match decode(&bytes) {
+            Ok(entry) => Ok(Some(entry)),
+            Err(Refused::Closed) => Ok(None),
+            Err(Refused::Damaged(because)) => Err(JournalError::Damaged { path, because }),
+            Err(Refused::OfText(lines)) => Err(JournalError::OfText { path, lines }),
+        }
     }
 
-    /// The entries of a mitigation, the latest last, with their files' names.
-    pub fn of(&self, id: MitigationId) -> Result<Vec<(String, Entry)>, JournalError> {
-        let directory = fs::read_dir(&self.directory).map_err(failed(&self.directory))?;
+    /// Reads an entry by its file's name.
+    pub fn read(&self, name: &str) -> Result<Entry, JournalError> {
+        let closed = || JournalError::Damaged {
+            path: self.directory.join(name).display().to_string(),
+            because: "an earlier version of whyrst wrote it, and there is nothing to undo".to_owned(),
+        };
+        self.read_open(name)?.ok_or_else(closed)
+    }
+
+    /// The entries of a mitigation. One that cannot be read does not stand in the way of the others.
+    pub fn of(&self, id: MitigationId) -> Result<Entries, JournalError> {
+        let directory = Dir::read_from(&self.opened).map_err(|error| failed(&self.directory)(error.into()))?;
         let prefix = format!("{id}-2");
         let mut names: Vec<String> = directory
             .flatten()
-            .filter_map(|entry| entry.file_name().into_string().ok())
+            .filter_map(|entry| entry.file_name().to_str().ok().map(str::to_owned))
             .filter(|name| name.starts_with(&prefix) && Path::new(name).extension().is_some_and(|it| it == "json"))
             .collect();
         names.sort_unstable();
-        names.into_iter().map(|name| Ok((name.clone(), self.read(&name)?))).collect()
+        let mut entries = Entries::default();
+        for name in names {
+            match self.read_open(&name) {
+                Ok(Some(entry)) if entry.id == id => entries.whole.push((name, entry)),
+                Ok(Some(entry)) => entries.refused.push(JournalError::Damaged {
+                    path: self.directory.join(&name).display().to_string(),
+                    because: format!("it is of {}", entry.id),
+                }),
+                Ok(None) => {}
+                Err(error) => entries.refused.push(error),
+            }
+        }
+        Ok(entries)
     }
 }
 
-/// Commands are run as the user who runs whyrst: nobody else may have written them.
+/// Opens a directory from the root on, and creates what is missing. No link leads astray, and nobody else may replace a
+/// directory on the way.
+fn walk(directory: &Path) -> Result<File, JournalError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let mut path = PathBuf::from("/");
+    let mut opened = File::open(&path).map_err(failed(&path))?;
+    for part in directory.components().skip(1) {
+        check_way(&path, &opened.metadata().map_err(failed(&path))?)?;
+        path.push(part);
+        let next = match openat(&opened, part.as_os_str(), flags, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => {
+                let made = mkdirat(&opened, part.as_os_str(), Mode::from(0o700));
+                made.and_then(|()| openat(&opened, part.as_os_str(), flags, Mode::empty()))
+            }
+            opened => opened,
+        };
+        opened = next.map_err(|error| failed(&path)(error.into()))?.into();
+    }
+    check(&path, &opened.metadata().map_err(failed(&path))?)?;
+    Ok(opened)
+}
+
+/// A directory on the way to the journal: root's or the user's own.
+fn check_way(path: &Path, metadata: &fs::Metadata) -> Result<(), JournalError> {
+    let own = [0, rustix::process::geteuid().as_raw()].contains(&metadata.uid());
+    if own && (metadata.mode() & WRITABLE_BY_OTHERS == 0 || metadata.mode() & STICKY != 0) {
+        return Ok(());
+    }
+    Err(JournalError::Unsafe { path: path.display().to_string() })
+}
+
+/// What is in an entry is done as the user who runs whyrst: nobody else may have written it.
 fn check(path: &Path, metadata: &fs::Metadata) -> Result<(), JournalError> {
     let own = metadata.uid() == rustix::process::geteuid().as_raw();
     if own && metadata.mode() & WRITABLE_BY_OTHERS == 0 {
@@ -264,9 +372,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use tracer_model::host_context::NetnsPath;
-    use tracer_model::mitigation::MitigationId;
+    use tracer_model::mitigation::{Change, MitigationId, NftBatch, NftChain, Step};
 
     use super::{Done, Entry, Journal, JournalError, State};
+    use crate::mitigate::probe::Found;
 
     fn entry(second: i64) -> Entry {
         Entry {
@@ -280,11 +389,20 @@ mod tests {
                 (10, NetnsPath::Here),
             ],
             steps: vec![Done {
-                run: "sysctl -w x=1".to_owned(),
-                undo: vec!["sysctl -w x=0".to_owned()],
-                probe: Some("sysctl -n x".to_owned()),
-                before: Some("0".to_owned()),
-                after: None,
+                step: Step {
+                    netns: NetnsPath::Named("a;reboot".to_owned()),
+                    change: Change::NftBatch(NftBatch {
+                        table: "whyrst".to_owned(),
+                        chains: vec![NftChain {
+                            name: "input".to_owned(),
+                            hook: "input".to_owned(),
+                            priority: "-10".to_owned(),
+                        }],
+                        ..NftBatch::default()
+                    }),
+                },
+                before: Found::Absent,
+                after: Some(Found::Value { value: "0".to_owned() }),
             }],
             state: State::Applying,
         }
@@ -301,23 +419,29 @@ mod tests {
         assert_eq!(journal.write(&applied).unwrap(), path, "the same entry, in a later state");
         journal.write(&entry(5)).unwrap();
         let all = journal.of(MitigationId::BeLiberal).unwrap();
-        assert_eq!(all.iter().map(|(_, entry)| entry.clone()).collect::<Vec<_>>(), [applied, entry(5)]);
-        assert_eq!(journal.of(MitigationId::RaiseTimeout).unwrap(), []);
+        assert_eq!(all.whole.iter().map(|(_, entry)| entry.clone()).collect::<Vec<_>>(), [applied, entry(5)]);
+        assert_eq!(journal.of(MitigationId::RaiseTimeout).unwrap().whole, []);
         assert!(matches!(Journal::open(&directory), Err(JournalError::Busy { .. })));
         drop(journal);
         Journal::open(&directory).unwrap();
     }
 
+    /// One file is damaged, one is writable by others, one is a link: the others are read all the same.
     #[test]
-    fn what_others_can_write_is_not_run() {
+    fn one_entry_does_not_stand_in_the_way_of_the_others() {
         let root = tempfile::tempdir().unwrap();
         let journal = Journal::open(&root.path().join("state")).unwrap();
-        let path = journal.write(&entry(0)).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(matches!(journal.of(MitigationId::BeLiberal), Err(JournalError::Unsafe { .. })));
-        fs::remove_file(&path).unwrap();
-        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
-        assert!(matches!(journal.of(MitigationId::BeLiberal), Err(JournalError::Io { .. })));
+        let paths: Vec<_> = (0..4).map(|second| journal.write(&entry(second)).unwrap()).collect();
+        fs::set_permissions(&paths[1], fs::Permissions::from_mode(0o666)).unwrap();
+        fs::remove_file(&paths[2]).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &paths[2]).unwrap();
+        fs::write(&paths[3], "{").unwrap();
+        let found = journal.of(MitigationId::BeLiberal).unwrap();
+        assert_eq!(found.whole.iter().map(|(_, entry)| entry.clone()).collect::<Vec<_>>(), [entry(0)]);
+        let [others, link, damaged]: [JournalError; 3] = found.refused.try_into().unwrap();
+        assert!(matches!(others, JournalError::Unsafe { .. }), "{others}");
+        assert!(matches!(link, JournalError::Io { .. }), "{link}");
+        assert!(matches!(damaged, JournalError::Damaged { .. }), "{damaged}");
     }
 
     #[test]
@@ -326,12 +450,60 @@ mod tests {
         let journal = Journal::open(&root.path().join("state")).unwrap();
         let path = journal.write(&entry(0)).unwrap();
         let whole = fs::read(&path).unwrap();
-        for cut in 0..whole.len() - 2 {
+        for cut in (0..whole.len() - 2).step_by(7) {
             fs::write(&path, &whole[..cut]).unwrap();
-            let error = journal.of(MitigationId::BeLiberal).unwrap_err();
+            let error = journal.of(MitigationId::BeLiberal).unwrap().refused.pop().unwrap();
             assert!(
                 matches!(&error, JournalError::Damaged { path: named, .. } if *named == path.display().to_string())
             );
         }
+        let name = path.file_name().unwrap().to_str().unwrap().replace("be-liberal", "raise-timeout");
+        fs::write(path.with_file_name(&name), whole).unwrap();
+        fs::set_permissions(path.with_file_name(&name), fs::Permissions::from_mode(0o600)).unwrap();
+        let [foreign]: [JournalError; 1] = journal.of(MitigationId::RaiseTimeout).unwrap().refused.try_into().unwrap();
+        assert!(foreign.to_string().contains("it is of be-liberal"), "{foreign}");
+    }
+
+    /// An earlier version kept lines for a shell. They are printed, and not run.
+    #[test]
+    fn entries_of_an_earlier_version() {
+        let root = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&root.path().join("state")).unwrap();
+        let path = journal.write(&entry(0)).unwrap();
+        let of = |state: &str| {
+            format!(
+                r#"{{"schema": "whyrst.mitigation-journal.v1", "id": "be-liberal", "at": "2026-11-21T17:12:21.561036Z",
+                "host": "gw", "boot_id": "4f0c", "netns": [], "steps": [
+                {{"run": "sysctl -w a=1", "undo": ["sysctl -w a=0"], "probe": null, "before": null, "after": null}},
+                {{"run": "sysctl -w b=1", "undo": ["sysctl -w b=0"], "probe": null, "before": null, "after": null}}],
+                "state": "{state}"}}"#
+            )
+        };
+        fs::write(&path, of("applied")).unwrap();
+        let [error]: [JournalError; 1] = journal.of(MitigationId::BeLiberal).unwrap().refused.try_into().unwrap();
+        let text = error.to_string();
+        assert!(text.ends_with("undo it by hand: sysctl -w b=0; then: sysctl -w a=0"), "{text}");
+        fs::write(&path, of("undone")).unwrap();
+        let closed = journal.of(MitigationId::BeLiberal).unwrap();
+        assert!(closed.whole.is_empty() && closed.refused.is_empty(), "{closed:?}");
+    }
+
+    /// Whoever can replace a directory on the way can replace the journal.
+    #[test]
+    fn the_directories_on_the_way() {
+        let root = tempfile::tempdir().unwrap();
+        let state = root.path().join("a/b/state");
+        drop(Journal::open(&state).unwrap());
+        assert_eq!(fs::metadata(root.path().join("a")).unwrap().permissions().mode() & 0o777, 0o700);
+        let parent = root.path().join("a");
+        let mode = |mode: u32| fs::set_permissions(&parent, fs::Permissions::from_mode(mode)).unwrap();
+        for (bits, is_safe) in [(0o777, false), (0o770, false), (0o1777, true), (0o755, true)] {
+            mode(bits);
+            let opened = Journal::open(&state);
+            assert_eq!(opened.is_ok(), is_safe, "{bits:o}: {opened:?}");
+        }
+        std::os::unix::fs::symlink(&parent, root.path().join("link")).unwrap();
+        let link = Journal::open(&root.path().join("link/b/state"));
+        assert!(matches!(link, Err(JournalError::Io { .. })), "{link:?}");
     }
 }

@@ -47,8 +47,20 @@ struct Done<'a> {
     commands: &'a [String],
     /// Warnings.
     remarks: &'a [String],
+    /// Whether every change is in force, as the read-only probes show it.
+    in_force: Option<bool>,
+    /// The result of `--verify`; null without it.
+    verified: Option<Verified>,
     /// The kernel's counts before and after; empty with `--watch 0`.
     watched: Vec<Watched>,
+}
+
+#[derive(Debug, Serialize, JsonSchema)]
+struct Verified {
+    /// The packets that the mitigation's own rules have counted; 0 if none came within the time.
+    packets: u64,
+    /// For how long whyrst has waited.
+    seconds: f64,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -92,6 +104,8 @@ fn done(outcome: &Outcome) -> Done<'_> {
         entry: &outcome.entry,
         commands: &outcome.commands,
         remarks: &outcome.remarks,
+        in_force: outcome.in_force,
+        verified: outcome.verified.map(|it| Verified { packets: it.packets, seconds: it.waited.as_secs_f64() }),
         watched: outcome.watched.iter().flat_map(|(before, after)| watched(before, after)).collect(),
     }
 }

@@ -100,7 +100,8 @@ pub(in crate::cli) const LATEST: &str = "latest";
 /// recording (`--from`), else for the addresses that this host translates to.
 ///
 /// `--apply` prints the commands, asks, records the previous state, runs the commands one by one, rolls back if one fails,
-/// and compares the kernel's counters of refused packets and RSTs before and after. `--undo` restores the previous state.
+/// and compares the kernel's counters of refused packets and RSTs before and after. With `--verify` it waits until the rule
+/// meets a packet. `--undo` restores the previous state.
 /// whyrst prints the commands that make a change persistent, but never runs them.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -110,6 +111,7 @@ Examples:
   whyrst mitigate drop-invalid-input --address 192.0.2.1 --interface wan0
   whyrst mitigate be-liberal --apply                      asks, applies, counts for 10 s before and after
   whyrst mitigate be-liberal --apply --yes --watch 60s    for scripts
+  whyrst mitigate drop-invalid-input --apply --verify     waits for the next packet that the rule drops
   whyrst mitigate be-liberal --undo
   whyrst mitigate untrack-service --service 198.51.100.7:443 --netns gateway")]
 pub(in crate::cli) struct Mitigate {
@@ -146,6 +148,9 @@ pub(in crate::cli) struct Mitigate {
     /// With --apply: count refused packets and RSTs for this time, before and after; 0 disables it
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration_or_none)]
     pub(in crate::cli) watch: Duration,
+    /// With --apply: wait for the next packet that meets a rule of the mitigation, at most for this time [default: 60s]
+    #[arg(long, requires = "apply", num_args = 0..=1, value_name = "TIME", default_missing_value = "60s", value_parser = duration)]
+    pub(in crate::cli) verify: Option<Duration>,
     /// The directory of the journal
     #[arg(long, value_name = "DIR", default_value = DIRECTORY)]
     pub(in crate::cli) state_dir: PathBuf,
