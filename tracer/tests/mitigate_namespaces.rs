@@ -347,20 +347,22 @@ fn a_lock_is_no_absence() {
     gateway.undo("drop-invalid-input");
 }
 
-/// What happens while whyrst counts, between the printed plan and the first command.
+/// Makes a change while whyrst counts, between the printed plan and the first command.
+fn during_the_watch(gateway: &Gateway, words: &[&str], change: &[&str]) -> (bool, String) {
+    let mut command = gateway.mitigate_command(&[words, &["--apply", "--watch", "3s"]].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut said = [0; 16];
+    std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut said).unwrap();
+    gateway.run(change);
+    let output = child.wait_with_output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
 #[test]
 fn what_changes_between_the_plan_and_the_commands() {
     let Some(gateway) = Gateway::new(&[]) else { return };
     nft_rules(&gateway);
-    let during_the_watch = |words: &[&str], change: &[&str]| {
-        let mut command = gateway.mitigate_command(&[words, &["--apply", "--watch", "3s"]].concat());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut said = [0; 16];
-        std::io::Read::read_exact(child.stderr.as_mut().unwrap(), &mut said).unwrap();
-        gateway.run(change);
-        let output = child.wait_with_output().unwrap();
-        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
-    };
+    let during_the_watch = |words: &[&str], change: &[&str]| during_the_watch(&gateway, words, change);
     let (success, text) = during_the_watch(&DROP, &["nft", "add table inet whyrst"]);
     assert!(!success && text.contains("is in force already"), "{text}");
     gateway.run(&["nft", "delete table inet whyrst"]);
@@ -375,6 +377,43 @@ fn what_changes_between_the_plan_and_the_commands() {
     let (success, text) = during_the_watch(&["raise-timeout"], &["sysctl", "-w", &format!("{sysctl}=200")]);
     assert!(!success && text.contains("nothing was changed"), "{text}");
     assert_eq!(gateway.run(&["sysctl", "-n", sysctl]).trim(), "200");
+}
+
+/// The name of a namespace is bound to another one: neither of both is changed.
+#[test]
+fn a_name_that_leads_elsewhere() {
+    let Some(gateway) = Gateway::new(&[]) else { return };
+    gateway.run(&["sh", "-c", "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip netns add gw"]);
+    let words = [DROP.as_slice(), &["--netns", "gw"]].concat();
+    let (success, text) = during_the_watch(&gateway, &words, &["sh", "-c", "ip netns del gw && ip netns add gw"]);
+    assert!(!success && text.contains("the name \"gw\" led to the network namespace"), "{text}");
+    assert_eq!(gateway.run(&["ip", "netns", "exec", "gw", "nft", "list", "ruleset"]), "");
+    // The undo leaves another namespace of the same name alone.
+    let (success, text) = gateway.mitigate(&[&words, ["--apply", "--watch", "0"].as_slice()].concat());
+    assert!(success, "{text}");
+    gateway.run(&["sh", "-c", "ip netns del gw && ip netns add other && ip netns add gw"]);
+    gateway.run(&["ip", "netns", "exec", "gw", "nft", "add table inet whyrst"]);
+    let (success, text) = gateway.mitigate(&["drop-invalid-input", "--undo"]);
+    assert!(!success, "{text}");
+    assert!(gateway.run(&["ip", "netns", "exec", "gw", "nft", "list", "ruleset"]).contains("whyrst"), "{text}");
+}
+
+/// A recording of another boot of a host with the same name: it may name the namespace.
+#[test]
+fn a_recording_of_another_boot() {
+    const RECORDING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/5.10/late-retransmission.whyrst");
+    let Some(gateway) = Gateway::new(&[]) else { return };
+    gateway.run(&["sh", "-c", "mkdir -p /run/netns && mount -t tmpfs tmpfs /run/netns && ip netns add gateway"]);
+    let words = ["drop-invalid-input", "--from", RECORDING, "--apply", "--watch", "0", "--format", "json"];
+    let (success, text) = gateway.mitigate(&words);
+    assert!(!success && text.contains("apply the mitigation there"), "{text}");
+    gateway.run(&["hostname", "lab"]);
+    let (success, text) = gateway.mitigate(&words);
+    assert!(success && text.contains("the recording is of another boot of a host with this name"), "{text}");
+    assert!(gateway.run(&["ip", "netns", "exec", "gateway", "nft", "list", "ruleset"]).contains("table inet whyrst"));
+    assert!(!gateway.rules().contains("whyrst"), "the namespace that whyrst is in");
+    gateway.undo("drop-invalid-input");
+    assert_eq!(gateway.run(&["ip", "netns", "exec", "gateway", "nft", "list", "ruleset"]), "");
 }
 
 /// The next packet that conntrack refuses moves the counter of the rule.

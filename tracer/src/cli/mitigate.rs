@@ -115,7 +115,12 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Net
     let same_boot = report.host.boot.as_deref() == Some(boot_id()?.as_str());
     let mut all: BTreeMap<u32, (Seen, Vec<&FlowReport>)> = BTreeMap::new();
     for flow in flows {
-        let inode = netns_of(flow, same_boot)?;
+        let leads_to = |name: &String| inode_of_name(name).with_context(|| format!("network namespace {name:?}"));
+        let named = match &flow.netns_name {
+            Some(name) => Some((name.as_str(), leads_to(name)?)),
+            None => None,
+        };
+        let inode = netns_of(named, flow.flow.key.netns, same_boot)?;
         let seen = match all.entry(inode) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(new) => {
@@ -139,17 +144,14 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Net
     Ok((Offer { mitigation, not_because }, targets))
 }
 
-/// The namespace of a recorded flow. The kernel gives the number of one to another one, after a restart in any case.
-fn netns_of(flow: &FlowReport, same_boot: bool) -> anyhow::Result<u32> {
-    let (name, recorded) = (flow.netns_name.as_ref(), flow.flow.key.netns);
-    let named =
-        name.map(|name| inode_of_name(name).with_context(|| format!("network namespace {name:?}"))).transpose()?;
+/// The namespace that a flow was recorded in, and that its name leads to now if it has one. A name is bound anew, and the kernel
+/// gives the number of a namespace to another one; after a restart all of them are others.
+fn netns_of(named: Option<(&str, u32)>, recorded: Option<u32>, same_boot: bool) -> anyhow::Result<u32> {
     match (named, recorded) {
-        (Some(found), Some(recorded)) if same_boot && found != recorded => bail!(
-            "the name {:?} led to the network namespace {recorded} when it was recorded, and leads to {found} now",
-            name.map_or("", String::as_str)
+        (Some((name, found)), Some(recorded)) if same_boot && found != recorded => bail!(
+            "the name {name:?} led to the network namespace {recorded} when it was recorded, and leads to {found} now"
         ),
-        (Some(found), _) => Ok(found),
+        (Some((_, found)), _) => Ok(found),
         (None, Some(recorded)) if same_boot => Ok(recorded),
         (None, Some(recorded)) => bail!(
             "the recording is of another boot of a host with this name, and knows the network namespace by its number \
@@ -241,14 +243,14 @@ fn apply(
     let inodes: Vec<u32> = targets.iter().map(|(inode, _)| *inode).collect();
     apply::prepare(mitigation, &hostname(), &places)?;
     ask("commands", &mitigation.commands, arguments)?;
-    let before = watch(&inodes, arguments, global, "before")?;
+    let before = watch(&places, &inodes, arguments, global, "before")?;
     // Everything again: it may have changed meanwhile.
     same_plan(mitigation, arguments)?;
     let mut entry = apply::prepare(mitigation, &hostname(), &places)?;
     let path = apply::apply(&mut entry, &places, &journal)?;
     // From here on, Ctrl-C only ends the counting.
     let mut remarks = Vec::new();
-    let after = watch(&inodes, arguments, global, "after").unwrap_or(None);
+    let after = watch(&places, &inodes, arguments, global, "after").unwrap_or(None);
     let verified = match arguments.verify.map(|limit| verify(&entry, &places, limit, global)).transpose() {
         Ok(verified) => verified,
         Err(error) => {
@@ -376,12 +378,18 @@ fn ask(what: &str, lines: &[String], arguments: &Mitigate) -> anyhow::Result<()>
 }
 
 /// Counts until the time is over or Ctrl-C.
-fn watch(targets: &[u32], arguments: &Mitigate, global: &Global, when: &str) -> anyhow::Result<Option<Window>> {
+fn watch(
+    places: &Places,
+    inodes: &[u32],
+    arguments: &Mitigate,
+    global: &Global,
+    when: &str,
+) -> anyhow::Result<Option<Window>> {
     if arguments.watch.is_zero() {
         return Ok(None);
     }
     output::say(global, &format!("counting refused packets and RSTs {when}, for {} s", arguments.watch.as_secs_f64()));
-    let first = Mark::now(targets).context("reading the counters")?;
+    let first = Mark::now(places, inodes).context("reading the counters")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     let interrupted = runtime.block_on(async {
         tokio::select! {
@@ -392,5 +400,24 @@ fn watch(targets: &[u32], arguments: &Mitigate, global: &Global, when: &str) -> 
     if interrupted && when == "before" {
         bail!("interrupted; nothing was changed");
     }
-    Ok(Some(Mark::now(targets).context("reading the counters")?.since(&first)))
+    Ok(Some(Mark::now(places, inodes).context("reading the counters")?.since(&first)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::netns_of;
+
+    /// A number means another namespace after a restart.
+    #[test]
+    fn the_namespace_of_a_recording() {
+        let refused = |outcome: anyhow::Result<u32>| outcome.unwrap_err().to_string();
+        assert_eq!(netns_of(None, Some(7), true).unwrap(), 7);
+        let text = refused(netns_of(None, Some(7), false));
+        assert!(text.contains("another boot") && text.contains("number 7 only"), "{text}");
+        assert_eq!(netns_of(Some(("gw", 7)), Some(7), true).unwrap(), 7);
+        assert_eq!(netns_of(Some(("gw", 8)), Some(7), false).unwrap(), 8);
+        let text = refused(netns_of(Some(("gw", 8)), Some(7), true));
+        assert!(text.contains("led to the network namespace 7") && text.contains("leads to 8 now"), "{text}");
+        assert!(netns_of(None, None, true).is_err());
+    }
 }

@@ -231,7 +231,16 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> JournalError + use<'_> {
 pub struct Journal {
     directory: PathBuf,
     opened: File,
-    _lock: File,
+    lock: File,
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        // A program that starts at this moment holds the descriptor until it is executed.
+        if let Err(error) = flock(&self.lock, FlockOperation::Unlock) {
+            tracing::debug!("the journal stays locked: {error}");
+        }
+    }
 }
 
 /// The entries of a mitigation.
@@ -254,7 +263,7 @@ impl Journal {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => Err(JournalError::Busy { path: path.display().to_string() }),
             Err(error) => Err(failed(&path)(error.into())),
-            Ok(()) => Ok(Self { directory, opened, _lock: lock.into() }),
+            Ok(()) => Ok(Self { directory, opened, lock: lock.into() }),
         }
     }
 

@@ -146,9 +146,17 @@ impl Places {
 
     /// Runs code inside one of them, on a thread of its own.
     pub(super) fn inside<T: Send>(&self, way: &NetnsPath, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        self.inside_of(|place| place.way == *way, work)
+    }
+
+    /// Runs code inside the one with this inode number, on a thread of its own.
+    pub(super) fn inside_inode<T: Send>(&self, inode: u32, work: impl FnOnce() -> T + Send) -> io::Result<T> {
+        self.inside_of(|place| place.inode == inode, work)
+    }
+
+    fn inside_of<T: Send>(&self, is: impl Fn(&Opened) -> bool, work: impl FnOnce() -> T + Send) -> io::Result<T> {
         let unknown = || io::Error::new(io::ErrorKind::NotFound, "this network namespace was not opened");
-        let place = self.all.iter().find(|place| place.way == *way).ok_or_else(unknown)?;
-        enter_opened(&place.file, work)
+        enter_opened(&self.all.iter().find(|place| is(place)).ok_or_else(unknown)?.file, work)
     }
 }
 

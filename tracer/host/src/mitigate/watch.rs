@@ -5,8 +5,8 @@ use std::{fs, io};
 
 use tracer_model::mitigation::watched::{Counts, Window};
 
+use super::places::Places;
 use crate::ctnetlink;
-use crate::netns::enter;
 
 /// A moment of counting.
 #[derive(Debug, Clone)]
@@ -17,8 +17,9 @@ pub struct Mark {
 
 impl Mark {
     /// Reads the counters of these namespaces.
-    pub fn now(places: &[u32]) -> io::Result<Self> {
-        let counts = places.iter().map(|netns| enter(*netns, read_here)).collect::<io::Result<Vec<Counts>>>()?;
+    pub fn now(places: &Places, inodes: &[u32]) -> io::Result<Self> {
+        let counts = inodes.iter().map(|inode| places.inside_inode(*inode, read_here));
+        let counts = counts.collect::<io::Result<Vec<Counts>>>()?;
         Ok(Self { at: Instant::now(), counts })
     }
 
@@ -55,7 +56,10 @@ fn of_snmp(text: &str, name: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use tracer_model::host_context::NetnsPath;
+
     use super::{Mark, of_snmp};
+    use crate::mitigate::places::Places;
     use crate::netns::home;
 
     #[test]
@@ -67,7 +71,9 @@ mod tests {
 
     #[test]
     fn the_kernel_counts() {
-        let mark = Mark::now(&[home().unwrap()]).unwrap();
-        assert!(Mark::now(&[home().unwrap()]).unwrap().since(&mark).counts.out_rsts.is_some());
+        let here = home().unwrap();
+        let places = Places::of(&[(here, NetnsPath::Here)], &[]).unwrap();
+        let mark = Mark::now(&places, &[here]).unwrap();
+        assert!(Mark::now(&places, &[here]).unwrap().since(&mark).counts.out_rsts.is_some());
     }
 }

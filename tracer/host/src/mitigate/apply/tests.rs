@@ -3,6 +3,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tracer_advice::{Target, describe};
 use tracer_model::host_context::NetnsPath;
@@ -47,9 +48,11 @@ impl Bench {
         fs::create_dir_all(bench.path("bin")).unwrap();
         fs::create_dir_all(bench.path("proc")).unwrap();
         for (name, text) in [("sysctl", SYSCTL), ("iptables", IPTABLES)] {
-            let path = bench.path("bin").join(name);
-            fs::write(&path, text.replace("$BENCH", &bench.root.path().display().to_string())).unwrap();
-            fs::set_permissions(&path, Permissions::from_mode(0o755)).unwrap();
+            let (written, path) = (bench.path(name), bench.path("bin").join(name));
+            fs::write(&written, text.replace("$BENCH", &bench.root.path().display().to_string())).unwrap();
+            fs::set_permissions(&written, Permissions::from_mode(0o755)).unwrap();
+            // A child of another test's thread may have the file open for writing, which cannot be executed then.
+            assert!(Command::new("cp").args([&written, &path]).status().unwrap().success());
         }
         bench.set("one", "1");
         bench.set("two", "2");
@@ -235,7 +238,8 @@ fn what_somebody_changed_meanwhile_is_not_rolled_back() {
     bench.write("exit-I", "4");
     let foreign = bench.path("proc/one").display().to_string();
     let fake = fs::read_to_string(bench.path("bin/iptables")).unwrap();
-    bench.write("bin/iptables", &fake.replacen("touch", &format!("[ $verb = -I ] && printf 7 > {foreign}\ntouch"), 1));
+    bench.write("fake", &fake.replacen("touch", &format!("[ $verb = -I ] && printf 7 > {foreign}\ntouch"), 1));
+    assert!(Command::new("cp").args([bench.path("fake"), bench.path("bin/iptables")]).status().unwrap().success());
     let error = apply(&mut entry, &bench.places(), &bench.journal()).unwrap_err();
     assert!(error.to_string().contains("prints `7`, which is not of whyrst"), "{error}");
     assert_eq!(bench.get("one"), "7");
