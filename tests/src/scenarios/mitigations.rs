@@ -6,6 +6,7 @@ use std::fs;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use rustix::mount::{UnmountFlags, mount_bind, unmount};
 use serde_json::Value;
 
 use super::Context;
@@ -118,9 +119,9 @@ const NFT: &str = "/usr/sbin/nft";
 
 /// The same on a host without nft, as far as whyrst sees.
 fn incident_without_nft(context: &Context<'_>, lab: &Lab) -> Result<Captured> {
-    command::run("mount", &["--bind", "/dev/null", NFT])?;
+    mount_bind("/dev/null", NFT).context("hiding nft")?;
     let captured = incident(context, lab);
-    command::run("umount", &[NFT])?;
+    unmount(NFT, UnmountFlags::DETACH).context("showing nft")?;
     captured
 }
 
