@@ -257,7 +257,7 @@ fn a_table_with_the_same_name() {
     gateway.run(&["nft", "add table inet whyrst"]);
     let before = gateway.rules();
     let (success, text) = gateway.mitigate(&[DROP.as_slice(), &["--apply", "--watch", "0"]].concat());
-    assert!(!success && text.contains("`nft -j list table inet whyrst` shows it"), "{text}");
+    assert!(!success && text.contains("which is not what drop-invalid-input makes"), "{text}");
     // The one that somebody makes between the probe and the command.
     gateway.run(&["nft", "delete table inet whyrst"]);
     gateway.fake("nft", "#!/bin/sh\n[ \"$1\" = -f ] && $REAL add table inet whyrst\nexec $REAL \"$@\"\n");
@@ -364,7 +364,7 @@ fn what_changes_between_the_plan_and_the_commands() {
     nft_rules(&gateway);
     let during_the_watch = |words: &[&str], change: &[&str]| during_the_watch(&gateway, words, change);
     let (success, text) = during_the_watch(&DROP, &["nft", "add table inet whyrst"]);
-    assert!(!success && text.contains("is in force already"), "{text}");
+    assert!(!success && text.contains("which is not what drop-invalid-input makes"), "{text}");
     gateway.run(&["nft", "delete table inet whyrst"]);
     let (success, text) = during_the_watch(
         &UNTRACK,

@@ -280,11 +280,15 @@ fn same_plan(mitigation: &Mitigation, arguments: &Mitigate) -> Result<(), Stop> 
     if printed == now {
         return Ok(());
     }
-    let but =
-        |one: &[String], two: &[String]| one.iter().filter(|line| !two.contains(line)).cloned().collect::<Vec<_>>();
-    let (missing, added) = (but(printed, now).join("; "), but(now, printed).join("; "));
+    let but = |one: &[String], two: &[String]| {
+        let lines: Vec<String> =
+            one.iter().filter(|line| !two.contains(line)).map(|line| format!("`{line}`")).collect();
+        if lines.is_empty() { "nothing".to_owned() } else { lines.join(" and ") }
+    };
+    let (missing, added) = (but(printed, now), but(now, printed));
     Err(anyhow!(
-        "this host has changed since the commands were printed: `{missing}` would be `{added}` now; nothing was changed"
+        "this host has changed since the commands were printed: instead of {missing} they would be {added} now; nothing \
+         was changed"
     )
     .into())
 }

@@ -32,6 +32,16 @@ pub enum MitigateError {
         /// What shows it.
         probe: String,
     },
+    /// Something else has its name.
+    #[error("`{probe}` shows {found}, which is not what {id} makes; nothing was changed")]
+    Taken {
+        /// Which.
+        id: MitigationId,
+        /// What shows it.
+        probe: String,
+        /// What is there.
+        found: String,
+    },
     /// It is not known what is there.
     #[error("{0}; nothing was changed")]
     Unknown(Unknown),
@@ -138,7 +148,11 @@ pub fn prepare(mitigation: &Mitigation, host: &str, places: &Places) -> Result<E
                 found
             }
             (_, Found::Absent) => found,
-            (_, _) => return Err(applied()),
+            (_, _) if is_from(step, &found) => return Err(applied()),
+            (_, _) => {
+                let (id, probe, found) = (mitigation.id, probe(step), found.shown());
+                return Err(MitigateError::Taken { id, probe, found });
+            }
         };
         steps.push(Done { step: step.clone(), before, after: None });
     }
