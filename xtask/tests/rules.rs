@@ -12,7 +12,7 @@ struct Rule {
     except: &'static [&'static str],
 }
 
-const PURE: &[&str] = &["tracer/model/src", "tracer/engine/src", "tracer/advice/src"];
+const PURE: &[&str] = &["tracer/model/src", "tracer/walk/src", "tracer/engine/src", "tracer/advice/src"];
 
 const RULES: &[Rule] = &[
     Rule {
@@ -53,9 +53,10 @@ const RULES: &[Rule] = &[
 const LAYERS: &[(&str, &[&str])] = &[
     ("tracer-model", &["tracer-common"]),
     ("tracer-recording", &["tracer-common", "tracer-model"]),
+    ("tracer-walk", &["tracer-model"]),
     ("tracer-engine", &["tracer-common", "tracer-model"]),
-    ("tracer-advice", &["tracer-common", "tracer-model", "tracer-engine"]),
-    ("tracer-render", &["tracer-common", "tracer-model", "tracer-engine", "tracer-advice"]),
+    ("tracer-advice", &["tracer-common", "tracer-model", "tracer-walk", "tracer-engine"]),
+    ("tracer-render", &["tracer-common", "tracer-model", "tracer-walk", "tracer-engine", "tracer-advice"]),
     ("tracer-host", &["tracer-common", "tracer-model"]),
 ];
 

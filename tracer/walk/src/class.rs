@@ -66,12 +66,12 @@ pub enum Value {
 
 impl Value {
     fn number(value: u32, length: usize) -> Self {
-        Self::Exactly(shortened(&value.to_be_bytes(), length))
+        Self::Exactly(shortened(value.to_be_bytes(), length))
     }
 }
 
 /// The last bytes of a number in network byte order.
-fn shortened(bytes: &[u8; 4], length: usize) -> Vec<u8> {
+fn shortened(bytes: [u8; 4], length: usize) -> Vec<u8> {
     bytes[4 - length.min(4)..].to_vec()
 }
 
@@ -270,9 +270,9 @@ impl Class {
                 Value::Usually { typical: vec![0x5e; length], least: vec![0; length], most: vec![0xff; length] }
             }
             Key::Length => Value::Usually {
-                typical: shortened(&1052u32.to_be_bytes(), length),
-                least: shortened(&40u32.to_be_bytes(), length),
-                most: shortened(&0xffffu32.to_be_bytes(), length),
+                typical: shortened(1052u32.to_be_bytes(), length),
+                least: shortened(40u32.to_be_bytes(), length),
+                most: shortened(0xffffu32.to_be_bytes(), length),
             },
             Key::PacketType => Value::Exactly(vec![0]),
             Key::ConnectionStatus => of_entry(self.status),

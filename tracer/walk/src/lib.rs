@@ -5,7 +5,15 @@
 //! tracking. The result is never a guess: where a rule that is not understood may decide, it is named.
 
 mod class;
+mod condition;
+mod consequence;
 mod outcome;
+mod walker;
 
 pub use class::{Class, Interface, Path, Value, state};
+pub use consequence::{Consequence, Consequences, Seen};
 pub use outcome::{By, Fate, Outcome, Reach, Unclear, Walk};
+pub use walker::Walker;
+
+#[cfg(test)]
+mod tests;

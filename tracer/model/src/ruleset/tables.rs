@@ -241,6 +241,16 @@ impl Ruleset {
     }
 }
 
+impl ChainRule {
+    /// The comparisons that a packet has to meet.
+    pub fn tests(&self) -> impl Iterator<Item = &Test> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::If(Condition::Is(test)) => Some(test),
+            _ => None,
+        })
+    }
+}
+
 impl Table {
     /// A chain of this name.
     pub fn chain(&self, name: &str) -> Option<&Chain> {
@@ -269,7 +279,7 @@ impl Table {
             number: rule.by_iptables.then(|| place.saturating_add(1)),
             place,
             hooks: chain.base.map(|base| Hooks::only(base.hook.into())).unwrap_or_default(),
-            tests: Vec::new(),
+            tests: rule.tests().cloned().collect(),
             complete: false,
             packets: rule.packets,
             text: rule.text.clone(),
