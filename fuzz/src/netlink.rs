@@ -20,7 +20,6 @@ pub(crate) fn netlink(data: &[u8]) {
                 Ok(ControlFlow::Continue(()))
             });
         }
-        2 => nftables::take_datagram(data, nftables::Wanted::Rejecting),
-        _ => nftables::take_datagram(data, nftables::Wanted::Audit),
+        _ => nftables::take_datagram(data),
     }
 }

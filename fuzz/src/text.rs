@@ -1,6 +1,6 @@
 //! Text of the kernel and of its tools.
 
-use tracer_host::iptables::save::parse as parse_saved;
+use tracer_host::iptables::text::ruleset;
 use tracer_host::symbols::Symbols;
 use tracer_model::health::counters;
 use tracer_model::ruleset::Family;
@@ -15,11 +15,17 @@ pub(crate) fn text(data: &[u8]) {
                 let _end = symbols.get("nf_ct_delete").and_then(|symbol| symbols.end(symbol.address));
             }
         }
-        1 => drop(parse_saved(&text(), Family::Ip)),
-        2 => drop(parse_saved(&text(), Family::Ip6)),
+        1 => saved(&text(), Family::Ip),
+        2 => saved(&text(), Family::Ip6),
         _ => {
             let read = counters::from_proc(&text());
             let _total = counters::total(&read, counters::Counter::Invalid);
         }
     }
+}
+
+/// Text of iptables-save.
+fn saved(text: &str, family: Family) {
+    drop(ruleset(text, family));
+    drop(ruleset(text, family));
 }

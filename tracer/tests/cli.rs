@@ -21,6 +21,8 @@ use common::{stderr, whyrst};
 #[case::live_and_recorded(&["report", "--from", "x", "--duration", "1s"], "cannot be used with '--duration")]
 #[case::record_of_recorded(&["report", "--from", "x", "--record", "y"], "cannot be used with '--record")]
 #[case::unknown_schema(&["schema", "resport"], "possible values: report, trace, explain, doctor")]
+#[case::ruleset_and_netns(&["doctor", "--ruleset", "x", "--netns", "gw"], "cannot be used with '--netns")]
+#[case::ruleset_and_all(&["doctor", "--ruleset", "x", "--all-netns"], "cannot be used with '--all-netns")]
 #[case::export_of_nothing(&["export", "--format", "csv"], "--from <FILE>")]
 #[case::unknown_export(&["export", "--from", "x", "--format", "pcap"], "a similar value exists: 'pcapng'")]
 #[case::captured_only_csv(&["export", "--from", "x", "--format", "csv", "--captured-only"], "goes with --format pcapng")]
@@ -161,6 +163,41 @@ fn the_doctors_json_fits_its_schema() {
         assert!(wrong.is_empty(), "{wrong:#?}");
         assert_eq!(found["schema"], "whyrst.doctor.v1");
     }
+}
+
+/// What is refused before a tool or a namespace is needed; the file names the line, and escapes what it says.
+#[rstest]
+#[case::no_file(None, "No such file")]
+#[case::empty(Some("# nothing\n"), "there is no ruleset in it")]
+#[case::a_prompt(
+    Some("gw# iptables-save\x1b[2J\n*filter\nCOMMIT\n"),
+    "line 1: `gw# iptables-save\\u{1b}[2J` is no line of a ruleset"
+)]
+#[case::a_listing(Some("Chain INPUT (policy ACCEPT)\n"), "line 1: this is the output of iptables -L")]
+#[case::cut(Some("*filter\n:INPUT ACCEPT [0:0]\n"), "line 2: the last table is not committed")]
+#[case::a_program(
+    Some("*filter\n-A INPUT --modprobe=/tmp/x -j DROP\nCOMMIT\n"),
+    "line 2: `--modprobe=/tmp/x` names a program"
+)]
+#[case::another_file(Some("table ip t {\n\tinclude \"/etc/shadow\"\n}\n"), "line 2: it includes another file")]
+#[case::no_json(Some("{\"nftables\": [\n"), "line 2: EOF while parsing")]
+fn rulesets_that_are_not_loaded(#[case] text: Option<&str>, #[case] error: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, out) = (directory.path().join("rules"), directory.path().join("out"));
+    if let Some(text) = text {
+        fs::write(&file, text).unwrap();
+    }
+    let [from, to] = [&file, &out].map(|path| path.to_str().unwrap());
+    let said = stderr(&mut whyrst(&["doctor", "--ruleset", from, "-o", to]), 2);
+    assert!(said.contains(from) && said.contains(error), "{said}");
+    assert!(!out.exists(), "an output without a result");
+}
+
+#[test]
+fn rulesets_are_bounded() {
+    let huge = vec![b'#'; (16 << 20) + 1];
+    let said = stderr(whyrst(&["doctor", "--ruleset", "-"]).write_stdin(huge), 2);
+    assert!(said.contains("the file has more than 16 MiB"), "{said}");
 }
 
 #[test]

@@ -14,8 +14,9 @@ use tracer_model::cause::{Cause, Diagnosis};
 use tracer_model::filter::Filter;
 use tracer_model::finding::Finding;
 use tracer_model::mitigation::{Mitigation, MitigationId};
-use tracer_model::ruleset::{Candidates, Snapshots};
+use tracer_model::ruleset::{Candidates, Rule, Snapshots};
 use tracer_model::time::Instant;
+use tracer_walk::{By, Class, Fate, Walker};
 
 use crate::{Exclusion, Known};
 
@@ -162,7 +163,20 @@ const fn events_of(tally: Tally) -> u64 {
 /// The rules that may have rejected a flow.
 fn candidates(flow: &Flow, rulesets: &BTreeMap<u32, Snapshots>) -> Option<Candidates> {
     let reset = flow.incident.reset.as_ref().filter(|_| flow.incident.diagnosis.cause == Cause::RejectRule)?;
-    Some(rulesets.get(&reset.event.netns?)?.candidates(&reset.event))
+    let snapshots = rulesets.get(&reset.event.netns?)?;
+    let candidates = snapshots.candidates(&reset.event);
+    // The packet was rejected: of the rules that a walk ends at, only those that reject it with a RST are left.
+    let walked = snapshots.whole().filter(|_| candidates.count > 1).zip(Class::of(&reset.event));
+    Some(match walked.map(|(ruleset, class)| Walker::new(ruleset).walk(&class)) {
+        Some(walk) => candidates.narrowed(|rule| {
+            let place = |rule: &Rule| (rule.family, rule.table.clone(), rule.chain.clone(), rule.place);
+            walk.outcomes.iter().any(|outcome| match &outcome.by {
+                By::Rule(by) => outcome.fate == Fate::Reset && place(by) == place(rule),
+                By::Policy(_) | By::Nothing => false,
+            })
+        }),
+        None => candidates,
+    })
 }
 
 fn summarise(flows: &[Box<Flow>], totals: &Totals, filter: &Filter) -> Summary {

@@ -15,13 +15,17 @@ use tracer_model::health::counters::from_proc;
 use tracer_model::health::ports::Ranges;
 use tracer_model::health::sysctls::ALL;
 use tracer_model::health::table::{Table, Tally};
-use tracer_model::health::{Namespace, NetnsRef, Sample};
+use tracer_model::health::{Link, Namespace, NetnsRef, Sample};
 use tracer_model::ruleset::audit::Audit;
+use tracer_model::ruleset::tables::Ruleset;
 
-use crate::{ctnetlink, netns, now, ruleset};
+use crate::scratch::Loaded;
+use crate::{ctnetlink, links, netns, now, ruleset};
 
 /// How long reading the rules of a namespace may take.
 const RULES: Duration = Duration::from_secs(3);
+/// How long reading the rules of a file may take: it may be larger than any host's.
+const LOADED: Duration = Duration::from_secs(10);
 /// How long counting a table may take.
 const TABLE: Duration = Duration::from_secs(5);
 /// Most entries of a table that are counted.
@@ -54,6 +58,8 @@ pub struct Begun {
     own_limit: bool,
     unread: Vec<String>,
     audit: Option<Audit>,
+    ruleset: Option<Ruleset>,
+    links: Vec<Link>,
     table: Option<Table>,
 }
 
@@ -69,17 +75,33 @@ pub fn begin(inode: u32, place: NetnsRef) -> Begun {
         unread.push(format!("network namespace {inode} could not be entered: {error}"));
         (Sample { at: now(), ..Sample::default() }, BTreeMap::new(), false)
     });
-    Begun { inode, place, before, sysctls, own_limit, unread, audit: None, table: None }
+    Begun {
+        inode,
+        place,
+        before,
+        sysctls,
+        own_limit,
+        unread,
+        audit: None,
+        ruleset: None,
+        links: Vec::new(),
+        table: None,
+    }
 }
 
 impl Begun {
     /// Reads the rules, and then the table.
     pub fn read(&mut self) {
         let inode = self.inode;
-        let rules = netns::enter(inode, || ruleset::audit(inode, Instant::now() + RULES));
-        let Ok(audit) = rules else { return };
+        let rules = netns::enter(inode, || (ruleset::whole(Instant::now() + RULES).0, links::read()));
+        let Ok((ruleset, links)) = rules else { return };
+        match links {
+            Ok(links) => self.links = links,
+            Err(error) => self.unread.push(format!("the network interfaces could not be read: {error}")),
+        }
+        let audit = ruleset.audit(inode, now());
         let ranges = Ranges::of_rules(&audit);
-        self.audit = Some(audit);
+        (self.audit, self.ruleset) = (Some(audit), Some(ruleset));
         match netns::enter(inode, || count(ranges)) {
             Ok(Ok((tally, problem))) => self.table = Some(tally.finish(inode, now(), problem)),
             Ok(Err(error)) => {
@@ -91,12 +113,54 @@ impl Begun {
 
     /// Reads the counters for the second time.
     pub fn finish(self) -> Namespace {
-        let Self { inode, place, before, sysctls, own_limit, unread, audit, table } = self;
+        let Self { inode, place, before, sysctls, own_limit, unread, audit, ruleset, links, table } = self;
         let mut again = Vec::new();
         let after = netns::enter(inode, || sample(&mut again));
         let after = after.unwrap_or_else(|_| Sample { at: now(), ..Sample::default() });
-        Namespace { inode, place, before, after, sysctls, own_limit, table, audit, unread }
+        Namespace {
+            inode,
+            place,
+            before,
+            after,
+            sysctls,
+            own_limit,
+            table,
+            audit,
+            ruleset,
+            links,
+            loaded: Vec::new(),
+            unread,
+        }
     }
+}
+
+/// Reads the rules of a file that was loaded into the namespace that this process is in.
+pub fn loaded(from: &str, loaded: &Loaded) -> io::Result<Namespace> {
+    let inode = netns::home()?;
+    let (mut ruleset, _) = ruleset::whole(Instant::now() + LOADED);
+    loaded.annotate(&mut ruleset);
+    let link = |(name, index): &(String, u32)| Link {
+        name: name.clone(),
+        index: *index,
+        addresses: Vec::new(),
+        default_route: false,
+    };
+    let nothing = Sample { at: now(), ..Sample::default() };
+    Ok(Namespace {
+        inode,
+        // Commands are for the host that it comes from.
+        place: NetnsRef { name: Some(from.to_owned()), home: true, ..NetnsRef::default() },
+        before: nothing.clone(),
+        after: nothing,
+        sysctls: BTreeMap::new(),
+        own_limit: false,
+        table: None,
+        audit: Some(ruleset.audit(inode, now())),
+        ruleset: Some(ruleset),
+        links: loaded.links.iter().map(link).collect(),
+        loaded: loaded.notes.clone(),
+        unread: Vec::new(),
+    })
 }
 
 /// Counts the entries of the namespace that the calling thread is in; and why these are not all.

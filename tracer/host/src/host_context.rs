@@ -1,7 +1,6 @@
 //! The host context of a namespace: tools, what owns the firewall, interfaces, memory. Reads files and asks the kernel;
 //! changes nothing, and starts no program but `iptables --version` and iptables' save tool.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,7 @@ use tracer_model::host_context::{Dropping, HostContext, Limits, Manager, NetnsPa
 use tracer_model::ruleset::audit::{Audit, Does, Noted};
 use tracer_model::ruleset::{Backend, Family, Key, Rule, Test};
 
+use crate::links::uplinks;
 use crate::netns::visit;
 use crate::{nftables, now, ruleset};
 
@@ -48,7 +48,7 @@ pub(super) fn read_here(netns: u32, way: NetnsPath, initial: NetnsPath, deadline
     found.iptables = find("iptables").and_then(|path| variant(&path));
     found.memory = memory();
     found.limits = limits(&found.initial);
-    found.uplinks = uplinks();
+    found.uplinks = uplinks().into_iter().take(MOST).collect();
     found.addresses = addresses(&mut found.problems);
     // Both belong to the host's own namespace: what they own, and what is loaded at boot.
     if found.netns_path == NetnsPath::Here && found.initial == NetnsPath::Here {
@@ -77,7 +77,7 @@ pub(super) fn read_here(netns: u32, way: NetnsPath, initial: NetnsPath, deadline
     found.xchains = made.map(|chain| (chain.family, chain.table.clone(), chain.name.clone())).collect();
     let filters = chains.iter().filter(|chain| chain.filters && !chain.of_iptables());
     found.chains = filters.take(MOST).map(|chain| chain.shape.clone()).collect();
-    let audit = ruleset::audit(netns, deadline);
+    let audit = ruleset::whole(deadline).0.audit(netns, now());
     found.translations = translations(&audit);
     found.drops = audit
         .noted
@@ -129,25 +129,6 @@ fn limits(initial: &NetnsPath) -> Limits {
 
 fn limit(name: &str) -> PathBuf {
     Path::new("/proc/sys/net/netfilter").join(format!("nf_conntrack_{name}"))
-}
-
-/// Interfaces of default routes. A name has no white space in it (`dev_valid_name`).
-fn uplinks() -> Vec<String> {
-    let read = |file: &str| fs::read_to_string(Path::new("/proc/thread-self/net").join(file)).unwrap_or_default();
-    let (v4, v6) = (read("route"), read("ipv6_route"));
-    let v4 = v4.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        (*fields.get(1)? == "00000000" && *fields.get(7)? == "00000000").then(|| fields[0].to_owned())
-    });
-    let v6 = v6.lines().filter_map(|line| {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        let default = fields.first()?.bytes().all(|byte| byte == b'0') && *fields.get(1)? == "00";
-        // A host without IPv6 routes has one that rejects everything, on lo.
-        let name = *fields.last()?;
-        (default && name != "lo").then(|| name.to_owned())
-    });
-    let names: BTreeSet<String> = v4.chain(v6).collect();
-    names.into_iter().take(MOST).collect()
 }
 
 fn addresses(problems: &mut Vec<String>) -> Vec<(String, IpAddr)> {

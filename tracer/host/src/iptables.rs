@@ -1,10 +1,13 @@
-//! The rules of iptables. They are stored in two ways: legacy tables, which iptables' own tool prints ([`save`]), and blobs
-//! inside of nftables' rules ([`compat`]). What a match asks and what a target does is decided in [`xtables`], for both.
+//! The rules of iptables. They are stored in two ways: legacy tables, which iptables' own tool prints ([`text`]), and structures
+//! inside of nftables' rules ([`compat`]). What a match asks and what a target does is decided in [`conditions`] and
+//! [`actions`], for both.
 
+mod actions;
 pub(crate) mod compat;
-mod legacy;
-mod options;
-pub mod save;
-pub(crate) mod xtables;
+mod conditions;
+pub(crate) mod legacy;
+#[cfg(test)]
+mod shown;
+pub mod text;
 
-pub(crate) use legacy::read;
+pub(crate) use legacy::whole;

@@ -9,6 +9,7 @@ pub mod doctor;
 mod host_context;
 pub mod iptables;
 pub mod layout;
+mod links;
 pub mod live;
 pub mod mitigate;
 pub mod netns;
@@ -17,8 +18,8 @@ pub mod nftables;
 pub mod preflight;
 pub mod privileges;
 mod ruleset;
+pub mod scratch;
 pub mod symbols;
-mod terminal;
 pub mod version;
 mod worker;
 
@@ -45,6 +46,11 @@ pub fn now() -> tracer_model::time::Instant {
     let time = clock_gettime(ClockId::Boottime);
     let nanos = i128::from(time.tv_sec) * 1_000_000_000 + i128::from(time.tv_nsec);
     tracer_model::time::Instant(u64::try_from(nanos).unwrap_or(0))
+}
+
+/// Reads every rule of the calling thread's network namespace that IPv4 and IPv6 packets can meet: nftables, and legacy iptables.
+pub fn whole_ruleset(deadline: Instant) -> tracer_model::ruleset::tables::Ruleset {
+    ruleset::whole(deadline).0
 }
 
 /// Does a step of the start and logs how long it took, also in processor time of this thread, for `--log debug` and

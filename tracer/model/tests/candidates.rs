@@ -41,6 +41,7 @@ fn style(at: u64, rules: Vec<Rule>) -> Rules {
         bridged: false,
         rules,
         problems: Vec::new(),
+        whole: None,
     }
 }
 

@@ -144,6 +144,7 @@ fn rules() -> Rules {
         bridged: true,
         rules: vec![rule],
         problems: vec!["the ruleset changed while it was read".to_owned()],
+        whole: None,
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt::{self, Display, Write};
 
 use textwrap::Options;
 
+use tracer_advice::doctor::{Row, decider, walks};
 use tracer_model::capture::HookState;
 use tracer_model::finding::{Finding, Severity};
 use tracer_model::health::counters::Counter;
@@ -25,6 +26,8 @@ use super::style::{BAD, FAINT, GOOD, STRONG, TextStyle, WARN};
 const LISTED: usize = 5;
 /// Rules that are listed without `--verbose`.
 const RULES: usize = 12;
+/// Classes of INVALID packets that are listed without `--verbose`.
+const WALKS: usize = 6;
 /// Columns of the names in lists.
 const NAME: usize = 14;
 
@@ -76,7 +79,7 @@ impl Text<'_> {
                 self.namespace(namespace)?;
             }
         }
-        if self.all {
+        if self.all && !self.facts.is_of_file() {
             self.hooks()?;
         }
         rest.into_iter().try_for_each(|finding| self.finding(finding))
@@ -97,6 +100,9 @@ impl Text<'_> {
     }
 
     fn summary(&mut self, findings: &[Finding]) -> fmt::Result {
+        if self.facts.is_of_file() {
+            return writeln!(self.to, "The rules alone: nothing else of their host is known.");
+        }
         let tracing = &self.facts.tracing;
         let attachable = tracing.hooks.iter().filter(|(_, state)| *state == HookState::Attached).count() as u64;
         if tracing.possible() {
@@ -155,6 +161,12 @@ impl Text<'_> {
             None => format!("netns {}", namespace.inode),
         };
         writeln!(self.to, "\n{STRONG}{name}{STRONG:#}")?;
+        if !namespace.loaded.is_empty() {
+            for (index, note) in namespace.loaded.iter().enumerate() {
+                self.row(if index == 0 { "loaded" } else { "" }, &Plain(note).to_string())?;
+            }
+            return self.ruleset(namespace);
+        }
         let number = |value: Option<u64>| value.map_or_else(|| "?".to_owned(), grouped);
         let used = namespace.used().map_or_else(String::new, |used| format!(" ({used} %)"));
         let trend = namespace.trend().map_or_else(String::new, |trend| format!(", {trend:+.1}/s"));
@@ -172,7 +184,44 @@ impl Text<'_> {
             self.table(table)?;
         }
         self.sysctls(namespace)?;
-        namespace.audit.as_ref().map_or(Ok(()), |audit| self.rules(audit))
+        self.ruleset(namespace)
+    }
+
+    fn ruleset(&mut self, namespace: &Namespace) -> fmt::Result {
+        if let Some(audit) = &namespace.audit {
+            self.rules(audit)?;
+        }
+        self.walks(namespace)
+    }
+
+    /// What becomes of INVALID packets in the rules.
+    fn walks(&mut self, namespace: &Namespace) -> fmt::Result {
+        let most = if self.all { usize::MAX } else { WALKS };
+        // A ruleset that translates nothing was sent for something else.
+        let all = self.all || !namespace.loaded.is_empty();
+        let rows: Vec<Row> = walks(namespace).into_iter().filter(|row| all || row.expected).collect();
+        for (index, row) in rows.iter().take(most).enumerate() {
+            let mut fates: Vec<String> = Vec::new();
+            for one in &row.consequences.all {
+                let fate = format!("{} ({})", one.seen.name(), decider(&one.by));
+                if !fates.contains(&fate) {
+                    fates.push(fate);
+                }
+            }
+            let certain = if row.consequences.typical().is_some() { "" } else { "in doubt: " };
+            let others = fates.len().saturating_sub(1);
+            fates.truncate(if self.all || row.consequences.typical().is_none() { 8 } else { 1 });
+            let folded = others + 1 - fates.len().min(others + 1);
+            let more = if folded > 0 { format!("; {folded} more for some") } else { String::new() };
+            let text = format!("{}: {certain}{}{more}", row.packets(), fates.join(", "));
+            self.row(if index == 0 { "INVALID" } else { "" }, &Plain(&text).to_string())?;
+        }
+        let folded = rows.len().saturating_sub(most) as u64;
+        if folded > 0 {
+            let more = counted(folded, "class", "classes");
+            self.row("", &format!("{} and {more}; --verbose lists all", self.style.pick("…", "...")))?;
+        }
+        Ok(())
     }
 
     fn counters(&mut self, namespace: &Namespace) -> fmt::Result {
@@ -338,6 +387,7 @@ impl Text<'_> {
 #[cfg(test)]
 mod tests {
     use tracer_advice::doctor::diagnose;
+    use tracer_model::health::{NetnsRef, Sample};
     use tracer_testing::doctor::healthy;
 
     use super::render;
@@ -364,6 +414,33 @@ mod tests {
         }
         assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         assert!(text.lines().count() < 50, "{text}");
+    }
+
+    /// Of a ruleset that was sent, nothing but its rules is known.
+    #[test]
+    fn a_ruleset_of_a_file() {
+        let mut facts = healthy();
+        facts.tracing = tracer_model::health::Tracing::default();
+        let namespace = &mut facts.namespaces[0];
+        namespace.place = NetnsRef { name: Some("rules.save\u{1b}[2J".to_owned()), home: true, ..NetnsRef::default() };
+        namespace.loaded = vec!["IPv4: loaded with iptables-nft-restore".to_owned(), "line 3: \u{1b}[2J".to_owned()];
+        (namespace.before, namespace.after) = (Sample::default(), Sample::default());
+        (namespace.sysctls, namespace.table) = (std::collections::BTreeMap::new(), None);
+        namespace.links.clear();
+        for all in [false, true] {
+            let text = text(&facts, all);
+            for expected in [
+                "The rules alone: nothing else of their host is known.\n\nrules.save\\u{1b}[2J (netns 1)\n",
+                "  loaded        IPv4: loaded with iptables-nft-restore\n                line 3: \\u{1b}[2J\n",
+                "  rules         masquerades at postrouting: inet t c handle 7: what it says\n",
+                "  INVALID       a server's segment",
+            ] {
+                assert!(text.contains(expected), "{expected}\n{text}");
+            }
+            for absent in ["traced", "healthy", "  entries", "  counters", "\nhooks\n"] {
+                assert!(!text.contains(absent), "{absent}\n{text}");
+            }
+        }
     }
 
     /// Names of hosts, namespaces, chains and rules may be malicious.

@@ -149,6 +149,27 @@ pub(super) fn deliver_document(
     put(path, ColorChoice::AlwaysAnsi, ColorChoice::AlwaysAnsi, write)
 }
 
+/// Writes a text, or a document without `global`, to a file that was opened before its path went out of reach.
+pub(super) fn deliver_into(
+    path: &Path,
+    file: File,
+    global: Option<&Global>,
+    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> anyhow::Result<()> {
+    let color = match global {
+        Some(global) if choice(global.color) == ColorChoice::Always => ColorChoice::Always,
+        Some(_) => ColorChoice::Never,
+        None => ColorChoice::AlwaysAnsi,
+    };
+    let what = || format!("writing {}", path.display());
+    // A device or a pipe has no length.
+    if file.metadata().with_context(what)?.is_file() {
+        file.set_len(0).with_context(what)?;
+    }
+    let mut stream = io::BufWriter::new(AutoStream::new(file, color));
+    write(&mut stream).and_then(|()| stream.flush()).with_context(what)
+}
+
 /// Writes through a buffer; standard output is line-buffered otherwise.
 fn put(
     path: Option<&Path>,

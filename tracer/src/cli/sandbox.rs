@@ -3,6 +3,7 @@
 //! Best effort: a command runs without confinement that the kernel does not support. `--log debug` shows the result.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -55,6 +56,67 @@ const REFUSED: [libc::c_long; 27] = [
     libc::SYS_userfaultfd,
 ];
 
+/// System calls that a tool that loads a ruleset does not need: other namespaces, mounts, other processes, and changes to the
+/// host. It is started after that: `execve` stays, and Landlock decides of what.
+const REFUSED_TO_TOOLS: [libc::c_long; 33] = [
+    libc::SYS_accept4,
+    libc::SYS_add_key,
+    libc::SYS_bpf,
+    libc::SYS_chroot,
+    libc::SYS_delete_module,
+    libc::SYS_finit_module,
+    libc::SYS_fsopen,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_kill,
+    libc::SYS_listen,
+    libc::SYS_mount,
+    libc::SYS_move_mount,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_perf_event_open,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_pivot_root,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setns,
+    libc::SYS_swapon,
+    libc::SYS_tkill,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+];
+
+/// What a tool that loads a ruleset reads: its libraries, the names of protocols and services, and the kernel's state.
+const READ_BY_TOOLS: [&str; 19] = [
+    "/usr",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/bin",
+    "/sbin",
+    "/nix/store",
+    "/gnu/store",
+    "/etc/ld.so.cache",
+    "/etc/nsswitch.conf",
+    "/etc/protocols",
+    "/etc/services",
+    "/etc/hosts",
+    "/etc/networks",
+    "/etc/iproute2",
+    "/etc/xtables",
+    "/etc/ethertypes",
+    "/proc",
+    "/sys",
+];
+
 /// A path in the directory for the temporary file of an export. No file has this name.
 static PIPED: LazyLock<PathBuf> = LazyLock::new(|| env::temp_dir().join("whyrst"));
 
@@ -80,6 +142,38 @@ pub(super) fn confine(command: &Command) {
             Err(error) => tracing::debug!("{what}: not confined: {error:#}"),
         }
     }
+}
+
+/// Confines the calling thread, which starts a tool that loads a ruleset: it reads what it needs, writes the empty `/run`, starts
+/// no other program, and opens no connection.
+pub(super) fn confine_tool(tool: &Path) {
+    let allowed = landlock_tool(tool);
+    for (what, done) in [("Landlock", allowed), ("seccomp", refuse(&REFUSED_TO_TOOLS))] {
+        match done {
+            Ok(done) => tracing::debug!("{}: {what}: {done}", tool.display()),
+            Err(error) => tracing::debug!("{}: {what}: not confined: {error:#}", tool.display()),
+        }
+    }
+}
+
+fn landlock_tool(tool: &Path) -> anyhow::Result<String> {
+    let reading = AccessFs::ReadFile | AccessFs::ReadDir;
+    let mut allowed: Vec<(PathBuf, BitFlags<AccessFs>)> =
+        READ_BY_TOOLS.iter().map(|path| (PathBuf::from(path), reading)).collect();
+    let starting = AccessFs::Execute | AccessFs::ReadFile;
+    allowed.extend(interpreter(tool).into_iter().map(|path| (path, starting)));
+    allowed.push((tool.to_path_buf(), starting));
+    allowed.push((PathBuf::from("/dev/null"), AccessFs::ReadFile | AccessFs::WriteFile));
+    allowed.push((PathBuf::from("/run"), AccessFs::from_all(LANDLOCK) & !AccessFs::Execute));
+    restrict(allowed)
+}
+
+/// The dynamic linker of a program, whose path is in its first page (`PT_INTERP`).
+fn interpreter(program: &Path) -> Option<PathBuf> {
+    let mut page = Vec::new();
+    fs::File::open(program).ok()?.take(4096).read_to_end(&mut page).ok()?;
+    let mut strings = page.split(|byte| *byte == 0).filter_map(|bytes| std::str::from_utf8(bytes).ok());
+    strings.find(|text| text.starts_with('/') && text.contains("/ld-")).map(PathBuf::from)
 }
 
 const fn path<'a>(file: &Needed<'a>) -> &'a Path {
@@ -168,6 +262,11 @@ fn landlock(files: &Files<'_>) -> anyhow::Result<String> {
         ["/etc/localtime", "/etc/timezone", "/usr/share/zoneinfo", "/dev/random", "/dev/urandom"].map(PathBuf::from);
     allowed.extend(zones.into_iter().chain(env::var_os("TZDIR").map(PathBuf::from)).map(|path| (path, reading)));
 
+    restrict(allowed)
+}
+
+/// Lets the calling thread reach these paths and no others, nor any address.
+fn restrict(allowed: Vec<(PathBuf, BitFlags<AccessFs>)>) -> anyhow::Result<String> {
     let ruleset = Ruleset::default().handle_access(AccessFs::from_all(LANDLOCK))?;
     let mut ruleset = ruleset.handle_access(AccessNet::from_all(LANDLOCK))?.create()?;
     for (path, access) in allowed {
@@ -184,11 +283,16 @@ fn landlock(files: &Files<'_>) -> anyhow::Result<String> {
 }
 
 fn seccomp(_: &Files<'_>) -> anyhow::Result<String> {
-    let rules: BTreeMap<i64, Vec<_>> = REFUSED.into_iter().map(|call| (call, Vec::new())).collect();
+    refuse(&REFUSED)
+}
+
+/// Refuses system calls to the calling thread.
+fn refuse(calls: &[libc::c_long]) -> anyhow::Result<String> {
+    let rules: BTreeMap<i64, Vec<_>> = calls.iter().copied().map(|call| (call, Vec::new())).collect();
     let refuse = SeccompAction::Errno(libc::EPERM.cast_unsigned());
     let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, env::consts::ARCH.try_into()?)?;
     apply_filter(&BpfProgram::try_from(filter)?)?;
-    Ok(format!("{} calls are refused", REFUSED.len()))
+    Ok(format!("{} calls are refused", calls.len()))
 }
 
 #[cfg(test)]
@@ -200,7 +304,34 @@ mod tests {
 
     use tracer_host::privileges::{Needed, no_new_privileges};
 
-    use super::{Files, landlock, seccomp};
+    use super::{Files, confine_tool, landlock, seccomp};
+
+    /// What a hostile ruleset makes a tool do: start a program, read and write files of others, and end a process.
+    #[test]
+    fn tools_are_confined() {
+        let directory = tempfile::tempdir().unwrap();
+        let secret = directory.path().join("secret");
+        fs::write(&secret, "x").unwrap();
+        let cat = fs::canonicalize("/bin/cat").unwrap();
+        let confined = std::thread::spawn(move || {
+            no_new_privileges().unwrap();
+            confine_tool(&cat);
+            let runs = |program: &Path, file: &Path| Command::new(program).arg(file).output();
+            let reads = |file: &Path| runs(&cat, file).unwrap().status.success();
+            assert!(reads(Path::new("/proc/self/status")), "the tool itself does not run");
+            let kill = rustix::process::test_kill_process(rustix::process::getpid());
+            assert_eq!(kill, Err(rustix::io::Errno::PERM));
+            (runs(Path::new("/bin/true"), &secret).is_ok(), reads(&secret), fs::write(&secret, "y").is_ok())
+        });
+        let done = confined.join().unwrap();
+        // Seccomp is everywhere, Landlock is not.
+        let landlocked = std::thread::spawn(|| landlock(&Files::default()).unwrap()).join().unwrap();
+        if landlocked.contains("NotEnforced") {
+            eprintln!("this kernel has no Landlock: {done:?}");
+        } else {
+            assert_eq!(done, (false, false, false));
+        }
+    }
 
     /// The confined code runs on a thread, and only that thread is confined.
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use tracer_common::Hook;
 use tracer_model::capture::HookState;
 use tracer_model::conntrack::Status;
@@ -10,9 +11,10 @@ use tracer_model::health::counters::{Counter, PerCpu};
 use tracer_model::health::ports::Ranges;
 use tracer_model::health::sysctls::{ALL, Kind};
 use tracer_model::health::table::{Entry, Tally};
-use tracer_model::health::{Facts, Machine, MapMemory, Namespace, NetnsRef, Sample, Tracing};
-use tracer_model::ruleset::audit::{Audit, Does, Noted, Translation};
-use tracer_model::ruleset::{Backend, Family, Hooks, Rule};
+use tracer_model::health::{Facts, Link, Machine, MapMemory, Namespace, NetnsRef, Sample, Tracing};
+use tracer_model::ruleset::audit::Translation;
+use tracer_model::ruleset::tables::{Action, Base, Chain, ChainKind, ChainRule, Condition, Nat, Ruleset, Step, Table};
+use tracer_model::ruleset::{Backend, Family, Test};
 use tracer_model::time::Instant;
 
 /// A look at `at` seconds: so many entries, and so many packets that found theirs.
@@ -42,30 +44,35 @@ pub fn entry(client: u8, nat_port: u16) -> Entry {
     }
 }
 
-/// A rule that does something, at this netfilter hook.
-pub fn noted(does: Does, hook: u32) -> Noted {
-    let rule = Rule {
-        backend: Backend::Nftables,
-        family: Family::Inet,
-        table: "t".to_owned(),
-        chain: "c".to_owned(),
-        handle: Some(7),
-        number: None,
-        place: 0,
-        hooks: Hooks::only(hook),
-        tests: Vec::new(),
-        complete: true,
-        packets: Some(3),
-        text: "what it says".to_owned(),
-    };
-    Noted { does, rule }
+/// A rule of these steps.
+pub fn rule(steps: Vec<Step>) -> ChainRule {
+    ChainRule { handle: Some(7), packets: Some(3), by_iptables: false, text: "what it says".to_owned(), steps }
 }
 
-/// An audit with these rules, and one that masquerades.
-pub fn audit(rules: Vec<Noted>) -> Audit {
-    let mut noted = rules;
-    noted.push(self::noted(Does::Masquerades(Translation::default()), 4));
-    Audit { netns: 1, at: Instant(0), noted, drops: Vec::new(), problems: Vec::new() }
+/// A rule that does something to packets that are INVALID.
+pub fn on_invalid(action: Action) -> ChainRule {
+    rule(vec![Step::If(Condition::Is(Test::state(1, false))), Step::Do(action)])
+}
+
+/// A ruleset that masquerades, with chains of these rules at netfilter hooks, and of this policy: drop or not.
+pub fn ruleset(chains: Vec<(u8, Vec<ChainRule>, bool)>) -> Ruleset {
+    let base = |hook, kind, drops| Some(Base { hook, priority: 0, kind, drops });
+    let masquerades = rule(vec![Step::Do(Action::Nat(Nat::Masquerade(Translation::default())))]);
+    let mut all = vec![Chain { name: "c".to_owned(), base: base(4, ChainKind::Nat, false), rules: vec![masquerades] }];
+    for (hook, rules, drops) in chains {
+        all.push(Chain { name: format!("at{hook}"), base: base(hook, ChainKind::Filter, drops), rules });
+    }
+    let (name, sets) = ("t".to_owned(), Vec::new());
+    Ruleset {
+        tables: vec![Table { backend: Backend::Nftables, family: Family::Inet, name, chains: all, sets }],
+        problems: Vec::new(),
+    }
+}
+
+/// Gives a namespace this ruleset.
+pub fn load(namespace: &mut Namespace, ruleset: Ruleset) {
+    namespace.audit = Some(ruleset.audit(1, Instant(0)));
+    namespace.ruleset = Some(ruleset);
 }
 
 /// A gateway with 8 GiB that has nothing the matter.
@@ -86,7 +93,13 @@ pub fn healthy() -> Facts {
     }
     let mut tally = Tally::new(Ranges::default());
     tally.add(&entry(2, 40_000));
-    let namespace = Namespace {
+    let link = |name: &str, index, address: [u8; 4], default_route| Link {
+        name: name.to_owned(),
+        index,
+        addresses: IpNet::new(address.into(), 24).into_iter().collect(),
+        default_route,
+    };
+    let mut namespace = Namespace {
         inode: 1,
         place: NetnsRef { name: Some("gw".to_owned()), ..NetnsRef::default() },
         before: sample(0, 1, 1),
@@ -94,9 +107,13 @@ pub fn healthy() -> Facts {
         sysctls,
         own_limit: false,
         table: Some(tally.finish(1, Instant(0), None)),
-        audit: Some(audit(Vec::new())),
+        audit: None,
+        ruleset: None,
+        links: vec![link("lan0", 2, [10, 0, 0, 1], false), link("wan0", 3, [192, 0, 2, 1], true)],
+        loaded: Vec::new(),
         unread: Vec::new(),
     };
+    load(&mut namespace, ruleset(Vec::new()));
     let host = Machine {
         hostname: "gw-1".to_owned(),
         kernel: "6.1.0".to_owned(),

@@ -2,6 +2,9 @@
 
 use std::net::IpAddr;
 
+use tracer_model::conntrack::Nfct;
+use tracer_model::conntrack::entry::CtInfo;
+use tracer_model::event::{self, Event, NfHook};
 use tracer_model::ruleset::Key;
 
 /// `ct state` of a packet: a bit of `NF_CT_STATE_*` (`include/net/netfilter/nf_conntrack.h`, `nf_conntrack_common.h`).
@@ -99,6 +102,10 @@ pub struct Class {
     pub reply: Option<bool>,
     /// Whether anything of a local socket is known of them; a late segment to an address that is translated has none.
     pub socket: bool,
+    /// `ct state` before the first hook of what a rule answers to a packet that conntrack has seen (`nf_ct_attach`).
+    pub(crate) attached: Option<u32>,
+    /// Whether source and destination are addresses of this host, where the way does not show it.
+    pub(crate) local: Option<(bool, bool)>,
     network: Vec<Byte>,
     transport: Vec<Byte>,
 }
@@ -117,6 +124,8 @@ impl Class {
             status: None,
             reply: None,
             socket: false,
+            attached: None,
+            local: None,
             network: vec![None; if ipv4 { 20 } else { 40 }],
             transport: vec![None; 20],
         };
@@ -137,6 +146,53 @@ impl Class {
         class.set_transport(0, &ports.0.to_be_bytes());
         class.set_transport(2, &ports.1.to_be_bytes());
         class
+    }
+
+    /// The packet of an event, as far as the event shows it.
+    pub fn of(event: &Event) -> Option<Self> {
+        let packet = event.packet.as_ref()?;
+        let path = match event.nf_hook? {
+            NfHook::LocalIn => Path::Input,
+            NfHook::Forward | NfHook::PostRouting => Path::Forward,
+            NfHook::LocalOut => Path::Output,
+            NfHook::PreRouting | NfHook::Unknown(_) => return None,
+        };
+        let (state, reply) = match event.nfct? {
+            Nfct::None => (state::INVALID, None),
+            Nfct::Untracked => (state::UNTRACKED, None),
+            Nfct::Entry(CtInfo::Established) => (state::ESTABLISHED, Some(false)),
+            Nfct::Entry(CtInfo::EstablishedReply) => (state::ESTABLISHED, Some(true)),
+            Nfct::Entry(CtInfo::Related) => (state::RELATED, Some(false)),
+            Nfct::Entry(CtInfo::RelatedReply) => (state::RELATED, Some(true)),
+            Nfct::Entry(CtInfo::New) => (state::NEW, Some(false)),
+            Nfct::Entry(CtInfo::Unknown(_)) => return None,
+        };
+        let (src, dst) = (packet.src, packet.dst);
+        let mut class = Self::new(src.ip(), dst.ip(), (src.port(), dst.port()), state);
+        class.set_transport(4, &packet.seq.0.to_be_bytes());
+        class.set_transport(8, &packet.ack.0.to_be_bytes());
+        class.set_transport(13, &[packet.flags.0]);
+        class.set_transport(14, &packet.window.to_be_bytes());
+        class.set_network(if class.ipv4 { 8 } else { 7 }, &[packet.ttl]);
+        if class.ipv4 {
+            class.set_network(1, &[packet.tos]);
+            if let Some(id) = packet.ip_id {
+                class.set_network(4, &id.to_be_bytes());
+            }
+        }
+        let named = |device: Option<event::Interface>| {
+            let device = device.filter(|device| !device.name.as_str().is_empty())?;
+            Some(Interface { name: device.name.as_str().to_owned(), index: Some(device.index) })
+        };
+        (class.path, class.input, class.output) = (path, named(event.input), named(event.output));
+        (class.reply, class.socket) = (reply, true);
+        // Without the interfaces that its way has, nothing that asks for them is known.
+        let known = match path {
+            Path::Input => class.input.is_some(),
+            Path::Forward => class.input.is_some() && class.output.is_some(),
+            Path::Output => class.output.is_some(),
+        };
+        known.then_some(class)
     }
 
     /// Segments of data as a server sends them: PSH, ACK, a length, a TTL and a window that vary.
@@ -163,6 +219,25 @@ impl Class {
             self.vary_network(7, &[57], &[1], &[0xff]);
         }
         self
+    }
+
+    /// Segments without data, options or a window, as a RST is (`tcp_v4_send_reset`, `nf_reject_ip_tcphdr_put`); the TTL is
+    /// usually that of Linux.
+    #[must_use]
+    pub fn with_reset(self, flags: u8) -> Self {
+        const BYTES: u16 = 20;
+        let mut reset = self.with_data().with_flags(flags);
+        reset.set_transport(12, &[0x50]);
+        reset.set_transport(14, &[0, 0]);
+        if reset.ipv4 {
+            reset.set_network(0, &[0x45]);
+            reset.set_network(2, &(20 + BYTES).to_be_bytes());
+            reset.vary_network(8, &[64], &[1], &[0xff]);
+        } else {
+            reset.set_network(4, &BYTES.to_be_bytes());
+            reset.vary_network(7, &[64], &[1], &[0xff]);
+        }
+        reset
     }
 
     /// With these TCP flags (byte 13 of the header).
@@ -269,15 +344,15 @@ impl Class {
             Key::LinkHeader { .. } => {
                 Value::Usually { typical: vec![0x5e; length], least: vec![0; length], most: vec![0xff; length] }
             }
-            Key::Length => Value::Usually {
-                typical: shortened(1052u32.to_be_bytes(), length),
-                least: shortened(40u32.to_be_bytes(), length),
-                most: shortened(0xffffu32.to_be_bytes(), length),
-            },
+            Key::Length => self.length(length),
             Key::PacketType => Value::Exactly(vec![0]),
             Key::ConnectionStatus => of_entry(self.status),
             Key::ConnectionDirection => of_entry(self.reply.map(u32::from)),
             Key::ConnectionMark | Key::Connection => of_entry(None),
+            Key::AddressType { source, .. } if let Some((from, to)) = self.local => {
+                let local = if source { from } else { to };
+                Value::number(if local { LOCAL } else { UNICAST }, length)
+            }
             Key::AddressType { source: false, .. } if self.path == Path::Input => Value::number(LOCAL, length),
             Key::AddressType { source: true, .. } if self.path == Path::Output => Value::number(LOCAL, length),
             Key::AddressType { .. } => Value::number(UNICAST, length),
@@ -286,6 +361,37 @@ impl Class {
             Key::Ipsec => Value::Usually { typical: vec![0], least: vec![0], most: vec![1] },
             // The walk knows these two.
             Key::State | Key::Mark | Key::Socket | Key::Unknown => Value::Unknown,
+        }
+    }
+}
+
+impl Class {
+    /// The same packets behind `ip_forward` and `ip6_forward`, which lower the TTL before FORWARD.
+    pub(crate) fn forwarded(&self) -> Self {
+        let mut class = self.clone();
+        let ttl = if class.ipv4 { 8 } else { 7 };
+        if let Some(Some((typical, least, most))) = class.network.get_mut(ttl) {
+            for value in [typical, least, most] {
+                *value = value.saturating_sub(1);
+            }
+        }
+        class
+    }
+
+    /// `skb->len`: that of the whole packet.
+    fn length(&self, length: usize) -> Value {
+        const IPV6: u32 = 40;
+        let (at, more) = if self.ipv4 { (2, 0) } else { (4, IPV6) };
+        let whole = |bytes: Vec<u8>| {
+            let bytes = bytes.try_into().map_or(0, u16::from_be_bytes);
+            shortened((u32::from(bytes) + more).to_be_bytes(), length)
+        };
+        match slice(&self.network, at, 2) {
+            Value::Exactly(bytes) => Value::Exactly(whole(bytes)),
+            Value::Usually { typical, least, most } => {
+                Value::Usually { typical: whole(typical), least: whole(least), most: whole(most) }
+            }
+            other => other,
         }
     }
 }

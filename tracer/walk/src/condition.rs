@@ -1,5 +1,6 @@
 //! Whether packets meet a condition, in three values: yes, no, or not understood; and whether all packets of a class agree.
 
+use tracer_model::event::NfHook;
 use tracer_model::ruleset::tables::{Action, Condition, Element, Field, Set, Table};
 use tracer_model::ruleset::{Key, Test};
 
@@ -79,8 +80,8 @@ impl Packet<'_> {
             Condition::Any(any) => any.iter().fold(Truth::of(false), |truth, one| truth.or(self.meets(one))),
             Condition::Not(condition) => self.meets(condition).not(),
             Condition::Constant(holds) => Truth::of(*holds),
-            Condition::Varies(_) => Truth::varies(true),
-            Condition::NotUnderstood(what) => Truth::unclear(what.clone()),
+            Condition::Usually(_) => Truth::varies(true),
+            Condition::Varies(what) | Condition::NotUnderstood(what) => Truth::unclear(what.clone()),
         }
     }
 
@@ -117,9 +118,27 @@ impl Packet<'_> {
     fn value(self, key: Key, length: usize) -> Value {
         let of_entry =
             matches!(key, Key::Connection | Key::ConnectionMark | Key::ConnectionStatus | Key::ConnectionDirection);
+        if self.state.translated && self.is_of_source(key, length) {
+            return Value::Unknown;
+        }
         match self.state.ct.typical {
+            // A packet is not routed yet, and `nf_hook_state` has no such interface.
+            _ if self.state.hook == NfHook::PreRouting && matches!(key, Key::OutputName | Key::OutputIndex) => {
+                Value::Exactly(vec![0; length])
+            }
             Some(state::INVALID | state::UNTRACKED) if of_entry => Value::Absent,
             _ => self.class.value(key, length),
+        }
+    }
+
+    /// Whether a key has anything of the source.
+    fn is_of_source(self, key: Key, length: usize) -> bool {
+        let (first, end) = if self.class.ipv4 { (12, 16) } else { (8, 24) };
+        match key {
+            Key::NetworkHeader { offset } => offset < end && first < offset.saturating_add(length as u32),
+            Key::TransportHeader { offset } => offset < 2,
+            Key::AddressType { source, .. } => source,
+            _ => false,
         }
     }
 
@@ -146,7 +165,7 @@ impl Packet<'_> {
                     found.typical = Hit::Unclear;
                     found.unclear.push(field.key.words(field.length, self.table.family));
                     found.others = set.elements.iter().collect();
-                    found.may_miss = true;
+                    found.may_miss = set.elements.iter().all(|element| !element.from.is_empty());
                     return found;
                 }
             }
@@ -161,7 +180,7 @@ impl Packet<'_> {
             let (within, overlaps) = holds(element, &ranges);
             if within && found.typical == Hit::Miss {
                 found.typical = Hit::In(element);
-            } else if varies && overlaps {
+            } else if within || (varies && overlaps) {
                 found.others.push(element);
             }
         }
@@ -170,7 +189,7 @@ impl Packet<'_> {
         } else if varies {
             found.others.extend(catch_all);
         }
-        found.may_miss = catch_all.is_none() && (varies || found.typical == Hit::Miss);
+        found.may_miss = !set.complete || (catch_all.is_none() && (varies || found.typical == Hit::Miss));
         found
     }
 

@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use crate::class::{Class, Path, state};
+use tracer_model::ruleset::Key;
+
+use crate::class::{Class, Interface, Path, Value, state};
 use crate::outcome::{By, Fate, Outcome, Reach, Unclear, Walk};
 use crate::walker::Walker;
 
@@ -56,7 +58,7 @@ pub struct Consequence {
 pub struct Consequences {
     /// Those of typical packets first; each pair once.
     pub all: Vec<Consequence>,
-    /// The rules that are not understood and may change that.
+    /// The rules that are not understood, where what a typical packet comes to depends on them.
     pub unclear: Vec<Unclear>,
     /// The walk of the packet itself.
     pub walk: Walk,
@@ -83,8 +85,19 @@ impl Consequences {
     }
 }
 
-/// The flags of a RST that answers a segment with ACK.
+/// TCP flags.
 const RST: u8 = 4;
+const ACK: u8 = 16;
+
+/// Whether the stack's answer to a packet finds an entry: a packet that begins a connection makes it, unless it is exempt from
+/// tracking or rejected before.
+fn has_entry(class: &Class, outcome: &Outcome) -> bool {
+    match class.state {
+        state::ESTABLISHED | state::RELATED => true,
+        state::NEW => outcome.state == Some(state::NEW) && outcome.fate == Fate::Accepted,
+        _ => false,
+    }
+}
 
 impl Walker<'_> {
     /// What packets of a class come to. `ends` are their typical addresses and ports, source first.
@@ -92,11 +105,10 @@ impl Walker<'_> {
         let walk = self.walk(class);
         let mut found = Consequences { unclear: walk.unclear.clone(), ..Consequences::default() };
         for outcome in &walk.outcomes {
-            let Outcome { fate, by, reach } = outcome;
+            let Outcome { fate, by, reach, .. } = outcome;
             match fate {
                 Fate::Accepted if class.path == Path::Input => {
-                    let tracked = class.state & (state::INVALID | state::UNTRACKED) == 0;
-                    let of_answer = if tracked { state::ESTABLISHED } else { state::INVALID };
+                    let of_answer = if has_entry(class, outcome) { state::ESTABLISHED } else { state::INVALID };
                     self.answer(class, ends, of_answer, (Seen::StackRst, outcome), &mut found);
                 }
                 Fate::Accepted if class.path == Path::Forward && class.state == state::INVALID => {
@@ -105,9 +117,12 @@ impl Walker<'_> {
                 Fate::Accepted => found.add(Seen::Accepted, by, *reach),
                 Fate::Dropped => found.add(Seen::Dropped, by, *reach),
                 Fate::Reset | Fate::Icmp => {
-                    // `nf_ct_attach` gives the answer the entry of the packet, as related (`nf_conntrack_attach`).
-                    let tracked = class.state & (state::INVALID | state::UNTRACKED) == 0;
-                    let of_answer = if tracked { state::RELATED } else { state::INVALID };
+                    // `nf_ct_attach` gives the answer the entry that the packet has, as related (`nf_conntrack_attach`).
+                    let of_answer = match outcome.state {
+                        Some(state::NEW | state::ESTABLISHED | state::RELATED) => state::RELATED,
+                        _ if has_entry(class, outcome) => state::ESTABLISHED,
+                        _ => state::INVALID,
+                    };
                     let seen = if *fate == Fate::Reset { Seen::RuleRst } else { Seen::Icmp };
                     self.answer(class, ends, of_answer, (seen, outcome), &mut found);
                 }
@@ -117,6 +132,9 @@ impl Walker<'_> {
             }
         }
         found.all.sort_by_key(|one| one.reach);
+        if found.typical().is_some() {
+            found.unclear.clear();
+        }
         found.walk = walk;
         found
     }
@@ -130,12 +148,27 @@ impl Walker<'_> {
         (seen, outcome): (Seen, &Outcome),
         found: &mut Consequences,
     ) {
-        let output = class.input.clone();
-        let answer = Class::new(destination.0, source.0, (destination.1, source.1), state)
-            .with_data()
-            .with_flags(RST)
+        let output = match class.path {
+            Path::Input | Path::Forward => class.input.clone(),
+            Path::Output => Some(Interface { name: "lo".to_owned(), index: Some(1) }),
+        };
+        // RFC 9293 §3.10.7.1: it acknowledges what has no ACK itself (`tcp_v4_send_reset`, `nf_reject_ip_tcphdr_put`).
+        let flags = match class.value(Key::TransportHeader { offset: 13 }, 1) {
+            Value::Exactly(bytes) if bytes.iter().any(|flags| flags & ACK == 0) => RST | ACK,
+            _ => RST,
+        };
+        let mut answer = Class::new(destination.0, source.0, (destination.1, source.1), state)
+            .with_reset(flags)
             .to_anywhere()
             .by(Path::Output, None, output);
+        answer.local = Some((class.path == Path::Input, class.path == Path::Output));
+        answer.attached = match outcome.state {
+            _ if seen == Seen::StackRst => None,
+            Some(state::NEW | state::ESTABLISHED | state::RELATED) => Some(state::RELATED),
+            // No entry, but the mark that the packet has been seen.
+            Some(state::UNTRACKED) => Some(state::INVALID),
+            _ => None,
+        };
         let walk = self.walk(&answer);
         for one in &walk.outcomes {
             let reach = one.reach.max(outcome.reach);

@@ -71,6 +71,9 @@ pub struct Outcome {
     pub by: By,
     /// Which packets meet it.
     pub reach: Reach,
+    /// `ct state` of a typical packet where that is decided, one of [`state`](crate::state): what a rule before conntrack
+    /// rejects has no entry yet.
+    pub state: Option<u32>,
 }
 
 /// A rule that is not understood, where a packet of the class may meet it.

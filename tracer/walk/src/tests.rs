@@ -141,7 +141,7 @@ fn short(walk: &Walk) -> Vec<String> {
 #[case::before_conntrack_all_are_invalid(vec![
     chain("raw", Some((PREROUTING, -300, false)), vec![vec![state_is(state::INVALID), does(Action::Drop)]])], &["dropped"])]
 #[case::an_acknowledgement_without_a_cookie(vec![input(vec![vec![does(Action::Synproxy)]])], &["dropped"])]
-#[case::a_rate(vec![input(vec![vec![if_(Condition::Varies("limit".to_owned())), does(Action::Accept)], vec![does(Action::Drop)]])],
+#[case::a_rate(vec![input(vec![vec![if_(Condition::Usually("limit".to_owned())), does(Action::Accept)], vec![does(Action::Drop)]])],
     &["accepted", "(dropped)"])]
 #[case::without_an_entry(vec![input(vec![
     vec![if_(Condition::Is(Test { inside: false, ..Test::is(Key::ConnectionMark, vec![0, 0, 0, 1]) })), does(Action::Drop)]])],
@@ -225,4 +225,31 @@ fn sets() {
     assert_eq!(fates(true, set(22, 443, true)), ["accepted"]);
     assert_eq!(fates(false, set(22, 443, true)), ["dropped"]);
     assert_eq!(fates(true, set(22, 443, false)), ["dropped?", "accepted?"]);
+}
+
+/// The packet of an event is walked as far as the event shows it.
+#[test]
+fn packets_of_events() {
+    use tracer_common::Hook;
+    use tracer_testing::{Build, REPLY};
+    let event = Build::from_server(Hook::RejectV4, 1, 1, 1_000, 2_000).at(1).entry(REPLY, 5, 6).event();
+    let Some(class) = Class::of(&event) else { panic!("{event:?}") };
+    let port =
+        |port: u16| if_(Condition::Is(Test::is(Key::TransportHeader { offset: 0 }, port.to_be_bytes().to_vec())));
+    let rejects = || does(Action::RejectWithReset);
+    let ruleset = ruleset(
+        vec![
+            input(vec![vec![port(80), rejects()], vec![port(443), jump("web")], vec![rejects()]]),
+            chain(
+                "web",
+                None,
+                vec![vec![state_is(state::INVALID), rejects()], vec![state_is(state::ESTABLISHED), rejects()]],
+            ),
+        ],
+        Vec::new(),
+    );
+    let walk = Walker::new(&ruleset).walk(&class);
+    assert_eq!(short(&walk), ["reset"]);
+    let By::Rule(rule) = &walk.outcomes[0].by else { panic!("{walk:?}") };
+    assert_eq!(rule.to_string(), "inet t web handle 1");
 }

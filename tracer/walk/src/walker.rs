@@ -68,15 +68,31 @@ impl Slot {
 pub(crate) struct State {
     /// Which packets of the class are here.
     pub(crate) reach: Reach,
+    /// The hook that they are at.
+    pub(crate) hook: NfHook,
     /// `skb->mark`.
     pub(crate) mark: Slot,
     /// `ct state`.
     pub(crate) ct: Slot,
+    /// Whether a rule has translated their source: chains behind it see the new one.
+    pub(crate) translated: bool,
     /// What accepted them at this hook, and which of them.
     by: Vec<(Accepted, Reach)>,
 }
 
 impl State {
+    /// Before the first hook: no packet has a conntrack entry.
+    fn new(class: &Class) -> Self {
+        Self {
+            reach: Reach::Typical,
+            hook: if class.path == Path::Output { NfHook::LocalOut } else { NfHook::PreRouting },
+            mark: Slot::new(class.mark),
+            ct: Slot::new(class.attached.unwrap_or(state::INVALID)),
+            translated: false,
+            by: vec![(None, Reach::Typical)],
+        }
+    }
+
     fn with(&self, reach: Reach) -> Self {
         let mut state = self.clone();
         state.reach = state.reach.max(reach);
@@ -101,6 +117,7 @@ fn join(one: Option<State>, other: Option<State>) -> Option<State> {
     }
     let as_likely = one.reach == other.reach && one.reach != Reach::Others;
     one.mark.join(&other.mark, as_likely);
+    one.translated |= other.translated;
     one.ct.join(&other.ct, as_likely);
     for (by, reach) in other.by {
         let room = one.by.len() < KEPT;
@@ -150,6 +167,15 @@ impl<'a> Walker<'a> {
         Self { all, entries, names }
     }
 
+    /// How the source of the first packet of a forwarded connection is translated, if it is forwarded.
+    pub fn source_nat(&self, class: &Class) -> Vec<(Nat, Reach)> {
+        let mut run = Run { forwards: true, ..Run::new(self, class) };
+        let packets = run.hook(NfHook::PreRouting, Some(State::new(class)));
+        let before = run.nat.len();
+        run.hook(NfHook::PostRouting, packets);
+        run.nat.split_off(before)
+    }
+
     /// Takes packets of a class through it.
     pub fn walk(&self, class: &Class) -> Walk {
         let hooks: &[NfHook] = match class.path {
@@ -157,16 +183,17 @@ impl<'a> Walker<'a> {
             Path::Forward => &[NfHook::PreRouting, NfHook::Forward, NfHook::PostRouting],
             Path::Output => &[NfHook::LocalOut, NfHook::PostRouting],
         };
-        let mut run =
-            Run { walker: self, class, walk: Walk::default(), diverted: 0, budget: BUDGET, accepted: None, accepts: 0 };
-        let mut packets = Some(State {
-            reach: Reach::Typical,
-            mark: Slot::new(class.mark),
-            ct: Slot::new(state::INVALID),
-            by: vec![(None, Reach::Typical)],
-        });
+        let mut run = Run::new(self, class);
+        let mut packets = Some(State::new(class));
+        let forwarded = class.forwarded();
         for hook in hooks {
-            packets = packets.map(|packets| State { by: vec![(None, packets.reach)], ..packets });
+            if *hook == NfHook::Forward {
+                run.class = &forwarded;
+            }
+            // What routing has not decided about yet is of no interest behind it.
+            if matches!(hook, NfHook::LocalIn | NfHook::Forward) {
+                packets = packets.map(|packets| State { by: vec![(None, packets.reach)], ..packets });
+            }
             packets = run.hook(*hook, packets);
         }
         if let Some(packets) = packets {
@@ -189,6 +216,12 @@ struct Run<'w, 'a> {
     accepted: Option<State>,
     /// How often it has.
     accepts: usize,
+    /// The translations that packets of the class may get.
+    nat: Vec<(Nat, Reach)>,
+    /// The last hook where a chain has translated the typical packet.
+    translated: Option<NfHook>,
+    /// Whether a packet whose destination is translated goes on, to wherever it then goes.
+    forwards: bool,
 }
 
 /// What a rule makes of packets.
@@ -200,9 +233,27 @@ struct Left {
     back: Option<State>,
 }
 
-impl<'a> Run<'_, 'a> {
+impl<'w, 'a> Run<'w, 'a> {
+    fn new(walker: &'w Walker<'a>, class: &'w Class) -> Self {
+        Self {
+            walker,
+            class,
+            walk: Walk::default(),
+            diverted: 0,
+            budget: BUDGET,
+            accepted: None,
+            accepts: 0,
+            nat: Vec::new(),
+            translated: None,
+            forwards: false,
+        }
+    }
+
     /// Takes packets through the base chains of a hook.
     fn hook(&mut self, hook: NfHook, mut packets: Option<State>) -> Option<State> {
+        if let Some(packets) = &mut packets {
+            packets.hook = hook;
+        }
         let tracks = matches!(hook, NfHook::PreRouting | NfHook::LocalOut);
         let mut tracked = !tracks;
         for (placed, base) in &self.walker.entries {
@@ -234,8 +285,9 @@ impl<'a> Run<'_, 'a> {
     }
 
     fn base(&mut self, placed: Placed<'a>, base: Base, packets: State) -> Option<State> {
-        // `nf_nat_inet_fn` calls them for the first packet of a tracked connection.
-        if base.kind == ChainKind::Nat && packets.ct.typical != Some(state::NEW) {
+        // `nf_nat_inet_fn` calls them for the first packet of a tracked connection, until one has translated it.
+        let translated = self.translated == Some(packets.hook);
+        if base.kind == ChainKind::Nat && (packets.ct.typical != Some(state::NEW) || translated) {
             return Some(packets);
         }
         let (before, diverted) = (packets.reach, self.diverted);
@@ -346,7 +398,11 @@ impl<'a> Run<'_, 'a> {
                 self.ends(&packets, Fate::Queued, at.by());
             }
             Action::Untrack => {
-                // Only packets without an entry (`nf_ct_set` in `nft_notrack_eval`, `xt_ct_target`).
+                // Only packets without an entry (`nf_ct_set` in `nft_notrack_eval`, `xt_ct_target`); to that of iptables a
+                // rule's answer to an untracked packet has been seen before.
+                if self.class.attached.is_some() && at.rule.by_iptables {
+                    return on(packets);
+                }
                 if packets.ct.typical == Some(state::INVALID) {
                     packets.ct.typical = Some(state::UNTRACKED);
                     if let Some(rule) = at.named() {
@@ -367,10 +423,20 @@ impl<'a> Run<'_, 'a> {
                 packets.mark = Slot { typical: None, others: Vec::new(), any: true };
                 return on(packets);
             }
-            Action::Nat(nat) => match nat {
-                Nat::Source(_) | Nat::Masquerade(_) => self.accept(at, packets),
-                Nat::Destination(_) | Nat::Redirect(_) => self.ends(&packets, Fate::Translated, at.by()),
-            },
+            Action::Nat(nat) => {
+                self.nat.push((nat.clone(), packets.reach));
+                if packets.reach == Reach::Typical {
+                    self.translated = Some(packets.hook);
+                }
+                match nat {
+                    Nat::Source(_) | Nat::Masquerade(_) => {
+                        packets.translated = true;
+                        self.accept(at, packets);
+                    }
+                    Nat::Destination(_) | Nat::Redirect(_) if self.forwards => self.accept(at, packets),
+                    Nat::Destination(_) | Nat::Redirect(_) => self.ends(&packets, Fate::Translated, at.by()),
+                }
+            }
             Action::Synproxy => return self.synproxy(at, packets),
             Action::Tproxy => {
                 self.unclear(at, "a local socket may take it", &packets);
@@ -426,7 +492,6 @@ impl<'a> Run<'_, 'a> {
             Hit::In(element) => ways.push((verdict(element), Reach::Typical)),
             Hit::Miss => ways.push((None, Reach::Typical)),
             Hit::Unclear => {
-                ways.push((None, Reach::Doubtful));
                 for what in &found.unclear {
                     self.unclear(at, what, packets);
                 }
@@ -495,7 +560,7 @@ impl<'a> Run<'_, 'a> {
         if let Some(known) = known {
             known.reach = known.reach.min(packets.reach);
         } else {
-            self.walk.outcomes.push(Outcome { fate, by, reach: packets.reach });
+            self.walk.outcomes.push(Outcome { fate, by, reach: packets.reach, state: packets.ct.typical });
         }
     }
 

@@ -6,6 +6,7 @@ mod rules;
 mod settings;
 mod table;
 mod tracing;
+mod walks;
 
 use std::fmt::Display;
 
@@ -14,11 +15,16 @@ use tracer_model::finding::{Finding, Severity};
 use tracer_model::health::{Facts, Machine, Namespace};
 use tracer_model::mitigation::MitigationId;
 
+pub use walks::{EPHEMERAL, Kind, Row, decider, server_segment, walks};
+
 /// All findings, the most urgent first.
 pub fn diagnose(facts: &Facts) -> Vec<Finding> {
-    let mut found = tracing::findings(&facts.tracing, &facts.host);
+    let mut found = Vec::new();
+    if !facts.is_of_file() {
+        found.extend(tracing::findings(&facts.tracing, &facts.host));
+    }
     for namespace in &facts.namespaces {
-        let one = One { namespace, host: &facts.host, alone: facts.namespaces.len() == 1 };
+        let one = One { namespace, host: &facts.host, alone: facts.namespaces.len() == 1, walks: walks(namespace) };
         found.extend(table::findings(&one));
         found.extend(counters::findings(&one));
         found.extend(ports::findings(&one));
@@ -49,6 +55,8 @@ struct One<'a> {
     host: &'a Machine,
     /// Whether it is the only one.
     alone: bool,
+    /// What becomes of INVALID packets in it.
+    walks: Vec<Row>,
 }
 
 impl One<'_> {
@@ -134,13 +142,14 @@ fn idle(one: &One<'_>) -> Option<Finding> {
 
 fn unread(one: &One<'_>) -> Option<Finding> {
     let audit = one.namespace.audit.iter().flat_map(|audit| &audit.problems);
-    let rules: Vec<&String> = audit.collect();
+    let mut rules: Vec<String> = audit.cloned().collect();
+    rules.extend(rules::not_understood(one));
     if one.namespace.unread.is_empty() && rules.is_empty() {
         return None;
     }
     let severity = if one.namespace.unread.is_empty() { Severity::Info } else { Severity::Warning };
     let mut builder = one.finding("not-read", severity, "some facts or rules could not be read");
-    for problem in one.namespace.unread.iter().chain(rules) {
+    for problem in one.namespace.unread.iter().chain(&rules) {
         builder = builder.advice(problem.clone());
     }
     Some(builder.done())

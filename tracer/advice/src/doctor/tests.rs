@@ -11,10 +11,11 @@ use tracer_model::health::counters::Counter;
 use tracer_model::health::ports::Ranges;
 use tracer_model::health::table::Tally;
 use tracer_model::health::{Facts, Namespace, Obstacle, Sample};
-use tracer_model::ruleset::audit::{Audit, BaseChain, Does, Translation};
-use tracer_model::ruleset::{Backend, Family, Hooks};
+use tracer_model::ruleset::Test;
+use tracer_model::ruleset::audit::Translation;
+use tracer_model::ruleset::tables::{Action, ChainRule, Condition, Nat, Ruleset, Step};
 use tracer_model::time::Instant;
-use tracer_testing::doctor::{audit, entry, healthy, noted};
+use tracer_testing::doctor::{entry, healthy, load, on_invalid, rule, ruleset};
 
 use super::diagnose;
 
@@ -32,6 +33,17 @@ fn a_healthy_gateway_has_neither_warning_nor_worse() {
     let ids: Vec<&str> = findings.iter().map(|finding| finding.id).collect();
     assert_eq!(ids, ALWAYS);
     assert!(findings.iter().all(|finding| finding.severity == Severity::Info));
+}
+
+/// Numbers of netfilter hooks.
+const PREROUTING: u8 = 0;
+const INPUT: u8 = 1;
+const FORWARD: u8 = 2;
+const OUTPUT: u8 = 3;
+
+/// A rule that is not understood.
+fn obscure(action: Action) -> ChainRule {
+    rule(vec![Step::If(Condition::NotUnderstood("-m geoip".to_owned())), Step::Do(action)])
 }
 
 /// Changes one thing.
@@ -91,15 +103,24 @@ fn obstacle(id: &'static str) -> Obstacle {
 })]
 #[case("timeout-below-default", Severity::Warning, |facts: &mut Facts| set(facts, "nf_conntrack_tcp_timeout_fin_wait", 10))]
 #[case("rules-reject-invalid", Severity::Warning, |facts: &mut Facts| {
-    of(facts).audit = Some(audit(vec![noted(Does::RejectsInvalid, 2)]));
+    load(of(facts), ruleset(vec![(FORWARD, vec![on_invalid(Action::RejectWithReset)], false)]));
 })]
 #[case("rules-accept-invalid", Severity::Info, |facts: &mut Facts| {
-    of(facts).audit = Some(audit(vec![noted(Does::AcceptsInvalid, 2)]));
+    load(of(facts), ruleset(vec![(FORWARD, vec![on_invalid(Action::Accept)], false)]));
 })]
 #[case("rules-drop-invalid", Severity::Info, |facts: &mut Facts| {
-    of(facts).audit = Some(audit(vec![noted(Does::DropsInvalid, 2)]));
+    load(of(facts), ruleset(vec![(FORWARD, vec![on_invalid(Action::Drop)], false)]));
 })]
-#[case("rules-untrack", Severity::Info, |facts: &mut Facts| of(facts).audit = Some(audit(vec![noted(Does::Untracks, 0)])))]
+#[case("rules-untrack", Severity::Info, |facts: &mut Facts| {
+    load(of(facts), ruleset(vec![(PREROUTING, vec![rule(vec![Step::Do(Action::Untrack)])], false)]));
+})]
+#[case("flowtable", Severity::Info, |facts: &mut Facts| {
+    let offload = Action::Offload { flowtable: "ft".to_owned() };
+    load(of(facts), ruleset(vec![(FORWARD, vec![rule(vec![Step::Do(offload)])], false)]));
+})]
+#[case("not-read", Severity::Info, |facts: &mut Facts| {
+    load(of(facts), ruleset(vec![(FORWARD, vec![obscure(Action::Drop)], false)]));
+})]
 #[case("not-read", Severity::Warning, |facts: &mut Facts| of(facts).unread.push("the table".to_owned()))]
 #[case("not-read", Severity::Info, |facts: &mut Facts| facts.host.unread.push("the size".to_owned()))]
 #[case("no-privileges", Severity::Warning, |facts: &mut Facts| facts.tracing.obstacles.push(obstacle("no-privileges")))]
@@ -135,7 +156,7 @@ fn an_unread_table_has_no_findings() {
     let namespace = of(&mut facts);
     (namespace.before, namespace.after) = (Sample::default(), Sample::default());
     namespace.sysctls.clear();
-    (namespace.table, namespace.audit) = (None, None);
+    (namespace.table, namespace.audit, namespace.ruleset) = (None, None, None);
     assert_eq!(found(&facts), []);
 }
 
@@ -181,13 +202,14 @@ fn the_limit_is_set_where_it_can_be(#[case] own: bool, #[case] home: bool, #[cas
 fn ports_towards_a_destination(#[case] used: u16, #[case] expected: Option<Severity>) {
     let address: std::net::IpAddr = [192, 0, 2, 1].into();
     let translation = Translation { to: vec![address..=address], ports: Some(2_000..=2_099), output: None };
-    let rules = Audit { noted: vec![noted(Does::SourceNat(translation), 4)], ..audit(Vec::new()) };
-    let mut tally = Tally::new(Ranges::of_rules(&rules));
+    let mut rules = ruleset(Vec::new());
+    rules.tables[0].chains[0].rules = vec![rule(vec![Step::Do(Action::Nat(Nat::Source(translation)))])];
+    let mut tally = Tally::new(Ranges::of_rules(&rules.audit(1, Instant(0))));
     for port in 0..used {
         tally.add(&entry(2, 2_000 + port));
     }
     let mut facts = healthy();
-    of(&mut facts).audit = Some(rules);
+    load(of(&mut facts), rules);
     of(&mut facts).table = Some(tally.finish(1, Instant(0), None));
     let findings = found(&facts);
     assert_eq!(findings.first().map(|finding| finding.severity), expected, "{findings:#?}");
@@ -199,24 +221,32 @@ fn ports_towards_a_destination(#[case] used: u16, #[case] expected: Option<Sever
     }
 }
 
-#[test]
-fn a_gateway_that_drops_at_input_answers_nothing() {
-    let answers = |audit: Audit| {
-        let mut facts = healthy();
-        of(&mut facts).audit = Some(audit);
-        diagnose(&facts).iter().any(|finding| finding.id == "invalid-answered")
-    };
-    assert!(answers(audit(vec![noted(Does::DropsInvalid, 2)])), "at forward only");
-    assert!(!answers(audit(vec![noted(Does::DropsInvalid, 1)])));
-    let chain = BaseChain {
-        backend: Backend::Nftables,
-        family: Family::Inet,
-        table: "t".to_owned(),
-        name: "input".to_owned(),
-        hooks: Hooks::only(1),
-    };
-    assert!(!answers(Audit { drops: vec![chain], ..audit(Vec::new()) }));
-    assert!(!answers(Audit { problems: vec!["half of it".to_owned()], ..audit(Vec::new()) }), "not known");
+/// The ids of the findings on what becomes of INVALID packets.
+fn of_invalid(rules: Ruleset) -> Vec<&'static str> {
+    let mut facts = healthy();
+    load(of(&mut facts), rules);
+    let mut ids: Vec<&str> = diagnose(&facts).into_iter().map(|finding| finding.id).collect();
+    ids.retain(|id| *id != "kernel-era");
+    ids.sort_unstable();
+    ids
+}
+
+#[rstest]
+#[case::no_rule(vec![], &["invalid-answered"])]
+#[case::dropped_at_input(vec![(INPUT, vec![on_invalid(Action::Drop)], false)], &["rules-drop-invalid"])]
+#[case::at_forward_only(vec![(FORWARD, vec![on_invalid(Action::Drop)], false)], &["invalid-answered", "rules-drop-invalid"])]
+#[case::policy(vec![(INPUT, vec![], true)], &[])]
+#[case::the_last_rule(vec![(INPUT, vec![rule(vec![Step::Do(Action::Drop)])], false)], &["rules-drop-invalid"])]
+#[case::icmp_resets_nothing(vec![(INPUT, vec![rule(vec![Step::Do(Action::RejectWithIcmp)])], false)], &[])]
+#[case::rejected(vec![(INPUT, vec![rule(vec![Step::Do(Action::RejectWithReset)])], true)], &["rules-reject-invalid"])]
+#[case::another_port(vec![(INPUT, vec![rule(vec![
+    Step::If(Condition::Is(Test::is(tracer_model::ruleset::Key::TransportHeader { offset: 2 }, vec![0, 22]))),
+    Step::Do(Action::Drop)])], false)], &["invalid-answered"])]
+#[case::the_rst_is_dropped(vec![(OUTPUT, vec![on_invalid(Action::Drop)], false)], &["rules-drop-invalid"])]
+#[case::in_doubt(vec![(INPUT, vec![obscure(Action::Drop)], false)], &["not-read"])]
+#[case::in_doubt_without_effect(vec![(INPUT, vec![obscure(Action::Drop), on_invalid(Action::Drop)], false)], &["rules-drop-invalid"])]
+fn what_becomes_of_invalid_packets(#[case] chains: Vec<(u8, Vec<ChainRule>, bool)>, #[case] expected: &[&str]) {
+    assert_eq!(of_invalid(ruleset(chains)), expected);
 }
 
 #[test]
@@ -238,4 +268,19 @@ fn without_conntrack_there_is_one_finding() {
     facts.host.log_format = None;
     let ids: Vec<&str> = diagnose(&facts).iter().map(|finding| finding.id).collect();
     assert_eq!(ids, ["conntrack-not-loaded"]);
+}
+
+/// Whether this host can be traced does not matter to a ruleset of another.
+#[test]
+fn a_ruleset_of_a_file_has_findings_on_rules_alone() {
+    let mut facts = healthy();
+    facts.tracing = tracer_model::health::Tracing::default();
+    facts.host.log_format = None;
+    let namespace = &mut facts.namespaces[0];
+    namespace.loaded.push("IPv4: loaded with iptables-nft-restore".to_owned());
+    (namespace.before, namespace.after) = (Sample::default(), Sample::default());
+    namespace.sysctls.clear();
+    namespace.table = None;
+    let ids: Vec<&str> = diagnose(&facts).iter().map(|finding| finding.id).collect();
+    assert_eq!(ids, ["invalid-answered"]);
 }

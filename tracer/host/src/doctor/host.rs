@@ -40,6 +40,12 @@ pub fn read(obstacles: Vec<Obstacle>) -> io::Result<(Machine, Tracing)> {
     Ok((machine(log_format), tracing))
 }
 
+/// What this host is to a ruleset that was sent: the kernel that loads it. Its memory and its tools do not matter.
+pub fn of_file() -> Machine {
+    let unknown = machine(None);
+    Machine { memory: None, entry_bytes: None, programs: PROGRAMS.to_vec(), unread: Vec::new(), ..unknown }
+}
+
 fn machine(log_format: Option<LogFormat>) -> Machine {
     let uname = rustix::system::uname();
     let mut unread = Vec::new();

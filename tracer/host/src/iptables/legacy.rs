@@ -10,15 +10,26 @@ use std::time::Instant;
 use std::{fs, thread};
 
 use tracer_model::ruleset::Family;
+use tracer_model::ruleset::tables::Ruleset;
 
-use super::save::{Saved, parse};
+use super::text::ruleset;
 
 /// Most bytes that are read of a ruleset.
 const MOST: u64 = 8 << 20;
 
-/// Reads the rules of both families, of the calling thread's network namespace; and why there may be others.
-pub(crate) fn read(deadline: Instant) -> (Saved, Vec<String>) {
-    let (mut all, mut problems) = (Saved::default(), Vec::new());
+/// Reads the tables of both families whole, of the calling thread's network namespace; and why there may be others.
+pub(crate) fn whole(deadline: Instant) -> Ruleset {
+    let (texts, problems) = texts(deadline);
+    let mut all = Ruleset { tables: Vec::new(), problems };
+    for (family, text) in texts {
+        all.extend(ruleset(&text, family));
+    }
+    all
+}
+
+/// What is printed of each family that has tables.
+fn texts(deadline: Instant) -> (Vec<(Family, String)>, Vec<String>) {
+    let (mut texts, mut problems) = (Vec::new(), Vec::new());
     for (family, names, tools) in [
         (Family::Ip, "ip_tables_names", ["iptables-legacy-save", "iptables-save"]),
         (Family::Ip6, "ip6_tables_names", ["ip6tables-legacy-save", "ip6tables-save"]),
@@ -34,16 +45,12 @@ pub(crate) fn read(deadline: Instant) -> (Saved, Vec<String>) {
             continue;
         }
         match tools.into_iter().find_map(|tool| saved(tool, deadline).transpose()) {
-            Some(Ok(text)) => {
-                let saved = parse(&text, family);
-                all.rejecting.extend(saved.rejecting);
-                all.found.extend(saved.found);
-            }
+            Some(Ok(text)) => texts.push((family, text)),
             Some(Err(error)) => problems.push(format!("the tables of legacy iptables could not be read: {error}")),
             None => problems.push(format!("there are tables of legacy iptables, but {} is missing", tools[0])),
         }
     }
-    (all, problems)
+    (texts, problems)
 }
 
 /// What a tool prints; none where it is missing, or is one that writes into nftables.

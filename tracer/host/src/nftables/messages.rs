@@ -18,11 +18,17 @@ pub(super) const NFTA_DATA_VERDICT: u16 = 2;
 /// A family's number and a table's name.
 pub(super) type Table = (u8, String);
 
+/// `NFPROTO_*` of tables.
+pub(super) const INET: u8 = 1;
+pub(super) const ARP: u8 = 3;
+pub(super) const NETDEV: u8 = 5;
+pub(super) const BRIDGE: u8 = 7;
+
 /// The families whose rules are read. Those of ARP, bridges and devices do not call `nf_send_reset`, and conntrack has not
 /// seen their packets yet.
 pub(super) const fn family(number: u8) -> Option<Family> {
     match number {
-        1 => Some(Family::Inet),
+        INET => Some(Family::Inet),
         2 => Some(Family::Ip),
         10 => Some(Family::Ip6),
         _ => None,

@@ -2,59 +2,53 @@
 
 use std::net::IpAddr;
 
-use tracer_model::ruleset::audit::{Does, Translation, Verdict};
+use tracer_model::ruleset::audit::Translation;
+use tracer_model::ruleset::tables::Action;
 
-use super::registers::Registers;
 use crate::nfnetlink::{attribute, number, string};
 
-/// A verdict that decides, or leads elsewhere.
-pub(super) fn verdict(attributes: &[u8]) -> Option<Verdict> {
+/// What a verdict does, in a rule or an element of a verdict map.
+pub(super) fn decided(attributes: &[u8]) -> Action {
     const NFTA_VERDICT_CODE: u16 = 1;
     const NFTA_VERDICT_CHAIN: u16 = 2;
-    const NF_DROP: i32 = 0;
-    const NF_ACCEPT: i32 = 1;
+    /// `NF_VERDICT_MASK`; what is above depends on the verdict.
+    const VERDICT: i32 = 0xff;
+    const NFT_CONTINUE: i32 = -1;
     const NFT_JUMP: i32 = -3;
     const NFT_GOTO: i32 = -4;
-    match attribute(attributes, NFTA_VERDICT_CODE).and_then(number).map(u32::cast_signed)? {
-        NF_DROP => Some(Verdict::Drop),
-        NF_ACCEPT => Some(Verdict::Accept),
-        NFT_JUMP | NFT_GOTO => attribute(attributes, NFTA_VERDICT_CHAIN).map(string).map(Verdict::Chain),
-        _ => None,
+    const NFT_RETURN: i32 = -5;
+    let chain = || attribute(attributes, NFTA_VERDICT_CHAIN).map(string);
+    match attribute(attributes, NFTA_VERDICT_CODE).and_then(number).map(u32::cast_signed) {
+        Some(NFT_CONTINUE) => Action::Nothing("continue".to_owned()),
+        Some(NFT_RETURN) => Action::Return,
+        Some(NFT_JUMP) => chain().map_or_else(|| Action::NotUnderstood("jump".to_owned()), Action::Jump),
+        Some(NFT_GOTO) => chain().map_or_else(|| Action::NotUnderstood("goto".to_owned()), Action::Goto),
+        Some(code @ 0..) => match code & VERDICT {
+            0 => Action::Drop,
+            1 => Action::Accept,
+            3 => Action::Queue { bypass: code & 0x8000 != 0 },
+            _ => Action::NotUnderstood(format!("verdict {code}")),
+        },
+        _ => Action::NotUnderstood("[verdict]".to_owned()),
     }
 }
 
-/// `nat`, `masq` or `redir`: what it translates to, and whether all of that is known.
-pub(super) fn translates(name: &str, data: &[u8], registers: &Registers) -> Option<(Does, bool)> {
-    const NFTA_NAT_TYPE: u16 = 1;
-    const NFT_NAT_SNAT: u32 = 0;
+/// What `nat`, `masq` or `redir` translates to, as far as the rule itself has it in a register.
+pub(super) fn translation(name: &str, data: &[u8], constant: impl Fn(u32) -> Option<Vec<u8>>) -> Translation {
     let field = |kind| attribute(data, kind).and_then(number);
     // NFTA_NAT_REG_ADDR_MIN, _MAX, _PROTO_MIN, _MAX; NFTA_MASQ_REG_PROTO_MIN, _MAX; NFTA_REDIR_REG_PROTO_MIN, _MAX.
     let (addresses, ports) = match name {
-        "nat" => (Some((field(3), field(4))), (field(5), field(6))),
-        "masq" => (None, (field(2), field(3))),
-        _ => (None, (field(1), field(2))),
+        "nat" => ((field(3), field(4)), (field(5), field(6))),
+        "masq" => ((None, None), (field(2), field(3))),
+        _ => ((None, None), (field(1), field(2))),
     };
-    let mut known = true;
-    let mut constants = |(first, last): (Option<u32>, Option<u32>)| {
+    let both = |(first, last): (Option<u32>, Option<u32>)| {
         let first = first?;
-        let both = registers.constant(first).zip(registers.constant(last.unwrap_or(first)));
-        known &= both.is_some();
-        both
+        constant(first).zip(constant(last.unwrap_or(first)))
     };
-    let to = addresses.and_then(&mut constants).map(|(first, last)| address(first).zip(address(last)));
-    let ports = constants(ports).and_then(|(first, last)| Some(port(first)?..=port(last)?));
-    let to = match to {
-        Some(Some((first, last))) => vec![first..=last],
-        Some(None) => return None,
-        None => Vec::new(),
-    };
-    let translation = Translation { to, ports, output: None };
-    let does = match (name, field(NFTA_NAT_TYPE)) {
-        ("nat", Some(NFT_NAT_SNAT)) => Does::SourceNat(translation),
-        ("masq", _) => Does::Masquerades(translation),
-        _ => Does::DestinationNat(translation),
-    };
-    Some((does, known))
+    let to = both(addresses).and_then(|(first, last)| Some(address(&first)?..=address(&last)?));
+    let ports = both(ports).and_then(|(first, last)| Some(port(&first)?..=port(&last)?));
+    Translation { to: to.into_iter().collect(), ports, output: None }
 }
 
 fn address(bytes: &[u8]) -> Option<IpAddr> {

@@ -11,12 +11,14 @@ pub mod table;
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use tracer_common::Hook;
 
 use crate::capture::HookState;
 use crate::conntrack::log_format::LogFormat;
 use crate::ruleset::Rule;
 use crate::ruleset::audit::Audit;
+use crate::ruleset::tables::Ruleset;
 use crate::shell::word;
 use crate::time::Instant;
 
@@ -32,6 +34,13 @@ pub struct Facts {
     pub tracing: Tracing,
     /// Its network namespaces, as many as were asked for.
     pub namespaces: Vec<Namespace>,
+}
+
+impl Facts {
+    /// Whether they are of a ruleset that was sent in a file.
+    pub fn is_of_file(&self) -> bool {
+        self.namespaces.iter().any(|namespace| !namespace.loaded.is_empty())
+    }
 }
 
 /// An obstacle to tracing.
@@ -85,7 +94,7 @@ impl Machine {
 }
 
 /// Whether a host can be traced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tracing {
     /// The obstacles.
     pub obstacles: Vec<Obstacle>,
@@ -141,6 +150,12 @@ pub struct Namespace {
     pub table: Option<Table>,
     /// What its rules do to tracked connections.
     pub audit: Option<Audit>,
+    /// Its whole ruleset.
+    pub ruleset: Option<Ruleset>,
+    /// Its network interfaces but for loopback.
+    pub links: Vec<Link>,
+    /// How its ruleset was loaded, if that was sent in a file: then nothing but the rules is known.
+    pub loaded: Vec<String>,
     /// What could not be read, and why.
     pub unread: Vec<String>,
 }
@@ -206,6 +221,19 @@ impl Namespace {
         let counted = |counter| self.total(counter).unwrap_or(0) > 0;
         self.entries() == Some(0) && !Counter::ALL.into_iter().any(counted)
     }
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Link {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its addresses, those of the link alone left out.
+    pub addresses: Vec<IpNet>,
+    /// Whether a default route leads through it.
+    pub default_route: bool,
 }
 
 /// The counters of a namespace at a point in time.

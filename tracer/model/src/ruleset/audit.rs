@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Backend, Family, Hooks, Key, Rule, Test};
 use crate::time::Instant;
 
@@ -163,7 +165,7 @@ pub enum Verdict {
 }
 
 /// What a rule translates to.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Translation {
     /// The new addresses; none where the rule does not fix them, or looks them up.
     pub to: Vec<RangeInclusive<IpAddr>>,

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracer_common::Hook;
 
+use super::tables::Ruleset;
 use super::{Key, Rule, Rules, Test};
 use crate::event::{Event, NfHook};
 use crate::time::Instant;
@@ -41,6 +42,17 @@ pub struct Candidates {
 }
 
 impl Candidates {
+    /// Keeps those that `wanted` holds for, if there is any.
+    #[must_use]
+    pub fn narrowed(self, wanted: impl Fn(&Rule) -> bool) -> Self {
+        let left: Vec<Rule> = self.rules.iter().filter(|rule| wanted(rule)).cloned().collect();
+        // Of more than are listed not all are known here.
+        if left.is_empty() || self.count > self.rules.len() {
+            return self;
+        }
+        Self { count: left.len(), rules: left, ..self }
+    }
+
     /// The only candidate, where there is one and no problem suggests others.
     pub fn only(&self) -> Option<&Rule> {
         match self.rules.as_slice() {
@@ -59,6 +71,12 @@ impl Snapshots {
     /// Adds a later snapshot. It replaces an earlier one, but never the first.
     pub fn add(&mut self, rules: Rules) {
         self.last = Some(rules);
+    }
+
+    /// The whole ruleset, where both snapshots show the same.
+    pub fn whole(&self) -> Option<&Ruleset> {
+        let same = self.last.as_ref().is_none_or(|last| last.whole == self.first.whole);
+        self.first.whole.as_deref().filter(|_| same && !self.first.bridged)
     }
 
     /// The last snapshot.

@@ -39,8 +39,8 @@ impl Chains {
         while let Some(from) = waiting.pop() {
             let hooks = reached.get(&from).copied().unwrap_or_default();
             let known = self.jumps.get(&from).into_iter().flatten();
-            let any = regular.iter().copied().filter(|_| self.anywhere.contains(&from));
-            for to in known.chain(any) {
+            let any = if self.anywhere.contains(&from) { &regular[..] } else { &[] };
+            for to in known.chain(any.iter().copied()) {
                 let Some(there) = reached.get_mut(to) else { continue };
                 let both = Hooks(there.0 | hooks.0);
                 if both != *there {

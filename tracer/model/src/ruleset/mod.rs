@@ -7,8 +7,10 @@ mod candidates;
 mod chains;
 pub mod tables;
 mod test;
+mod views;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +22,8 @@ use crate::time::Instant;
 pub use candidates::{Candidates, LISTED, Snapshots};
 pub use chains::Chains;
 pub use test::{Key, Shown, Test};
+
+use tables::Ruleset;
 
 /// A snapshot of the rules of a namespace that can answer with a RST.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +48,9 @@ pub struct Rules {
     /// What could not be read: there may be other rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// The whole ruleset, where it is small enough to be kept: a packet can then be taken through it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Arc<Ruleset>>,
 }
 
 /// A rule that answers with a RST.

@@ -4,21 +4,24 @@
 //! the crate `tracer-walk` takes packets through it. Whatever a front-end does not understand it keeps, by name, as
 //! [`Condition::NotUnderstood`] or [`Action::NotUnderstood`]: nothing is left out silently.
 
+use serde::{Deserialize, Serialize};
+
 use super::audit::Translation;
 use super::{Backend, Family, Hooks, Key, Rule, Test};
 use crate::event::NfHook;
 
 /// Every rule of a network namespace that IPv4 and IPv6 packets can meet.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ruleset {
     /// The tables, in the order in which they were read.
     pub tables: Vec<Table>,
     /// What could not be read: there may be other rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
 }
 
 /// A table; one that is dormant is left out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Table {
     /// The backend that writes it. A table that iptables-nft made may have rules that nft added.
     pub backend: Backend,
@@ -33,7 +36,7 @@ pub struct Table {
 }
 
 /// A chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Chain {
     /// Its name.
     pub name: String,
@@ -44,7 +47,7 @@ pub struct Chain {
 }
 
 /// Where the kernel enters a chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Base {
     /// The netfilter hook, by its number (`enum nf_inet_hooks`).
     pub hook: u8,
@@ -64,7 +67,8 @@ impl Base {
 }
 
 /// The type of a base chain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum ChainKind {
     /// `filter`; every table of iptables but `nat`.
     Filter,
@@ -75,7 +79,7 @@ pub enum ChainKind {
 }
 
 /// A rule of a chain.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChainRule {
     /// Its handle, as `nft -a` shows it; none in legacy iptables.
     pub handle: Option<u64>,
@@ -90,7 +94,8 @@ pub struct ChainRule {
 }
 
 /// A step of a rule. The first condition that a packet does not meet ends the rule.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Step {
     /// It asks something of the packet.
     If(Condition),
@@ -99,7 +104,8 @@ pub enum Step {
 }
 
 /// What a rule asks of a packet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Condition {
     /// A comparison.
     Is(Test),
@@ -120,28 +126,33 @@ pub enum Condition {
     Not(Box<Self>),
     /// Always, or never, for any packet of TCP.
     Constant(bool),
-    /// It holds for some packets and not for others that look alike: a rate, a quota, a time of day, chance. The text is the
-    /// condition in the notation of its tool.
+    /// It holds until a rate or a number of connections is exceeded, which is rare; the inverse is [`Self::Not`] of it. The text
+    /// is the condition in the notation of its tool.
+    Usually(String),
+    /// It holds for some packets and not for others that look alike: the payload, a quota, a time of day, chance. The text is
+    /// the condition in the notation of its tool.
     Varies(String),
     /// What it asks is not understood. The text is the condition in the notation of its tool.
     NotUnderstood(String),
 }
 
 /// Bytes of a packet, or of what the kernel knows about it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Field {
     /// The key.
     pub key: Key,
     /// Its length in bytes. In a concatenation each field but the last fills up whole words of four bytes.
     pub length: usize,
     /// The mask that is applied before the comparison; empty for none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub mask: Vec<u8>,
     /// Whether the set has this field in the byte order of the host, where the [`Key`] has it in network byte order.
     pub native: bool,
 }
 
 /// What a rule does to a packet.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Action {
     /// Accepts it: the base chain ends, later base chains still see it.
     Accept,
@@ -198,7 +209,8 @@ pub enum Action {
 }
 
 /// A translation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Nat {
     /// Of the source, to fixed addresses.
     Source(Translation),
@@ -211,7 +223,7 @@ pub enum Nat {
 }
 
 /// A set, a map, or a verdict map.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Set {
     /// Its name.
     pub name: String,
@@ -223,13 +235,14 @@ pub struct Set {
 }
 
 /// An element of a set. Concatenated fields fill up whole words of four bytes each.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Element {
     /// The lower bound of each field, included, one behind the other. Empty for the element that catches all others.
     pub from: Vec<u8>,
     /// The upper bound of each field, included.
     pub to: Vec<u8>,
     /// The verdict of a verdict map.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Action>,
 }
 
@@ -238,6 +251,18 @@ impl Ruleset {
     pub fn extend(&mut self, other: Self) {
         self.tables.extend(other.tables);
         self.problems.extend(other.problems);
+    }
+}
+
+impl Ruleset {
+    /// The same rules, with none that has counted anything: two snapshots can then be compared.
+    #[must_use]
+    pub fn without_counters(mut self) -> Self {
+        let chains = self.tables.iter_mut().flat_map(|table| &mut table.chains);
+        for rule in chains.flat_map(|chain| &mut chain.rules) {
+            rule.packets = None;
+        }
+        self
     }
 }
 

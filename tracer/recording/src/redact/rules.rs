@@ -11,9 +11,10 @@ use super::{Redactor, packet, text};
 
 impl Redactor {
     pub(super) fn rules(&mut self, rules: Rules) -> Rules {
-        let Rules { netns, began, at, generation, bridged, rules, problems } = rules;
+        let Rules { netns, began, at, generation, bridged, rules, problems, .. } = rules;
         let rules = rules.into_iter().map(|rule| self.rule(rule)).collect();
-        Rules { netns, began, at, generation, bridged, rules, problems: text::problems(&problems) }
+        // Of other rules names, addresses and texts are of no use to anybody.
+        Rules { netns, began, at, generation, bridged, rules, problems: text::problems(&problems), whole: None }
     }
 
     fn rule(&mut self, rule: Rule) -> Rule {

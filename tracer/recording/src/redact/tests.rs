@@ -113,6 +113,7 @@ fn texts_name_nobody() {
             bridged: false,
             rules: Vec::new(),
             problems: Vec::new(),
+            whole: None,
         };
         rules.problems = vec![problem.clone(); 2];
         let mut context = HostContext::unknown(NETNS, Instant(1), NetnsPath::Named(name.clone()));

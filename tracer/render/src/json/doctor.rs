@@ -6,6 +6,7 @@ use std::io;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use tracer_advice::doctor::{Row, decider, walks};
 use tracer_model::capture::HookState;
 use tracer_model::finding::Finding;
 use tracer_model::health;
@@ -110,8 +111,39 @@ struct Namespace<'a> {
     sizing: Option<Size>,
     /// Rules that concern conntrack.
     rules: Vec<Rule<'a>>,
+    /// Classes of packets that conntrack has marked INVALID, taken through the rules.
+    walks: Vec<Walk>,
+    /// How the ruleset of a file was loaded, and what of it was not; empty for a namespace of this host.
+    loaded: Vec<&'a str>,
     /// Facts that could not be read or decoded.
     unread: Vec<&'a str>,
+}
+
+/// What the packets of a class come to.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Walk {
+    /// A server's late segment to an address of this host, a client's segment, or a segment of this host's own:
+    /// `server-segment`, `client-segment`, `own-segment`.
+    class: &'static str,
+    /// The netfilter hook that decides: `input`, `forward`, `output`.
+    hook: &'static str,
+    /// `ip` or `ip6`.
+    family: &'static str,
+    /// The interface that they come in by, or leave by if they are this host's own; null for any that no rule names.
+    interface: Option<String>,
+    /// The interface that they are forwarded to.
+    towards: Option<String>,
+    /// The address of this host: the destination, or the source of its own segments; null where it is not known.
+    address: Option<String>,
+    /// The fates that are possible, those of a typical packet first: `stack-rst`, `rule-rst`, `icmp`, `dropped`, `accepted`,
+    /// `forwarded-untranslated`, `unknown`.
+    fates: Vec<&'static str>,
+    /// The fate of a typical packet; null where it is not certain. Packets of the class differ in address, port and rate.
+    typical: Option<&'static str>,
+    /// What decides each of the fates: a rule, a policy, or `no rule`.
+    decided_by: Vec<String>,
+    /// The rules on the way that are not understood and may change the fate.
+    not_understood: Vec<String>,
 }
 
 #[derive(Debug, Serialize, JsonSchema)]
@@ -280,8 +312,33 @@ impl<'a> Namespace<'a> {
                 .flat_map(|audit| &audit.noted)
                 .map(|noted| rule(noted, namespace, facts))
                 .collect(),
+            walks: walks(namespace).iter().map(walk).collect(),
+            loaded: namespace.loaded.iter().map(String::as_str).collect(),
             unread: namespace.unread.iter().chain(problems).map(String::as_str).collect(),
         }
+    }
+}
+
+fn walk(row: &Row) -> Walk {
+    let consequences = &row.consequences;
+    let mut fates: Vec<(&'static str, String)> = Vec::new();
+    for one in &consequences.all {
+        if !fates.iter().any(|(fate, _)| *fate == one.seen.name()) {
+            fates.push((one.seen.name(), decider(&one.by)));
+        }
+    }
+    let (fates, decided_by) = fates.into_iter().unzip();
+    Walk {
+        class: row.kind.name(),
+        hook: row.kind.hook(),
+        family: if row.ipv4 { "ip" } else { "ip6" },
+        interface: row.interface.clone(),
+        towards: row.towards.clone(),
+        address: row.address.map(|address| address.to_string()),
+        fates,
+        typical: consequences.typical().map(tracer_walk::Seen::name),
+        decided_by,
+        not_understood: consequences.unclear.iter().map(|one| format!("{}: {}", one.rule, one.what)).collect(),
     }
 }
 

@@ -26,6 +26,7 @@ Examples:
   whyrst doctor                                  the network namespace that whyrst runs in
   whyrst doctor --netns gateway                  another one, by its name or inode number
   whyrst doctor --all-netns --interval 10s       all namespaces; rates over ten seconds
+  whyrst doctor --ruleset rules.save             the rules of another host, from a file
   whyrst doctor --fail-on critical -o /dev/null    for monitoring: exit status 1
   whyrst doctor --format json | jq '.findings[].id'")]
 pub(in crate::cli) struct Doctor {
@@ -39,6 +40,10 @@ pub(in crate::cli) struct Doctor {
     /// Every network namespace that has a name or a process
     #[arg(long)]
     pub(in crate::cli) all_netns: bool,
+    /// Only the rules of this file, as iptables-save, ip6tables-save, `nft list ruleset` or `nft -j list ruleset` printed them;
+    /// `-` is standard input. They are loaded into an empty network namespace [default: those of this host]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, conflicts_with_all = ["netns", "all_netns"])]
+    pub(in crate::cli) ruleset: Option<PathBuf>,
     /// Exit with status 1 if there is a finding of this severity or above [default: never]
     #[arg(long, value_name = "SEVERITY", value_enum)]
     pub(in crate::cli) fail_on: Option<Urgency>,

@@ -1,0 +1,533 @@
+//! Files of `iptables-save` and `ip6tables-save`: which family, which interfaces, and which pieces of rules are not loaded.
+//!
+//! Only what these two print is taken: tables, chains, `-A` and `COMMIT`. The commands of iptables-restore that print, flush or
+//! start programs are refused before it sees them.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+use std::path::Path;
+
+use tracer_model::ruleset::Family;
+use tracer_model::ruleset::tables::{Action, Condition, Step};
+
+use super::pieces::{Item, Owner, Pieces};
+use super::{Counts, Format, LeftOut, Part, SHORT, ScratchError, interface};
+
+/// The matches of iptables itself.
+const MATCHES: [&str; 62] = [
+    "addrtype",
+    "ah",
+    "bpf",
+    "cgroup",
+    "cluster",
+    "comment",
+    "connbytes",
+    "connlabel",
+    "connlimit",
+    "connmark",
+    "conntrack",
+    "cpu",
+    "dccp",
+    "devgroup",
+    "dscp",
+    "dst",
+    "ecn",
+    "esp",
+    "eui64",
+    "frag",
+    "hashlimit",
+    "hbh",
+    "helper",
+    "hl",
+    "icmp",
+    "icmp6",
+    "icmpv6",
+    "ipcomp",
+    "iprange",
+    "ipv6header",
+    "ipvs",
+    "length",
+    "limit",
+    "mac",
+    "mark",
+    "mh",
+    "multiport",
+    "nfacct",
+    "osf",
+    "owner",
+    "physdev",
+    "pkttype",
+    "policy",
+    "quota",
+    "rateest",
+    "realm",
+    "recent",
+    "rpfilter",
+    "rt",
+    "sctp",
+    "set",
+    "socket",
+    "srh",
+    "state",
+    "statistic",
+    "string",
+    "tcp",
+    "tcpmss",
+    "time",
+    "tos",
+    "ttl",
+    "udp",
+];
+/// One more, whose options are a language.
+const U32: &str = "u32";
+/// The targets of iptables itself.
+const TARGETS: [&str; 40] = [
+    "ACCEPT",
+    "AUDIT",
+    "CHECKSUM",
+    "CLASSIFY",
+    "CLUSTERIP",
+    "CONNMARK",
+    "CONNSECMARK",
+    "CT",
+    "DNAT",
+    "DNPT",
+    "DROP",
+    "DSCP",
+    "ECN",
+    "HL",
+    "HMARK",
+    "IDLETIMER",
+    "LED",
+    "LOG",
+    "MARK",
+    "MASQUERADE",
+    "NETMAP",
+    "NFLOG",
+    "NFQUEUE",
+    "NOTRACK",
+    "QUEUE",
+    "RATEEST",
+    "REDIRECT",
+    "REJECT",
+    "RETURN",
+    "SECMARK",
+    "SET",
+    "SNAT",
+    "SNPT",
+    "SYNPROXY",
+    "TCPMSS",
+    "TCPOPTSTRIP",
+    "TEE",
+    "TOS",
+    "TPROXY",
+    "TRACE",
+];
+/// Two more: the second is no longer part of Linux.
+const OTHERS: [&str; 2] = ["TTL", "ULOG"];
+/// Options of iptables itself, which end those of a match or target.
+const BASE: [&str; 19] = [
+    "-m",
+    "--match",
+    "-j",
+    "--jump",
+    "-g",
+    "--goto",
+    "-p",
+    "--protocol",
+    "-s",
+    "--source",
+    "-d",
+    "--destination",
+    "-i",
+    "--in-interface",
+    "-o",
+    "--out-interface",
+    "-f",
+    "--fragment",
+    "-c",
+];
+/// Options whose value is any text.
+const TEXTS: [&str; 5] = ["--comment", "--log-prefix", "--nflog-prefix", "--string", "--hex-string"];
+/// There once `br_netfilter` is loaded.
+const BRIDGED: &str = "/proc/sys/net/bridge";
+
+/// A word of a line.
+#[derive(Debug)]
+struct Word {
+    text: String,
+    span: Range<usize>,
+    quoted: bool,
+}
+
+impl Word {
+    fn is(&self, option: &[&str]) -> bool {
+        !self.quoted && option.contains(&self.text.as_str())
+    }
+}
+
+/// The rulesets of a file, of each family at most one.
+pub(super) fn parts(text: &str) -> Result<Vec<Part>, ScratchError> {
+    let mut parts = Vec::new();
+    for segment in segments(text)? {
+        let taken = |family| parts.iter().any(|part: &Part| part.format == Format::Save(family));
+        let (family, assumed) = match segment.family {
+            Some(family) => (family, false),
+            // Without an address nothing distinguishes them; people save IPv4 first.
+            None if taken(Family::Ip) => (Family::Ip6, true),
+            None => (Family::Ip, true),
+        };
+        if taken(family) {
+            let what = format!("a second ruleset of {} begins here", version(family));
+            return Err(ScratchError::Line { line: segment.lines.start + 1, what });
+        }
+        parts.push(part(text, &segment, family, assumed)?);
+    }
+    Ok(parts)
+}
+
+const fn version(family: Family) -> &'static str {
+    match family {
+        Family::Ip6 => "IPv6",
+        _ => "IPv4",
+    }
+}
+
+/// Tables that were saved at once.
+#[derive(Debug)]
+struct Segment {
+    lines: Range<usize>,
+    family: Option<Family>,
+}
+
+/// Divides a file where a table begins that was there already, or where a header names the other tool.
+fn segments(text: &str) -> Result<Vec<Segment>, ScratchError> {
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut tables = BTreeSet::new();
+    let mut header = None;
+    let (mut fresh, mut inside) = (true, false);
+    for (index, line) in text.lines().enumerate() {
+        let error = |what: String| Err(ScratchError::Line { line: index + 1, what });
+        let line = line.trim();
+        if line.is_empty() {
+            continue;
+        }
+        if let Some(comment) = line.strip_prefix('#') {
+            let said = match comment {
+                _ if comment.contains("Generated by ip6tables-") => Some(Family::Ip6),
+                _ if comment.contains("Generated by iptables-") => Some(Family::Ip),
+                _ => None,
+            };
+            if !inside && said.is_some() && said != header {
+                (header, fresh) = (said, true);
+            }
+            continue;
+        }
+        match line.strip_prefix('*') {
+            Some(_) if inside => return error("a table begins before the last one is committed".to_owned()),
+            Some(name) => {
+                inside = true;
+                if fresh || tables.contains(name) {
+                    tables.clear();
+                    segments.push(Segment { lines: index..index, family: header });
+                }
+                fresh = false;
+                tables.insert(name.to_owned());
+            }
+            None if !inside => return error(format!("`{}` stands outside of a table", short(line))),
+            None if line == "COMMIT" => inside = false,
+            None => {}
+        }
+        if let Some(segment) = segments.last_mut() {
+            segment.lines.end = index + 1;
+            if let Some((family, why)) = evidence(line) {
+                match segment.family {
+                    Some(other) if other != family => {
+                        return error(format!(
+                            "`{why}` is of {}, what comes before is of {}",
+                            version(family),
+                            version(other)
+                        ));
+                    }
+                    _ => segment.family = Some(family),
+                }
+            }
+        }
+    }
+    if inside {
+        let line = text.lines().count();
+        return Err(ScratchError::Line { line, what: "the last table is not committed: the file was cut".to_owned() });
+    }
+    Ok(segments)
+}
+
+fn short(line: &str) -> String {
+    line.chars().take(60).collect()
+}
+
+/// What only rules of one family have.
+fn evidence(line: &str) -> Option<(Family, String)> {
+    let words = words(line).ok()?;
+    let mut before = "";
+    for word in words.iter().filter(|word| !word.quoted) {
+        let text = word.text.as_str();
+        let found = match before {
+            "-p" | "--protocol" => match text {
+                "icmp" => Some(Family::Ip),
+                "icmpv6" | "ipv6-icmp" => Some(Family::Ip6),
+                _ => None,
+            },
+            "-s" | "--source" | "-d" | "--destination" | "--to-source" | "--to-destination" => address(text),
+            _ if text.starts_with("icmp6-") => Some(Family::Ip6),
+            _ if text.starts_with("icmp-") => Some(Family::Ip),
+            _ => None,
+        };
+        if let Some(family) = found {
+            return Some((family, short(format!("{before} {text}").trim())));
+        }
+        before = text;
+    }
+    None
+}
+
+fn address(text: &str) -> Option<Family> {
+    let first = text.trim_start_matches('[').split(['/', ',', '-', ']']).next()?;
+    let v4 = || first.split(':').next().is_some_and(|first| first.parse::<Ipv4Addr>().is_ok());
+    match first.parse::<Ipv6Addr>() {
+        Ok(_) => Some(Family::Ip6),
+        Err(_) => v4().then_some(Family::Ip),
+    }
+}
+
+fn part(text: &str, segment: &Segment, family: Family, assumed: bool) -> Result<Part, ScratchError> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut part = Part { format: Format::Save(family), ..Part::default() };
+    part.family =
+        if assumed { format!("{} (assumed: no rule shows it)", version(family)) } else { version(family).to_owned() };
+    // Lines keep their numbers.
+    part.text = "\n".repeat(segment.lines.start);
+    let mut pieces = Pieces { frame: part.text.clone(), ..Pieces::default() };
+    let mut table = String::new();
+    let mut chains = BTreeSet::new();
+    let mut counts = Counts::default();
+    for (index, line) in lines.get(segment.lines.clone()).unwrap_or_default().iter().enumerate() {
+        let number = segment.lines.start + index + 1;
+        let error = |what: String| ScratchError::Line { line: number, what };
+        let line = line.trim();
+        let out = if line.is_empty() || line.starts_with('#') {
+            String::new()
+        } else if let Some(name) = line.strip_prefix('*') {
+            name.trim().clone_into(&mut table);
+            chains.clear();
+            line.to_owned()
+        } else if let Some(chain) = line.strip_prefix(':') {
+            chains.extend(chain.split_whitespace().next().map(str::to_owned));
+            line.to_owned()
+        } else if line == "COMMIT" {
+            line.to_owned()
+        } else {
+            let words = words(line).map_err(|what| error(what.to_owned()))?;
+            let rule = Rule::of(line, &words).map_err(error)?;
+            part.names.extend(rule.interfaces());
+            let (out, left) = rule.load(&chains);
+            let place = counts.next(family, &table, rule.chain, rule.count());
+            part.left.extend(left.into_iter().map(|(what, because, step)| LeftOut {
+                line: number,
+                place: place.clone(),
+                count: rule.count(),
+                step: step(format!("line {number}: {what}")),
+                what,
+                because,
+            }));
+            pieces.items.push(Item { line: number, into: Owner::Table(table.clone()), text: out.clone() });
+            pieces.frame.push('\n');
+            part.text.push_str(&out);
+            part.text.push('\n');
+            continue;
+        };
+        for text in [&mut part.text, &mut pieces.frame] {
+            text.push_str(&out);
+            text.push('\n');
+        }
+    }
+    part.pieces = (part.text.len() > SHORT).then_some(pieces);
+    Ok(part)
+}
+
+/// Splits a line as iptables-restore does: double quotes, and backslashes inside of them.
+fn words(line: &str) -> Result<Vec<Word>, &'static str> {
+    let mut words = Vec::new();
+    let mut word: Option<Word> = None;
+    let mut inside = false;
+    let mut characters = line.char_indices();
+    while let Some((at, character)) = characters.next() {
+        if !inside && matches!(character, ' ' | '\t') {
+            words.extend(word.take());
+            continue;
+        }
+        let word = word.get_or_insert_with(|| Word { text: String::new(), span: at..at, quoted: false });
+        word.span.end = at + character.len_utf8();
+        match character {
+            '"' => {
+                inside = !inside;
+                word.quoted = true;
+            }
+            '\\' if inside => {
+                if let Some((at, escaped)) = characters.next() {
+                    word.text.push(escaped);
+                    word.span.end = at + escaped.len_utf8();
+                }
+            }
+            other => word.text.push(other),
+        }
+    }
+    if inside {
+        return Err("a quotation mark is not closed");
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+/// A rule: `-A CHAIN …`, with counters before it or not.
+struct Rule<'a> {
+    line: &'a str,
+    chain: &'a str,
+    /// The words behind the chain.
+    words: &'a [Word],
+}
+
+/// Stands for what is left out, by its text.
+type Stands = Box<dyn Fn(String) -> Step>;
+
+impl<'a> Rule<'a> {
+    fn of(line: &'a str, words: &'a [Word]) -> Result<Self, String> {
+        let counted = words.first().is_some_and(|word| !word.quoted && word.text.starts_with('['));
+        let words = &words[usize::from(counted)..];
+        let [append, chain, words @ ..] = words else { return Err(format!("`{}` is no rule", short(line))) };
+        if !append.is(&["-A", "--append"]) {
+            return Err(format!("`{}`: iptables-save prints no such line", short(line)));
+        }
+        // Abbreviations of --modprobe, and -M among other letters: what follows is a program that the tool starts.
+        let starts = |word: &Word| {
+            let name = word.text.split('=').next().unwrap_or_default();
+            let long = name.len() > 3 && "--modprobe".starts_with(name);
+            let letters = name.strip_prefix('-').unwrap_or_default();
+            long || (letters.contains('M') && !letters.starts_with('-') && letters.chars().all(char::is_alphabetic))
+        };
+        let text = |before: Option<&Word>| before.is_some_and(|before| before.is(&TEXTS));
+        let named = (0..words.len()).find(|at| {
+            let before = at.checked_sub(1).map(|before| &words[before]);
+            starts(&words[*at]) && !(words[*at].quoted && text(before))
+        });
+        match named {
+            Some(at) => Err(format!("`{}` names a program to start", short(&words[at].text))),
+            None => Ok(Self { line, chain: &chain.text, words }),
+        }
+    }
+
+    /// How many rules it becomes: one for each pair of addresses.
+    fn count(&self) -> usize {
+        let addresses = |short: &str, long: &str| {
+            let mut values = self.words.windows(2).filter(|pair| pair[0].is(&[short, long]));
+            values.next().map_or(1, |pair| pair[1].text.split(',').count())
+        };
+        addresses("-s", "--source") * addresses("-d", "--destination")
+    }
+
+    fn interfaces(&self) -> Vec<String> {
+        let options = ["-i", "--in-interface", "-o", "--out-interface"];
+        let named = self.words.windows(2).filter(|pair| pair[0].is(&options));
+        named.filter_map(|pair| interface(&pair[1].text)).collect()
+    }
+
+    /// The matches and the target: their words, each with its name first.
+    fn groups(&self) -> Vec<(bool, &'a [Word])> {
+        let words = self.words;
+        let mut groups = Vec::new();
+        let mut at = 0;
+        while at < words.len() {
+            let (matches, jumps) = (words[at].is(&["-m", "--match"]), words[at].is(&["-j", "--jump"]));
+            if !matches && !jumps {
+                at += 1;
+                continue;
+            }
+            let ends = |index: usize| {
+                let word = &words[index];
+                let inverted = || word.is(&["!"]) && words.get(index + 1).is_some_and(|next| next.is(&BASE));
+                word.is(&BASE) || inverted()
+            };
+            let end = (at + 2..words.len()).find(|index| ends(*index)).unwrap_or(words.len());
+            groups.push((matches, &words[at..end]));
+            at = end.max(at + 1);
+        }
+        groups
+    }
+
+    /// The line without what is not loaded, and that, with why and with what stands for it.
+    fn load(&self, chains: &BTreeSet<String>) -> (String, Vec<(String, &'static str, Stands)>) {
+        let mut out = self.line.to_owned();
+        let mut left: Vec<(String, &'static str, Stands)> = Vec::new();
+        // From the back, so that the places of words hold.
+        for (matches, words) in self.groups().into_iter().rev() {
+            let [_, name, options @ ..] = words else { continue };
+            let found = if matches {
+                unloaded_match(&name.text, options).map(|because| (because, condition()))
+            } else if chains.contains(&name.text) {
+                None
+            } else {
+                unloaded_target(&name.text, options)
+            };
+            let (Some((because, stands)), Some(first), Some(last)) = (found, words.first(), words.last()) else {
+                continue;
+            };
+            let span = first.span.start..last.span.end;
+            left.push((self.line[span.clone()].to_owned(), because, stands));
+            out.replace_range(span, "");
+        }
+        left.reverse();
+        (out.trim().to_owned(), left)
+    }
+}
+
+fn condition() -> Stands {
+    Box::new(|what| Step::If(Condition::NotUnderstood(what)))
+}
+
+/// Why a match is not loaded.
+fn unloaded_match(name: &str, options: &[Word]) -> Option<&'static str> {
+    let has = |option: &str| options.iter().any(|word| word.is(&[option]));
+    match name {
+        "set" => Some("the elements of sets are not in the file"),
+        "nfacct" => Some("the object that counts is not in the file"),
+        "bpf" if has("--object-pinned") => Some("the program is not in the file"),
+        "cgroup" if has("--path") => Some("the control group is not in the file"),
+        "connlabel" if has("--label") => Some("the numbers of labels are not in the file"),
+        "physdev" if !Path::new(BRIDGED).exists() => {
+            Some("br_netfilter is not loaded here, and would give iptables the packets of all bridges")
+        }
+        _ if name == U32 || MATCHES.contains(&name) => None,
+        _ => Some("it is no match of iptables itself"),
+    }
+}
+
+/// Why a target is not loaded, and what stands for it.
+fn unloaded_target(name: &str, options: &[Word]) -> Option<(&'static str, Stands)> {
+    let nothing = || -> Stands { Box::new(|what| Step::Do(Action::Nothing(what))) };
+    let has = |option: &str| options.iter().any(|word| word.is(&[option]));
+    match name {
+        "SET" if has("--map-mark") => Some(("sets are not in the file", Box::new(|_| Step::Do(Action::MarkUnknown)))),
+        "SET" => Some(("sets are not in the file", nothing())),
+        "IDLETIMER" | "LED" => Some(("it has an effect outside of its network namespace", nothing())),
+        "SECMARK" => Some(("it rests on the security policy of its host", nothing())),
+        "ULOG" => Some(("Linux has no such target any more", nothing())),
+        _ if TARGETS.contains(&name) || OTHERS.contains(&name) => None,
+        _ => Some((
+            "neither a chain of the file nor a target of iptables itself",
+            Box::new(|what| Step::Do(Action::NotUnderstood(what))),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;
