@@ -13,4 +13,4 @@ pub mod report;
 
 pub use exclusion::{Exclusion, exclusions};
 pub use finding::findings;
-pub use mitigation::{Growth, Known, Target, describe, mitigations, mitigations_for, wanted};
+pub use mitigation::{Growth, Known, Target, describe, in_force, mitigations, mitigations_for, wanted};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, bail};
 
 use tracer_advice::report::{FlowReport, Report};
-use tracer_advice::{Target, describe, wanted};
+use tracer_advice::{Target, describe, in_force, wanted};
 use tracer_engine::session;
 use tracer_host::mitigate::apply::boot_id;
 use tracer_host::mitigate::journal::{Entries, Entry as Applied, Journal, State};
@@ -132,10 +132,7 @@ fn offer(id: MitigationId, arguments: &Mitigate) -> Result<(Offer, Vec<(u32, Net
     }
     let targets: Vec<(u32, NetnsPath)> =
         all.iter().map(|(inode, (seen, _))| (*inode, seen.context.netns_path.clone())).collect();
-    let described: Vec<Target<'_>> = all
-        .values()
-        .map(|(seen, flows)| wanted(Target::new(Some(&seen.facts), Some(&seen.context), None), flows))
-        .collect();
+    let described: Vec<Target<'_>> = all.values().map(|(seen, flows)| wanted(with_rules(seen), flows)).collect();
     let mut mitigation = describe(id, &described);
     if !same_boot {
         mitigation.notes.push("the recording is of another boot of a host with this name".to_owned());
@@ -202,12 +199,20 @@ fn see(arguments: &Mitigate) -> Result<Seen, Stop> {
 
 /// The target: what the arguments name, else what this host translates to.
 fn target<'a>(seen: &'a Seen, arguments: &Mitigate) -> Target<'a> {
-    let mut target = Target::new(Some(&seen.facts), Some(&seen.context), None);
+    let mut target = with_rules(seen);
     target.addresses = live::targets(&seen.context, &arguments.address, arguments.interface.as_deref());
     target.services = arguments.service.iter().copied().collect();
     target.timeouts = [TIMEOUT].into();
     target.rules.clone_from(&seen.rejecting);
     target
+}
+
+fn with_rules(seen: &Seen) -> Target<'_> {
+    Target {
+        ruleset: Some(&seen.ruleset),
+        links: &seen.links,
+        ..Target::new(Some(&seen.facts), Some(&seen.context), None)
+    }
 }
 
 /// This kernel's conntrack log format; unknown if the kernel cannot be inspected.
@@ -249,7 +254,7 @@ fn apply(
     let mut entry = apply::prepare(mitigation, &hostname(), &places)?;
     let path = apply::apply(&mut entry, &places, &journal)?;
     // From here on, Ctrl-C only ends the counting.
-    let mut remarks = Vec::new();
+    let mut remarks = effects(mitigation, targets, arguments);
     let after = watch(&places, &inodes, arguments, global, "after").unwrap_or(None);
     let verified = match arguments.verify.map(|limit| verify(&entry, &places, limit, global)).transpose() {
         Ok(verified) => verified,
@@ -267,6 +272,21 @@ fn apply(
         watched: before.zip(after),
         remarks,
     })
+}
+
+/// What becomes of the packets that the mitigation is about, now that it is in force: the rules are read again and walked.
+fn effects(mitigation: &Mitigation, targets: &[(u32, NetnsPath)], arguments: &Mitigate) -> Vec<String> {
+    if mitigation.id != MitigationId::DropInvalidInput {
+        return Vec::new();
+    }
+    let mut remarks = Vec::new();
+    for (inode, _) in targets {
+        match live::see(Some(*inode)) {
+            Ok(seen) => remarks.extend(in_force(&target(&seen, arguments))),
+            Err(error) => remarks.push(format!("the rules of network namespace {inode} were not read again: {error}")),
+        }
+    }
+    remarks
 }
 
 /// Plans again, and compares: the plan was made of what there was when it was printed.

@@ -10,12 +10,10 @@ use tracer_model::mitigation::{
 use tracer_model::ruleset::{Backend, Family, Rule};
 
 use super::command::{nft_interface, xtables_interface};
-use super::{Plan, Target, comment};
+use super::{Plan, Target, comment, effect};
 
 /// The nftables table of these rules. It holds nothing else, so it can be deleted as a whole.
 pub(super) const TABLE: &str = "whyrst";
-/// The priority of its chain, ahead of the host's own filters.
-const PRIORITY: &str = "-10";
 
 /// The tool that writes a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,9 +51,18 @@ pub(super) fn drop_invalid(target: &Target<'_>) -> Plan {
             plan.note(format!("{address} on {} is already covered by: {}", target.title(), rule.rule));
             continue;
         }
+        if let Some(by) = effect::already_dropped(target, interface.as_deref(), *address) {
+            plan.note(format!("{address} on {} is already covered by: {by}", target.title()));
+            continue;
+        }
         match tool(target, address.is_ipv4()) {
             Some(Tool::Nft) => of_nft.push((interface.as_deref(), *address)),
-            Some(tool) => of_others.push((tool, interface.as_deref(), *address)),
+            Some(tool) => {
+                if let Some(answers) = effect::before_input(target, interface.as_deref(), *address) {
+                    plan.note(format!("the rule for {address} would take no effect: {answers} decides before it"));
+                }
+                of_others.push((tool, interface.as_deref(), *address));
+            }
             None => plan.note(format!("{} has no tool that writes a rule for {address}", target.title())),
         }
     }
@@ -90,7 +97,9 @@ fn nft(target: &Target<'_>, addresses: &[(Option<&str>, IpAddr)], plan: &mut Pla
         let rule = format!("{input}{ip} daddr {address} meta l4proto tcp ct state invalid counter drop");
         rules.push(NftRule { chain: "input".to_owned(), rule });
     }
-    let chain = NftChain { name: "input".to_owned(), hook: "input".to_owned(), priority: PRIORITY.to_owned() };
+    let place = effect::place(target, addresses, plan);
+    let (hook, priority) = (place.hook.to_owned(), place.priority.to_string());
+    let chain = NftChain { name: "input".to_owned(), hook, priority };
     let batch = NftBatch {
         table: TABLE.to_owned(),
         chains: vec![chain],

@@ -1,6 +1,7 @@
 //! Mitigation plans: ranked for the host, with commands for the host's own tools, side effects and undo commands.
 
 mod command;
+mod effect;
 mod firewall;
 mod rank;
 mod sysctl;
@@ -16,6 +17,7 @@ use tracer_model::mitigation::{Change, Mitigation, MitigationId, Persist, Step};
 use crate::report::FlowReport;
 
 pub(crate) use command::prints;
+pub use effect::in_force;
 pub use rank::{Known, mitigations_for};
 pub use sysctl::Growth;
 pub use target::{Target, wanted};

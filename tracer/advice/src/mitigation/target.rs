@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use tracer_model::capture::Netns;
+use tracer_model::health::Link;
 use tracer_model::host_context::{HostContext, NetnsPath};
 use tracer_model::ruleset::Rule;
+use tracer_model::ruleset::tables::Ruleset;
 
 use super::rank;
 use crate::report::FlowReport;
@@ -27,6 +29,10 @@ pub struct Target<'a> {
     pub timeouts: BTreeSet<&'static str>,
     /// Candidate rules.
     pub rules: Vec<Rule>,
+    /// Its whole ruleset, where it was read.
+    pub ruleset: Option<&'a Ruleset>,
+    /// Its network interfaces, where they were read.
+    pub links: &'a [Link],
 }
 
 impl<'a> Target<'a> {
@@ -42,6 +48,8 @@ impl<'a> Target<'a> {
             services: BTreeSet::new(),
             timeouts: BTreeSet::new(),
             rules: Vec::new(),
+            ruleset: None,
+            links: &[],
         }
     }
 

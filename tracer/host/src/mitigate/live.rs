@@ -2,13 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::time::{Duration, Instant};
 
 use tracer_model::capture::{Item, Netns, Request};
+use tracer_model::health::Link;
 use tracer_model::host_context::HostContext;
 use tracer_model::ruleset::Rule;
+use tracer_model::ruleset::tables::Ruleset;
 
-use crate::netns::home;
+use crate::netns::{enter, home};
 use crate::worker::answer;
+use crate::{links, ruleset};
+
+/// How long reading the rules may take.
+const RULES: Duration = Duration::from_secs(3);
 
 /// What is known of a network namespace of this host.
 #[derive(Debug)]
@@ -19,6 +26,10 @@ pub struct Seen {
     pub context: HostContext,
     /// The rules of it that answer with a RST.
     pub rejecting: Vec<Rule>,
+    /// All of its rules.
+    pub ruleset: Ruleset,
+    /// Its network interfaces.
+    pub links: Vec<Link>,
 }
 
 /// Looks at a namespace; without a number at the one that this program is in.
@@ -40,7 +51,8 @@ pub fn see(netns: Option<u32>) -> io::Result<Seen> {
         Item::Rules(rules) => rules.rules,
         other => return Err(unexpected(other)),
     };
-    Ok(Seen { facts, context, rejecting })
+    let (ruleset, links) = enter(inode, || (ruleset::whole(Instant::now() + RULES).0, links::read()))?;
+    Ok(Seen { facts, context, rejecting, ruleset, links: links? })
 }
 
 /// The addresses that a rule is to be for: those given, else those that the namespace translates to.
