@@ -7,6 +7,7 @@ pub mod bench;
 pub mod command;
 pub mod expect;
 pub mod http;
+pub mod judge;
 pub mod netns;
 pub mod protocol;
 pub mod scenarios;

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+/// The directory of rulesets in the guest.
+pub const RULESETS: &str = "/rulesets";
 /// Where the guest finds its plan.
 pub const PLAN: &str = "/plan.json";
 /// The serial port that the guest reports on: the second of a PC; on arm64 the one that is not the machine's own.

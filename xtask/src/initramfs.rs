@@ -21,7 +21,7 @@ use crate::process::output;
 /// Programs that the guest needs besides busybox, with everything they link to.
 ///
 /// Among them a shell: busybox' prefers its own `ip` to the one in `PATH`.
-const PROGRAMS: [&str; 19] = [
+const PROGRAMS: [&str; 23] = [
     "/bin/sh",
     "/usr/bin/ip",
     "/sbin/tc",
@@ -36,6 +36,10 @@ const PROGRAMS: [&str; 19] = [
     "/usr/sbin/ip6tables-legacy",
     "/usr/sbin/iptables-legacy-save",
     "/usr/sbin/ip6tables-legacy-save",
+    "/usr/sbin/iptables-nft-restore",
+    "/usr/sbin/ip6tables-nft-restore",
+    "/usr/sbin/iptables-legacy-restore",
+    "/usr/sbin/ip6tables-legacy-restore",
     "/usr/sbin/conntrack",
     "/usr/sbin/ethtool",
     "/usr/bin/setpriv",

@@ -10,6 +10,7 @@ mod deny;
 mod dist;
 mod fuzz;
 mod initramfs;
+mod judge;
 mod kernels;
 mod matrix;
 mod process;
@@ -44,6 +45,8 @@ enum Command {
     Demo,
     /// Set up and run every test: format, lints, unit tests, documentation, scenarios on every kernel
     Test,
+    /// Load rulesets and compare what this machine's kernel does with packets with what whyrst concludes
+    Judge(judge::Arguments),
     /// Build the documentation as a book into target/book, and check every link in it
     Book,
     /// Check licences, sources, versions and known vulnerabilities of dependencies
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Command::Vm(arguments) => matrix::run(&arguments),
         Command::Demo => demo::run(),
         Command::Test => test::run(),
+        Command::Judge(arguments) => judge::run(&arguments),
         Command::Book => execute(cargo().args(BOOK)),
         Command::Deny => deny::run(),
         Command::Fuzz(arguments) => fuzz::run(&arguments),

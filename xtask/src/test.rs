@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use clap::Parser;
 
 use crate::process::{cargo, execute};
-use crate::{bench, deny, dist, matrix, setup};
+use crate::{bench, deny, dist, judge, matrix, setup};
 
 /// The name of a tier, and the arguments of cargo.
 type Tier = (&'static str, &'static [&'static str]);
@@ -53,6 +53,8 @@ pub(crate) fn run() -> Result<()> {
     deny::run().context("the tier `dependencies` has failed")?;
     println!("test: benches");
     bench::smoke().context("the tier `benches` has failed")?;
+    println!("test: judge");
+    judge::all().context("the tier `judge` has failed")?;
     println!("test: scenarios on every kernel");
     matrix::run(&All::parse_from(["vm", "--matrix"]).arguments).context("the tier `scenarios` has failed")
 }

@@ -10,11 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use whyrst_tests::protocol::{ALIVE, Message, Plan};
+use whyrst_tests::protocol::{ALIVE, Message, Plan, RULESETS};
 
 use crate::arch::Arch;
 use crate::initramfs;
 use crate::kernels::Kernel;
+use crate::process::workspace;
 
 /// How long a guest may take to its first process.
 const BOOT: Duration = Duration::from_mins(1);
@@ -88,6 +89,24 @@ enum Failure {
     Later(anyhow::Error),
 }
 
+/// The rulesets of the judge, and where they are in the guest.
+fn rulesets() -> Result<Vec<(PathBuf, PathBuf)>> {
+    let from = workspace().join("tests/rulesets");
+    let mut found = Vec::new();
+    for below in ["", "parts"] {
+        let directory = from.join(below);
+        for entry in fs::read_dir(&directory).with_context(|| format!("reading {}", directory.display()))? {
+            let path = entry?.path();
+            if path.is_file() {
+                let name = path.strip_prefix(&from).context("a file of the directory")?;
+                found.push((Path::new(RULESETS).join(name), path.clone()));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
 impl<'a> Guest<'a> {
     /// Prepares a guest; everything of it goes into `directory`.
     pub(crate) fn new(kernel: &'a Kernel, plan: Plan, payload: &Payload, directory: &Path) -> Result<Self> {
@@ -98,7 +117,9 @@ impl<'a> Guest<'a> {
         let files =
             [("/init", payload.init.as_path()), ("/lab", payload.lab.as_path()), ("/whyrst", payload.whyrst.as_path())];
         let plan = serde_json::to_vec(&guest.plan)?;
-        let more = (payload.programs.as_slice(), payload.files.as_slice());
+        let mut files_of_tests = payload.files.clone();
+        files_of_tests.extend(rulesets()?);
+        let more = (payload.programs.as_slice(), files_of_tests.as_slice());
         initramfs::build(&base, &files, more, &plan, &guest.path("initramfs.cpio"))?;
         Ok(guest)
     }

@@ -26,6 +26,7 @@ mod reject_rule;
 mod reported;
 mod rotated;
 mod rules;
+mod ruleset;
 mod scale;
 mod state;
 mod table;

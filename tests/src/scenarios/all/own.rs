@@ -1,7 +1,9 @@
 //! Scenarios about whyrst itself: files, signals, reports and mitigations. They run on the oldest and the newest kernel.
 
 use super::super::Named::{AtLeast, Each, Nothing, Several};
-use super::super::{Scenario, bad_input, doctor, download, faults, mitigations, mitigations_applied, rotated, scale};
+use super::super::{
+    Scenario, bad_input, doctor, download, faults, mitigations, mitigations_applied, rotated, ruleset, scale,
+};
 use super::{DELETED, NO_LISTENER, REJECTED, SEQ_OVER, scenario};
 
 /// In the order in which they are run.
@@ -145,6 +147,8 @@ pub(super) const LIST: &[Scenario] = &[
         Nothing,
     ),
     scenario("doctor-ports", "all NAT ports towards a server are in use", doctor::ports, Nothing),
+    scenario("rulesets-judged", "walks through rulesets, judged by the kernel", ruleset::judged, Nothing),
+    scenario("doctor-ruleset", "rulesets of files, hostile ones among them", ruleset::sent, Nothing),
     scenario("doctor-unprivileged", "the doctor without privileges", doctor::unprivileged, Nothing),
     scenario("doctor-untraceable", "the doctor without /sys/kernel/btf", doctor::untraceable, Nothing),
     scenario("not-root", "without privileges: exit status 3 and which are missing", bad_input::not_root, Nothing),
