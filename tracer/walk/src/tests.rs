@@ -2,8 +2,9 @@
 
 use rstest::rstest;
 
+use tracer_model::ruleset::audit::Translation;
 use tracer_model::ruleset::tables::{
-    Action, Base, Chain, ChainKind, ChainRule, Condition, Element, Field, Ruleset, Set, Step, Table,
+    Action, Base, Chain, ChainKind, ChainRule, Condition, Element, Field, Nat, Ruleset, Set, Step, Table,
 };
 use tracer_model::ruleset::{Backend, Family, Key, Test};
 
@@ -160,6 +161,26 @@ fn the_next_packet_of_a_connection_passes_by_chains_of_nat() {
     let mut class = late();
     class.state = state::NEW;
     assert_eq!(short(&Walker::new(&ruleset).walk(&class)), ["dropped"]);
+}
+
+/// A mark that is set at FORWARD decides about the translation, also where a policy drops other packets there.
+#[test]
+fn source_nat_sees_what_forward_changes() {
+    let masquerades = || does(Action::Nat(Nat::Masquerade(Translation::default())));
+    let forward = |mark, drops| chain("forward", Some((2, -150, drops)), vec![vec![mark], vec![does(Action::Accept)]]);
+    let mark = || does(Action::Mark { and: 0, xor: 5 });
+    let mut post = chain("post", None, vec![vec![marked(5), does(Action::Accept)], vec![masquerades()]]);
+    post.base = Some(Base { hook: 4, priority: 100, kind: ChainKind::Nat, drops: false });
+    let mut class = late();
+    (class.state, class.path, class.output) = (state::NEW, Path::Forward, class.input.clone());
+    let translations = |forward| {
+        let ruleset = ruleset(vec![forward, post.clone()], Vec::new());
+        Walker::new(&ruleset).source_nat(&class).len()
+    };
+    assert_eq!(translations(forward(mark(), true)), 0);
+    assert_eq!(translations(forward(does(Action::Nothing("log".to_owned())), true)), 1);
+    // Nothing is forwarded; what would be is translated.
+    assert_eq!(translations(forward(does(Action::Drop), true)), 1);
 }
 
 #[test]

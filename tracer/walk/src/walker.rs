@@ -167,10 +167,13 @@ impl<'a> Walker<'a> {
         Self { all, entries, names }
     }
 
-    /// How the source of the first packet of a forwarded connection is translated, if it is forwarded.
+    /// How the source of the first packet of a forwarded connection is translated, if it is forwarded. Rules at FORWARD count for
+    /// what they change where they let a typical packet pass; where they do not, the translation is that of a packet they would.
     pub fn source_nat(&self, class: &Class) -> Vec<(Nat, Reach)> {
         let mut run = Run { forwards: true, ..Run::new(self, class) };
         let packets = run.hook(NfHook::PreRouting, Some(State::new(class)));
+        let forwarded = run.hook(NfHook::Forward, packets.clone());
+        let packets = forwarded.filter(|packets| packets.reach == Reach::Typical).or(packets);
         let before = run.nat.len();
         run.hook(NfHook::PostRouting, packets);
         run.nat.split_off(before)

@@ -5,7 +5,7 @@ mod info;
 mod matches;
 mod targets;
 
-use tracer_model::ruleset::tables::{Action, Condition, Step};
+use tracer_model::ruleset::tables::{Condition, Step};
 use tracer_model::ruleset::{Family, Hooks};
 
 use self::info::Info;
@@ -19,14 +19,6 @@ pub(crate) fn condition(name: &str, revision: u32, info: &[u8], family: Family) 
 /// lead to the rule; NETMAP depends on them.
 pub(crate) fn steps(name: &str, revision: u32, info: &[u8], family: Family, hooks: Hooks) -> Vec<Step> {
     targets::steps(name, revision, Info(info), family, hooks)
-}
-
-/// What a target does, whatever it asks before and whichever hooks lead to it.
-#[cfg_attr(not(test), expect(dead_code, reason = "the reader of nftables will read it"))]
-pub(crate) fn action(name: &str, revision: u32, info: &[u8], family: Family) -> Action {
-    let does = |step| if let Step::Do(action) = step { Some(action) } else { None };
-    let steps = steps(name, revision, info, family, Hooks::default());
-    steps.into_iter().find_map(does).unwrap_or_else(|| Action::NotUnderstood(format!("-j {name}")))
 }
 
 #[cfg(test)]

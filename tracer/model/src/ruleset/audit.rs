@@ -33,11 +33,6 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// An audit without rules: why nothing could be read.
-    pub fn failed(netns: u32, at: Instant, because: String) -> Self {
-        Self { netns, at, noted: Vec::new(), drops: Vec::new(), problems: vec![because] }
-    }
-
     /// Joins what the readers found, at most [`KEPT`] rules of each kind.
     pub fn new(netns: u32, at: Instant, found: Found) -> Self {
         let Found { noted: all, drops, mut problems } = found;

@@ -5,7 +5,7 @@ use tracer_model::ruleset::Family::{self, Inet, Ip, Ip6};
 use tracer_model::ruleset::Hooks;
 use tracer_model::ruleset::tables::{Action, Condition, Step};
 
-use super::{action, condition, steps};
+use super::{condition, steps};
 use crate::iptables::shown;
 use crate::iptables::text::ruleset;
 
@@ -16,6 +16,12 @@ fn structure(size: usize, bytes: &[(usize, &[u8])]) -> Vec<u8> {
         info[*at..at + bytes.len()].copy_from_slice(bytes);
     }
     info
+}
+
+/// What a target does, whatever it asks before and whichever hooks lead to it.
+fn action(name: &str, revision: u32, info: &[u8], family: Family) -> Action {
+    let does = |step| if let Step::Do(action) = step { Some(action) } else { None };
+    steps(name, revision, info, family, Hooks::default()).into_iter().find_map(does).unwrap()
 }
 
 /// A line of the table, as steps of the text and of the structure.
